@@ -1,0 +1,188 @@
+//! Owns what the control plane wants of this node: resolved task specs, checked once at the edge (`convert`).
+//! Never holds ECS or protobuf shapes.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::ids::{ContainerId, TaskId};
+
+/// A point in time: milliseconds since the Unix epoch, UTC. Arrives with events; the core has no clock.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Millis(pub i64);
+
+impl Millis {
+    /// This time plus `ms` milliseconds.
+    pub fn plus(self, ms: i64) -> Self {
+        Self(self.0.saturating_add(ms))
+    }
+}
+
+/// A place in one store's history of desired state.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Position {
+    /// Identity of the control plane's store.
+    pub store_id: String,
+    /// Rises when a store is restored from a backup.
+    pub epoch: u64,
+    /// Rises with every change inside an epoch.
+    pub revision: u64,
+}
+
+/// What the operator wants of a task.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum DesiredStatus {
+    Running,
+    Stopped,
+}
+
+/// Where a task's packets go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum NetworkMode {
+    /// A network namespace and an address of its own.
+    Awsvpc,
+    /// The host's network.
+    Host,
+    /// A network namespace with nothing but loopback.
+    None,
+}
+
+/// Hard ceilings; zero is none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Limits {
+    /// 1024 = one core.
+    pub cpu_units: u32,
+    pub memory_bytes: u64,
+}
+
+/// One task as it is to be run.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TaskSpec {
+    pub id: TaskId,
+    /// For labels and people; never interpreted.
+    pub arn: String,
+    pub cluster: String,
+    pub family: String,
+    pub revision: u32,
+    pub desired: DesiredStatus,
+    pub network: NetworkMode,
+    /// For all containers of the task together.
+    pub limits: Limits,
+    /// What admission charges: the placement's figure.
+    pub charge: Limits,
+    /// At least one, at most [`CONTAINERS_PER_TASK_MAX`]; names and ids unique; dependencies acyclic.
+    pub containers: Vec<ContainerSpec>,
+    pub restart_after_reboot: bool,
+    /// Why `desired` is `Stopped`, for people.
+    pub stop_reason: String,
+    pub created_at: Millis,
+}
+
+/// ECS allows ten containers in a task definition.
+pub const CONTAINERS_PER_TASK_MAX: usize = 10;
+
+/// One container as it is to be run.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ContainerSpec {
+    pub id: ContainerId,
+    /// The user's name: 1–255 of `[A-Za-z0-9_-]`, unique in the task.
+    pub name: String,
+    /// An image reference as the user wrote it.
+    pub image: String,
+    /// Empty: the image's.
+    pub entry_point: Vec<String>,
+    /// Empty: the image's, unless `entry_point` is set.
+    pub command: Vec<String>,
+    pub environment: Vec<(String, String)>,
+    /// Empty: the image's, or `/`.
+    pub working_directory: String,
+    /// `user`, `user:group`, `uid`, `uid:gid`. Empty: the image's.
+    pub user: String,
+    /// Relative weight in CPU units; zero is the least.
+    pub cpu_units: u32,
+    /// Hard ceiling; zero: none but the task's.
+    pub memory_bytes: u64,
+    /// Soft ceiling; zero: none.
+    pub memory_reservation_bytes: u64,
+    pub essential: bool,
+    pub depends_on: Vec<Dependency>,
+    /// From the stop signal to SIGKILL, milliseconds.
+    pub stop_timeout_ms: u32,
+    /// Bounds how long others wait for this one's COMPLETE or SUCCESS, milliseconds.
+    pub start_timeout_ms: u32,
+    pub ports: Vec<PortMapping>,
+    pub labels: BTreeMap<String, String>,
+    pub readonly_root_filesystem: bool,
+    pub ulimits: Vec<Ulimit>,
+    pub log: LogSpec,
+}
+
+/// When a container that another depends on is good enough.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Condition {
+    /// It was started.
+    Start,
+    /// It ran to its end.
+    Complete,
+    /// It ran to its end and exited with 0.
+    Success,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Dependency {
+    /// The name of another container of the task.
+    pub container: String,
+    pub condition: Condition,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Protocol {
+    Tcp,
+    Udp,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct PortMapping {
+    pub container_port: u16,
+    pub host_port: u16,
+    pub protocol: Protocol,
+}
+
+/// A POSIX resource limit; −1 is unlimited.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ulimit {
+    /// As ECS names it: `nofile`, `nproc` …
+    pub name: String,
+    pub soft: i64,
+    pub hard: i64,
+}
+
+/// json-file: at most `max_size_bytes` × `max_files` are kept per container.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogSpec {
+    pub max_size_bytes: u64,
+    pub max_files: u32,
+}
+
+impl TaskSpec {
+    /// The container of that id.
+    pub fn container(&self, id: &ContainerId) -> Option<&ContainerSpec> {
+        self.containers.iter().find(|c| &c.id == id)
+    }
+
+    /// The container of that name.
+    pub fn container_named(&self, name: &str) -> Option<&ContainerSpec> {
+        self.containers.iter().find(|c| c.name == name)
+    }
+
+    /// The host's ports this task occupies: those of host mode; an awsvpc task has ports of its own.
+    pub fn host_ports(&self) -> impl Iterator<Item = (Protocol, u16)> + '_ {
+        let host = self.network == NetworkMode::Host;
+        let ports = self
+            .containers
+            .iter()
+            .filter(move |_| host)
+            .flat_map(|c| &c.ports);
+        ports.map(|p| (p.protocol, p.host_port))
+    }
+}

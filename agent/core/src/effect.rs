@@ -1,0 +1,119 @@
+//! Owns the list of what the core may ask of the host. Never performs any of it.
+//!
+//! Every effect is idempotent, names what it makes by task and attempt, and yields exactly one
+//! [`Completion`](crate::event::Completion). A task has bounded lanes: one for the task itself (host resources and
+//! network) and, per container, one for the pull and one for the lifecycle; each lane has at most one effect under way.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    desired::{ContainerSpec, Limits, NetworkMode},
+    ids::{Attempt, ContainerId, TaskId},
+    image::ResolvedImage,
+};
+
+/// Where a task runs its effects one after the other.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum Lane {
+    /// Cgroups, network, directories.
+    Host(TaskId),
+    Pull(TaskId, ContainerId),
+    Lifecycle(TaskId, ContainerId),
+}
+
+impl Lane {
+    /// The task the lane belongs to.
+    pub fn task(&self) -> &TaskId {
+        match self {
+            Self::Host(task) | Self::Pull(task, _) | Self::Lifecycle(task, _) => task,
+        }
+    }
+}
+
+/// Something to do on the host.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Effect {
+    /// Make the task's cgroups, directories and network. Completes with `HostReady`.
+    PrepareHost(PrepareHost),
+    /// Have the image on this host, unpacked. Completes with `ImageReady`.
+    PullImage {
+        task: TaskId,
+        container: ContainerId,
+        image: String,
+    },
+    /// Create and start one attempt of a container. Completes with `Started`.
+    Start(Box<StartContainer>),
+    /// Send the container's stop signal, or SIGKILL. Completes with `Signalled`; a container that is already
+    /// gone is a success. The exit arrives as an observation.
+    Signal {
+        task: TaskId,
+        container: ContainerId,
+        attempt: Attempt,
+        kind: SignalKind,
+    },
+    /// Remove what one attempt of a container left in the runtime. Completes with `Removed`.
+    Remove {
+        task: TaskId,
+        container: ContainerId,
+        attempt: Attempt,
+    },
+    /// Remove cgroups, directories and network of the task. Completes with `HostReleased`.
+    ReleaseHost { task: TaskId, network: NetworkMode },
+    /// Give up what the lane is doing. Has no completion of its own: the lane's effect completes as cancelled.
+    Cancel(Lane),
+    /// Delete the logs of a task whose retention ended. Completes with `LogsRemoved`.
+    RemoveLogs { task: TaskId },
+}
+
+impl Effect {
+    /// The lane it runs in.
+    pub fn lane(&self) -> Lane {
+        match self {
+            Self::PrepareHost(p) => Lane::Host(p.task.clone()),
+            Self::ReleaseHost { task, .. } | Self::RemoveLogs { task } => Lane::Host(task.clone()),
+            Self::PullImage { task, container, .. } => Lane::Pull(task.clone(), container.clone()),
+            Self::Start(start) => Lane::Lifecycle(start.task.clone(), start.spec.id.clone()),
+            Self::Signal { task, container, .. } | Self::Remove { task, container, .. } => {
+                Lane::Lifecycle(task.clone(), container.clone())
+            }
+            Self::Cancel(lane) => lane.clone(),
+        }
+    }
+}
+
+/// Which signal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum SignalKind {
+    /// The image's stop signal, else SIGTERM.
+    Stop,
+    /// SIGKILL, to every process of the container.
+    Kill,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PrepareHost {
+    pub task: TaskId,
+    pub limits: Limits,
+    pub network: NetworkMode,
+    /// Leased to this task; set if and only if `network` is awsvpc.
+    pub address: Option<std::net::Ipv4Addr>,
+    /// Container names, for the log directories.
+    pub containers: Vec<(ContainerId, String)>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StartContainer {
+    pub task: TaskId,
+    pub attempt: Attempt,
+    pub spec: ContainerSpec,
+    pub image: ResolvedImage,
+    pub network: NetworkMode,
+    pub address: Option<std::net::Ipv4Addr>,
+    /// The task's limits: they bound what a container without its own may ask for.
+    pub task_limits: Limits,
+    /// For labels.
+    pub task_arn: String,
+    pub cluster: String,
+    pub family: String,
+    pub revision: u32,
+}

@@ -1,0 +1,136 @@
+//! Owns the list of what can happen to the core. Every input is one of these, with the time it happened, so that a
+//! recorded journal replays.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    desired::{Millis, Position, TaskSpec},
+    effect::Lane,
+    ids::{Attempt, ContainerId, TaskId},
+    image::ResolvedImage,
+};
+
+/// One input of the core.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Event {
+    /// The agent started: what the host runs, as the host says.
+    Restarted(Restarted),
+    /// All that the control plane wants.
+    Snapshot {
+        position: Position,
+        tasks: Vec<TaskSpec>,
+    },
+    /// What it wants differently.
+    Delta {
+        position: Position,
+        changed: Vec<TaskSpec>,
+        removed: Vec<TaskId>,
+    },
+    /// A spec that `convert` refused; the task is reported as stopped with the reason.
+    Refused { task: TaskId, reason: String },
+    /// An effect ended.
+    Completed { lane: Lane, completion: Completion },
+    /// A container's process ended, as the runtime says. May repeat, and may come before `Started`.
+    Exited(Exit),
+    /// A timer that the core asked for.
+    Timer(TimerKey),
+    /// The control plane applied every report up to this sequence number.
+    Acknowledged { sequence: u64 },
+    /// The operator of a private agent wants every task stopped (`berth dev` on its way out).
+    StopAll { reason: String },
+}
+
+/// How an effect ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Completion {
+    HostReady {
+        mac_address: String,
+    },
+    ImageReady(ResolvedImage),
+    Started {
+        attempt: Attempt,
+        pid: u32,
+    },
+    Signalled,
+    Removed,
+    HostReleased,
+    LogsRemoved,
+    /// It could not be done.
+    Failed(Failure),
+    /// It was given up because the core asked; what it made is known to the ledger.
+    Cancelled,
+}
+
+/// Why an effect could not be done.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failure {
+    /// Names the kind, as ECS does: `CannotPullContainerError`, `CannotStartContainerError`,
+    /// `ResourceInitializationError`, `OutOfMemoryError`.
+    pub kind: String,
+    /// What failed, on what, and why; the whole chain of causes in one line.
+    pub message: String,
+    /// Trying again may help.
+    pub retryable: bool,
+}
+
+/// The end of a container's process.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Exit {
+    pub task: TaskId,
+    pub container: ContainerId,
+    pub attempt: Attempt,
+    /// 0–255; 128 + n after signal n.
+    pub code: i32,
+    pub at: Millis,
+    /// The kernel killed a process of this container, in this attempt, for want of memory.
+    pub oom_killed: bool,
+}
+
+/// What the agent finds when it starts.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Restarted {
+    /// The host booted since the state was written: nothing of it runs any more.
+    pub host_rebooted: bool,
+    /// Every container of this instance that the runtime knows.
+    pub containers: Vec<Observed>,
+}
+
+/// One attempt of a container, as the runtime lists it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Observed {
+    pub task: TaskId,
+    pub container: ContainerId,
+    pub attempt: Attempt,
+    pub state: ObservedState,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ObservedState {
+    /// A record without a process: created and never started.
+    Created,
+    Running {
+        pid: u32,
+    },
+    Exited {
+        code: i32,
+        at: Millis,
+        oom_killed: bool,
+    },
+}
+
+/// A timer's name: setting one again moves it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum TimerKey {
+    /// The stop timeout of a container passed.
+    Stop(TaskId, ContainerId),
+    /// A container's startTimeout passed: dependents have waited long enough.
+    StartTimeout(TaskId, ContainerId),
+    /// An effect failed and is tried again.
+    Retry(Lane),
+    /// A task has waited for resources as long as it may.
+    Admission(TaskId),
+    /// An address leaves its quarantine.
+    Quarantine,
+    /// The logs of a stopped task are kept no longer.
+    Retention(TaskId),
+}

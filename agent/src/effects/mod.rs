@@ -1,0 +1,7 @@
+//! What the agent does on the host, one module per kind of thing. Each effect is idempotent and names what it
+//! makes by task and attempt. Nothing here decides: `berth-agent-core` does.
+
+pub mod cgroups;
+pub mod images;
+pub mod network;
+pub mod runtime;

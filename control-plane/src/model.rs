@@ -1,0 +1,188 @@
+//! Owns what the control plane stores: keys and records. Never talks to the store itself.
+//!
+//! Records are JSON, except desired specs, which are the protobuf message that goes over the wire. Usage and
+//! heartbeats are never stored.
+//!
+//! | key | value |
+//! |---|---|
+//! | `/clusters/{cluster}` | [`Cluster`] |
+//! | `/families/{family}` | [`Family`] |
+//! | `/task-definitions/{family}/{revision, ten digits}` | [`TaskDefinition`] |
+//! | `/nodes/{cluster}/{node}` | [`Node`] |
+//! | `/node-clusters/{node}` | the cluster's name, as JSON string |
+//! | `/tasks/{cluster}/{task}` | [`Task`] |
+//! | `/desired/{node}/{task}` | `berth.node.v1.TaskSpec`, protobuf |
+//! | `/applied/{node}` | highest applied `StateChange.sequence`, as JSON number |
+//! | `/idempotency/{cluster}/{operation}/{token}` | [`Idempotent`] |
+//! | `/store` | [`StoreIdentity`] |
+//!
+//! A placed task is one transaction: the node's record by compare, the task, the desired spec. A stop is one too:
+//! the task's desired status, the desired spec's, and the node's allocation. When a node reports STOPPED, one
+//! transaction writes the task, `/applied`, removes the allocation, and deletes the desired spec.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+pub type Tags = BTreeMap<String, String>;
+pub type Attributes = BTreeMap<String, Option<String>>;
+/// Milliseconds since the Unix epoch.
+pub type Millis = i64;
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct StoreIdentity {
+    pub store_id: String,
+    pub epoch: u64,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Cluster {
+    pub name: String,
+    /// ACTIVE or INACTIVE.
+    pub status: String,
+    #[serde(default)]
+    pub tags: Tags,
+    /// As CreateCluster got them, echoed.
+    #[serde(default)]
+    pub settings: Vec<Value>,
+    pub created_at: Millis,
+}
+
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Family {
+    pub latest_revision: u32,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct TaskDefinition {
+    pub family: String,
+    pub revision: u32,
+    /// ACTIVE or INACTIVE.
+    pub status: String,
+    /// The definition as AWS would echo it: camelCase, defaults filled in, nothing invented.
+    pub definition: Value,
+    #[serde(default)]
+    pub tags: Tags,
+    pub registered_at: Millis,
+    pub deregistered_at: Option<Millis>,
+    pub registered_by: String,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Node {
+    pub id: String,
+    pub cluster: String,
+    /// ACTIVE, DRAINING or INACTIVE (deregistered).
+    pub status: String,
+    pub agent_connected: bool,
+    pub hostname: String,
+    pub boot_id: String,
+    pub agent_version: String,
+    pub runtime_version: String,
+    pub kernel_version: String,
+    pub architecture: String,
+    pub cpu_units: u32,
+    pub memory_bytes: u64,
+    pub task_addresses: u32,
+    pub reserved_tcp_ports: Vec<u16>,
+    pub reserved_udp_ports: Vec<u16>,
+    pub features: Vec<String>,
+    /// Found by or configured on the node; replaced at every Hello.
+    pub node_attributes: Attributes,
+    /// Put by PutAttributes.
+    #[serde(default)]
+    pub attributes: Attributes,
+    #[serde(default)]
+    pub tags: Tags,
+    /// What is placed here, by task id. Placement reads only this.
+    #[serde(default)]
+    pub allocations: BTreeMap<String, Allocation>,
+    pub registered_at: Millis,
+    /// When `agent_connected` last changed.
+    pub connectivity_at: Millis,
+}
+
+/// What one task holds on its node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Allocation {
+    pub cpu_units: u32,
+    pub memory_bytes: u64,
+    pub tcp_ports: Vec<u16>,
+    pub udp_ports: Vec<u16>,
+    pub address: bool,
+    /// Its desired status is STOPPED: CPU and memory count as free; ports and the address do not until the node
+    /// reports STOPPED, which removes the allocation.
+    pub stopping: bool,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Task {
+    pub id: String,
+    pub cluster: String,
+    pub node: String,
+    pub family: String,
+    pub revision: u32,
+    /// `family:…` unless the caller named one.
+    pub group: String,
+    pub started_by: Option<String>,
+    /// EC2, FARGATE or EXTERNAL, as asked for.
+    pub launch_type: String,
+    pub desired_status: String,
+    /// PROVISIONING, PENDING, RUNNING, DEACTIVATING, STOPPING, DEPROVISIONING or STOPPED.
+    pub last_status: String,
+    /// Echoed in DescribeTasks.
+    pub cpu: Option<String>,
+    pub memory: Option<String>,
+    pub overrides: Value,
+    pub network_mode: String,
+    /// Subnets and security groups as asked for.
+    pub subnets: Vec<String>,
+    pub security_groups: Vec<String>,
+    /// Id of the network attachment of an awsvpc task.
+    pub attachment_id: Option<String>,
+    pub containers: Vec<TaskContainer>,
+    #[serde(default)]
+    pub tags: Tags,
+    /// Rises with every change that clients can see; ECS's `version`.
+    pub version: u64,
+    pub ipv4_address: Option<String>,
+    pub mac_address: Option<String>,
+    pub stop_code: Option<String>,
+    pub stopped_reason: Option<String>,
+    /// Why it waits, as its node says.
+    pub waiting_reason: Option<String>,
+    pub created_at: Millis,
+    pub pull_started_at: Option<Millis>,
+    pub pull_stopped_at: Option<Millis>,
+    pub started_at: Option<Millis>,
+    pub stopping_at: Option<Millis>,
+    pub execution_stopped_at: Option<Millis>,
+    pub stopped_at: Option<Millis>,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct TaskContainer {
+    pub id: String,
+    pub name: String,
+    pub image: String,
+    pub last_status: String,
+    pub exit_code: Option<i32>,
+    pub reason: Option<String>,
+    pub runtime_id: Option<String>,
+    pub image_digest: Option<String>,
+    pub cpu: String,
+    pub memory: Option<String>,
+    pub memory_reservation: Option<String>,
+    /// For networkBindings in host mode: (container port, host port, protocol).
+    pub ports: Vec<(u16, u16, String)>,
+}
+
+/// The answer to a call that carried a client token.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Idempotent {
+    /// SHA-256 of the request without its token, hex.
+    pub request_sha256: String,
+    pub response: Value,
+    pub created_at: Millis,
+}
