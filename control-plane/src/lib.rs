@@ -1,9 +1,10 @@
 //! Berth's control plane.
 
-pub mod model;
 pub mod api;
 pub mod app;
 pub mod config;
 pub mod link;
+pub mod model;
+pub mod nodes;
 pub mod pki;
 pub mod store;

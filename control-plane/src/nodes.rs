@@ -1,0 +1,27 @@
+//! Owns what the API may ask of connected nodes, besides what goes through the store. The implementation is
+//! `link`; the API never sees a stream.
+
+use std::fmt::Debug;
+
+use async_trait::async_trait;
+use berth_proto::node::v1::{Heartbeat, LogLine, LogRequest};
+use tokio::sync::mpsc;
+
+/// Lines of log, or the reason why there are no more.
+pub type LogReceiver = mpsc::Receiver<Result<Vec<LogLine>, String>>;
+
+#[derive(Debug, thiserror::Error)]
+pub enum NodeError {
+    #[error("node {0} is not connected: its logs can be read when it is back")]
+    NotConnected(String),
+    #[error("node {0} did not open the stream within {1} s")]
+    TimedOut(String, u64),
+}
+
+#[async_trait]
+pub trait Nodes: Send + Sync + Debug {
+    /// The last heartbeat of a connected node.
+    fn latest_heartbeat(&self, node: &str) -> Option<Heartbeat>;
+    /// Asks the node for logs. Dropping the receiver ends the stream.
+    async fn open_logs(&self, node: &str, request: LogRequest) -> Result<LogReceiver, NodeError>;
+}
