@@ -168,6 +168,8 @@ impl Container {
     /// The process ended. A container that is starting keeps this until its start is confirmed.
     pub fn on_exited(&mut self, exit: &Exit) {
         match self.life {
+            // A start that seemed to fail may have happened: the next try finds the same attempt.
+            Life::Waiting if self.attempted => self.early_exit = Some(exit.clone()),
             Life::Starting => self.early_exit = Some(exit.clone()),
             Life::Running => {
                 (self.life, self.exit, self.finished) = (Life::Exited, Some(exit.code), Some(exit.at));

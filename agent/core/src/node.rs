@@ -166,7 +166,13 @@ impl Node {
             }
             Event::Timer(key) => self.on_timer(key, now),
             Event::Acknowledged { sequence } => {
-                change.acknowledged = Some(sequence.min(self.record.last_sequence));
+                // A node that lost its state goes on counting where the control plane saw it last: a repeated
+                // sequence number would be taken for a repeated report.
+                if sequence > self.record.last_sequence {
+                    self.record.last_sequence = sequence;
+                    change.node = true;
+                }
+                change.acknowledged = Some(sequence);
                 BTreeSet::new()
             }
             Event::StopAll { reason } => {
@@ -285,7 +291,7 @@ impl Node {
         }
         change.effects.extend(steps.effects);
         change.timers.extend(steps.timers);
-        if had_process != has_process || !has_process {
+        if !has_process {
             self.resources.release_processes(id);
             self.admission_due |= had_process;
         }
