@@ -4,8 +4,13 @@
 mod bulk;
 mod hello;
 mod session;
+mod usage;
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    path::PathBuf,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use berth_agent_core::{change::DesiredAck, ids::NodeId};
 use rand::Rng;
@@ -95,7 +100,7 @@ pub struct Link {
     pub store: Store,
     pub status: watch::Receiver<NodeStatus>,
     pub desired_acks: mpsc::Receiver<DesiredAck>,
-    pub sampler: Arc<Sampler>,
+    pub sampler: Arc<Mutex<Sampler>>,
     pub log_dir: PathBuf,
     /// Whether a link is up: for readiness and for people.
     pub connected: watch::Sender<bool>,

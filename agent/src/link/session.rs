@@ -1,6 +1,6 @@
 //! Owns one session of the link, from Hello to its end.
 
-use std::time::Duration;
+use std::{sync::PoisonError, time::Duration};
 
 use berth_agent_core::{change::DesiredAck, event::Event};
 use berth_proto::node::v1::{
@@ -13,7 +13,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Streaming, transport::Channel};
 
-use super::{Link, LinkError, bulk};
+use super::{Link, LinkError, bulk, usage};
 use crate::{
     convert,
     driver::{now, send},
@@ -147,8 +147,9 @@ impl Session<'_> {
 
     async fn send_heartbeat(&self) -> Result<(), LinkError> {
         let impairments = self.link.status.borrow().impairments.clone();
-        let (node, tasks) = self.link.sampler.sample_wire();
-        let heartbeat = wire::Heartbeat { sent_at_ms: now().0, node: Some(node), tasks, impairments };
+        let (node, tasks) = self.link.sampler.lock().unwrap_or_else(PoisonError::into_inner).sample();
+        let tasks = tasks.iter().map(usage::task).collect();
+        let heartbeat = wire::Heartbeat { sent_at_ms: now().0, node: Some(usage::node(&node)), tasks, impairments };
         post(&self.out, Out::Heartbeat(heartbeat)).await
     }
 }

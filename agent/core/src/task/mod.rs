@@ -9,8 +9,6 @@
 //! ```
 
 mod advance;
-#[cfg(test)]
-mod tests;
 
 use std::{collections::BTreeMap, net::Ipv4Addr};
 
