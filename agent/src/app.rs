@@ -4,7 +4,7 @@
 use std::{
     os::unix::fs::DirBuilderExt,
     path::Path,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, PoisonError},
     time::Duration,
 };
 
@@ -67,9 +67,9 @@ impl Agent {
         let (inputs, received) = mpsc::channel(INPUTS_MAX);
         let stop = CancellationToken::new();
         let mut parts = JoinSet::new();
-        let host = Arc::new(Host::start(&config, &mut parts, &stop).await?);
+        let host = Arc::new(Host::start(&config).await?);
         import_archives(&config, &host).await;
-        let node_config = node_config(&config, &host)?;
+        let node_config = node_config(&config)?;
         let facts = facts(&config, &node_config, &host, &boot_id).await?;
         let (node, restarted) = restore(node_config, loaded, &host, &boot_id).await?;
         register_usage(&node, &host);
@@ -85,10 +85,12 @@ impl Agent {
         send(&inputs, Event::Restarted(restarted)).await;
         parts.spawn(async move { driver.run().await.context("the database") });
         let until = |stop: &CancellationToken, work: BoxFuture| stop.clone().run_until_cancelled_owned(work);
-        let observer = host.observer();
+        let (exits, seen) = mpsc::channel(INPUTS_MAX);
+        let observer = host.observer(exits);
         let work = [
             until(&stop, Box::pin(timers.run(inputs.clone()))),
-            until(&stop, Box::pin(observer.run(exits(inputs.clone())))),
+            until(&stop, Box::pin(observer.run(stop.clone()))),
+            until(&stop, Box::pin(forward_exits(seen, inputs.clone()))),
             until(&stop, Box::pin(Audit { host: Arc::clone(&host), inputs: inputs.clone() }.run())),
         ];
         for part in work {
@@ -202,7 +204,7 @@ fn make_directories(config: &Config) -> anyhow::Result<()> {
     make(&config.run_dir, 0o711)
 }
 
-fn node_config(config: &Config, host: &Host) -> anyhow::Result<NodeConfig> {
+fn node_config(config: &Config) -> anyhow::Result<NodeConfig> {
     use berth_agent_core::desired::Protocol::{Tcp, Udp};
     let reserved = &config.reserved;
     let memory = sys::memory_total().context("read the host's memory")?;
@@ -220,7 +222,6 @@ fn node_config(config: &Config, host: &Host) -> anyhow::Result<NodeConfig> {
         memory_bytes: memory - (u64::from(reserved.memory_mib) << 20),
         reserved_ports: tcp.chain(reserved.udp_ports.iter().map(|port| (Udp, *port))).collect(),
     };
-    let _ = host;
     Ok(NodeConfig {
         capacity,
         task_range: config.task_cidr,
@@ -277,6 +278,12 @@ fn register_usage(node: &Node, host: &Host) {
     }
 }
 
+async fn forward_exits(mut seen: mpsc::Receiver<berth_agent_core::event::Exit>, inputs: mpsc::Sender<Input>) {
+    while let Some(exit) = seen.recv().await {
+        send(&inputs, Event::Exited(exit)).await;
+    }
+}
+
 async fn import_archives(config: &Config, host: &Host) {
     if config.images_dir.is_none() {
         return;
@@ -304,6 +311,3 @@ fn target(config: &Config) -> Target {
         authority: config.authority.clone(),
     }
 }
-
-/// Shared by the heartbeat and by effects that register tasks.
-pub type SharedSampler = Arc<Mutex<crate::telemetry::Sampler>>;

@@ -181,6 +181,18 @@ impl Config {
     }
 }
 
+/// Reads a secret of one line. The file must be readable by its owner only.
+pub fn read_secret(path: &Path) -> Result<String, ConfigError> {
+    use std::os::unix::fs::MetadataExt as _;
+    let read = |source| ConfigError::Read { path: path.into(), source };
+    let mode = std::fs::metadata(path).map_err(read)?.mode();
+    if mode & 0o077 != 0 {
+        let problem = format!("mode {:o} lets others read it: chmod 600", mode & 0o777);
+        return Err(ConfigError::Value { key: "password_file", value: path.display().to_string(), problem });
+    }
+    Ok(std::fs::read_to_string(path).map_err(read)?.trim_end_matches(['\r', '\n']).to_owned())
+}
+
 fn default_instance() -> String {
     "berth".into()
 }
