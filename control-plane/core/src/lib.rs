@@ -50,3 +50,6 @@
 //! placement::Placement::overall() -> Overall { reason: String, detail: String }  // for RunTask `failures`
 //! Requirements::allocation(group) -> placement::Allocation
 //! ```
+
+pub mod arn;
+pub mod expression;
