@@ -53,3 +53,8 @@
 
 pub mod arn;
 pub mod expression;
+pub mod definition;
+mod problems;
+pub mod tags;
+pub mod placement;
+pub mod task;
