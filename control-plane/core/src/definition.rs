@@ -49,6 +49,9 @@ pub struct Registered {
 pub fn register(input: &Value) -> Result<Registered, Problems> {
     let mut problems = Problems::default();
     let mut task = shape::check(input, &mut problems);
+    if !input.is_object() {
+        return Err(problems);
+    }
     task_level::check(&mut task, &mut problems);
     container::check(&task, &mut problems);
     dependencies::check(&task, &mut problems);
@@ -58,8 +61,15 @@ pub fn register(input: &Value) -> Result<Registered, Problems> {
     // The size is that of the echo, so that an echo is never too large to be registered again.
     let bytes = serde_json::to_string(&echo::fill(&mut task)).map_or(0, |json| json.len());
     if bytes > DEFINITION_BYTES_MAX {
-        problems.push("", format!("the definition is {bytes} bytes, the limit is {DEFINITION_BYTES_MAX}"));
+        problems.push(
+            "",
+            format!("the definition is {bytes} bytes, the limit is {DEFINITION_BYTES_MAX}"),
+        );
     }
     echo::derive(&mut task);
-    problems.or(Registered { family, definition: Value::Object(task), tags })
+    problems.or(Registered {
+        family,
+        definition: Value::Object(task),
+        tags,
+    })
 }

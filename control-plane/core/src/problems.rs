@@ -55,7 +55,10 @@ impl Problems {
         if self.kept.len() == PROBLEMS_MAX {
             self.more += 1;
         } else {
-            self.kept.push(Problem { path: path.into(), message: message.into() });
+            self.kept.push(Problem {
+                path: path.into(),
+                message: message.into(),
+            });
         }
     }
 
@@ -92,7 +95,11 @@ pub(crate) fn child(path: &str, name: &str) -> String {
     if name.is_empty() || name.len() > 64 || !name.chars().all(plain) {
         return format!("{path}[{}]", shown(name));
     }
-    if path.is_empty() { name.to_string() } else { format!("{path}.{name}") }
+    if path.is_empty() {
+        name.to_string()
+    } else {
+        format!("{path}.{name}")
+    }
 }
 
 /// The candidate that was most likely meant, by edit distance; case does not count.
@@ -103,8 +110,11 @@ pub(crate) fn did_you_mean<'a>(name: &str, candidates: impl Iterator<Item = &'a 
         return None;
     }
     let distance = |c: &str| edit_distance(&lower, &c.to_lowercase().chars().collect::<Vec<_>>());
-    let (nearest, edits) = candidates.map(|c| (c, distance(c))).min_by_key(|(_, edits)| *edits)?;
-    (edits <= (lower.len() / 3).max(1)).then_some(nearest)
+    let (nearest, edits) = candidates
+        .map(|c| (c, distance(c)))
+        .min_by_key(|(_, edits)| *edits)?;
+    // A third of the name may be wrong, but never all of it.
+    (edits <= (lower.len() / 3).max(1) && edits < lower.len()).then_some(nearest)
 }
 
 /// ` (did you mean NAME?)` or nothing.

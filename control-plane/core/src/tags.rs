@@ -38,7 +38,10 @@ fn check_shape(path: &str, input: &Value, problems: &mut Problems) {
         };
         for (name, value) in tag {
             if name != "key" && name != "value" {
-                problems.push(crate::problems::child(&format!("{path}[{at}]"), name), "unknown field");
+                problems.push(
+                    crate::problems::child(&format!("{path}[{at}]"), name),
+                    "unknown field",
+                );
             } else if !value.is_string() && !value.is_null() {
                 problems.push(format!("{path}[{at}].{name}"), "expected a string");
             }
@@ -58,16 +61,24 @@ pub(crate) fn check(path: &str, input: Option<&Value>, problems: &mut Problems) 
     let mut tags = BTreeMap::new();
     for (at, tag) in list.iter().enumerate() {
         let value = tag.get("value").and_then(Value::as_str).unwrap_or_default();
-        let Some(key) = tag.get("key").and_then(Value::as_str) else { continue };
+        let Some(key) = tag.get("key").and_then(Value::as_str) else {
+            continue;
+        };
         if let Some(message) = wrong_key(key) {
             problems.push(format!("{path}[{at}].key"), message);
         }
         if value.chars().count() > VALUE_CHARS_MAX || !value.chars().all(is_tag_char) {
             let message = "is not a tag value: at most 256 letters, digits, spaces and _ . : / = + - @";
-            problems.push(format!("{path}[{at}].value"), format!("{} {message}", shown(value)));
+            problems.push(
+                format!("{path}[{at}].value"),
+                format!("{} {message}", shown(value)),
+            );
         }
         if tags.insert(key.to_string(), value.to_string()).is_some() {
-            problems.push(format!("{path}[{at}].key"), format!("{} is given twice", shown(key)));
+            problems.push(
+                format!("{path}[{at}].key"),
+                format!("{} is given twice", shown(key)),
+            );
         }
     }
     tags
@@ -79,7 +90,9 @@ fn wrong_key(key: &str) -> Option<String> {
         let message = "is not a tag key: 1 to 128 letters, digits, spaces and _ . : / = + - @";
         return Some(format!("{} {message}", shown(key)));
     }
-    let reserved = key.get(..4).is_some_and(|start| start.eq_ignore_ascii_case("aws:"));
+    let reserved = key
+        .get(..4)
+        .is_some_and(|start| start.eq_ignore_ascii_case("aws:"));
     reserved.then(|| format!("{} starts with aws:, which is reserved", shown(key)))
 }
 
@@ -95,7 +108,11 @@ mod tests {
 
     #[test]
     fn tags_are_a_list_of_key_and_value() {
-        let tags = parse("tags", Some(&json!([{"key": "team", "value": "shop"}, {"key": "käse"}]))).unwrap();
+        let tags = parse(
+            "tags",
+            Some(&json!([{"key": "team", "value": "shop"}, {"key": "käse"}])),
+        )
+        .unwrap();
         assert_eq!(tags.get("team").map(String::as_str), Some("shop"));
         assert_eq!(tags.get("käse").map(String::as_str), Some(""));
         assert!(parse("tags", None).unwrap().is_empty());
@@ -110,14 +127,29 @@ mod tests {
             (json!(["a"]), "tags[0]: expected an object"),
             (json!([{"value": "x"}]), "tags[0].key: required"),
             (json!([{"key": 1}]), "tags[0].key: expected a string"),
-            (json!([{"key": "a", "colour": "b"}]), "tags[0].colour: unknown field"),
+            (
+                json!([{"key": "a", "colour": "b"}]),
+                "tags[0].colour: unknown field",
+            ),
             (json!([{"key": ""}]), "tags[0].key: \"\" is not a tag key"),
             (json!([{"key": long}]), "is not a tag key"),
             (json!([{"key": "a\tb"}]), "is not a tag key"),
-            (json!([{"key": "a", "value": "<"}]), "tags[0].value: \"<\" is not a tag value"),
-            (json!([{"key": "AWS:x"}]), "tags[0].key: \"AWS:x\" starts with aws:, which is reserved"),
-            (json!([{"key": "a"}, {"key": "a"}]), "tags[1].key: \"a\" is given twice"),
-            (json!((0..51).map(|n| json!({"key": n.to_string()})).collect::<Vec<_>>()), "tags: 51 tags, the limit is 50"),
+            (
+                json!([{"key": "a", "value": "<"}]),
+                "tags[0].value: \"<\" is not a tag value",
+            ),
+            (
+                json!([{"key": "AWS:x"}]),
+                "tags[0].key: \"AWS:x\" starts with aws:, which is reserved",
+            ),
+            (
+                json!([{"key": "a"}, {"key": "a"}]),
+                "tags[1].key: \"a\" is given twice",
+            ),
+            (
+                json!((0..51).map(|n| json!({"key": n.to_string()})).collect::<Vec<_>>()),
+                "tags: 51 tags, the limit is 50",
+            ),
         ] {
             let problems = parse("tags", Some(&input)).unwrap_err().to_string();
             assert!(problems.contains(says), "{input}: {problems}");

@@ -13,7 +13,9 @@ use std::collections::BTreeMap;
 pub use features::{FEATURES, required_features};
 pub use read::EchoError;
 pub use requirements::{Architecture, Requirements};
-pub use resolve::{LOG, ResolveError, ResolvedContainer, ResolvedTask, Run, START_TIMEOUT_S, STOP_TIMEOUT_S, resolve};
+pub use resolve::{
+    LOG, ResolveError, ResolvedContainer, ResolvedTask, Run, START_TIMEOUT_S, STOP_TIMEOUT_S, resolve,
+};
 
 use crate::expression::Expression;
 

@@ -12,10 +12,10 @@ use crate::problems::{Problems, shown};
 
 /// Longest image reference.
 const IMAGE_CHARS_MAX: usize = 255;
-/// Longest stop or start time-out outside FARGATE: a day.
+/// Longest start or stop time-out: a day.
 const TIMEOUT_SECONDS_MAX: i64 = 86_400;
-/// FARGATE's own bounds of both time-outs.
-const FARGATE_TIMEOUT_SECONDS: (i64, i64) = (2, 120);
+/// Longest stop time-out in FARGATE.
+const FARGATE_STOP_TIMEOUT_SECONDS_MAX: i64 = 120;
 /// Of the limits, unlimited.
 const UNLIMITED: i64 = -1;
 
@@ -30,7 +30,11 @@ pub(super) fn check(task: &Object, problems: &mut Problems) {
             check_name(&format!("{path}.name"), Some(name), problems);
             match names.get(name) {
                 Some(first) => {
-                    let message = format!("{} is the name of {} already", shown(name), container_path(*first));
+                    let message = format!(
+                        "{} is the name of {} already",
+                        shown(name),
+                        container_path(*first)
+                    );
                     problems.push(format!("{path}.name"), message);
                 }
                 None => {
@@ -57,7 +61,9 @@ fn check_one(task: &Object, path: &str, container: &Object, problems: &mut Probl
 }
 
 fn check_image(path: &str, container: &Object, problems: &mut Problems) {
-    let Some(image) = text(container, "image") else { return };
+    let Some(image) = text(container, "image") else {
+        return;
+    };
     let known = |b: u8| b.is_ascii_alphanumeric() || b"-_:./#@+".contains(&b);
     if image.is_empty() || image.len() > IMAGE_CHARS_MAX || !image.bytes().all(known) {
         let message = "is not an image reference: 1 to 255 letters, digits and - _ : . / # @ +";
@@ -66,7 +72,10 @@ fn check_image(path: &str, container: &Object, problems: &mut Problems) {
 }
 
 fn check_memory(task: &Object, path: &str, container: &Object, problems: &mut Problems) {
-    let (memory, reservation) = (integer(container, "memory"), integer(container, "memoryReservation"));
+    let (memory, reservation) = (
+        integer(container, "memory"),
+        integer(container, "memoryReservation"),
+    );
     for (name, value) in [("memory", memory), ("memoryReservation", reservation)] {
         if let Some(value) = value.filter(|value| *value < MEMORY_MIB_MIN) {
             let message = format!("{value} is below the minimum of {MEMORY_MIB_MIN} MiB");
@@ -80,30 +89,31 @@ fn check_memory(task: &Object, path: &str, container: &Object, problems: &mut Pr
     let refused = |name: &str| problems.has(&format!("{path}.{name}"));
     let sized = memory.is_some() || reservation.is_some() || text(task, "memory").is_some();
     if !sized && !refused("memory") && !refused("memoryReservation") && !problems.has("memory") {
-        problems.push(format!("{path}.memory"), "memory or memoryReservation is required when the task has no memory");
+        problems.push(
+            format!("{path}.memory"),
+            "memory or memoryReservation is required when the task has no memory",
+        );
     }
     if let Some(cpu) = integer(container, "cpu").filter(|cpu| *cpu < 0) {
-        problems.push(format!("{path}.cpu"), format!("{cpu} is below the minimum of 0 CPU units"));
+        problems.push(
+            format!("{path}.cpu"),
+            format!("{cpu} is below the minimum of 0 CPU units"),
+        );
     }
 }
 
 fn check_timeouts(task: &Object, path: &str, container: &Object, problems: &mut Problems) {
-    let ((least, most), whose) = match requires(task, "FARGATE") {
-        true => (FARGATE_TIMEOUT_SECONDS, " of FARGATE"),
-        false => ((1, TIMEOUT_SECONDS_MAX), ""),
+    let stop_max = match requires(task, "FARGATE") {
+        true => FARGATE_STOP_TIMEOUT_SECONDS_MAX,
+        false => TIMEOUT_SECONDS_MAX,
     };
-    for name in ["startTimeout", "stopTimeout"] {
-        match integer(container, name) {
-            Some(value) if value < least => {
-                let message = format!("{value} is below the minimum{whose} of {least} s");
-                problems.push(format!("{path}.{name}"), message);
-            }
-            Some(value) if value > most => {
-                let message = format!("{value} is above the maximum{whose} of {most} s");
-                problems.push(format!("{path}.{name}"), message);
-            }
-            _ => {}
-        }
+    for (name, most) in [("startTimeout", TIMEOUT_SECONDS_MAX), ("stopTimeout", stop_max)] {
+        let message = match integer(container, name) {
+            Some(value) if value < 1 => format!("{value} is below the minimum of 1 s"),
+            Some(value) if value > most => format!("{value} is above the maximum of {most} s"),
+            _ => continue,
+        };
+        problems.push(format!("{path}.{name}"), message);
     }
 }
 
@@ -113,7 +123,10 @@ fn check_process(path: &str, container: &Object, problems: &mut Problems) {
         problems.push(format!("{path}.workingDirectory"), message);
     }
     if let Some(user) = text(container, "user").filter(|user| !is_user(user)) {
-        let message = format!("{} is not a user: expected user, user:group, uid or uid:gid", shown(user));
+        let message = format!(
+            "{} is not a user: expected user, user:group, uid or uid:gid",
+            shown(user)
+        );
         problems.push(format!("{path}.user"), message);
     }
 }
@@ -151,12 +164,18 @@ fn check_ulimits(path: &str, container: &Object, problems: &mut Problems) {
         let (soft, hard) = (integer(ulimit, "softLimit"), integer(ulimit, "hardLimit"));
         for (name, value) in [("softLimit", soft), ("hardLimit", hard)] {
             if let Some(value) = value.filter(|value| *value < UNLIMITED) {
-                problems.push(format!("{path}.{name}"), format!("{value} is below the minimum of -1, unlimited"));
+                problems.push(
+                    format!("{path}.{name}"),
+                    format!("{value} is below the minimum of -1, unlimited"),
+                );
             }
         }
         let above = |soft: i64, hard: i64| hard != UNLIMITED && (soft == UNLIMITED || soft > hard);
         if let Some((soft, hard)) = soft.zip(hard).filter(|(soft, hard)| above(*soft, *hard)) {
-            problems.push(format!("{path}.softLimit"), format!("{soft} is above the hardLimit of {hard}"));
+            problems.push(
+                format!("{path}.softLimit"),
+                format!("{soft} is above the hardLimit of {hard}"),
+            );
         }
         if let Some(name) = text(ulimit, "name") {
             if names.contains(&name) {

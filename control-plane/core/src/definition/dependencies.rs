@@ -10,16 +10,25 @@ use crate::problems::{Problems, hint, shown};
 
 pub(super) fn check(task: &Object, problems: &mut Problems) {
     let named = |(at, c)| text(c, "name").map(|name| (name, (at, c)));
-    let containers: BTreeMap<&str, (usize, &Object)> =
-        objects(task, "containerDefinitions").collect::<Vec<_>>().into_iter().rev().filter_map(named).collect();
+    let containers: BTreeMap<&str, (usize, &Object)> = objects(task, "containerDefinitions")
+        .collect::<Vec<_>>()
+        .into_iter()
+        .rev()
+        .filter_map(named)
+        .collect();
     let mut graph: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
     for (at, container) in objects(task, "containerDefinitions") {
         let name = text(container, "name").unwrap_or_default();
         for (dependency_at, dependency) in objects(container, "dependsOn") {
             let path = format!("{}.dependsOn[{dependency_at}]", container_path(at));
-            let Some(target) = text(dependency, "containerName") else { continue };
+            let Some(target) = text(dependency, "containerName") else {
+                continue;
+            };
             if target == name {
-                problems.push(format!("{path}.containerName"), "a container cannot depend on itself");
+                problems.push(
+                    format!("{path}.containerName"),
+                    "a container cannot depend on itself",
+                );
             } else if let Some((_, on)) = containers.get(target) {
                 graph.entry(name).or_default().push(target);
                 check_condition(&path, target, on, text(dependency, "condition"), problems);
@@ -35,7 +44,10 @@ pub(super) fn check(task: &Object, problems: &mut Problems) {
         return;
     }
     for cycle in cycles(&graph) {
-        let at = cycle.first().and_then(|name| containers.get(name)).map_or(0, |(at, _)| *at);
+        let at = cycle
+            .first()
+            .and_then(|name| containers.get(name))
+            .map_or(0, |(at, _)| *at);
         let message = format!("the dependencies form a cycle: {}", cycle.join(" -> "));
         problems.push(format!("{}.dependsOn", container_path(at)), message);
     }
@@ -45,7 +57,10 @@ pub(super) fn check(task: &Object, problems: &mut Problems) {
 fn check_condition(path: &str, target: &str, on: &Object, condition: Option<&str>, problems: &mut Problems) {
     let essential = on.get("essential") != Some(&Value::Bool(false));
     if let (true, Some(condition @ ("COMPLETE" | "SUCCESS"))) = (essential, condition) {
-        let message = format!("{condition} cannot be waited for: {} is essential and its end ends the task", shown(target));
+        let message = format!(
+            "{condition} cannot be waited for: {} is essential and its end ends the task",
+            shown(target)
+        );
         problems.push(format!("{path}.condition"), message);
     }
 }

@@ -7,7 +7,13 @@ use super::read::{Object, integer, objects, requires, text};
 use super::sizes;
 
 /// Lists that every echoed container has.
-const CONTAINER_LISTS: &[&str] = &["portMappings", "environment", "mountPoints", "volumesFrom", "systemControls"];
+const CONTAINER_LISTS: &[&str] = &[
+    "portMappings",
+    "environment",
+    "mountPoints",
+    "volumesFrom",
+    "systemControls",
+];
 /// Lists that every echoed task has.
 const TASK_LISTS: &[&str] = &["volumes", "placementConstraints"];
 
@@ -40,7 +46,10 @@ pub(super) fn derive(task: &mut Object) {
     let (compatibilities, attributes) = (compatibilities(task), requires_attributes(task));
     task.insert("compatibilities".into(), json!(compatibilities));
     if !attributes.is_empty() {
-        let attributes: Vec<Value> = attributes.into_iter().map(|name| json!({ "name": name })).collect();
+        let attributes: Vec<Value> = attributes
+            .into_iter()
+            .map(|name| json!({ "name": name }))
+            .collect();
         task.insert("requiresAttributes".into(), json!(attributes));
     }
 }
@@ -61,10 +70,19 @@ fn compatibilities(task: &Object) -> Vec<&'static str> {
 fn requires_attributes(task: &Object) -> Vec<&'static str> {
     let any = |name: &str| objects(task, "containerDefinitions").any(|(_, c)| c.contains_key(name));
     [
-        ("com.amazonaws.ecs.capability.logging-driver.json-file", any("logConfiguration")),
+        (
+            "com.amazonaws.ecs.capability.logging-driver.json-file",
+            any("logConfiguration"),
+        ),
         ("ecs.capability.container-ordering", any("dependsOn")),
-        ("ecs.capability.task-cpu-mem-limit", task.contains_key("cpu") || task.contains_key("memory")),
-        ("ecs.capability.task-eni", text(task, "networkMode") == Some("awsvpc")),
+        (
+            "ecs.capability.task-cpu-mem-limit",
+            task.contains_key("cpu") || task.contains_key("memory"),
+        ),
+        (
+            "ecs.capability.task-eni",
+            text(task, "networkMode") == Some("awsvpc"),
+        ),
     ]
     .into_iter()
     .filter_map(|(name, required)| required.then_some(name))

@@ -37,19 +37,38 @@ pub(super) struct Field {
 }
 
 const fn yes(name: &'static str, shape: Shape) -> Field {
-    Field { name, shape, required: false, honoured: true }
+    Field {
+        name,
+        shape,
+        required: false,
+        honoured: true,
+    }
 }
 
 const fn must(name: &'static str, shape: Shape) -> Field {
-    Field { name, shape, required: true, honoured: true }
+    Field {
+        name,
+        shape,
+        required: true,
+        honoured: true,
+    }
 }
 
 const fn later(name: &'static str, shape: Shape) -> Field {
-    Field { name, shape, required: false, honoured: false }
+    Field {
+        name,
+        shape,
+        required: false,
+        honoured: false,
+    }
 }
 
 const fn all(honoured: &'static [&'static str]) -> Choice {
-    Choice { honoured, later: &[], instead: "" }
+    Choice {
+        honoured,
+        later: &[],
+        instead: "",
+    }
 }
 
 use Shape::{Flag, Integer, Map, Text};
@@ -105,8 +124,11 @@ pub(super) const TASK_DEFINITION: &[Field] = &[
     later("trustedExecutionConfiguration", object(TRUSTED_EXECUTION)),
 ];
 
-const NETWORK_MODE: Choice =
-    Choice { honoured: &["awsvpc", "host", "none"], later: &["bridge"], instead: "use awsvpc or host" };
+const NETWORK_MODE: Choice = Choice {
+    honoured: &["awsvpc", "host", "none"],
+    later: &["bridge"],
+    instead: "use awsvpc or host",
+};
 
 const COMPATIBILITY: Choice = Choice {
     honoured: &["EC2", "FARGATE", "EXTERNAL"],
@@ -148,7 +170,10 @@ const PROXY: &[Field] = &[
 const INFERENCE_ACCELERATOR: &[Field] = &[must("deviceName", Text), must("deviceType", Text)];
 
 const TRUSTED_EXECUTION: &[Field] = &[
-    must("isolationMode", one_of(&all(&["SHARED", "ISOLATED_SANDBOX", "CONFIDENTIAL_SANDBOX"]))),
+    must(
+        "isolationMode",
+        one_of(&all(&["SHARED", "ISOLATED_SANDBOX", "CONFIDENTIAL_SANDBOX"])),
+    ),
     yes("attestationPolicy", Text),
 ];
 
@@ -157,7 +182,10 @@ const NAME_VALUE: &[Field] = &[yes("name", Text), yes("value", Text)];
 const CONTAINER: &[Field] = &[
     must("name", Text),
     must("image", Text),
-    later("repositoryCredentials", object(&[must("credentialsParameter", Text)])),
+    later(
+        "repositoryCredentials",
+        object(&[must("credentialsParameter", Text)]),
+    ),
     yes("cpu", Integer),
     yes("memory", Integer),
     yes("memoryReservation", Integer),
@@ -168,9 +196,18 @@ const CONTAINER: &[Field] = &[
     yes("entryPoint", TEXTS),
     yes("command", TEXTS),
     yes("environment", list(&object(ENVIRONMENT))),
-    later("environmentFiles", list(&object(&[must("value", Text), must("type", one_of(&all(&["s3"])))]))),
+    later(
+        "environmentFiles",
+        list(&object(&[
+            must("value", Text),
+            must("type", one_of(&all(&["s3"]))),
+        ])),
+    ),
     later("mountPoints", list(&object(MOUNT_POINT))),
-    later("volumesFrom", list(&object(&[yes("sourceContainer", Text), yes("readOnly", Flag)]))),
+    later(
+        "volumesFrom",
+        list(&object(&[yes("sourceContainer", Text), yes("readOnly", Flag)])),
+    ),
     later("linuxParameters", object(LINUX_PARAMETERS)),
     later("secrets", list(&object(SECRET))),
     yes("dependsOn", list(&object(DEPENDENCY))),
@@ -185,7 +222,10 @@ const CONTAINER: &[Field] = &[
     yes("readonlyRootFilesystem", Flag),
     later("dnsServers", TEXTS),
     later("dnsSearchDomains", TEXTS),
-    later("extraHosts", list(&object(&[must("hostname", Text), must("ipAddress", Text)]))),
+    later(
+        "extraHosts",
+        list(&object(&[must("hostname", Text), must("ipAddress", Text)])),
+    ),
     later("dockerSecurityOptions", TEXTS),
     later("interactive", Flag),
     later("pseudoTerminal", Flag),
@@ -193,7 +233,10 @@ const CONTAINER: &[Field] = &[
     yes("ulimits", list(&object(ULIMIT))),
     yes("logConfiguration", object(LOG_CONFIGURATION)),
     later("healthCheck", object(HEALTH_CHECK)),
-    later("systemControls", list(&object(&[yes("namespace", Text), yes("value", Text)]))),
+    later(
+        "systemControls",
+        list(&object(&[yes("namespace", Text), yes("value", Text)])),
+    ),
     later("resourceRequirements", list(&object(RESOURCE_REQUIREMENT))),
     later("firelensConfiguration", object(FIRELENS)),
     later("credentialSpecs", TEXTS),
@@ -216,7 +259,11 @@ const RESTART_POLICY: &[Field] = &[
     yes("restartAttemptPeriod", Integer),
 ];
 
-const MOUNT_POINT: &[Field] = &[yes("sourceVolume", Text), yes("containerPath", Text), yes("readOnly", Flag)];
+const MOUNT_POINT: &[Field] = &[
+    yes("sourceVolume", Text),
+    yes("containerPath", Text),
+    yes("readOnly", Flag),
+];
 
 const SECRET: &[Field] = &[must("name", Text), must("valueFrom", Text)];
 
@@ -228,12 +275,28 @@ const CONDITION: Choice = Choice {
     instead: "use START, COMPLETE or SUCCESS",
 };
 
-const ULIMIT: &[Field] =
-    &[must("name", one_of(&ULIMIT_NAME)), must("softLimit", Integer), must("hardLimit", Integer)];
+const ULIMIT: &[Field] = &[
+    must("name", one_of(&ULIMIT_NAME)),
+    must("softLimit", Integer),
+    must("hardLimit", Integer),
+];
 
 const ULIMIT_NAME: Choice = all(&[
-    "core", "cpu", "data", "fsize", "locks", "memlock", "msgqueue", "nice", "nofile", "nproc", "rss", "rtprio",
-    "rttime", "sigpending", "stack",
+    "core",
+    "cpu",
+    "data",
+    "fsize",
+    "locks",
+    "memlock",
+    "msgqueue",
+    "nice",
+    "nofile",
+    "nproc",
+    "rss",
+    "rtprio",
+    "rttime",
+    "sigpending",
+    "stack",
 ]);
 
 const LOG_CONFIGURATION: &[Field] = &[
@@ -244,7 +307,15 @@ const LOG_CONFIGURATION: &[Field] = &[
 
 const LOG_DRIVER: Choice = Choice {
     honoured: &["json-file"],
-    later: &["syslog", "journald", "gelf", "fluentd", "awslogs", "splunk", "awsfirelens"],
+    later: &[
+        "syslog",
+        "journald",
+        "gelf",
+        "fluentd",
+        "awslogs",
+        "splunk",
+        "awsfirelens",
+    ],
     instead: "use json-file",
 };
 
@@ -272,18 +343,27 @@ const DEVICE: &[Field] = &[
     yes("permissions", list(&one_of(&all(&["read", "write", "mknod"])))),
 ];
 
-const TMPFS: &[Field] = &[must("containerPath", Text), must("size", Integer), yes("mountOptions", TEXTS)];
+const TMPFS: &[Field] = &[
+    must("containerPath", Text),
+    must("size", Integer),
+    yes("mountOptions", TEXTS),
+];
 
 const RESOURCE_REQUIREMENT: &[Field] = &[
     yes("value", Text),
-    must("type", one_of(&all(&["GPU", "InferenceAccelerator", "NeuronDevice"]))),
+    must(
+        "type",
+        one_of(&all(&["GPU", "InferenceAccelerator", "NeuronDevice"])),
+    ),
     yes("sharingStrategy", object(&[yes("nvidiaMps", object(NVIDIA_MPS))])),
 ];
 
 const NVIDIA_MPS: &[Field] = &[must("memory", Integer), yes("maxComputePercent", Integer)];
 
-const FIRELENS: &[Field] =
-    &[must("type", one_of(&all(&["fluentd", "fluentbit"]))), yes("options", Map)];
+const FIRELENS: &[Field] = &[
+    must("type", one_of(&all(&["fluentd", "fluentbit"]))),
+    yes("options", Map),
+];
 
 const VOLUME: &[Field] = &[
     yes("name", Text),
@@ -310,7 +390,10 @@ const EFS_VOLUME: &[Field] = &[
     yes("rootDirectory", Text),
     yes("transitEncryption", one_of(&ENABLED)),
     yes("transitEncryptionPort", Integer),
-    yes("authorizationConfig", object(&[yes("accessPointId", Text), yes("iam", one_of(&ENABLED))])),
+    yes(
+        "authorizationConfig",
+        object(&[yes("accessPointId", Text), yes("iam", one_of(&ENABLED))]),
+    ),
 ];
 
 const S3FILES_VOLUME: &[Field] = &[
@@ -323,5 +406,8 @@ const S3FILES_VOLUME: &[Field] = &[
 const FSX_VOLUME: &[Field] = &[
     must("fileSystemId", Text),
     must("rootDirectory", Text),
-    must("authorizationConfig", object(&[must("credentialsParameter", Text), must("domain", Text)])),
+    must(
+        "authorizationConfig",
+        object(&[must("credentialsParameter", Text), must("domain", Text)]),
+    ),
 ];

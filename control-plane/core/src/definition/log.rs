@@ -13,11 +13,22 @@ const LOG_BYTES_MAX: u64 = 1 << 40;
 /// Most log files of one container.
 const LOG_FILES_MAX: u64 = 1_000;
 /// Options that Docker's json-file driver has and Berth has not yet.
-const OPTIONS_LATER: &[&str] = &["compress", "env", "env-regex", "labels", "labels-regex", "mode", "max-buffer-size", "tag"];
+const OPTIONS_LATER: &[&str] = &[
+    "compress",
+    "env",
+    "env-regex",
+    "labels",
+    "labels-regex",
+    "mode",
+    "max-buffer-size",
+    "tag",
+];
 const OPTIONS: &[&str] = &["max-size", "max-file"];
 
 pub(super) fn check(path: &str, container: &Object, problems: &mut Problems) {
-    let Some(configuration) = container.get("logConfiguration").and_then(Value::as_object) else { return };
+    let Some(configuration) = container.get("logConfiguration").and_then(Value::as_object) else {
+        return;
+    };
     // The options of a driver that is refused as a whole need no judgement of their own.
     if text(configuration, "logDriver") != Some("json-file") {
         return;
@@ -40,12 +51,21 @@ pub(super) fn check(path: &str, container: &Object, problems: &mut Problems) {
 
 fn check_size(path: &str, value: &str, problems: &mut Problems) {
     match parse_bytes(value) {
-        None => problems.push(path, format!("{} is not a size: expected bytes, 64k, 10m or 1g", shown(value))),
+        None => problems.push(
+            path,
+            format!("{} is not a size: expected bytes, 64k, 10m or 1g", shown(value)),
+        ),
         Some(bytes) if bytes < LOG_BYTES_MIN => {
-            problems.push(path, format!("{value} is below the minimum of {LOG_BYTES_MIN} bytes"));
+            problems.push(
+                path,
+                format!("{value} is below the minimum of {LOG_BYTES_MIN} bytes"),
+            );
         }
         Some(bytes) if bytes > LOG_BYTES_MAX => {
-            problems.push(path, format!("{value} is above the maximum of {LOG_BYTES_MAX} bytes"));
+            problems.push(
+                path,
+                format!("{value} is above the maximum of {LOG_BYTES_MAX} bytes"),
+            );
         }
         Some(_) => {}
     }
@@ -55,6 +75,9 @@ fn check_files(path: &str, value: &str, problems: &mut Problems) {
     let digits = value.bytes().all(|b| b.is_ascii_digit());
     match value.parse::<u64>() {
         Ok(files) if digits && (1..=LOG_FILES_MAX).contains(&files) => {}
-        _ => problems.push(path, format!("{} is not a number from 1 to {LOG_FILES_MAX}", shown(value))),
+        _ => problems.push(
+            path,
+            format!("{} is not a number from 1 to {LOG_FILES_MAX}", shown(value)),
+        ),
     }
 }

@@ -20,7 +20,8 @@ pub(super) fn check(task: &Object, problems: &mut Problems) {
             let path = format!("{}.portMappings[{port_at}]", container_path(at));
             count += 1;
             check_one(mode, &path, mapping, problems);
-            let key = integer(mapping, "containerPort").map(|port| (port, text(mapping, "protocol").unwrap_or("tcp")));
+            let key = integer(mapping, "containerPort")
+                .map(|port| (port, text(mapping, "protocol").unwrap_or("tcp")));
             if let Some((port, protocol)) = key {
                 if let Some(first) = taken.get(&(port, protocol)) {
                     let message = format!("{port}/{protocol} is taken by {first} already");
@@ -30,7 +31,10 @@ pub(super) fn check(task: &Object, problems: &mut Problems) {
             }
             if let Some(name) = text(mapping, "name") {
                 if let Some(first) = names.get(name) {
-                    problems.push(format!("{path}.name"), format!("{} is the name of {first} already", shown(name)));
+                    problems.push(
+                        format!("{path}.name"),
+                        format!("{} is the name of {first} already", shown(name)),
+                    );
                 }
                 names.entry(name).or_insert(path);
             }
@@ -48,22 +52,31 @@ fn check_one(mode: &str, path: &str, mapping: &Object, problems: &mut Problems) 
         return;
     }
     let (container_port, host_port) = (integer(mapping, "containerPort"), integer(mapping, "hostPort"));
-    if container_port.is_none() && !problems.has(&format!("{path}.containerPort")) && !mapping.contains_key("containerPortRange") {
+    if container_port.is_none()
+        && !problems.has(&format!("{path}.containerPort"))
+        && !mapping.contains_key("containerPortRange")
+    {
         problems.push(format!("{path}.containerPort"), "required");
     }
-    for (name, port) in [("containerPort", container_port), ("hostPort", host_port)] {
-        if let Some(port) = port.filter(|port| !(1..=65_535).contains(port)) {
-            problems.push(format!("{path}.{name}"), format!("{port} is not a port: expected 1 to 65535"));
-        }
+    if let Some(port) = container_port.filter(|port| !(1..=65_535).contains(port)) {
+        problems.push(
+            format!("{path}.containerPort"),
+            format!("{port} is not a port: expected 1 to 65535"),
+        );
     }
-    if let Some((container_port, host_port)) = container_port.zip(host_port).filter(|(c, h)| c != h) {
-        let message = format!("{host_port} must be absent or equal to the containerPort {container_port} in mode {mode}");
-        if matches!(mode, "awsvpc" | "host") {
-            problems.push(format!("{path}.hostPort"), message);
-        }
+    // Only where the host's port is the container's own: in any other mode this task is refused already.
+    let differ = container_port.zip(host_port).filter(|(c, h)| c != h);
+    if let (Some((container_port, host_port)), "awsvpc" | "host") = (differ, mode) {
+        let message = format!(
+            "{host_port} must be absent or equal to the containerPort {container_port} in mode {mode}"
+        );
+        problems.push(format!("{path}.hostPort"), message);
     }
     if let Some(name) = text(mapping, "name").filter(|name| !is_port_name(name)) {
-        let message = format!("{} is not a port name: 1 to 64 of a-z 0-9 - _, not - first", shown(name));
+        let message = format!(
+            "{} is not a port name: 1 to 64 of a-z 0-9 - _, not - first",
+            shown(name)
+        );
         problems.push(format!("{path}.name"), message);
     }
 }

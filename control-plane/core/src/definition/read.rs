@@ -15,14 +15,24 @@ pub(super) fn integer(object: &Object, name: &str) -> Option<i64> {
 
 /// The objects of a list, each with its place.
 pub(super) fn objects<'a>(object: &'a Object, name: &str) -> impl Iterator<Item = (usize, &'a Object)> {
-    let list = object.get(name).and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
-    list.iter().enumerate().filter_map(|(at, value)| value.as_object().map(|object| (at, object)))
+    let list = object
+        .get(name)
+        .and_then(Value::as_array)
+        .map_or(&[][..], Vec::as_slice);
+    list.iter()
+        .enumerate()
+        .filter_map(|(at, value)| value.as_object().map(|object| (at, object)))
 }
 
 /// The texts of a list, each with its place.
 pub(super) fn texts<'a>(object: &'a Object, name: &str) -> impl Iterator<Item = (usize, &'a str)> {
-    let list = object.get(name).and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
-    list.iter().enumerate().filter_map(|(at, value)| value.as_str().map(|text| (at, text)))
+    let list = object
+        .get(name)
+        .and_then(Value::as_array)
+        .map_or(&[][..], Vec::as_slice);
+    list.iter()
+        .enumerate()
+        .filter_map(|(at, value)| value.as_str().map(|text| (at, text)))
 }
 
 /// Whether the task asks for this compatibility.

@@ -14,7 +14,9 @@ pub(super) fn check(input: &Value, problems: &mut Problems) -> Map<String, Value
         problems.push("", format!("expected an object, got {}", kind(input)));
         return Map::new();
     };
-    let asked = input.iter().filter(|(name, _)| !RESPONSE_FIELDS.contains(&name.as_str()));
+    let asked = input
+        .iter()
+        .filter(|(name, _)| !RESPONSE_FIELDS.contains(&name.as_str()));
     let request = asked.map(|(name, value)| (name.clone(), value.clone())).collect();
     object("", &request, TASK_DEFINITION, true, problems)
 }
@@ -27,7 +29,10 @@ fn object(
     say_later: bool,
     problems: &mut Problems,
 ) -> Map<String, Value> {
-    for name in input.keys().filter(|name| fields.iter().all(|f| f.name != name.as_str())) {
+    for name in input
+        .keys()
+        .filter(|name| fields.iter().all(|f| f.name != name.as_str()))
+    {
         let hint = hint(name, fields.iter().map(|f| f.name));
         problems.push(child(path, name), format!("unknown field{hint}"));
     }

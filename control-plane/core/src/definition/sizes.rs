@@ -24,7 +24,9 @@ pub(super) fn parse_memory_mib(text: &str) -> Option<u64> {
 /// A plain integer, or a decimal with `unit` that comes to a whole number.
 fn parse_scaled(text: &str, unit: &str, scale: u64) -> Option<u64> {
     let text = text.trim().to_ascii_lowercase();
-    let Some(amount) = text.strip_suffix(unit) else { return digits(&text) };
+    let Some(amount) = text.strip_suffix(unit) else {
+        return digits(&text);
+    };
     let amount = amount.trim_end();
     let (whole, fraction) = amount.split_once('.').unwrap_or((amount, ""));
     if whole.is_empty() && fraction.is_empty() {
@@ -81,13 +83,16 @@ pub(super) enum NoSuchSize {
 pub(super) fn check_fargate(cpu_units: u64, memory_mib: u64) -> Result<(), NoSuchSize> {
     let Some((_, least, most, step)) = FARGATE.iter().find(|(cpu, ..)| *cpu == cpu_units) else {
         let sizes: Vec<String> = FARGATE.iter().map(|(cpu, ..)| cpu.to_string()).collect();
-        let message = format!("{cpu_units} is not a size of FARGATE: use one of {}", sizes.join(", "));
+        let message = format!(
+            "{cpu_units} is not a size of FARGATE: use one of {}",
+            sizes.join(", ")
+        );
         return Err(NoSuchSize::Cpu(message));
     };
     let fits = (*least..=*most).contains(&memory_mib)
         && match step {
             0 => memory_mib.is_power_of_two(),
-            step => memory_mib % step == 0,
+            step => memory_mib.is_multiple_of(*step),
         };
     if fits {
         return Ok(());
@@ -96,7 +101,9 @@ pub(super) fn check_fargate(cpu_units: u64, memory_mib: u64) -> Result<(), NoSuc
         0 => "512, 1024 or 2048".to_string(),
         step => format!("{least} to {most} in steps of {step}"),
     };
-    Err(NoSuchSize::Memory(format!("{memory_mib} MiB does not go with cpu {cpu_units} in FARGATE: use {offered}")))
+    Err(NoSuchSize::Memory(format!(
+        "{memory_mib} MiB does not go with cpu {cpu_units} in FARGATE: use {offered}"
+    )))
 }
 
 #[cfg(test)]
@@ -129,9 +136,14 @@ mod tests {
 
     #[test]
     fn memory_is_mib_or_gb() {
-        for (text, mib) in
-            [("512", Some(512)), ("2 GB", Some(2048)), ("0.5GB", Some(512)), ("1.5 gb", Some(1536)), ("1 MB", None), ("1G", None)]
-        {
+        for (text, mib) in [
+            ("512", Some(512)),
+            ("2 GB", Some(2048)),
+            ("0.5GB", Some(512)),
+            ("1.5 gb", Some(1536)),
+            ("1 MB", None),
+            ("1G", None),
+        ] {
             assert_eq!(parse_memory_mib(text), mib, "{text:?}");
         }
     }

@@ -21,15 +21,24 @@ pub(super) fn check(task: &mut Object, problems: &mut Problems) {
     check_size(task, problems);
     check_sums(task, problems);
     check_placement(task, problems);
-    let containers = task.get("containerDefinitions").and_then(Value::as_array).map_or(0, Vec::len);
+    let containers = task
+        .get("containerDefinitions")
+        .and_then(Value::as_array)
+        .map_or(0, Vec::len);
     if containers > CONTAINERS_MAX {
-        problems.push("containerDefinitions", format!("{containers} containers, the limit is {CONTAINERS_MAX}"));
+        problems.push(
+            "containerDefinitions",
+            format!("{containers} containers, the limit is {CONTAINERS_MAX}"),
+        );
     }
 }
 
 pub(super) fn check_name(path: &str, name: Option<&str>, problems: &mut Problems) {
     if let Some(name) = name.filter(|name| !is_name(name)) {
-        problems.push(path, format!("{} is not a name: 1 to 255 of A-Z a-z 0-9 - _", shown(name)));
+        problems.push(
+            path,
+            format!("{} is not a name: 1 to 255 of A-Z a-z 0-9 - _", shown(name)),
+        );
     }
 }
 
@@ -37,7 +46,10 @@ fn check_network_mode(task: &Object, problems: &mut Problems) {
     const PATH: &str = "networkMode";
     match text(task, PATH) {
         None if !problems.has(PATH) => {
-            problems.push(PATH, "bridge: not supported yet, and it is ECS's mode when none is given; use awsvpc or host");
+            problems.push(
+                PATH,
+                "bridge: not supported yet, and it is ECS's mode when none is given; use awsvpc or host",
+            );
         }
         Some(mode) if mode != "awsvpc" && requires(task, "FARGATE") => {
             problems.push(PATH, format!("FARGATE needs awsvpc, got {mode}"));
@@ -48,23 +60,52 @@ fn check_network_mode(task: &Object, problems: &mut Problems) {
 
 /// Checks the task's cpu and memory and replaces them by plain integers.
 fn check_size(task: &mut Object, problems: &mut Problems) {
-    let cpu = read_size(task, "cpu", sizes::parse_cpu_units, "CPU units, or vCPUs as in \"1 vCPU\"", problems);
-    let memory = read_size(task, "memory", sizes::parse_memory_mib, "MiB, or GB as in \"2 GB\"", problems);
+    let cpu = read_size(
+        task,
+        "cpu",
+        sizes::parse_cpu_units,
+        "CPU units, or vCPUs as in \"1 vCPU\"",
+        problems,
+    );
+    let memory = read_size(
+        task,
+        "memory",
+        sizes::parse_memory_mib,
+        "MiB, or GB as in \"2 GB\"",
+        problems,
+    );
     if requires(task, "FARGATE") {
         for (path, value) in [("cpu", cpu), ("memory", memory)] {
             if value.is_none() && !problems.has(path) {
                 problems.push(path, "required by FARGATE");
             }
         }
-        match cpu.zip(memory).map(|(cpu, memory)| sizes::check_fargate(cpu, memory)) {
+        match cpu
+            .zip(memory)
+            .map(|(cpu, memory)| sizes::check_fargate(cpu, memory))
+        {
             Some(Err(NoSuchSize::Cpu(message))) => problems.push("cpu", message),
             Some(Err(NoSuchSize::Memory(message))) => problems.push("memory", message),
             _ => {}
         }
         return;
     }
-    within("cpu", cpu, TASK_CPU_UNITS_MIN, TASK_CPU_UNITS_MAX, "CPU units", problems);
-    within("memory", memory, MEMORY_MIB_MIN as u64, MEMORY_MIB_MAX, "MiB", problems);
+    within(
+        "cpu",
+        cpu,
+        TASK_CPU_UNITS_MIN,
+        TASK_CPU_UNITS_MAX,
+        "CPU units",
+        problems,
+    );
+    within(
+        "memory",
+        memory,
+        MEMORY_MIB_MIN as u64,
+        MEMORY_MIB_MAX,
+        "MiB",
+        problems,
+    );
 }
 
 fn read_size(
@@ -76,7 +117,10 @@ fn read_size(
 ) -> Option<u64> {
     let given = text(task, name)?;
     let Some(value) = parse(given) else {
-        problems.push(name, format!("{} is not a size: expected {spelling}", shown(given)));
+        problems.push(
+            name,
+            format!("{} is not a size: expected {spelling}", shown(given)),
+        );
         return None;
     };
     task.insert(name.into(), json!(value.to_string()));
@@ -106,17 +150,27 @@ fn check_sums(task: &Object, problems: &mut Problems) {
                 problems.push(path, format!("{memory} MiB is more than the task's {limit} MiB"));
             }
         }
-        let reserved = |c: &Object| integer(c, "memoryReservation").or(integer(c, "memory")).unwrap_or(0);
+        let reserved = |c: &Object| {
+            integer(c, "memoryReservation")
+                .or(integer(c, "memory"))
+                .unwrap_or(0)
+        };
         let sum: i64 = containers().map(|(_, c)| reserved(c)).sum();
         // One container that is too large alone was named above.
         if sum > limit && containers().all(|(_, c)| reserved(c) <= limit) {
-            problems.push("memory", format!("the containers reserve {sum} MiB together, the task has {limit} MiB"));
+            problems.push(
+                "memory",
+                format!("the containers reserve {sum} MiB together, the task has {limit} MiB"),
+            );
         }
     }
     if let Some(limit) = number("cpu") {
         let sum: i64 = containers().filter_map(|(_, c)| integer(c, "cpu")).sum();
         if sum > limit {
-            problems.push("cpu", format!("the containers have {sum} CPU units together, the task has {limit}"));
+            problems.push(
+                "cpu",
+                format!("the containers have {sum} CPU units together, the task has {limit}"),
+            );
         }
     }
 }

@@ -3,6 +3,7 @@
 mod accepted;
 mod laws;
 mod refused;
+mod table;
 
 use serde_json::{Value, json};
 
@@ -46,7 +47,12 @@ fn with(mut value: Value, pointer: &str, new: Value) -> Value {
 
 fn without(mut value: Value, pointer: &str) -> Value {
     let (parent, name) = pointer.rsplit_once('/').unwrap();
-    value.pointer_mut(parent).unwrap().as_object_mut().unwrap().remove(name);
+    value
+        .pointer_mut(parent)
+        .unwrap()
+        .as_object_mut()
+        .unwrap()
+        .remove(name);
     value
 }
 

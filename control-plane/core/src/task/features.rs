@@ -30,7 +30,11 @@ pub const FEATURES: &[&str] = &[
 
 /// The features without which tasks of this definition would be run wrongly, in the order of [`FEATURES`].
 pub fn required_features(definition: &Definition) -> Vec<&'static str> {
-    FEATURES.iter().copied().filter(|feature| needs(definition, feature)).collect()
+    FEATURES
+        .iter()
+        .copied()
+        .filter(|feature| needs(definition, feature))
+        .collect()
 }
 
 fn needs(definition: &Definition, feature: &str) -> bool {

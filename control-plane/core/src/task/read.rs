@@ -6,7 +6,8 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::{
-    Architecture, Condition, ContainerDefinition, Definition, Dependency, NetworkMode, PortMapping, Protocol, Ulimit,
+    Architecture, Condition, ContainerDefinition, Definition, Dependency, NetworkMode, PortMapping, Protocol,
+    Ulimit,
 };
 use crate::definition::sizes::parse_bytes;
 use crate::expression::{Expression, ExpressionError};
@@ -19,7 +20,10 @@ pub enum EchoError {
     #[error("{field} of the stored task definition is {value:?}")]
     Value { field: &'static str, value: String },
     #[error("constraint {expression:?} of the stored task definition")]
-    Constraint { expression: String, source: ExpressionError },
+    Constraint {
+        expression: String,
+        source: ExpressionError,
+    },
 }
 
 impl Definition {
@@ -30,27 +34,43 @@ impl Definition {
     pub fn from_echo(echo: &Value) -> Result<Self, EchoError> {
         let echo = Echo::deserialize(echo).map_err(|source| EchoError::Shape { source })?;
         let size = |field, text: Option<String>| -> Result<Option<u32>, EchoError> {
-            text.map(|value| value.parse().map_err(|_| EchoError::Value { field, value })).transpose()
+            text.map(|value| value.parse().map_err(|_| EchoError::Value { field, value }))
+                .transpose()
         };
         let constraints = echo.placement_constraints.into_iter().map(|constraint| {
-            Expression::parse(&constraint.expression)
-                .map_err(|source| EchoError::Constraint { expression: constraint.expression, source })
+            Expression::parse(&constraint.expression).map_err(|source| EchoError::Constraint {
+                expression: constraint.expression,
+                source,
+            })
         });
         Ok(Self {
             network_mode: match echo.network_mode.as_str() {
                 "awsvpc" => NetworkMode::Awsvpc,
                 "host" => NetworkMode::Host,
                 "none" => NetworkMode::None,
-                _ => return Err(EchoError::Value { field: "networkMode", value: echo.network_mode }),
+                _ => {
+                    return Err(EchoError::Value {
+                        field: "networkMode",
+                        value: echo.network_mode,
+                    });
+                }
             },
             family: echo.family,
             cpu_units: size("cpu", echo.cpu)?,
             memory_mib: size("memory", echo.memory)?,
-            architecture: echo.runtime_platform.cpu_architecture.map(architecture).transpose()?,
+            architecture: echo
+                .runtime_platform
+                .cpu_architecture
+                .map(architecture)
+                .transpose()?,
             constraints: constraints.collect::<Result<_, _>>()?,
             requires_compatibilities: echo.requires_compatibilities,
             compatibilities: echo.compatibilities,
-            containers: echo.container_definitions.into_iter().map(container).collect::<Result<_, _>>()?,
+            containers: echo
+                .container_definitions
+                .into_iter()
+                .map(container)
+                .collect::<Result<_, _>>()?,
         })
     }
 }
@@ -59,7 +79,10 @@ fn architecture(value: String) -> Result<Architecture, EchoError> {
     match value.as_str() {
         "X86_64" => Ok(Architecture::Amd64),
         "ARM64" => Ok(Architecture::Arm64),
-        _ => Err(EchoError::Value { field: "cpuArchitecture", value }),
+        _ => Err(EchoError::Value {
+            field: "cpuArchitecture",
+            value,
+        }),
     }
 }
 
@@ -85,13 +108,29 @@ fn container(echo: EchoContainer) -> Result<ContainerDefinition, EchoError> {
         memory_mib: echo.memory,
         memory_reservation_mib: echo.memory_reservation,
         essential: echo.essential,
-        depends_on: echo.depends_on.into_iter().map(dependency).collect::<Result<_, _>>()?,
+        depends_on: echo
+            .depends_on
+            .into_iter()
+            .map(dependency)
+            .collect::<Result<_, _>>()?,
         stop_timeout_s: echo.stop_timeout,
         start_timeout_s: echo.start_timeout,
-        ports: echo.port_mappings.into_iter().map(port).collect::<Result<_, _>>()?,
+        ports: echo
+            .port_mappings
+            .into_iter()
+            .map(port)
+            .collect::<Result<_, _>>()?,
         labels: echo.docker_labels,
         readonly_root_filesystem: echo.readonly_root_filesystem,
-        ulimits: echo.ulimits.into_iter().map(|u| Ulimit { name: u.name, soft: u.soft_limit, hard: u.hard_limit }).collect(),
+        ulimits: echo
+            .ulimits
+            .into_iter()
+            .map(|u| Ulimit {
+                name: u.name,
+                soft: u.soft_limit,
+                hard: u.hard_limit,
+            })
+            .collect(),
         log_max_size_bytes,
         log_max_files,
     })
@@ -102,18 +141,35 @@ fn dependency(echo: EchoDependency) -> Result<Dependency, EchoError> {
         "START" => Condition::Start,
         "COMPLETE" => Condition::Complete,
         "SUCCESS" => Condition::Success,
-        _ => return Err(EchoError::Value { field: "condition", value: echo.condition }),
+        _ => {
+            return Err(EchoError::Value {
+                field: "condition",
+                value: echo.condition,
+            });
+        }
     };
-    Ok(Dependency { container_name: echo.container_name, condition })
+    Ok(Dependency {
+        container_name: echo.container_name,
+        condition,
+    })
 }
 
 fn port(echo: EchoPort) -> Result<PortMapping, EchoError> {
     let protocol = match echo.protocol.as_str() {
         "tcp" => Protocol::Tcp,
         "udp" => Protocol::Udp,
-        _ => return Err(EchoError::Value { field: "protocol", value: echo.protocol }),
+        _ => {
+            return Err(EchoError::Value {
+                field: "protocol",
+                value: echo.protocol,
+            });
+        }
     };
-    Ok(PortMapping { container_port: echo.container_port, host_port: echo.host_port, protocol })
+    Ok(PortMapping {
+        container_port: echo.container_port,
+        host_port: echo.host_port,
+        protocol,
+    })
 }
 
 #[derive(Deserialize)]

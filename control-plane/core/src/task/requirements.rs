@@ -59,7 +59,11 @@ impl Definition {
     /// What a task of this definition needs.
     pub fn requirements(&self) -> Requirements {
         let containers = &self.containers;
-        let cpu_sum = || containers.iter().fold(0_u32, |sum, c| sum.saturating_add(c.cpu_units));
+        let cpu_sum = || {
+            containers
+                .iter()
+                .fold(0_u32, |sum, c| sum.saturating_add(c.cpu_units))
+        };
         let memory_sum = || containers.iter().map(container_memory_mib).sum();
         let memory_mib = self.memory_mib.map_or_else(memory_sum, u64::from);
         Requirements {
@@ -79,7 +83,10 @@ impl Definition {
             return Vec::new();
         }
         let mappings = self.containers.iter().flat_map(|c| &c.ports);
-        let mut ports: Vec<u16> = mappings.filter(|p| p.protocol == protocol).map(|p| p.host_port).collect();
+        let mut ports: Vec<u16> = mappings
+            .filter(|p| p.protocol == protocol)
+            .map(|p| p.host_port)
+            .collect();
         ports.sort_unstable();
         ports
     }

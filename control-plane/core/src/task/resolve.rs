@@ -11,7 +11,10 @@ pub const STOP_TIMEOUT_S: u32 = 30;
 /// How long others wait for a container's COMPLETE or SUCCESS, unless the definition says otherwise.
 pub const START_TIMEOUT_S: u32 = 180;
 /// What is kept of a container's output unless the definition says otherwise.
-pub const LOG: LogSpec = LogSpec { max_size_bytes: 50 * MIB, max_files: 3 };
+pub const LOG: LogSpec = LogSpec {
+    max_size_bytes: 50 * MIB,
+    max_files: 3,
+};
 
 /// What is particular to one run of a definition.
 #[derive(Clone, Copy, Debug)]
@@ -111,7 +114,9 @@ pub fn resolve(definition: &Definition, run: &Run<'_>) -> Result<ResolvedTask, R
         limit_memory_bytes: bytes(definition.memory_mib),
         charged_cpu_units: requirements.cpu_units,
         charged_memory_bytes: requirements.memory_bytes,
-        containers: containers.map(|(container, id)| resolve_container(container, id)).collect(),
+        containers: containers
+            .map(|(container, id)| resolve_container(container, id))
+            .collect(),
         required_features: requirements.features,
         restart_after_reboot: run.restart_after_reboot,
         created_at_ms: run.created_at_ms,

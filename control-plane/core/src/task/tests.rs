@@ -53,13 +53,28 @@ fn run<'a>(container_ids: &'a [String]) -> Run<'a> {
 fn a_task_is_resolved_field_for_field() {
     let ids = ids(2);
     let task = resolve(&full(), &run(&ids)).unwrap();
-    assert_eq!((task.task_id.as_str(), task.cluster.as_str(), task.revision), (TASK, "c", 3));
-    assert_eq!((task.family.as_str(), task.network_mode), ("web", NetworkMode::Host));
+    assert_eq!(
+        (task.task_id.as_str(), task.cluster.as_str(), task.revision),
+        (TASK, "c", 3)
+    );
+    assert_eq!(
+        (task.family.as_str(), task.network_mode),
+        ("web", NetworkMode::Host)
+    );
     assert_eq!((task.limit_cpu_units, task.limit_memory_bytes), (0, 0));
-    assert_eq!((task.charged_cpu_units, task.charged_memory_bytes), (100, 80 * MIB));
+    assert_eq!(
+        (task.charged_cpu_units, task.charged_memory_bytes),
+        (100, 80 * MIB)
+    );
     assert_eq!(
         task.required_features,
-        ["net.host", "log.json-file", "depends.success", "root.readonly", "ulimits"]
+        [
+            "net.host",
+            "log.json-file",
+            "depends.success",
+            "root.readonly",
+            "ulimits"
+        ]
     );
     assert!(task.restart_after_reboot);
     assert_eq!(
@@ -77,18 +92,40 @@ fn a_task_is_resolved_field_for_field() {
             memory_bytes: 64 * MIB,
             memory_reservation_bytes: 32 * MIB,
             essential: true,
-            depends_on: vec![Dependency { container_name: "setup".into(), condition: Condition::Success }],
+            depends_on: vec![Dependency {
+                container_name: "setup".into(),
+                condition: Condition::Success
+            }],
             stop_timeout_ms: 5_000,
             start_timeout_ms: 7_000,
             ports: vec![
-                PortMapping { container_port: 443, host_port: 443, protocol: Protocol::Tcp },
-                PortMapping { container_port: 80, host_port: 80, protocol: Protocol::Tcp },
-                PortMapping { container_port: 53, host_port: 53, protocol: Protocol::Udp },
+                PortMapping {
+                    container_port: 443,
+                    host_port: 443,
+                    protocol: Protocol::Tcp
+                },
+                PortMapping {
+                    container_port: 80,
+                    host_port: 80,
+                    protocol: Protocol::Tcp
+                },
+                PortMapping {
+                    container_port: 53,
+                    host_port: 53,
+                    protocol: Protocol::Udp
+                },
             ],
             labels: BTreeMap::from([("a".into(), "b".into())]),
             readonly_root_filesystem: true,
-            ulimits: vec![Ulimit { name: "nofile".into(), soft: 1024, hard: -1 }],
-            log: LogSpec { max_size_bytes: 50 * MIB, max_files: 3 },
+            ulimits: vec![Ulimit {
+                name: "nofile".into(),
+                soft: 1024,
+                hard: -1
+            }],
+            log: LogSpec {
+                max_size_bytes: 50 * MIB,
+                max_files: 3
+            },
         }
     );
 }
@@ -98,8 +135,17 @@ fn defaults_are_filled_in() {
     let ids = ids(2);
     let setup = resolve(&full(), &run(&ids)).unwrap().containers.remove(0);
     assert_eq!((setup.stop_timeout_ms, setup.start_timeout_ms), (30_000, 180_000));
-    assert_eq!(setup.log, LogSpec { max_size_bytes: 64 << 10, max_files: 2 });
-    assert_eq!((setup.memory_bytes, setup.memory_reservation_bytes), (0, 16 * MIB));
+    assert_eq!(
+        setup.log,
+        LogSpec {
+            max_size_bytes: 64 << 10,
+            max_files: 2
+        }
+    );
+    assert_eq!(
+        (setup.memory_bytes, setup.memory_reservation_bytes),
+        (0, 16 * MIB)
+    );
     assert!(setup.user.is_empty() && setup.working_directory.is_empty() && setup.command.is_empty());
 }
 
@@ -107,7 +153,10 @@ fn defaults_are_filled_in() {
 fn what_a_host_mode_task_needs() {
     let needs = full().requirements();
     assert_eq!((needs.cpu_units, needs.memory_bytes), (100, 80 * MIB));
-    assert_eq!((needs.tcp_ports.as_slice(), needs.udp_ports.as_slice()), (&[80, 443][..], &[53][..]));
+    assert_eq!(
+        (needs.tcp_ports.as_slice(), needs.udp_ports.as_slice()),
+        (&[80, 443][..], &[53][..])
+    );
     assert!(!needs.address);
     assert_eq!(needs.architecture, Some(Architecture::Arm64));
     assert_eq!(needs.constraints.len(), 1);
@@ -175,7 +224,10 @@ fn every_feature_is_needed_by_some_definition() {
     let awsvpc = definition(json!({
         "family": "a", "networkMode": "awsvpc", "containerDefinitions": [{"name": "a", "image": "x", "memory": 64}],
     }));
-    let needed: Vec<&str> = [start, awsvpc, full()].iter().flat_map(required_features).collect();
+    let needed: Vec<&str> = [start, awsvpc, full()]
+        .iter()
+        .flat_map(required_features)
+        .collect();
     for feature in FEATURES {
         assert!(needed.contains(feature), "{feature}");
     }

@@ -76,18 +76,37 @@ fn null_and_the_empty_list_are_absent_everywhere() {
         "/containerDefinitions/0/stopTimeout",
         "/containerDefinitions/0/portMappings/0/hostPort",
     ] {
-        assert_eq!(accepted(&with(good(), pointer, Value::Null)).definition, plain, "{pointer}");
+        assert_eq!(
+            accepted(&with(good(), pointer, Value::Null)).definition,
+            plain,
+            "{pointer}"
+        );
     }
-    for pointer in ["/volumes", "/containerDefinitions/0/links", "/containerDefinitions/0/environmentFiles"] {
-        assert_eq!(accepted(&with(good(), pointer, json!([]))).definition, plain, "{pointer}");
+    for pointer in [
+        "/volumes",
+        "/containerDefinitions/0/links",
+        "/containerDefinitions/0/environmentFiles",
+    ] {
+        assert_eq!(
+            accepted(&with(good(), pointer, json!([]))).definition,
+            plain,
+            "{pointer}"
+        );
     }
 }
 
 #[test]
 fn a_flag_that_is_off_asks_for_nothing() {
     for name in ["privileged", "interactive", "pseudoTerminal", "disableNetworking"] {
-        assert_eq!(problems(&container(name, json!(false))), Vec::<String>::new(), "{name}");
-        assert_eq!(problems(&container(name, json!(true))), [format!("containerDefinitions[0].{name}: not supported yet")]);
+        assert_eq!(
+            problems(&container(name, json!(false))),
+            Vec::<String>::new(),
+            "{name}"
+        );
+        assert_eq!(
+            problems(&container(name, json!(true))),
+            [format!("containerDefinitions[0].{name}: not supported yet")]
+        );
     }
 }
 
@@ -96,7 +115,10 @@ fn every_field_that_is_honoured_is_kept_as_it_was_given() {
     for (name, value) in [
         ("command", json!(["nginx", "-g", "daemon off;"])),
         ("entryPoint", json!(["/bin/sh", "-c"])),
-        ("environment", json!([{"name": "B", "value": "2"}, {"name": "A", "value": ""}, {"name": "C"}])),
+        (
+            "environment",
+            json!([{"name": "B", "value": "2"}, {"name": "A", "value": ""}, {"name": "C"}]),
+        ),
         ("workingDirectory", json!("/srv")),
         ("user", json!("1000:www-data")),
         ("cpu", json!(10)),
@@ -108,9 +130,15 @@ fn every_field_that_is_honoured_is_kept_as_it_was_given() {
         ("dockerLabels", json!({"com.example/x": "1"})),
         ("dockerLabels", json!({})),
         ("readonlyRootFilesystem", json!(true)),
-        ("ulimits", json!([{"name": "nofile", "softLimit": 1024, "hardLimit": -1}])),
+        (
+            "ulimits",
+            json!([{"name": "nofile", "softLimit": 1024, "hardLimit": -1}]),
+        ),
         ("logConfiguration", json!({"logDriver": "json-file"})),
-        ("logConfiguration", json!({"logDriver": "json-file", "options": {"max-size": "10m", "max-file": "5"}})),
+        (
+            "logConfiguration",
+            json!({"logDriver": "json-file", "options": {"max-size": "10m", "max-file": "5"}}),
+        ),
         ("image", json!("public.ecr.aws/x/y@sha256:0123456789abcdef")),
     ] {
         let echo = accepted(&container(name, value.clone())).definition;
@@ -124,27 +152,59 @@ fn every_field_that_is_honoured_is_kept_as_it_was_given() {
 #[test]
 fn task_fields_that_are_honoured_are_kept() {
     for (name, value) in [
-        ("runtimePlatform", json!({"cpuArchitecture": "ARM64", "operatingSystemFamily": "LINUX"})),
-        ("placementConstraints", json!([{"type": "memberOf", "expression": "attribute:rack == 7"}])),
+        (
+            "runtimePlatform",
+            json!({"cpuArchitecture": "ARM64", "operatingSystemFamily": "LINUX"}),
+        ),
+        (
+            "placementConstraints",
+            json!([{"type": "memberOf", "expression": "attribute:rack == 7"}]),
+        ),
         ("requiresCompatibilities", json!(["EC2", "FARGATE", "EXTERNAL"])),
     ] {
-        assert_eq!(accepted(&with(good(), &format!("/{name}"), value.clone())).definition[name], value);
+        assert_eq!(
+            accepted(&with(good(), &format!("/{name}"), value.clone())).definition[name],
+            value
+        );
     }
 }
 
 #[test]
 fn compatibilities_follow_from_mode_and_size() {
-    let small = |mode: &str| with(without(without(good(), "/cpu"), "/memory"), "/networkMode", json!(mode));
-    let sized = |definition: Value| with(with(definition, "/containerDefinitions/0/memory", json!(64)), "/containerDefinitions/1/memory", json!(64));
+    let small = |mode: &str| {
+        with(
+            without(without(good(), "/cpu"), "/memory"),
+            "/networkMode",
+            json!(mode),
+        )
+    };
+    let sized = |definition: Value| {
+        with(
+            with(definition, "/containerDefinitions/0/memory", json!(64)),
+            "/containerDefinitions/1/memory",
+            json!(64),
+        )
+    };
     let portless = |definition: Value| with(definition, "/containerDefinitions/0/portMappings", json!([]));
     for (definition, expected) in [
         (good(), json!(["EC2", "FARGATE"])),
         (sized(small("awsvpc")), json!(["EC2"])),
-        (with(sized(small("awsvpc")), "/requiresCompatibilities", json!(["EXTERNAL"])), json!(["EXTERNAL", "EC2"])),
+        (
+            with(
+                sized(small("awsvpc")),
+                "/requiresCompatibilities",
+                json!(["EXTERNAL"]),
+            ),
+            json!(["EXTERNAL", "EC2"]),
+        ),
         (sized(small("host")), json!(["EXTERNAL", "EC2"])),
         (portless(sized(small("none"))), json!(["EXTERNAL", "EC2"])),
     ] {
-        assert_eq!(accepted(&definition).definition["compatibilities"], expected, "{definition}");
+        assert_eq!(
+            accepted(&definition).definition["compatibilities"],
+            expected,
+            "{definition}"
+        );
     }
 }
 
@@ -166,7 +226,10 @@ fn a_described_definition_can_be_registered() {
         "compatibilities": ["EC2"],
     });
     let mut definition = good();
-    definition.as_object_mut().unwrap().extend(described.as_object().unwrap().clone());
+    definition
+        .as_object_mut()
+        .unwrap()
+        .extend(described.as_object().unwrap().clone());
     assert_eq!(accepted(&definition), accepted(&good()));
 }
 
@@ -174,7 +237,11 @@ fn a_described_definition_can_be_registered() {
 fn an_init_container_may_be_waited_for() {
     for condition in ["COMPLETE", "SUCCESS"] {
         let definition = with(good(), "/containerDefinitions/1/essential", json!(false));
-        accepted(&with(definition, "/containerDefinitions/0/dependsOn/0/condition", json!(condition)));
+        accepted(&with(
+            definition,
+            "/containerDefinitions/0/dependsOn/0/condition",
+            json!(condition),
+        ));
     }
 }
 
@@ -182,7 +249,11 @@ fn an_init_container_may_be_waited_for() {
 fn soft_limits_count_against_the_task_where_they_are_given() {
     // Hard limits together above the task's are allowed: the task's own limit holds.
     let definition = container("memory", json!(1024));
-    let definition = with(definition, "/containerDefinitions/0/memoryReservation", json!(512));
+    let definition = with(
+        definition,
+        "/containerDefinitions/0/memoryReservation",
+        json!(512),
+    );
     let definition = with(definition, "/containerDefinitions/1/memory", json!(512));
     accepted(&definition);
 }
