@@ -48,7 +48,7 @@ const DETACHES_MAX: usize = 256;
 /// One attach, from getting its turn: normally 1 to 3 ms.
 const ATTACH_DEADLINE: Duration = Duration::from_secs(10);
 /// From unmounting a namespace to its link being gone by itself: normally 20 to 100 ms.
-const LINK_GONE_DEADLINE: Duration = Duration::from_secs(5);
+const LINK_GONE_DEADLINE: Duration = Duration::from_secs(2);
 /// From deleting a link to its being gone.
 const LINK_DELETED_DEADLINE: Duration = Duration::from_secs(2);
 /// Between two looks whether a link is gone: a look costs some 5 µs.

@@ -14,7 +14,7 @@ use netlink_packet_route::{
         AfSpecInet, AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InetDevConf, InfoData, InfoVeth,
         LinkAttribute, LinkMessage, Stats64,
     },
-    route::{RouteAddress, RouteAttribute, RouteMessage, RouteScope},
+    route::{RouteAddress, RouteAttribute, RouteMessage, RouteProtocol, RouteScope},
 };
 use rtnetlink::{Handle, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder, proto::Connection};
 
@@ -267,7 +267,10 @@ impl Netlink {
             index: route.link_index,
             ..Link::default()
         };
-        let message = direct_route(&link, route.address);
+        // Whoever added it and however: the kernel compares these only when they are given.
+        let mut message = direct_route(&link, route.address);
+        message.header.protocol = RouteProtocol::Unspec;
+        message.header.scope = RouteScope::NoWhere;
         match self.handle.route().del(message).execute().await {
             Err(e) if errno(&e) != libc::ESRCH => {
                 Err(failed("delete the route to", &route.address.to_string())(e))
