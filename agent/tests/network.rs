@@ -5,7 +5,9 @@
 mod host;
 
 use std::{
+    io::{BufRead, BufReader, Write},
     net::Ipv4Addr,
+    process::{Command, Stdio},
     time::{Duration, Instant},
 };
 
@@ -150,6 +152,48 @@ fn attach_again_disturbs_nothing_and_detach_leaves_nothing() {
         network.stop().await.unwrap();
         network.stop().await.unwrap();
         assert_eq!(host.listing(), before);
+    });
+}
+
+#[test]
+fn an_attach_that_nobody_waits_for_any_more_leaves_nothing_after_detach() {
+    on_host(async |host| {
+        let network = host.network().await;
+        let before = host.listing();
+        let mut given_up = 0;
+        for n in 0..40 {
+            let patience = Duration::from_micros(u64::from(n) * 100);
+            given_up += u32::from(
+                tokio::time::timeout(patience, network.attach(&task(n), address(n)))
+                    .await
+                    .is_err(),
+            );
+            network.detach(&task(n)).await.unwrap();
+        }
+        assert!(given_up > 0);
+        assert_eq!(host.listing(), before);
+    });
+}
+
+/// A containerd may run in a mount namespace of its own, whose mounts follow the host's.
+#[test]
+fn namespaces_are_seen_in_mount_namespaces_made_before() {
+    on_host(async |host| {
+        let network = host.network().await;
+        let path = network.netns_path(&task(1));
+        let script = format!("echo ready; read go; stat -f -c %T {}", path.display());
+        let mut elsewhere = Command::new("unshare")
+            .args(["--mount", "--propagation", "slave", "sh", "-c", &script])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut said = BufReader::new(elsewhere.stdout.take().unwrap()).lines();
+        assert_eq!(said.next().unwrap().unwrap(), "ready");
+        attach(&network, 1).await;
+        elsewhere.stdin.take().unwrap().write_all(b"\n").unwrap();
+        assert_eq!(said.next().unwrap().unwrap(), "nsfs");
+        assert!(elsewhere.wait().unwrap().success());
     });
 }
 

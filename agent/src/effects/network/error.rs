@@ -32,10 +32,10 @@ pub enum NetworkError {
     NftSpawn { step: &'static str, source: io::Error },
     #[error("nft failed to {step}: {stderr}")]
     Nft { step: &'static str, stderr: String },
-    #[error("start a thread for {}", netns.display())]
-    Thread { netns: PathBuf, source: io::Error },
-    #[error("thread for {} ended without a result", netns.display())]
-    ThreadDied { netns: PathBuf },
+    #[error("start a thread to {step}")]
+    Thread { step: &'static str, source: io::Error },
+    #[error("the thread to {step} ended without a result")]
+    ThreadDied { step: &'static str },
     #[error("{step} network namespace {}", netns.display())]
     Namespace {
         step: &'static str,

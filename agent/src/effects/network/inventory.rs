@@ -6,10 +6,11 @@ use std::{fs, path::PathBuf};
 use berth_agent_core::ids::TaskId;
 
 use super::{
-    Network,
+    Names, Network,
     error::NetworkError,
     netlink::{HostRoute, Link, Netlink, Socket},
     netns,
+    threads::block_on,
 };
 
 /// Something that this instance made on the host.
@@ -52,13 +53,18 @@ impl Network {
     /// # Errors
     /// When the host cannot be read; never a partial list.
     pub async fn list(&self) -> Result<Vec<HostObject>, NetworkError> {
-        let dir = self.netns_dir.clone();
-        let (mut objects, ()) = netns::on_thread(&self.netns_dir, (), move || list_namespaces(&dir)).await?;
-        let (links, routes) = Socket::open()?
-            .with("list", "links and routes", async |host: &Netlink| {
-                Ok((self.task_links(host).await?, host.host_routes().await?))
-            })
-            .await?;
+        let (dir, names) = (self.netns_dir.clone(), self.names.clone());
+        let look = move || {
+            let objects = list_namespaces(&dir)?;
+            let netlink = async |host: &Netlink| {
+                let mut links = host.links().await?;
+                links.retain(|link| link.name.starts_with(names.prefix()));
+                Ok((links, host.host_routes().await?))
+            };
+            let listed = block_on(async { Socket::open()?.with("list", "links", netlink).await });
+            listed.map(|(links, routes)| (objects, links, routes))
+        };
+        let ((mut objects, links, routes), ()) = self.threads.run("list", "the host", (), look).await?;
         let task = |link: &Link| self.names.task_of_alias(&link.alias);
         for route in routes {
             let link = links.iter().find(|link| link.index == route.link_index);
@@ -91,66 +97,56 @@ impl Network {
     /// # Errors
     /// The first refusal of the kernel; the rest is still removed.
     pub async fn remove_strays(&self, strays: &[HostObject]) -> Result<(), NetworkError> {
-        let files: Vec<PathBuf> = strays
-            .iter()
-            .filter_map(|stray| match stray {
-                HostObject::Netns { path, .. } if path.starts_with(&self.netns_dir) => Some(path.clone()),
-                _ => None,
-            })
-            .collect();
-        let (unmounted, ()) = netns::on_thread(&self.netns_dir, (), move || {
-            Ok(files
-                .iter()
-                .map(|path| netns::remove(path))
-                .fold(Ok(()), |all, one| all.and(one.map(|_| ()))))
-        })
-        .await?;
-        let removed = Socket::open()?
-            .with("remove strays of", self.names.prefix(), async |host: &Netlink| {
-                self.remove_links_and_routes(host, strays).await
-            })
-            .await;
-        unmounted.and(removed)
-    }
-
-    async fn remove_links_and_routes(
-        &self,
-        host: &Netlink,
-        strays: &[HostObject],
-    ) -> Result<(), NetworkError> {
-        let mut result = Ok(());
-        let mut links = false;
-        for stray in strays {
-            let done = match stray {
-                HostObject::Link { name, .. } if name.starts_with(self.names.prefix()) => {
-                    links = true;
-                    host.set_group(name, self.names.stray_group()).await
+        let (strays, names, dir) = (strays.to_vec(), self.names.clone(), self.netns_dir.clone());
+        let remove = move || {
+            let mut result = Ok(());
+            for stray in &strays {
+                match stray {
+                    HostObject::Netns { path, .. } if path.starts_with(&dir) => {
+                        result = result.and(netns::remove(path).map(|_| ()));
+                    }
+                    _ => {}
                 }
-                HostObject::Route {
-                    address, link_index, ..
-                } => {
-                    host.delete_host_route(&HostRoute {
-                        address: *address,
-                        link_index: *link_index,
-                    })
-                    .await
-                }
-                HostObject::Netns { .. } | HostObject::Link { .. } => Ok(()),
-            };
-            result = result.and(done);
-        }
-        if links {
-            result = result.and(host.delete_group(self.names.stray_group()).await);
-        }
-        result
+            }
+            let netlink = async |host: &Netlink| remove_links_and_routes(host, &names, &strays).await;
+            result.and(block_on(async {
+                Socket::open()?.with("remove", "strays", netlink).await
+            }))
+        };
+        self.threads.run("remove", "strays", (), remove).await.map(|_| ())
     }
+}
 
-    /// The links that bear this instance's prefix.
-    pub(super) async fn task_links(&self, host: &Netlink) -> Result<Vec<Link>, NetworkError> {
-        let mut links = host.links().await?;
-        links.retain(|link| link.name.starts_with(self.names.prefix()));
-        Ok(links)
+async fn remove_links_and_routes(
+    host: &Netlink,
+    names: &Names,
+    strays: &[HostObject],
+) -> Result<(), NetworkError> {
+    let mut result = Ok(());
+    let mut links = false;
+    for stray in strays {
+        let done = match stray {
+            HostObject::Link { name, .. } if name.starts_with(names.prefix()) => {
+                links = true;
+                host.set_group(name, names.stray_group()).await
+            }
+            HostObject::Route {
+                address, link_index, ..
+            } => {
+                host.delete_host_route(&HostRoute {
+                    address: *address,
+                    link_index: *link_index,
+                })
+                .await
+            }
+            HostObject::Netns { .. } | HostObject::Link { .. } => Ok(()),
+        };
+        result = result.and(done);
     }
+    if links {
+        result = result.and(host.delete_group(names.stray_group()).await);
+    }
+    result
 }
 
 /// Namespace files, and mounts whose file is gone.

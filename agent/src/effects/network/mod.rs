@@ -12,6 +12,7 @@ mod locks;
 mod names;
 mod netlink;
 mod netns;
+mod threads;
 mod veth;
 
 use std::{
@@ -24,7 +25,10 @@ use std::{
 
 use berth_agent_core::ids::TaskId;
 use ipnet::Ipv4Net;
-use tokio::{runtime::Handle, sync::Semaphore, time::sleep};
+use tokio::{
+    sync::OwnedMutexGuard,
+    time::{sleep, timeout},
+};
 use tracing::warn;
 
 pub use self::{
@@ -37,16 +41,13 @@ pub(crate) use names::Names;
 use self::{
     locks::TaskLocks,
     netlink::{Link, Netlink, Socket},
+    threads::{Threads, block_on},
     veth::Wiring,
 };
 use crate::telemetry::NetworkUsage;
 
-/// Attaches under way at a time; each has one thread. They all take the kernel's one RTNL lock: more gains nothing.
-const ATTACHES_MAX: usize = 8;
-/// Detaches under way at a time. They mostly wait for the kernel, which removes namespaces in batches.
-const DETACHES_MAX: usize = 256;
-/// One attach, from getting its turn: normally 1 to 3 ms.
-const ATTACH_DEADLINE: Duration = Duration::from_secs(10);
+/// Waiting for the task's operation before: that one has deadlines of its own.
+const TURN_DEADLINE: Duration = Duration::from_secs(60);
 /// From unmounting a namespace to its link being gone by itself: normally 20 to 100 ms.
 const LINK_GONE_DEADLINE: Duration = Duration::from_secs(2);
 /// From deleting a link to its being gone.
@@ -77,13 +78,12 @@ pub struct Attached {
 /// The network of one instance, in the network namespace of the threads that use it.
 #[derive(Debug)]
 pub struct Network {
-    names: Names,
+    names: Arc<Names>,
     range: Ipv4Net,
     run_dir: PathBuf,
     netns_dir: PathBuf,
     ipv6: bool,
-    attaches: Arc<Semaphore>,
-    detaches: Arc<Semaphore>,
+    threads: Threads,
     locks: TaskLocks,
 }
 
@@ -108,13 +108,12 @@ impl Network {
             );
         }
         Ok(Self {
-            names,
+            names: names.into(),
             range,
             run_dir,
             netns_dir,
             ipv6: Path::new("/proc/sys/net/ipv6").exists(),
-            attaches: Arc::new(Semaphore::new(ATTACHES_MAX)),
-            detaches: Arc::new(Semaphore::new(DETACHES_MAX)),
+            threads: Threads::default(),
             locks: TaskLocks::default(),
         })
     }
@@ -132,16 +131,22 @@ impl Network {
                 range: self.range,
             });
         }
-        let wire = async |host: Socket, inside: Socket, entered: netns::Entered| {
-            let wiring = Wiring {
-                names: &self.names,
-                task,
-                address,
-                ipv6: self.ipv6,
-            };
-            wiring.connect(host, inside, &entered).await
+        let wiring = Wiring {
+            names: self.names.clone(),
+            task: task.clone(),
+            address,
+            ipv6: self.ipv6,
         };
-        self.with_namespace(task, wire).await?;
+        let path = self.netns_path(task);
+        let attach = move || {
+            block_on(async {
+                // Before the thread leaves the host's namespace.
+                let host = Socket::open()?;
+                let entered = netns::enter_or_create(&path)?;
+                wiring.connect(host, Socket::open()?, &entered).await
+            })
+        };
+        self.locked("attach", task, attach).await?;
         Ok(Attached {
             mac: names::format_mac(names::task_mac(task)),
             netns: self.netns_path(task),
@@ -153,45 +158,30 @@ impl Network {
     /// # Errors
     /// As [`Network::attach`].
     pub async fn attach_isolated(&self, task: &TaskId) -> Result<PathBuf, NetworkError> {
-        let wire = async |_: Socket, inside: Socket, _: netns::Entered| {
-            inside
-                .with("bring up", "lo", async |inside: &Netlink| {
-                    inside.loopback_up().await
-                })
-                .await
+        let path = self.netns_path(task);
+        let attach = move || {
+            netns::enter_or_create(&path)?;
+            let up = async |inside: &Netlink| inside.loopback_up().await;
+            block_on(async { Socket::open()?.with("bring up", "lo", up).await })
         };
-        self.with_namespace(task, wire).await?;
+        self.locked("attach", task, attach).await?;
         Ok(self.netns_path(task))
     }
 
-    /// Does `work` with a socket on the host and one in the task's namespace, made if there is none.
-    async fn with_namespace(
+    /// Does `work` on a thread when nothing else is under way for the task; gives the task's lock back with the result.
+    async fn locked<T: Send + 'static>(
         &self,
+        step: &'static str,
         task: &TaskId,
-        work: impl AsyncFnOnce(Socket, Socket, netns::Entered) -> Result<(), NetworkError>,
-    ) -> Result<(), NetworkError> {
-        let turn = self.attaches.clone().acquire_owned().await.ok();
-        let lock = self.locks.lock(task).await;
-        let attach = async {
-            let path = self.netns_path(task);
-            let runtime = Handle::current();
-            let enter = move || {
-                let entered = netns::enter_or_create(&path)?;
-                // Registered with the runtime that will poll it; stays in this thread's namespace.
-                let _context = runtime.enter();
-                Ok((entered, Socket::open()?))
-            };
-            let held = (lock, turn);
-            let ((entered, inside), _held) = netns::on_thread(&self.netns_path(task), held, enter).await?;
-            work(Socket::open()?, inside, entered).await
-        };
-        tokio::time::timeout(ATTACH_DEADLINE, attach)
-            .await
-            .map_err(|_| NetworkError::Deadline {
-                step: "attach",
-                subject: task.to_string(),
-                deadline: ATTACH_DEADLINE,
-            })?
+        work: impl FnOnce() -> Result<T, NetworkError> + Send + 'static,
+    ) -> Result<(T, OwnedMutexGuard<()>), NetworkError> {
+        let lock = timeout(TURN_DEADLINE, self.locks.lock(task)).await;
+        let lock = lock.map_err(|_| NetworkError::Deadline {
+            step,
+            subject: task.to_string(),
+            deadline: TURN_DEADLINE,
+        })?;
+        self.threads.run(step, task.as_str(), lock, work).await
     }
 
     /// Takes the task's network away: the namespace is unmounted and unlinked, and the kernel removes link, routes and
@@ -200,21 +190,24 @@ impl Network {
     /// # Errors
     /// [`NetworkError::LinkRemains`] when even deleting the link did not help.
     pub async fn detach(&self, task: &TaskId) -> Result<(), NetworkError> {
-        let turn = self.detaches.clone().acquire_owned().await.ok();
-        let lock = self.locks.lock(task).await;
         let path = self.netns_path(task);
-        let remove = move || netns::remove(&path);
-        let (was_mounted, _held) = netns::on_thread(&self.netns_path(task), (lock, turn), remove).await?;
+        let (was_mounted, lock) = self.locked("detach", task, move || netns::remove(&path)).await?;
         let name = self.names.link(task);
         if was_mounted && link_gone(&name, LINK_GONE_DEADLINE).await {
             return Ok(());
         }
-        // Without a namespace to take it along, or held by a process or a socket in there.
-        let delete = async |host: &Netlink| match host.link(&name).await? {
-            Some(link) if self.is_of(task, &link) => host.delete_link(&link).await.map(|()| true),
+        // It has no namespace to take it along, or a process or a socket in there holds that.
+        let (names, task, link) = (self.names.clone(), task.clone(), name.clone());
+        let delete = async move |host: &Netlink| match host.link(&link).await? {
+            Some(found) if is_of(&names, &task, &found) => host.delete_link(&found).await.map(|()| true),
             _ => Ok(false),
         };
-        let deleted = Socket::open()?.with("delete", &name, delete).await?;
+        let link = name.clone();
+        let delete = move || block_on(async { Socket::open()?.with("delete", &link, delete).await });
+        let (deleted, _lock) = self
+            .threads
+            .run("delete the link of", &name, lock, delete)
+            .await?;
         if deleted && !link_gone(&name, LINK_DELETED_DEADLINE).await {
             return Err(NetworkError::LinkRemains {
                 link: name,
@@ -222,11 +215,6 @@ impl Network {
             });
         }
         Ok(())
-    }
-
-    /// A link without an alias was left half made by a crash.
-    fn is_of(&self, task: &TaskId, link: &Link) -> bool {
-        link.alias.is_empty() || link.alias == self.names.alias(task)
     }
 
     /// Where the task's namespace is mounted, if it has one.
@@ -237,10 +225,14 @@ impl Network {
     /// What went over the task's interface, as the task sees it. None: it has no link.
     pub async fn usage(&self, task: &TaskId) -> Option<NetworkUsage> {
         let name = self.names.link(task);
-        let look = async |host: &Netlink| host.link(&name).await;
-        let link = Socket::open().ok()?.with("look up", &name, look).await.ok()??;
+        let look = move || {
+            let netlink = async |host: &Netlink| host.link(&name).await;
+            block_on(async { Socket::open()?.with("look up", &name, netlink).await })
+        };
+        let (link, ()) = self.threads.run("look up", task.as_str(), (), look).await.ok()?;
+        let link = link.filter(|link| is_of(&self.names, task, link))?;
         // What the host's end received, the task sent.
-        self.is_of(task, &link).then_some(NetworkUsage {
+        Some(NetworkUsage {
             rx_bytes: link.stats.tx_bytes,
             rx_packets: link.stats.tx_packets,
             tx_bytes: link.stats.rx_bytes,
@@ -281,6 +273,11 @@ impl Network {
             _ => Ok(()),
         }
     }
+}
+
+/// Whether the link that has a task's name is really its own. One without an alias was left half made by a crash.
+fn is_of(names: &Names, task: &TaskId, link: &Link) -> bool {
+    link.alias.is_empty() || link.alias == names.alias(task)
 }
 
 /// Waits until there is no link of this name in the caller's namespace.

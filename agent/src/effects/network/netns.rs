@@ -1,5 +1,5 @@
-//! Owns network namespaces as files: made, entered and unmounted on short-lived threads, never on a worker of the
-//! runtime, never by a fork. A namespace lives by its bind mount (as `ip netns` does it), not by a process.
+//! Owns network namespaces as files. A namespace lives by its bind mount (as `ip netns` does it), not by a process.
+//! Entering one changes the calling thread: only for `threads`.
 
 use std::{
     fs::{self, File},
@@ -8,53 +8,18 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use super::error::NetworkError;
 use nix::{
     mount::{MntFlags, MsFlags, mount, umount2},
     sched::{CloneFlags, setns, unshare},
     sys::statfs::{NSFS_MAGIC, statfs},
 };
-use tokio::sync::oneshot;
 
-use super::error::NetworkError;
-
-/// Stack of a namespace thread, bytes: it makes a handful of system calls.
-const THREAD_STACK_BYTES: usize = 128 * 1024;
 /// The mount table is read up to here, bytes: about 100,000 mounts.
 const MOUNTINFO_BYTES_MAX: usize = 16 * 1024 * 1024;
 
 /// The calling thread's own namespace (`/proc/self` would be the main thread's).
 const OWN_NETNS: &str = "/proc/thread-self/ns/net";
-
-/// Runs `work` on a thread of its own and waits for it. `held` (locks, permits) is released when the work is over, even
-/// if nobody waits any more: a cancelled caller never lets a second operation in beside the first.
-pub(super) async fn on_thread<T, H>(
-    netns: &Path,
-    held: H,
-    work: impl FnOnce() -> Result<T, NetworkError> + Send + 'static,
-) -> Result<(T, H), NetworkError>
-where
-    T: Send + 'static,
-    H: Send + 'static,
-{
-    let (sender, receiver) = oneshot::channel();
-    std::thread::Builder::new()
-        .name("netns".to_owned())
-        .stack_size(THREAD_STACK_BYTES)
-        .spawn(move || {
-            let result = work().map(|value| (value, held));
-            // A failed send means that the caller gave up; what was made is for `detach`.
-            let _ = sender.send(result);
-        })
-        .map_err(|source| NetworkError::Thread {
-            netns: netns.to_owned(),
-            source,
-        })?;
-    receiver.await.unwrap_or_else(|_| {
-        Err(NetworkError::ThreadDied {
-            netns: netns.to_owned(),
-        })
-    })
-}
 
 /// Makes the directory that holds namespace files, as a shared mount of its own: a containerd in another mount
 /// namespace whose mounts are slaves of ours then sees what is mounted later. Idempotent.
@@ -90,7 +55,7 @@ pub(super) struct Entered {
     pub(super) fresh: bool,
 }
 
-/// Enters the namespace at `path`, made now if there is none. Changes the calling thread: only for [`on_thread`].
+/// Enters the namespace at `path`, made now if there is none. Changes the calling thread.
 pub(super) fn enter_or_create(path: &Path) -> Result<Entered, NetworkError> {
     let failed = |step| {
         move |source: io::Error| NetworkError::Namespace {

@@ -1,7 +1,7 @@
 //! Owns the wiring of one task: the veth pair and what both its ends need so that packets flow. Never decides which
 //! address a task gets.
 
-use std::{net::Ipv4Addr, os::fd::AsRawFd};
+use std::{net::Ipv4Addr, os::fd::AsRawFd, sync::Arc};
 
 use berth_agent_core::ids::TaskId;
 
@@ -20,15 +20,15 @@ const TASK_LINK: &str = "eth0";
 
 /// One task to be wired.
 #[derive(Debug)]
-pub(super) struct Wiring<'a> {
-    pub(super) names: &'a Names,
-    pub(super) task: &'a TaskId,
+pub(super) struct Wiring {
+    pub(super) names: Arc<Names>,
+    pub(super) task: TaskId,
     pub(super) address: Ipv4Addr,
     /// The host has IPv6 at all.
     pub(super) ipv6: bool,
 }
 
-impl Wiring<'_> {
+impl Wiring {
     /// Makes or completes the wiring between the host (`host`) and the namespace (`inside`).
     pub(super) async fn connect(
         &self,
@@ -36,7 +36,7 @@ impl Wiring<'_> {
         inside: Socket,
         netns: &Entered,
     ) -> Result<(), NetworkError> {
-        let link = self.names.link(self.task);
+        let link = self.names.link(&self.task);
         let closed = || NetworkError::SocketClosed {
             step: "wire",
             link: link.clone(),
@@ -65,7 +65,7 @@ impl Wiring<'_> {
         inside: &Netlink,
         netns: &Entered,
     ) -> Result<(Link, Link), NetworkError> {
-        let name = self.names.link(self.task);
+        let name = self.names.link(&self.task);
         if !netns.fresh {
             match (host.link(&name).await?, inside.link(TASK_LINK).await?) {
                 (Some(outer), Some(inner)) if self.belong_together(&outer, &inner) => {
@@ -76,10 +76,10 @@ impl Wiring<'_> {
         }
         let pair = VethPair {
             host_name: &name,
-            host_mac: names::host_mac(self.task),
+            host_mac: names::host_mac(&self.task),
             group: self.names.group(),
             task_name: TASK_LINK,
-            task_mac: names::task_mac(self.task),
+            task_mac: names::task_mac(&self.task),
             task_netns: netns.file.as_raw_fd(),
         };
         if !host.create_veth(&pair).await? {
@@ -106,9 +106,9 @@ impl Wiring<'_> {
     fn belong_together(&self, outer: &Link, inner: &Link) -> bool {
         outer.peer_index == inner.index
             && inner.peer_index == outer.index
-            && outer.address == names::host_mac(self.task)
-            && inner.address == names::task_mac(self.task)
-            && (outer.alias.is_empty() || outer.alias == self.names.alias(self.task))
+            && outer.address == names::host_mac(&self.task)
+            && inner.address == names::task_mac(&self.task)
+            && (outer.alias.is_empty() || outer.alias == self.names.alias(&self.task))
     }
 
     /// Deletes ends that do not fit, but never another task's link whose id happens to begin like ours.
@@ -120,7 +120,7 @@ impl Wiring<'_> {
         inner: Option<Link>,
     ) -> Result<(), NetworkError> {
         if let Some(outer) = outer {
-            if !outer.alias.is_empty() && outer.alias != self.names.alias(self.task) {
+            if !outer.alias.is_empty() && outer.alias != self.names.alias(&self.task) {
                 return Err(NetworkError::LinkTaken {
                     link: outer.name,
                     owner: outer.alias,
@@ -136,10 +136,10 @@ impl Wiring<'_> {
     }
 
     async fn set_up_host(&self, host: &Netlink, link: &Link) -> Result<(), NetworkError> {
-        let alias = self.names.alias(self.task);
+        let alias = self.names.alias(&self.task);
         host.configure(link, Some(&alias), true, self.ipv6).await?;
         host.up(link).await?;
-        host.add_neighbour(link, self.address, names::task_mac(self.task))
+        host.add_neighbour(link, self.address, names::task_mac(&self.task))
             .await?;
         host.add_host_route(link, self.address).await
     }
@@ -150,7 +150,7 @@ impl Wiring<'_> {
         inside.up(link).await?;
         inside.add_address(link, self.address).await?;
         inside
-            .add_neighbour(link, GATEWAY, names::host_mac(self.task))
+            .add_neighbour(link, GATEWAY, names::host_mac(&self.task))
             .await?;
         inside.add_default_route(link, GATEWAY).await
     }
