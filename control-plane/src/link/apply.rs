@@ -41,7 +41,9 @@ pub(super) enum ApplyError {
 
 impl From<StoreError> for ApplyError {
     fn from(source: StoreError) -> Self {
-        Self::Record { source: source.into() }
+        Self::Record {
+            source: source.into(),
+        }
     }
 }
 
@@ -67,7 +69,13 @@ struct Batch {
 impl Applier {
     pub(super) async fn load(store: SharedStore, peer: Peer) -> Result<Self, ApplyError> {
         let unchanged = Compare::Missing(applied_key(&peer));
-        let mut applier = Self { store, peer, applied: 0, unchanged, noted: BTreeSet::new() };
+        let mut applier = Self {
+            store,
+            peer,
+            applied: 0,
+            unchanged,
+            noted: BTreeSet::new(),
+        };
         applier.reload().await?;
         Ok(applier)
     }
@@ -111,7 +119,10 @@ impl Applier {
         let tasks = self.fold(changes).await?;
         let applied = typed::put_json(applied_key(&self.peer), &highest)?;
         let mut batch = Batch {
-            transaction: Transaction { compare: vec![self.unchanged.clone()], operations: vec![applied] },
+            transaction: Transaction {
+                compare: vec![self.unchanged.clone()],
+                operations: vec![applied],
+            },
             released: vec![],
             stopping: vec![],
         };
@@ -141,7 +152,9 @@ impl Applier {
                 continue;
             };
             if !tasks.contains_key(&state.task_id) {
-                let Some(task) = self.task(state).await? else { continue };
+                let Some(task) = self.task(state).await? else {
+                    continue;
+                };
                 tasks.insert(state.task_id.clone(), (task, Progress::default()));
             }
             if let Some((task, progress)) = tasks.get_mut(&state.task_id) {
@@ -189,13 +202,19 @@ impl Applier {
             batch.released.push(task.value.id);
         } else if progress.ends_by_itself {
             if let Some(entry) = self.store.get(&desired_key).await? {
-                let mut spec = TaskSpec::decode(&*entry.value)
-                    .map_err(|source| ApplyError::Spec { key: desired_key.clone(), source })?;
+                let mut spec = TaskSpec::decode(&*entry.value).map_err(|source| ApplyError::Spec {
+                    key: desired_key.clone(),
+                    source,
+                })?;
                 spec.set_desired_status(DesiredStatus::Stopped);
                 spec.stop_reason = task.value.stopped_reason.unwrap_or_default();
                 compare.push(Compare::Modified(desired_key.clone(), entry.modified));
                 let value = spec.encode_to_vec().into();
-                operations.push(Operation::Put { key: desired_key, value, lease: None });
+                operations.push(Operation::Put {
+                    key: desired_key,
+                    value,
+                    lease: None,
+                });
             }
             batch.stopping.push(task.value.id);
         }
@@ -208,7 +227,9 @@ impl Applier {
             return Ok(());
         }
         let key = node_key(&self.peer.cluster, &self.peer.node_id);
-        let Some(mut node) = typed::get_json::<Node>(&*self.store, &key).await? else { return Ok(()) };
+        let Some(mut node) = typed::get_json::<Node>(&*self.store, &key).await? else {
+            return Ok(());
+        };
         let before = node.value.allocations.clone();
         for task in &batch.stopping {
             if let Some(allocation) = node.value.allocations.get_mut(task) {
@@ -220,7 +241,10 @@ impl Applier {
         }
         if node.value.allocations != before {
             batch.transaction.compare.push(node.unchanged());
-            batch.transaction.operations.push(typed::put_json(key, &node.value)?);
+            batch
+                .transaction
+                .operations
+                .push(typed::put_json(key, &node.value)?);
         }
         Ok(())
     }

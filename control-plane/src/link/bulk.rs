@@ -101,12 +101,20 @@ impl Nodes for Shared {
         let (opened, opening) = oneshot::channel();
         let ticket = self
             .tickets
-            .issue(Waiting { node: node.to_owned(), lines, opened })
+            .issue(Waiting {
+                node: node.to_owned(),
+                lines,
+                opened,
+            })
             .ok_or_else(|| NodeError::Busy(node.to_owned()))?;
-        let command = OpenBulk { ticket: ticket.text.clone(), request: Some(Request::Logs(request)) };
+        let command = OpenBulk {
+            ticket: ticket.text.clone(),
+            request: Some(Request::Logs(request)),
+        };
         let open = async {
             commands.send(command).await.map_err(|_| not_connected())?;
             tokio::select! {
+                biased;
                 opened = opening => opened.map_err(|_| not_connected()),
                 // The link ended: the node will not hear of the ticket any more.
                 () = commands.closed() => Err(not_connected()),
@@ -127,19 +135,31 @@ pub(super) async fn serve(
     to_node: mpsc::Sender<Result<BulkToNode, Status>>,
 ) {
     let ticket = match timeout(START, inbound.message()).await {
-        Ok(Ok(Some(BulkFromNode { message: Some(Message::Start(start)) }))) => start.ticket,
+        Ok(Ok(Some(BulkFromNode {
+            message: Some(Message::Start(start)),
+        }))) => start.ticket,
         Ok(Err(_)) => return,
-        Ok(Ok(_)) => return refuse(&to_node, Status::invalid_argument("a bulk stream begins with BulkStart")),
+        Ok(Ok(_)) => {
+            return refuse(
+                &to_node,
+                Status::invalid_argument("a bulk stream begins with BulkStart"),
+            );
+        }
         Err(_) => return refuse(&to_node, Status::deadline_exceeded("no BulkStart in time")),
     };
     let Some(waiting) = shared.tickets.claim(&ticket, &peer.node_id) else {
         tracing::info!(node = %peer.node_id, "bulk stream with a ticket that is not good");
-        return refuse(&to_node, Status::permission_denied("this ticket is not good, or not any more"));
+        return refuse(
+            &to_node,
+            Status::permission_denied("this ticket is not good, or not any more"),
+        );
     };
     if waiting.opened.send(()).is_err() {
         return;
     }
     tokio::select! {
+        // What has arrived comes before the end of its stream.
+        biased;
         () = copy(inbound, &waiting.lines) => {}
         () = waiting.lines.closed() => {}
         () = to_node.closed() => {}
@@ -157,11 +177,18 @@ fn refuse(to_node: &mpsc::Sender<Result<BulkToNode, Status>>, status: Status) {
 async fn copy(mut inbound: Streaming<BulkFromNode>, lines: &LogSender) {
     loop {
         let (batch, last) = match inbound.message().await {
-            Ok(Some(BulkFromNode { message: Some(Message::LogLines(batch)) })) => (Ok(batch.lines), false),
-            Ok(Some(BulkFromNode { message: Some(Message::Error(error)) })) => (Err(error.reason), true),
+            Ok(Some(BulkFromNode {
+                message: Some(Message::LogLines(batch)),
+            })) => (Ok(batch.lines), false),
+            Ok(Some(BulkFromNode {
+                message: Some(Message::Error(error)),
+            })) => (Err(error.reason), true),
             Ok(Some(_)) => continue,
             Ok(None) => return,
-            Err(status) => (Err(format!("the node's stream broke: {}", status.message())), true),
+            Err(status) => (
+                Err(format!("the node's stream broke: {}", status.message())),
+                true,
+            ),
         };
         if lines.send_timeout(batch, READER_STALL).await.is_err() || last {
             return;

@@ -53,7 +53,16 @@ impl Dispatch {
     ) -> Result<(Snapshot, Self), DispatchError> {
         let prefix = desired_prefix(node);
         let (snapshot, watch) = read(&store, &identity, &prefix).await?;
-        Ok((snapshot, Self { store, identity, prefix, watch, stale: false }))
+        Ok((
+            snapshot,
+            Self {
+                store,
+                identity,
+                prefix,
+                watch,
+                stale: false,
+            },
+        ))
     }
 
     /// The next thing to tell. Cancel-safe: what is stale stays stale until it was read whole.
@@ -80,7 +89,10 @@ impl Dispatch {
     /// One revision's changes; None if they do not fit into a message.
     fn delta(&self, changes: Vec<Change>) -> Result<Option<Delta>, DispatchError> {
         let revision = changes.first().map_or(0, |change| change.revision);
-        let mut delta = Delta { position: Some(position(&self.identity, revision)), ..Delta::default() };
+        let mut delta = Delta {
+            position: Some(position(&self.identity, revision)),
+            ..Delta::default()
+        };
         for change in changes {
             match change.value {
                 Some(value) => delta.changed.push(decode(&change.key, &value)?),
@@ -95,7 +107,11 @@ impl Dispatch {
 }
 
 fn position(identity: &StoreIdentity, revision: u64) -> Position {
-    Position { store_id: identity.store_id.clone(), epoch: identity.epoch, revision }
+    Position {
+        store_id: identity.store_id.clone(),
+        epoch: identity.epoch,
+        revision,
+    }
 }
 
 fn fits(bytes: usize) -> bool {
@@ -103,7 +119,10 @@ fn fits(bytes: usize) -> bool {
 }
 
 fn decode(key: &str, value: &[u8]) -> Result<TaskSpec, DispatchError> {
-    TaskSpec::decode(value).map_err(|source| DispatchError::Decode { key: key.to_owned(), source })
+    TaskSpec::decode(value).map_err(|source| DispatchError::Decode {
+        key: key.to_owned(),
+        source,
+    })
 }
 
 /// A snapshot and the watch from the revision after it.
@@ -119,7 +138,10 @@ async fn read(
     loop {
         let first = store.range(prefix, None, PAGE_ENTRIES_MAX).await?;
         let revision = first.revision;
-        let mut snapshot = Snapshot { position: Some(position(identity, revision)), tasks: vec![] };
+        let mut snapshot = Snapshot {
+            position: Some(position(identity, revision)),
+            tasks: vec![],
+        };
         let mut page = first;
         loop {
             for entry in &page.entries {

@@ -60,7 +60,11 @@ fn ecs_stop_code(code: i32) -> Option<&'static str> {
 /// Brings a task's record up to what its node reports. A stopped task stays as it is.
 pub(super) fn fold(task: &mut Task, state: &TaskState, now: Millis) -> Result<Progress, UnknownStatus> {
     let (status, name) = ecs_status(state.status)?;
-    let containers: Vec<_> = state.containers.iter().map(|c| Ok((c, ecs_status(c.status)?.1))).collect::<Result<_, _>>()?;
+    let containers: Vec<_> = state
+        .containers
+        .iter()
+        .map(|c| Ok((c, ecs_status(c.status)?.1)))
+        .collect::<Result<_, _>>()?;
     if task.last_status == STOPPED {
         return Ok(Progress::default());
     }
@@ -77,22 +81,41 @@ pub(super) fn fold(task: &mut Task, state: &TaskState, now: Millis) -> Result<Pr
     seen.fill(&mut task.pull_started_at, time(state.pull_started_at_ms));
     seen.fill(&mut task.pull_stopped_at, time(state.pull_stopped_at_ms));
     seen.fill(&mut task.started_at, time(state.started_at_ms));
-    seen.fill(&mut task.execution_stopped_at, time(state.execution_stopped_at_ms));
-    let ending = matches!(status, TaskStatus::Stopping | TaskStatus::Deprovisioning | TaskStatus::Stopped);
+    seen.fill(
+        &mut task.execution_stopped_at,
+        time(state.execution_stopped_at_ms),
+    );
+    let ending = matches!(
+        status,
+        TaskStatus::Stopping | TaskStatus::Deprovisioning | TaskStatus::Stopped
+    );
     let mut ends_by_itself = false;
     if ending {
         ends_by_itself = task.desired_status != STOPPED;
         seen.set(&mut task.desired_status, STOPPED.to_owned());
         // The first reason is the reason: what a user asked for is not overwritten by how the node went about it.
-        seen.first(&mut task.stop_code, ecs_stop_code(state.stop_code).map(str::to_owned));
+        seen.first(
+            &mut task.stop_code,
+            ecs_stop_code(state.stop_code).map(str::to_owned),
+        );
         seen.first(&mut task.stopped_reason, text(&state.stopped_reason));
-        seen.first(&mut task.stopping_at, Some(time(state.stopping_at_ms).unwrap_or(now)));
+        seen.first(
+            &mut task.stopping_at,
+            Some(time(state.stopping_at_ms).unwrap_or(now)),
+        );
     }
     if status == TaskStatus::Stopped {
-        seen.fill(&mut task.stopped_at, Some(time(state.stopped_at_ms).unwrap_or(now)));
+        seen.fill(
+            &mut task.stopped_at,
+            Some(time(state.stopped_at_ms).unwrap_or(now)),
+        );
     }
     task.version += u64::from(seen.changed);
-    Ok(Progress { changed: seen.changed, ends_by_itself, stopped: status == TaskStatus::Stopped })
+    Ok(Progress {
+        changed: seen.changed,
+        ends_by_itself,
+        stopped: status == TaskStatus::Stopped,
+    })
 }
 
 fn find<'a>(records: &'a mut [TaskContainer], state: &ContainerState) -> Option<&'a mut TaskContainer> {

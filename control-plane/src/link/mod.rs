@@ -99,9 +99,14 @@ impl LinkServer {
         store: SharedStore,
         config: LinkConfig,
     ) -> Result<Self, LinkError> {
-        let address = listener.local_addr().map_err(|source| LinkError::Address { source })?;
+        let address = listener
+            .local_addr()
+            .map_err(|source| LinkError::Address { source })?;
         let tls = ServerTlsConfig::new()
-            .identity(Identity::from_pem(&server_identity.certificate_pem, &server_identity.key_pem))
+            .identity(Identity::from_pem(
+                &server_identity.certificate_pem,
+                &server_identity.key_pem,
+            ))
             .client_ca_root(Certificate::from_pem(authority_pem))
             .timeout(HANDSHAKE);
         let builder = Server::builder()
@@ -125,12 +130,18 @@ impl LinkServer {
         let service = NodeServiceServer::new(Service::new(shared.clone()))
             .max_decoding_message_size(MESSAGE_BYTES_MAX)
             .max_encoding_message_size(MESSAGE_BYTES_MAX);
-        let incoming = TcpIncoming::from(listener).with_nodelay(Some(true)).with_keepalive(Some(KEEPALIVE));
+        let incoming = TcpIncoming::from(listener)
+            .with_nodelay(Some(true))
+            .with_keepalive(Some(KEEPALIVE));
         let stop = shared.shutdown.clone().cancelled_owned();
         let mut builder = builder;
         let router = builder.add_service(service);
         let server = tokio::spawn(router.serve_with_incoming_shutdown(incoming, stop));
-        Ok(Self { address, shared, server })
+        Ok(Self {
+            address,
+            shared,
+            server,
+        })
     }
 
     /// Where it listens.
@@ -147,7 +158,10 @@ impl LinkServer {
     pub async fn stop(mut self, deadline: Instant) {
         self.shared.shutdown.cancel();
         self.shared.tasks.close();
-        if tokio::time::timeout_at(deadline, self.shared.tasks.wait()).await.is_err() {
+        if tokio::time::timeout_at(deadline, self.shared.tasks.wait())
+            .await
+            .is_err()
+        {
             tracing::warn!(links = self.shared.tasks.len(), "links did not end in time");
         }
         match tokio::time::timeout_at(deadline, &mut self.server).await {
@@ -161,6 +175,8 @@ impl LinkServer {
 
 /// The time, for records.
 pub(crate) fn now() -> Millis {
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    let since = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .unwrap_or_default();
     Millis::try_from(since.as_millis()).unwrap_or(Millis::MAX)
 }

@@ -27,7 +27,11 @@ pub(super) enum ConnectError {
     #[error("hello: {port} is not a port")]
     Port { port: u32 },
     #[error("node {node} is registered in cluster {registered}; its certificate is for {certified}")]
-    OtherCluster { node: String, registered: String, certified: String },
+    OtherCluster {
+        node: String,
+        registered: String,
+        certified: String,
+    },
     #[error("the record of node {0} changes too often")]
     Contended(String),
     #[error("write the node's record")]
@@ -39,7 +43,9 @@ pub(super) enum ConnectError {
 
 impl From<crate::store::StoreError> for ConnectError {
     fn from(source: crate::store::StoreError) -> Self {
-        Self::Record { source: source.into() }
+        Self::Record {
+            source: source.into(),
+        }
     }
 }
 
@@ -73,12 +79,16 @@ pub(super) async fn connect(
             Some(found) => transaction.compare.push(found.unchanged()),
             None => {
                 transaction.compare.push(Compare::Missing(place_key.clone()));
-                transaction.operations.push(typed::put_json(place_key, &peer.cluster)?);
+                transaction
+                    .operations
+                    .push(typed::put_json(place_key, &peer.cluster)?);
             }
         }
         let cluster_key = format!("/clusters/{}", peer.cluster);
         let cluster = typed::get_json::<Cluster>(store, &cluster_key).await?;
-        write(&mut transaction, cluster_key, cluster, |known| active_cluster(known, &peer.cluster, now))?;
+        write(&mut transaction, cluster_key, cluster, |known| {
+            active_cluster(known, &peer.cluster, now)
+        })?;
         let key = node_key(&peer.cluster, &peer.node_id);
         let known = typed::get_json::<Node>(store, &key).await?;
         let node = node_record(known.as_ref().map(|k| &k.value), peer, hello, now)?;
@@ -126,11 +136,19 @@ fn active_cluster(known: Option<Cluster>, name: &str, now: Millis) -> Option<Clu
 }
 
 fn node_record(known: Option<&Node>, peer: &Peer, hello: &Hello, now: Millis) -> Result<Node, ConnectError> {
-    let description = hello.description.as_ref().ok_or(ConnectError::Incomplete("description"))?;
-    let capacity = hello.capacity.as_ref().ok_or(ConnectError::Incomplete("capacity"))?;
+    let description = hello
+        .description
+        .as_ref()
+        .ok_or(ConnectError::Incomplete("description"))?;
+    let capacity = hello
+        .capacity
+        .as_ref()
+        .ok_or(ConnectError::Incomplete("capacity"))?;
     // A deregistered node begins anew, with what is still placed on it.
     let registered = known.filter(|node| node.status != "INACTIVE");
-    let connected_before = known.filter(|node| node.agent_connected).map(|node| node.connectivity_at);
+    let connected_before = known
+        .filter(|node| node.agent_connected)
+        .map(|node| node.connectivity_at);
     Ok(Node {
         id: peer.node_id.clone(),
         cluster: peer.cluster.clone(),
@@ -159,11 +177,18 @@ fn node_record(known: Option<&Node>, peer: &Peer, hello: &Hello, now: Millis) ->
 
 fn node_attributes(hello: &Hello) -> Attributes {
     let value = |value: &String| Some(value.clone()).filter(|v| !v.is_empty());
-    hello.attributes.iter().map(|(name, v)| (name.clone(), value(v))).collect()
+    hello
+        .attributes
+        .iter()
+        .map(|(name, v)| (name.clone(), value(v)))
+        .collect()
 }
 
 fn ports(ports: &[u32]) -> Result<Vec<u16>, ConnectError> {
-    ports.iter().map(|port| u16::try_from(*port).map_err(|_| ConnectError::Port { port: *port })).collect()
+    ports
+        .iter()
+        .map(|port| u16::try_from(*port).map_err(|_| ConnectError::Port { port: *port }))
+        .collect()
 }
 
 /// Writes that a node is not connected, if it is there.
@@ -175,8 +200,12 @@ pub(super) async fn disconnect(
 ) -> Result<(), ConnectError> {
     let key = node_key(cluster, node);
     for attempt in 1..=ATTEMPTS_MAX {
-        let Some(known) = typed::get_json::<Node>(store, &key).await? else { return Ok(()) };
-        let Some(transaction) = disconnection(known, now)? else { return Ok(()) };
+        let Some(known) = typed::get_json::<Node>(store, &key).await? else {
+            return Ok(());
+        };
+        let Some(transaction) = disconnection(known, now)? else {
+            return Ok(());
+        };
         if let Committed::Done(_) = store.commit(transaction).await? {
             return Ok(());
         }
@@ -192,7 +221,10 @@ fn disconnection(mut known: Versioned<Node>, now: Millis) -> Result<Option<Trans
     known.value.agent_connected = false;
     known.value.connectivity_at = now;
     let operations: Vec<Operation> = vec![typed::put_json(known.key.clone(), &known.value)?];
-    Ok(Some(Transaction { compare: vec![known.unchanged()], operations }))
+    Ok(Some(Transaction {
+        compare: vec![known.unchanged()],
+        operations,
+    }))
 }
 
 /// Writes that no node is connected.

@@ -67,8 +67,14 @@ impl Registry {
             previous.superseded.cancel();
             previous.ended
         });
-        let place =
-            Place { registry: self.clone(), node: node.to_owned(), session, superseded, ended, commands };
+        let place = Place {
+            registry: self.clone(),
+            node: node.to_owned(),
+            session,
+            superseded,
+            ended,
+            commands,
+        };
         (place, previous)
     }
 
@@ -86,7 +92,11 @@ impl Place {
     /// Keeps the latest, unless a newer link has the place.
     pub(super) fn heartbeat(&self, heartbeat: Heartbeat) {
         let mut nodes = self.registry.lock();
-        if let Some(entry) = nodes.connected.get_mut(&self.node).filter(|e| e.session == self.session) {
+        if let Some(entry) = nodes
+            .connected
+            .get_mut(&self.node)
+            .filter(|e| e.session == self.session)
+        {
             entry.heartbeat = Some(heartbeat);
         }
     }
@@ -95,7 +105,11 @@ impl Place {
 impl Drop for Place {
     fn drop(&mut self) {
         let mut nodes = self.registry.lock();
-        if nodes.connected.get(&self.node).is_some_and(|entry| entry.session == self.session) {
+        if nodes
+            .connected
+            .get(&self.node)
+            .is_some_and(|entry| entry.session == self.session)
+        {
             nodes.connected.remove(&self.node);
         }
         drop(nodes);

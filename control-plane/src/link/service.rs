@@ -57,7 +57,9 @@ impl NodeService for Service {
         let peer = peer(&request)?;
         let (sender, receiver) = mpsc::channel(OUTBOUND_MESSAGES_MAX);
         // The answer's headers go out at once: a node may wait for them before it says hello.
-        self.0.tasks.spawn(session::run(self.0.clone(), peer, request.into_inner(), sender));
+        self.0
+            .tasks
+            .spawn(session::run(self.0.clone(), peer, request.into_inner(), sender));
         Ok(Response::new(ReceiverStream::new(receiver)))
     }
 
@@ -67,7 +69,9 @@ impl NodeService for Service {
     ) -> Result<Response<Self::BulkStream>, Status> {
         let peer = peer(&request)?;
         let (sender, receiver) = mpsc::channel(1);
-        self.0.tasks.spawn(bulk::serve(self.0.clone(), peer, request.into_inner(), sender));
+        self.0
+            .tasks
+            .spawn(bulk::serve(self.0.clone(), peer, request.into_inner(), sender));
         Ok(Response::new(ReceiverStream::new(receiver)))
     }
 }

@@ -117,15 +117,22 @@ pub(super) async fn run(
 }
 
 async fn receive_hello(inbound: &mut Streaming<NodeMessage>, peer: &Peer) -> Result<Hello, End> {
-    let first = timeout(HELLO, inbound.message()).await.map_err(|_| End::NoHello)?;
+    let first = timeout(HELLO, inbound.message())
+        .await
+        .map_err(|_| End::NoHello)?;
     let hello = match first.map_err(End::Broken)? {
-        Some(NodeMessage { message: Some(FromNode::Hello(hello)) }) => hello,
+        Some(NodeMessage {
+            message: Some(FromNode::Hello(hello)),
+        }) => hello,
         Some(_) => return Err(End::Refused("a link begins with Hello".into())),
         None => return Err(End::Closed),
     };
     if hello.node_id != peer.node_id {
         let claimed: String = hello.node_id.chars().take(64).collect();
-        let text = format!("hello of node {claimed:?}, with the certificate of node {}", peer.node_id);
+        let text = format!(
+            "hello of node {claimed:?}, with the certificate of node {}",
+            peer.node_id
+        );
         return Err(End::Refused(text));
     }
     if VERSION < hello.version_min || VERSION > hello.version_max {
@@ -177,7 +184,11 @@ async fn converse(
         let (node_has, applied) = (hello.last_sequence, applier.applied());
         tracing::warn!(node = %peer.node_id, node_has, applied, "the node lost its count of reports");
     }
-    send(outbound, ToNode::Welcome(welcome(shared, peer, applier.applied()))).await?;
+    send(
+        outbound,
+        ToNode::Welcome(welcome(shared, peer, applier.applied())),
+    )
+    .await?;
     let (snapshot, mut dispatch) =
         Dispatch::begin(shared.store.clone(), shared.identity.clone(), &peer.node_id).await?;
     let (version, tasks) = (hello.description.map(|d| d.agent_version), snapshot.tasks.len());
@@ -227,7 +238,9 @@ async fn receive(
     let mut end = None;
     while let Some(received) = next.take() {
         match received {
-            Ok(Some(NodeMessage { message: Some(FromNode::StateChange(change)) })) => changes.push(change),
+            Ok(Some(NodeMessage {
+                message: Some(FromNode::StateChange(change)),
+            })) => changes.push(change),
             Ok(Some(NodeMessage { message })) => other(message, place, peer)?,
             // What was reported before the end counts.
             Ok(None) => end = Some(End::Closed),
@@ -247,7 +260,10 @@ async fn receive(
 fn other(message: Option<FromNode>, place: &Place, peer: &Peer) -> Result<(), End> {
     match message {
         Some(FromNode::Heartbeat(heartbeat)) => place.heartbeat(heartbeat),
-        Some(FromNode::DesiredAck(DesiredAck { position, refused_reason })) => {
+        Some(FromNode::DesiredAck(DesiredAck {
+            position,
+            refused_reason,
+        })) => {
             let revision = position.map_or(0, |p| p.revision);
             if refused_reason.is_empty() {
                 tracing::debug!(node = %peer.node_id, revision, "desired state is stored");
@@ -264,7 +280,15 @@ fn other(message: Option<FromNode>, place: &Place, peer: &Peer) -> Result<(), En
 
 async fn send(outbound: &Outbound, message: ToNode) -> Result<(), End> {
     use mpsc::error::SendTimeoutError::{Closed, Timeout};
-    match outbound.send_timeout(Ok(ControlMessage { message: Some(message) }), SEND).await {
+    match outbound
+        .send_timeout(
+            Ok(ControlMessage {
+                message: Some(message),
+            }),
+            SEND,
+        )
+        .await
+    {
         Ok(()) => Ok(()),
         Err(Timeout(_)) => Err(End::Stuck),
         Err(Closed(_)) => Err(End::Closed),
