@@ -304,7 +304,7 @@ fn allocation() -> Allocation {
     }
 }
 
-pub(super) fn task_record(node: &str, task: &str) -> Task {
+pub(crate) fn task_record(node: &str, task: &str) -> Task {
     let container = TaskContainer {
         id: id('c'),
         name: "web".into(),
