@@ -1,7 +1,7 @@
 //! Owns what the API refuses and fails with: the code, the HTTP status and the words a client gets. Never decides
 //! when.
 
-use berth_control_plane_core::arn::RefError;
+use berth_control_plane_core::{arn::RefError, task::EchoError};
 use http::StatusCode;
 
 use super::sigv4::AuthError;
@@ -61,6 +61,8 @@ pub enum ApiError {
     Record(#[source] RecordError),
     #[error("stored task spec {key:?} cannot be read")]
     Spec { key: String, source: prost::DecodeError },
+    #[error("stored task definition {family}:{revision} cannot be used")]
+    Definition { family: String, revision: u32, source: EchoError },
     /// A node that should have answered did not.
     #[error("{0}")]
     Unavailable(String),
@@ -96,6 +98,7 @@ impl ApiError {
             | Self::Store(_)
             | Self::Record(_)
             | Self::Spec { .. }
+            | Self::Definition { .. }
             | Self::Server(_) => "ServerException",
         }
     }
@@ -107,7 +110,7 @@ impl ApiError {
             Self::Busy | Self::DeadlineExceeded(_) | Self::Contended(_) | Self::Unavailable(_) => {
                 StatusCode::SERVICE_UNAVAILABLE
             }
-            Self::Store(_) | Self::Record(_) | Self::Spec { .. } | Self::Server(_) => {
+            Self::Store(_) | Self::Record(_) | Self::Spec { .. } | Self::Definition { .. } | Self::Server(_) => {
                 StatusCode::INTERNAL_SERVER_ERROR
             }
             Self::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,

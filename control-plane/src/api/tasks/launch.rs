@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use berth_control_plane_core::{
     placement::{self, Constraint, NodeView, PlacementRequest, Strategy},
-    task::{Definition, Requirements, Run},
+    task::{self, ContainerDefinition, Definition, Requirements, Run},
 };
 use prost::Message;
 use serde_json::{Value, json};
@@ -207,10 +207,8 @@ impl Launch {
     }
 
     fn task(&self, node: &str) -> Task {
-        let definition = &self.definition.definition;
-        let text = |value: &Value| value.as_str().map(str::to_owned);
-        let mode = rules::network_mode(definition).to_owned();
-        let containers = definition["containerDefinitions"].as_array().map(Vec::as_slice).unwrap_or_default();
+        let mode = rules::network_mode(&self.parsed);
+        let containers = &self.parsed.containers;
         Task {
             id: new_id(),
             cluster: self.cluster.clone(),
@@ -222,11 +220,11 @@ impl Launch {
             launch_type: self.launch_type.clone(),
             desired_status: "RUNNING".to_owned(),
             last_status: "PROVISIONING".to_owned(),
-            cpu: text(&definition["cpu"]),
-            memory: text(&definition["memory"]),
+            cpu: self.parsed.cpu_units.map(|units| units.to_string()),
+            memory: self.parsed.memory_mib.map(|mib| mib.to_string()),
             overrides: overrides(containers),
             attachment_id: (mode == "awsvpc").then(|| uuid::Uuid::new_v4().to_string()),
-            network_mode: mode,
+            network_mode: mode.to_owned(),
             subnets: self.subnets.clone(),
             security_groups: self.security_groups.clone(),
             containers: containers.iter().map(container).collect(),
@@ -258,7 +256,7 @@ impl Launch {
             restart_after_reboot: self.tags.get(RESTART_TAG).is_some_and(|value| value != "false"),
             created_at_ms: task.created_at,
         };
-        let resolved = berth_control_plane_core::task::resolve(&self.parsed, &run)
+        let resolved = task::resolve(&self.parsed, &run)
             .map_err(|error| ApiError::Server(format!("task definition cannot be resolved: {error}")))?;
         let value = spec::message(resolved).encode_to_vec().into();
         Ok(Operation::Put { key: keys::desired(&task.node, &task.id), value, lease: None })
@@ -266,33 +264,25 @@ impl Launch {
 }
 
 /// As ECS echoes a task without overrides.
-fn overrides(containers: &[Value]) -> Value {
-    let named: Vec<Value> = containers.iter().map(|container| json!({"name": container["name"]})).collect();
+fn overrides(containers: &[ContainerDefinition]) -> Value {
+    let named: Vec<Value> = containers.iter().map(|container| json!({"name": container.name})).collect();
     json!({"containerOverrides": named, "inferenceAcceleratorOverrides": []})
 }
 
-fn container(definition: &Value) -> TaskContainer {
-    let number = |field: &str| definition[field].as_i64().map(|number| number.to_string());
-    let text = |field: &str| definition[field].as_str().unwrap_or_default().to_owned();
-    let port = |value: &Value| value.as_u64().and_then(|port| u16::try_from(port).ok());
-    let mappings = definition["portMappings"].as_array().map(Vec::as_slice).unwrap_or_default();
-    let ports = mappings.iter().filter_map(|mapping| {
-        let inside = port(&mapping["containerPort"])?;
-        let outside = port(&mapping["hostPort"]).filter(|port| *port != 0).unwrap_or(inside);
-        Some((inside, outside, mapping["protocol"].as_str().unwrap_or("tcp").to_owned()))
-    });
+fn container(definition: &ContainerDefinition) -> TaskContainer {
+    let ports = definition.ports.iter();
     TaskContainer {
         id: new_id(),
-        name: text("name"),
-        image: text("image"),
+        name: definition.name.clone(),
+        image: definition.image.clone(),
         last_status: "PENDING".to_owned(),
         exit_code: None,
         reason: None,
         runtime_id: None,
         image_digest: None,
-        cpu: number("cpu").unwrap_or_else(|| "0".to_owned()),
-        memory: number("memory"),
-        memory_reservation: number("memoryReservation"),
-        ports: ports.collect(),
+        cpu: definition.cpu_units.to_string(),
+        memory: definition.memory_mib.map(|mib| mib.to_string()),
+        memory_reservation: definition.memory_reservation_mib.map(|mib| mib.to_string()),
+        ports: ports.map(|port| (port.container_port, port.host_port, port.protocol.as_str().to_owned())).collect(),
     }
 }

@@ -1,6 +1,6 @@
 //! Owns whether a request fits its task definition and this cluster: launch type, network, platform. Pure.
 
-use serde_json::Value;
+use berth_control_plane_core::task::{Definition, NetworkMode};
 
 use super::request::{Common, Network};
 use crate::{api::error::ApiError, model::TaskDefinition};
@@ -9,9 +9,13 @@ use crate::{api::error::ApiError, model::TaskDefinition};
 pub(super) const SUBNET: &str = "subnet-default";
 pub(super) const SECURITY_GROUP: &str = "sg-default";
 
-/// The network mode, as the definition echoes it. ECS's default is bridge.
-pub(super) fn network_mode(definition: &Value) -> &str {
-    definition["networkMode"].as_str().unwrap_or("bridge")
+/// The network mode as ECS spells it.
+pub(super) fn network_mode(definition: &Definition) -> &'static str {
+    match definition.network_mode {
+        NetworkMode::Awsvpc => "awsvpc",
+        NetworkMode::Host => "host",
+        NetworkMode::None => "none",
+    }
 }
 
 /// Only an ACTIVE definition starts tasks.
@@ -26,13 +30,10 @@ pub(super) fn check_active(definition: &TaskDefinition) -> Result<(), ApiError> 
 }
 
 /// The launch type a task gets: as asked for, else EC2, else what the definition requires.
-pub(super) fn launch_type(definition: &Value, asked: Option<&'static str>) -> Result<&'static str, ApiError> {
-    let listed = |field: &str, name: &str| {
-        definition[field].as_array().is_some_and(|list| list.iter().any(|entry| entry == name))
-    };
-    let compatible = |name: &str| listed("compatibilities", name) || listed("requiresCompatibilities", name);
-    let unrestricted = definition["compatibilities"].as_array().is_none_or(Vec::is_empty)
-        && definition["requiresCompatibilities"].as_array().is_none_or(Vec::is_empty);
+pub(super) fn launch_type(definition: &Definition, asked: Option<&'static str>) -> Result<&'static str, ApiError> {
+    let lists = [&definition.compatibilities, &definition.requires_compatibilities];
+    let compatible = |name: &str| lists.iter().any(|list| list.iter().any(|entry| entry == name));
+    let unrestricted = lists.iter().all(|list| list.is_empty());
     match asked {
         Some("MANAGED_INSTANCES") => {
             Err(ApiError::field("launchType", "'MANAGED_INSTANCES' is not supported by this endpoint: use EC2"))
@@ -61,7 +62,7 @@ pub(super) fn check_platform(launch_type: &str, version: Option<&str>) -> Result
 }
 
 /// The network a task gets: subnets and security groups. Empty unless its mode is awsvpc.
-pub(super) fn network(definition: &Value, common: &Common) -> Result<(Vec<String>, Vec<String>), ApiError> {
+pub(super) fn network(definition: &Definition, common: &Common) -> Result<(Vec<String>, Vec<String>), ApiError> {
     let mode = network_mode(definition);
     match (&common.network, mode) {
         (None, "awsvpc") => Err(ApiError::InvalidParameter(format!(
@@ -100,19 +101,26 @@ mod tests {
 
     #[test]
     fn launch_type_is_as_asked_for_if_the_definition_allows_it() {
-        let fargate = json!({"compatibilities": ["EC2", "FARGATE"], "requiresCompatibilities": ["FARGATE"]});
-        let only_ec2 = json!({"compatibilities": ["EC2"], "requiresCompatibilities": ["EC2"]});
-        let only_external = json!({"requiresCompatibilities": ["EXTERNAL"]});
+        let definition = |compatible: &[&str], required: &[&str]| {
+            let echo = json!({
+                "family": "f", "networkMode": "awsvpc", "containerDefinitions": [],
+                "compatibilities": compatible, "requiresCompatibilities": required,
+            });
+            Definition::from_echo(&echo).unwrap()
+        };
+        let fargate = definition(&["EC2", "FARGATE"], &["FARGATE"]);
+        let only_ec2 = definition(&["EC2"], &["EC2"]);
+        let only_external = definition(&[], &["EXTERNAL"]);
         for (definition, asked, expected) in [
             (&fargate, None, Some("EC2")),
             (&fargate, Some("FARGATE"), Some("FARGATE")),
             (&only_ec2, Some("FARGATE"), None),
             (&only_ec2, None, Some("EC2")),
             (&only_external, None, Some("EXTERNAL")),
-            (&json!({}), Some("EXTERNAL"), Some("EXTERNAL")),
+            (&definition(&[], &[]), Some("EXTERNAL"), Some("EXTERNAL")),
             (&fargate, Some("MANAGED_INSTANCES"), None),
         ] {
-            assert_eq!(launch_type(definition, asked).ok(), expected, "{definition} {asked:?}");
+            assert_eq!(launch_type(definition, asked).ok(), expected, "{definition:?} {asked:?}");
         }
     }
 

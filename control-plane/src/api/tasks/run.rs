@@ -27,9 +27,8 @@ pub(in crate::api) async fn run(api: &Api, input: Fields) -> Result<Value, ApiEr
         return Ok(earlier);
     }
     let definition = definition(api, &request.common).await?;
-    let launch_type = rules::launch_type(&definition.definition, request.launch_type)?;
-    rules::check_platform(launch_type, request.platform_version.as_deref())?;
-    let launch = prepare(cluster, definition, request.common, launch_type)?;
+    let launch = prepare(cluster, definition, request.common, request.launch_type)?;
+    rules::check_platform(&launch.launch_type, request.platform_version.as_deref())?;
     let want =
         Want::Place { count: request.count, constraints: &request.constraints, strategy: &request.strategy };
     launch.commit(api, &want, request.token.as_ref()).await
@@ -45,8 +44,7 @@ pub(in crate::api) async fn start(api: &Api, input: Fields) -> Result<Value, Api
         return Err(ApiError::field(format!("containerInstances[{at}]"), format_args!("{id} comes twice")));
     }
     let definition = definition(api, &request.common).await?;
-    let launch_type = rules::launch_type(&definition.definition, None)?;
-    let launch = prepare(cluster, definition, request.common, launch_type)?;
+    let launch = prepare(cluster, definition, request.common, None)?;
     launch.commit(api, &Want::On(&nodes), None).await
 }
 
@@ -63,12 +61,15 @@ fn prepare(
     cluster: String,
     definition: TaskDefinition,
     common: Common,
-    launch_type: &str,
+    launch_type: Option<&'static str>,
 ) -> Result<Launch, ApiError> {
-    let (subnets, security_groups) = rules::network(&definition.definition, &common)?;
-    let parsed = task::Definition::from_echo(&definition.definition).map_err(|error| {
-        ApiError::Server(format!("task definition {}:{}: {error}", definition.family, definition.revision))
+    let parsed = task::Definition::from_echo(&definition.definition).map_err(|source| ApiError::Definition {
+        family: definition.family.clone(),
+        revision: definition.revision,
+        source,
     })?;
+    let launch_type = rules::launch_type(&parsed, launch_type)?;
+    let (subnets, security_groups) = rules::network(&parsed, &common)?;
     let tags = tags(&cluster, &definition, &common)?;
     Ok(Launch {
         group: common.group.unwrap_or_else(|| format!("family:{}", definition.family)),
