@@ -21,6 +21,7 @@ use rcgen::{
 };
 use time::{Duration, OffsetDateTime};
 
+pub(crate) use self::peer::is_id;
 pub use self::{
     files::{read_private, write_private},
     peer::Peer,
