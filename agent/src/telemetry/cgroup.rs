@@ -23,32 +23,37 @@ pub(super) struct CgroupFiles {
 }
 
 impl CgroupFiles {
-    /// All figures of a cgroup that runs a workload.
-    pub(super) fn workload(cgroups: &Cgroups, path: &str) -> Self {
+    /// Descriptors that [`CgroupFiles::workload`] keeps, at most.
+    pub(super) const WORKLOAD_DESCRIPTORS: usize = 8;
+    /// Descriptors that [`CgroupFiles::overhead`] keeps, at most.
+    pub(super) const OVERHEAD_DESCRIPTORS: usize = 4;
+
+    /// All figures of a cgroup that runs a workload. `keep`: with descriptors that stay open.
+    pub(super) fn workload(cgroups: &Cgroups, path: &str, keep: bool) -> Self {
         let file = |controller: &str, v1: &str, v2: &str| {
             let name = if cgroups.version() == 2 { v2 } else { v1 };
             cgroups
                 .directory(controller, path)
-                .map(|dir| KeptFile::new(dir.join(name)))
+                .map(|dir| KeptFile::new(dir.join(name), keep))
         };
         Self {
             cpu_stat: file("cpu", "cpu.stat", "cpu.stat"),
             memory_limit: file("memory", "memory.limit_in_bytes", "memory.max"),
             oom: file("memory", "memory.oom_control", "memory.events.local"),
             io: file("blkio", "blkio.throttle.io_service_bytes_recursive", "io.stat"),
-            ..Self::overhead(cgroups, path)
+            ..Self::overhead(cgroups, path, keep)
         }
     }
 
     /// CPU, memory and processes, for shim and loggers: they have no limits, so there is nothing to throttle or kill,
     /// and every kept file costs the kernel some memory.
-    pub(super) fn overhead(cgroups: &Cgroups, path: &str) -> Self {
+    pub(super) fn overhead(cgroups: &Cgroups, path: &str, keep: bool) -> Self {
         let v2 = cgroups.version() == 2;
         let file = |controller: &str, v1: &str, v2_name: &str| {
             let name = if v2 { v2_name } else { v1 };
             cgroups
                 .directory(controller, path)
-                .map(|dir| KeptFile::new(dir.join(name)))
+                .map(|dir| KeptFile::new(dir.join(name), keep))
         };
         Self {
             v2,

@@ -23,12 +23,17 @@ impl Default for Buffer {
 pub(super) struct KeptFile {
     path: PathBuf,
     file: Option<File>,
+    keep: bool,
 }
 
 impl KeptFile {
-    /// Opened at the first read.
-    pub(super) fn new(path: PathBuf) -> Self {
-        Self { path, file: None }
+    /// Opened at the first read. Without `keep`, opened at each.
+    pub(super) fn new(path: PathBuf, keep: bool) -> Self {
+        Self {
+            path,
+            file: None,
+            keep,
+        }
     }
 
     /// What the kernel says now. None: it is not there.
@@ -40,14 +45,14 @@ impl KeptFile {
                 self.file = None;
                 let file = File::open(&self.path).ok()?;
                 let length = read_first(&file, buffer).ok()?;
-                self.file = Some(file);
+                self.file = self.keep.then_some(file);
                 length
             }
         };
         std::str::from_utf8(&buffer.0[..length]).ok()
     }
 
-    /// As [`KeptFile::read`] for a file that the kernel hands out page by page.
+    /// As [`KeptFile::read`] for a kept file that the kernel hands out page by page.
     pub(super) fn read_to_end<'a>(&mut self, buffer: &'a mut Buffer) -> Option<&'a str> {
         let mut length = self.read(buffer)?.len();
         let file = self.file.as_ref()?;
@@ -79,14 +84,17 @@ mod tests {
 
     #[test]
     fn a_file_is_read_afresh_and_found_when_it_comes_later() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("f");
-        let (mut kept, mut buffer) = (KeptFile::new(path.clone()), Buffer::default());
-        assert_eq!(kept.read(&mut buffer), None);
-        fs::write(&path, "one").unwrap();
-        assert_eq!(kept.read(&mut buffer), Some("one"));
-        fs::write(&path, "three").unwrap();
-        assert_eq!(kept.read(&mut buffer), Some("three"));
+        for keep in [true, false] {
+            let dir = tempfile::tempdir().unwrap();
+            let path = dir.path().join("f");
+            let (mut kept, mut buffer) = (KeptFile::new(path.clone(), keep), Buffer::default());
+            assert_eq!(kept.read(&mut buffer), None);
+            fs::write(&path, "one").unwrap();
+            assert_eq!(kept.read(&mut buffer), Some("one"));
+            fs::write(&path, "three").unwrap();
+            assert_eq!(kept.read(&mut buffer), Some("three"));
+            assert_eq!(kept.file.is_some(), keep);
+        }
     }
 
     #[test]
@@ -95,7 +103,7 @@ mod tests {
         let path = dir.path().join("f");
         let content = "x".repeat(FIRST_READ_BYTES * 5 + 7);
         fs::write(&path, &content).unwrap();
-        let (mut kept, mut buffer) = (KeptFile::new(path), Buffer::default());
+        let (mut kept, mut buffer) = (KeptFile::new(path, true), Buffer::default());
         assert_eq!(kept.read_to_end(&mut buffer), Some(content.as_str()));
         assert_eq!(kept.read_to_end(&mut buffer), Some(content.as_str()));
     }

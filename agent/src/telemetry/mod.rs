@@ -11,7 +11,10 @@ use std::{
 };
 
 use berth_agent_core::ids::{ContainerId, TaskId};
-use nix::sys::statvfs::statvfs;
+use nix::sys::{
+    resource::{Resource, getrlimit},
+    statvfs::statvfs,
+};
 
 use self::{
     cgroup::CgroupFiles,
@@ -87,8 +90,8 @@ pub struct NetworkUsage {
     pub tx_dropped: u64,
 }
 
-/// Reads usage. One sweep costs some 20 µs per task; each task keeps up to 12 descriptors, plus 8 per container: an
-/// agent with many tasks needs a limit on open files to match, and reads on without keeping them where it has not.
+/// Reads usage. One sweep costs well under 0.1 ms per task. A task keeps 12 descriptors and 8 per container, as long as
+/// all of them together are under half of what the process may open; the files of later tasks are opened for each sweep.
 #[derive(Debug)]
 pub struct Sampler {
     cgroups: Cgroups,
@@ -99,11 +102,14 @@ pub struct Sampler {
     loadavg: KeptFile,
     links: KeptFile,
     tasks: BTreeMap<TaskId, TaskFiles>,
+    descriptors_max: usize,
     buffer: Buffer,
 }
 
 #[derive(Debug)]
 struct TaskFiles {
+    /// Kept at most; zero when none are.
+    descriptors: usize,
     link: String,
     total: CgroupFiles,
     overhead: CgroupFiles,
@@ -116,7 +122,7 @@ impl Sampler {
     /// # Errors
     /// When `instance` is not a valid name.
     pub fn new(cgroups: Cgroups, instance: &str, disk: &Path) -> Result<Self, NetworkError> {
-        let kept = |path: &str| KeptFile::new(path.into());
+        let kept = |path: &str| KeptFile::new(path.into(), true);
         Ok(Self {
             cgroups,
             names: Names::new(instance)?,
@@ -127,21 +133,28 @@ impl Sampler {
             // All links in one read, in the network namespace of the thread that reads first.
             links: kept("/proc/thread-self/net/dev"),
             tasks: BTreeMap::new(),
+            descriptors_max: descriptors_max(),
             buffer: Buffer::default(),
         })
     }
 
     /// Includes a task in the sweeps. Its cgroups and link need not exist yet. Again: replaces its containers.
     pub fn register(&mut self, task: &TaskId, containers: &[(ContainerId, String)]) {
+        self.unregister(task);
+        let wanted =
+            CgroupFiles::WORKLOAD_DESCRIPTORS * (1 + containers.len()) + CgroupFiles::OVERHEAD_DESCRIPTORS;
+        let in_use: usize = self.tasks.values().map(|files| files.descriptors).sum();
+        let keep = in_use + wanted <= self.descriptors_max;
         let cgroups = &self.cgroups;
         let container = |(id, name): &(ContainerId, String)| {
-            let files = CgroupFiles::workload(cgroups, &cgroups.container_path(task, id));
+            let files = CgroupFiles::workload(cgroups, &cgroups.container_path(task, id), keep);
             (id.clone(), name.clone(), files)
         };
         let files = TaskFiles {
+            descriptors: if keep { wanted } else { 0 },
             link: self.names.link(task),
-            total: CgroupFiles::workload(cgroups, &cgroups.limited_path(task)),
-            overhead: CgroupFiles::overhead(cgroups, &cgroups.rt_path(task)),
+            total: CgroupFiles::workload(cgroups, &cgroups.limited_path(task), keep),
+            overhead: CgroupFiles::overhead(cgroups, &cgroups.rt_path(task), keep),
             containers: containers.iter().map(container).collect(),
         };
         self.tasks.insert(task.clone(), files);
@@ -195,6 +208,12 @@ impl Sampler {
             .map(|(name, usage)| (name.to_owned(), usage))
             .collect()
     }
+}
+
+/// Half of what this process may open now: the rest is for everything else.
+fn descriptors_max() -> usize {
+    let (soft, _hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap_or((0, 0));
+    usize::try_from(soft / 2).unwrap_or(usize::MAX)
 }
 
 impl TaskFiles {
@@ -269,6 +288,30 @@ mod tests {
         assert_eq!((tasks[0].total.oom_kills, tasks[0].network), (1, None));
         sampler.unregister(&task);
         assert!(sampler.sample().1.is_empty());
+    }
+
+    #[test]
+    fn descriptors_are_kept_within_a_budget() {
+        let cgroups =
+            Cgroups::with_hierarchies(Hierarchies::unified_at(Path::new("/nonexistent")), "berth").unwrap();
+        let mut sampler = Sampler::new(cgroups, "berth", Path::new("/")).unwrap();
+        sampler.descriptors_max = 30;
+        let tasks: [TaskId; 3] = [1, 2, 3].map(|n| format!("{n:032x}").parse().unwrap());
+        for task in &tasks {
+            sampler.register(task, &[]);
+            sampler.register(task, &[]);
+        }
+        let kept = |sampler: &Sampler| {
+            sampler
+                .tasks
+                .values()
+                .map(|files| files.descriptors)
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(kept(&sampler), [12, 12, 0]);
+        sampler.unregister(&tasks[0]);
+        sampler.register(&tasks[2], &[]);
+        assert_eq!(kept(&sampler), [12, 12]);
     }
 
     #[test]

@@ -9,7 +9,10 @@ use std::{
 };
 
 use berth_agent::effects::cgroups::{Cgroups, Hierarchies};
-use berth_agent_core::ids::{ContainerId, TaskId};
+use berth_agent_core::{
+    desired::Limits,
+    ids::{ContainerId, TaskId},
+};
 
 pub const MIB: u64 = 1 << 20;
 
@@ -114,3 +117,8 @@ pub fn task(n: u32) -> TaskId {
 pub fn container(n: u32) -> ContainerId {
     format!("{n:032x}").parse().unwrap()
 }
+
+pub const LIMITS: Limits = Limits {
+    cpu_units: 256,
+    memory_bytes: 64 * MIB,
+};

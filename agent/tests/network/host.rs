@@ -11,7 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use berth_agent::effects::network::{Network, NetworkConfig};
+use berth_agent::effects::network::{Attached, HostObject, Network, NetworkConfig};
 use berth_agent_core::ids::TaskId;
 use nix::{
     mount::{MsFlags, mount},
@@ -200,4 +200,19 @@ pub fn udp(address: Ipv4Addr, port: u16) -> UdpSocket {
 pub fn hears(socket: &UdpSocket) -> bool {
     socket.set_read_timeout(Some(SILENCE)).unwrap();
     socket.recv_from(&mut [0; 16]).is_ok()
+}
+
+/// Attaches the n-th task with the n-th address.
+pub async fn attach(network: &Network, n: u32) -> Attached {
+    network.attach(&task(n), address(n)).await.unwrap()
+}
+
+/// The name of the first link of the instance.
+pub async fn link_name(network: &Network) -> String {
+    let objects = network.list().await.unwrap();
+    let name = |object: &HostObject| match object {
+        HostObject::Link { name, .. } => Some(name.clone()),
+        _ => None,
+    };
+    objects.iter().find_map(name).unwrap()
 }

@@ -73,11 +73,14 @@ fn v2_enables_controllers_down_to_the_limited_cgroup_but_not_where_processes_are
 #[test]
 fn v2_writes_only_the_controllers_that_are_missing() {
     let fake = FakeV2::new("cpu memory pids\n");
-    fs::write(fake.path("c/cpu.max"), "max 100000\n").unwrap();
-    fs::write(fake.path("c/memory.max"), "max\n").unwrap();
     fs::write(fake.path("cgroup.subtree_control"), "cpu pids\n").unwrap();
     fs::write(fake.path("c/cgroup.subtree_control"), "cpu memory pids\n").unwrap();
-    fake.cgroups.create_task(&task(), &LIMITS).unwrap();
+    tree::create(
+        &fake.cgroups.hierarchies,
+        &fake.cgroups.limited_path(&task()),
+        false,
+    )
+    .unwrap();
     assert_eq!(fake.read("cgroup.subtree_control"), "+memory");
     assert_eq!(fake.read("c/cgroup.subtree_control"), "cpu memory pids\n");
 }

@@ -56,6 +56,8 @@ pub enum NetworkError {
     LinkTaken { link: String, owner: String },
     #[error("link {link} was made and is not there")]
     LinkVanished { link: String },
+    #[error("link {link} carries no packets {waited:?} after it was brought up")]
+    LinkDown { link: String, waited: Duration },
     #[error("address {address} is not in {range}")]
     AddressOutside { address: Ipv4Addr, range: Ipv4Net },
     #[error("address {address} is already routed to another link than {link}")]
@@ -100,6 +102,7 @@ impl NetworkError {
             | Self::SocketClosed { .. }
             | Self::Netlink { .. }
             | Self::LinkVanished { .. }
+            | Self::LinkDown { .. }
             | Self::AddressInUse { .. }
             | Self::LinkRemains { .. }
             | Self::Deadline { .. }

@@ -12,7 +12,7 @@ use netlink_packet_route::{
     AddressFamily, RouteNetlinkMessage,
     link::{
         AfSpecInet, AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InetDevConf, InfoData, InfoVeth,
-        LinkAttribute, LinkMessage, Stats64,
+        LinkAttribute, LinkMessage, State, Stats64,
     },
     route::{RouteAddress, RouteAttribute, RouteMessage, RouteProtocol, RouteScope},
 };
@@ -180,6 +180,15 @@ impl Netlink {
         let message = LinkUnspec::new_with_index(link.index).up().build();
         let request = self.handle.link().change(message);
         request.execute().await.map_err(failed("bring up", &link.name))
+    }
+
+    /// Whether the link carries packets by now. The kernel notices a carrier in its own time, up to a second after the
+    /// link is up, and drops what is sent before. Since 6.8 it looks at once when it is asked.
+    pub(super) async fn carries(&self, link: &Link) -> Result<bool, NetworkError> {
+        let mut links = self.handle.link().get().match_index(link.index).execute();
+        let message = links.try_next().await.map_err(failed("look at", &link.name))?;
+        let mut attributes = message.into_iter().flat_map(|message| message.attributes);
+        Ok(attributes.any(|attribute| attribute == LinkAttribute::OperState(State::Up)))
     }
 
     /// Brings up the loopback interface, which has index 1 in every namespace.

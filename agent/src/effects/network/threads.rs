@@ -75,6 +75,7 @@ impl Threads {
 pub(super) fn block_on<T>(work: impl Future<Output = Result<T, NetworkError>>) -> Result<T, NetworkError> {
     tokio::runtime::Builder::new_current_thread()
         .enable_io()
+        .enable_time()
         .build()
         .map_err(|source| NetworkError::Thread {
             step: "drive netlink sockets",

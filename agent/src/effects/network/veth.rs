@@ -1,9 +1,15 @@
 //! Owns the wiring of one task: the veth pair and what both its ends need so that packets flow. Never decides which
 //! address a task gets.
 
-use std::{net::Ipv4Addr, os::fd::AsRawFd, sync::Arc};
+use std::{
+    net::Ipv4Addr,
+    os::fd::AsRawFd,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use berth_agent_core::ids::TaskId;
+use tokio::time::sleep;
 
 use super::{
     error::NetworkError,
@@ -17,6 +23,9 @@ use super::{
 pub const GATEWAY: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 1);
 /// The task's interface, as the workload sees it.
 const TASK_LINK: &str = "eth0";
+/// From both ends being up to packets flowing: mostly at once, at most a second.
+const CARRIER_DEADLINE: Duration = Duration::from_secs(3);
+const CARRIER_POLL: Duration = Duration::from_millis(1);
 
 /// One task to be wired.
 #[derive(Debug)]
@@ -47,7 +56,8 @@ impl Wiring {
             tokio::try_join!(
                 self.set_up_host(&host, &host_link),
                 self.set_up_inside(&inside, &task_link)
-            )
+            )?;
+            tokio::try_join!(carries(&host, &host_link), carries(&inside, &task_link))
         };
         tokio::select! {
             // The connections first: when one dies, requests end as if they were acknowledged.
@@ -94,7 +104,7 @@ impl Wiring {
             }
         }
         let outer = host.link(&name).await?;
-        let outer = outer.ok_or_else(|| NetworkError::LinkVanished { link: name })?;
+        let outer = outer.ok_or(NetworkError::LinkVanished { link: name })?;
         let inner = Link {
             index: outer.peer_index,
             name: TASK_LINK.to_owned(),
@@ -154,4 +164,19 @@ impl Wiring {
             .await?;
         inside.add_default_route(link, GATEWAY).await
     }
+}
+
+/// Waits until packets are not dropped any more.
+async fn carries(netlink: &Netlink, link: &Link) -> Result<(), NetworkError> {
+    let start = Instant::now();
+    while !netlink.carries(link).await? {
+        if start.elapsed() > CARRIER_DEADLINE {
+            return Err(NetworkError::LinkDown {
+                link: link.name.clone(),
+                waited: CARRIER_DEADLINE,
+            });
+        }
+        sleep(CARRIER_POLL).await;
+    }
+    Ok(())
 }
