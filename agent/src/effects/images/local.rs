@@ -105,8 +105,10 @@ impl Containerd {
         else {
             return Ok(None);
         };
-        let Some(verified) = self.manifest(target.clone(), platform).await? else {
-            return Ok(None);
+        let verified = match self.manifest(target.clone(), platform).await {
+            Ok(Some(verified)) => verified,
+            Err(cause @ Cause::Containerd { .. }) => return Err(cause),
+            Ok(None) | Err(_) => return Ok(None),
         };
         let Ok(config) = read_config(self, &verified.manifest.config.digest).await else {
             return Ok(None);
