@@ -166,7 +166,13 @@ async fn a_ticket_is_for_its_node_alone_and_the_end_of_a_stream_ends_the_logs() 
     drop(bulk.sender);
     assert_eq!(reader.recv().await.unwrap().unwrap(), [line("last\n")]);
     assert!(timeout(SOON, reader.recv()).await.unwrap().is_none());
-    assert!(timeout(SOON, bulk.receiver.message()).await.unwrap().unwrap().is_none());
+    assert!(
+        timeout(SOON, bulk.receiver.message())
+            .await
+            .unwrap()
+            .unwrap()
+            .is_none()
+    );
 }
 
 #[tokio::test]
