@@ -124,6 +124,14 @@ async fn another_region_or_service_is_refused_by_name() {
 async fn session_tokens_and_unsigned_amz_headers_are_refused() {
     let world = World::new().await;
     let mut call = list();
+    call.signed_extra
+        .push(("x-amz-security-token".into(), "from-an-old-session".into()));
+    let message = call
+        .send(world.address)
+        .await
+        .refused("UnrecognizedClientException");
+    assert!(message.contains("Unset AWS_SESSION_TOKEN"), "{message}");
+    let mut call = list();
     call.extra.push(("x-amz-meta".into(), "smuggled".into()));
     assert!(
         call.send(world.address)

@@ -33,6 +33,8 @@ pub struct Call {
     pub at: SystemTime,
     pub content_type: String,
     pub signed: bool,
+    /// Added before signing.
+    pub signed_extra: Vec<(String, String)>,
     /// Added after signing.
     pub extra: Vec<(String, String)>,
 }
@@ -50,6 +52,7 @@ impl Call {
             at: SystemTime::now(),
             content_type: "application/x-amz-json-1.1".into(),
             signed: true,
+            signed_extra: Vec::new(),
             extra: Vec::new(),
         }
     }
@@ -66,6 +69,7 @@ impl Call {
         if !self.target.is_empty() {
             headers.push(("x-amz-target".to_owned(), self.target.clone()));
         }
+        headers.extend(self.signed_extra.clone());
         if self.signed {
             let identity = Credentials::new(&self.key, &self.secret, None, None, "tests").into();
             let params = SigningParams::builder()

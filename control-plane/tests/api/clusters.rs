@@ -147,7 +147,7 @@ async fn bad_requests_say_what_and_where() {
         (
             "CreateCluster",
             json!({"tags": [{"key": "aws:x"}]}),
-            "tags[0].key: the prefix aws: is reserved",
+            "tags[0].key: \"aws:x\" starts with aws:",
         ),
         (
             "CreateCluster",

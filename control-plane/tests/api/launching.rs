@@ -92,7 +92,10 @@ async fn what_fits_nowhere_fails_at_once_with_every_nodes_reason() {
         failure["reason"].as_str().unwrap().starts_with("RESOURCE:"),
         "{failure}"
     );
-    assert!(failure["detail"].as_str().unwrap().contains(&node[..12]), "{failure}");
+    assert!(
+        failure["detail"].as_str().unwrap().contains(&node[..12]),
+        "{failure}"
+    );
     world.assert_nothing_runs().await;
 }
 
