@@ -21,6 +21,8 @@ mod session;
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+pub(crate) use tests::task_record as test_task;
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -170,6 +172,13 @@ impl LinkServer {
             Ok(Err(error)) => tracing::error!(error = %error, "the listener for nodes panicked"),
             Err(_) => self.server.abort(),
         }
+    }
+}
+
+impl Drop for LinkServer {
+    /// Nothing goes on without its owner.
+    fn drop(&mut self) {
+        self.shared.shutdown.cancel();
     }
 }
 

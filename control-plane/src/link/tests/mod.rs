@@ -301,10 +301,11 @@ fn allocation() -> Allocation {
         udp_ports: vec![],
         address: true,
         stopping: false,
+        group: "family:web".into(),
     }
 }
 
-pub(super) fn task_record(node: &str, task: &str) -> Task {
+pub(crate) fn task_record(node: &str, task: &str) -> Task {
     let container = TaskContainer {
         id: id('c'),
         name: "web".into(),
