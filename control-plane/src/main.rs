@@ -1,7 +1,7 @@
 //! The control plane as a process: arguments, the log, signals, exit codes. 0: stopped as asked; 1: failed; 2: told
 //! something that cannot work.
 
-use std::{path::PathBuf, process::ExitCode, time::Duration};
+use std::{io::IsTerminal, path::PathBuf, process::ExitCode, time::Duration};
 
 use berth_control_plane::{
     app::{ControlPlane, StartError},
