@@ -51,6 +51,7 @@ fn serve(path: &std::path::Path) -> ExitCode {
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
         .init();
     let config = match Config::load(path) {
         Ok(config) => config,

@@ -1,4 +1,5 @@
 //! The control plane as a process: what it says, and how it ends.
+#![allow(clippy::unwrap_used)] // Clippy does not see that helpers of a test binary are tests too.
 
 use std::{
     io::{BufRead, BufReader},
