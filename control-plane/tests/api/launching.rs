@@ -189,7 +189,7 @@ async fn spread_binpack_and_constraints_decide_where() {
     let answer = world
         .ok("RunTask", with(run_body("web"), "placementConstraints", member))
         .await;
-    assert_eq!(nodes(&answer), [second.clone()]);
+    assert_eq!(nodes(&answer), std::slice::from_ref(&second));
     let body = with(
         with(run_body("web"), "count", json!(2)),
         "placementConstraints",

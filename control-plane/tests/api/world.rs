@@ -24,11 +24,14 @@ use crate::client::{Answer, Call, KEY, REGION, SECRET};
 pub const ACCOUNT: &str = "123456789012";
 pub const MIB: u64 = 1 << 20;
 
+/// What one receive from a node's log stream gives.
+type Batch = Result<Vec<LogLine>, String>;
+
 /// Nodes as far as the API asks them: what they answer is put here by the test.
 #[derive(Debug, Default)]
 pub struct FakeNodes {
     pub heartbeats: Mutex<HashMap<String, Heartbeat>>,
-    pub logs: Mutex<HashMap<String, Vec<Result<Vec<LogLine>, String>>>>,
+    pub logs: Mutex<HashMap<String, Vec<Batch>>>,
     pub asked: Mutex<Vec<LogRequest>>,
 }
 
