@@ -209,6 +209,35 @@ async fn bodies_that_are_no_json_object_are_refused() {
         .ok();
 }
 
+/// Terraform takes every 400 of DescribeTaskDefinition for "it is gone".
+#[tokio::test]
+async fn a_store_that_fails_is_the_servers_fault() {
+    let world = World::new().await;
+    world.store.close().await;
+    let answer = world
+        .call("DescribeTaskDefinition", json!({"taskDefinition": "web"}))
+        .await;
+    let message = answer.refused("ServerException");
+    assert_eq!(answer.status, 500);
+    assert!(
+        message.contains(answer.header("x-amzn-requestid").unwrap()),
+        "{message}"
+    );
+}
+
+#[tokio::test]
+async fn more_calls_than_fit_are_told_to_come_again() {
+    let world = World::new().await;
+    let call = list();
+    // Each holds a place while its body does not come.
+    let held = futures_util::future::join_all((0..128).map(|_| call.send_head(world.address))).await;
+    let answer = list().send(world.address).await;
+    answer.refused("ServerException");
+    assert_eq!(answer.status, 503);
+    drop(held);
+    list().send(world.address).await.ok();
+}
+
 fn sts(body: &str) -> Call {
     Call {
         service: "sts".into(),

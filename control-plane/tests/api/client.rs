@@ -97,12 +97,32 @@ impl Call {
         headers
     }
 
+    /// Sends all but the body.
+    pub async fn send_head(&self, address: SocketAddr) -> TcpStream {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        let head = head(
+            "POST / HTTP/1.1",
+            &self.headers(&address.to_string()),
+            self.body.len(),
+        );
+        stream.write_all(head.as_bytes()).await.unwrap();
+        stream
+    }
+
     /// Sends it and reads the whole answer.
     pub async fn send(&self, address: SocketAddr) -> Answer {
         let headers = self.headers(&address.to_string());
         let body = self.altered.as_ref().unwrap_or(&self.body);
         exchange(address, "POST / HTTP/1.1", &headers, body).await
     }
+}
+
+fn head(request_line: &str, headers: &[(String, String)], body_bytes: usize) -> String {
+    let mut head = format!("{request_line}\r\nconnection: close\r\ncontent-length: {body_bytes}\r\n");
+    for (name, value) in headers {
+        head.push_str(&format!("{name}: {value}\r\n"));
+    }
+    head + "\r\n"
 }
 
 /// One exchange on a connection of its own.
@@ -114,14 +134,7 @@ pub async fn exchange(
 ) -> Answer {
     let work = async {
         let mut stream = TcpStream::connect(address).await.unwrap();
-        let mut head = format!(
-            "{request_line}\r\nconnection: close\r\ncontent-length: {}\r\n",
-            body.len()
-        );
-        for (name, value) in headers {
-            head.push_str(&format!("{name}: {value}\r\n"));
-        }
-        head.push_str("\r\n");
+        let head = head(request_line, headers, body.len());
         stream.write_all(head.as_bytes()).await.unwrap();
         // The server may answer, and close, before it has read a body that it refuses.
         let _ = stream.write_all(body).await;

@@ -153,6 +153,23 @@ async fn racing_calls_never_overcommit() {
 }
 
 #[tokio::test]
+async fn a_node_that_reports_meanwhile_loses_nothing() {
+    let (world, node) = World::with_node().await;
+    world.register("web").await;
+    let reports = async {
+        for index in 0..60 {
+            world.edit_node(&node, |node| node.connectivity_at = index).await;
+            tokio::task::yield_now().await;
+        }
+    };
+    let calls = futures_util::future::join_all((0..8).map(|_| world.ok("RunTask", run_body("web"))));
+    let (answers, ()) = futures_util::future::join(calls, reports).await;
+    assert!(answers.iter().all(|answer| answer["failures"] == json!([])));
+    let node = world.node(&node).await;
+    assert_eq!((node.allocations.len(), node.connectivity_at), (8, 59));
+}
+
+#[tokio::test]
 async fn spread_binpack_and_constraints_decide_where() {
     let (world, first) = World::with_node().await;
     let second = world
@@ -172,7 +189,7 @@ async fn spread_binpack_and_constraints_decide_where() {
     let answer = world
         .ok("RunTask", with(run_body("web"), "placementConstraints", member))
         .await;
-    assert_eq!(nodes(&answer), [second.clone()]);
+    assert_eq!(nodes(&answer), std::slice::from_ref(&second));
     let body = with(
         with(run_body("web"), "count", json!(2)),
         "placementConstraints",

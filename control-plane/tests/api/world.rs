@@ -11,7 +11,7 @@ use berth_control_plane::{
     api::{ApiConfig, ApiKey, CLOCK_SKEW_MAX, router},
     model::{Allocation, Node, Task, keys},
     nodes::{LogReceiver, NodeError, Nodes},
-    store::{Operation, Store, Transaction, sqlite::SqliteStore, typed},
+    store::{Committed, Operation, Store, Transaction, sqlite::SqliteStore, typed},
 };
 use berth_control_plane_core::task::FEATURES;
 use berth_proto::node::v1::{Heartbeat, LogLine, LogRequest, TaskSpec};
@@ -24,11 +24,14 @@ use crate::client::{Answer, Call, KEY, REGION, SECRET};
 pub const ACCOUNT: &str = "123456789012";
 pub const MIB: u64 = 1 << 20;
 
+/// What one receive from a node's log stream gives.
+type Batch = Result<Vec<LogLine>, String>;
+
 /// Nodes as far as the API asks them: what they answer is put here by the test.
 #[derive(Debug, Default)]
 pub struct FakeNodes {
     pub heartbeats: Mutex<HashMap<String, Heartbeat>>,
-    pub logs: Mutex<HashMap<String, Vec<Result<Vec<LogLine>, String>>>>,
+    pub logs: Mutex<HashMap<String, Vec<Batch>>>,
     pub asked: Mutex<Vec<LogRequest>>,
 }
 
@@ -168,11 +171,23 @@ impl World {
             .value
     }
 
-    pub async fn edit_node(&self, id: &str, edit: impl FnOnce(&mut Node)) {
-        let mut node = self.node(id).await;
-        edit(&mut node);
-        self.put(typed::put_json(keys::node("default", id), &node).unwrap())
-            .await;
+    /// Changes a node's record as the link does: by compare, again when somebody else was faster.
+    pub async fn edit_node(&self, id: &str, edit: impl Fn(&mut Node)) {
+        let key = keys::node("default", id);
+        loop {
+            let mut node = typed::get_json::<Node>(self.store.as_ref(), &key)
+                .await
+                .unwrap()
+                .unwrap();
+            edit(&mut node.value);
+            let transaction = Transaction {
+                compare: vec![node.unchanged()],
+                operations: vec![typed::put_json(key.as_str(), &node.value).unwrap()],
+            };
+            if let Committed::Done(_) = self.store.commit(transaction).await.unwrap() {
+                return;
+            }
+        }
     }
 
     pub async fn task(&self, id: &str) -> Task {
