@@ -1,6 +1,9 @@
 //! Images against a real containerd: pulled from a real registry and from one that misbehaves, shared, cancelled,
 //! and imported from archives. Needs root, containerd, docker-registry and busybox-static.
 
+// Helpers of tests are tests: a panic is how they fail.
+#![allow(clippy::unwrap_used)]
+
 mod archives;
 mod containerd;
 mod distribution;

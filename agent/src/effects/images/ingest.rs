@@ -35,7 +35,7 @@ impl Workspace {
         let (to_containerd, messages) = mpsc::channel(QUEUED);
         // containerd sends its headers only with its first answer: feeding must not wait for the call to return.
         let mut feeding = pin!(feed(self.name(blob.name), &blob, chunks, to_containerd));
-        let mut writing = pin!(self.write(&blob, messages));
+        let mut writing = pin!(self.write(messages));
         let written = tokio::select! {
             biased;
             // An early answer is a refusal, or "already here"; the source is then dropped.
@@ -66,7 +66,6 @@ impl Workspace {
     /// True once committed.
     fn write(
         &self,
-        _blob: &Incoming<'_>,
         messages: mpsc::Receiver<WriteContentRequest>,
     ) -> impl Future<Output = Result<bool, Status>> {
         let request = self.stream(ReceiverStream::new(messages));

@@ -62,6 +62,12 @@ impl Memory {
         fresh.then(|| entry.local.clone())
     }
 
+    /// An image that was here a while ago, however long.
+    pub fn known(&self, image: &ImageRef) -> Option<Local> {
+        let memory = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        memory.get(&image.to_string()).map(|entry| entry.local.clone())
+    }
+
     /// Remembers an image; its tag counts as resolved for `ttl`.
     pub fn put(&self, image: &ImageRef, local: Local, ttl: Duration) {
         let mut memory = self.0.lock().unwrap_or_else(PoisonError::into_inner);

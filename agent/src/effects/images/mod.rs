@@ -8,6 +8,7 @@
 
 mod archive;
 mod assemble;
+mod clients;
 mod config;
 mod containerd;
 mod digest;
@@ -26,11 +27,7 @@ mod shared;
 mod unpack;
 mod workspace;
 
-use std::{
-    path::PathBuf,
-    sync::{Arc, Mutex, PoisonError},
-    time::Instant,
-};
+use std::{path::PathBuf, sync::Arc};
 
 use berth_agent_core::image::ResolvedImage;
 use tokio::sync::{Semaphore, watch};
@@ -38,8 +35,8 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
 
 use self::{
-    assemble::Assembled, containerd::Containerd, error::Cause, keyed::KeyedLocks, local::Memory,
-    progress::Board, reference::ImageRef, registry::Registry, shared::Flights,
+    assemble::Assembled, clients::Clients, containerd::Containerd, error::Cause, keyed::KeyedLocks,
+    local::Memory, progress::Board, reference::ImageRef, shared::Flights,
 };
 pub use self::{
     config::{ImagesConfig, Limits, Platform, RegistryCredential},
@@ -58,7 +55,7 @@ pub struct Images {
 struct Inner {
     config: ImagesConfig,
     containerd: Containerd,
-    registry: SharedRegistry,
+    clients: Clients,
     memory: Memory,
     board: Board,
     /// Pulls at once.
@@ -82,7 +79,7 @@ impl Images {
         let inner = Inner {
             config,
             containerd,
-            registry: SharedRegistry::default(),
+            clients: Clients::default(),
             memory: Memory::default(),
             board: Board::new(),
             pulls,
@@ -171,16 +168,16 @@ impl Images {
         self.flights.close().await;
     }
 
-    /// The HTTP clients with their certificates are worth keeping between the pulls of one deployment, not longer.
     fn drop_clients_when_idle(&self) {
-        if self.flights.closing.is_cancelled() || !self.inner.registry.claim_janitor() {
+        if self.flights.closing.is_cancelled() || !self.inner.clients.claim_janitor() {
             return;
         }
         let (inner, flights) = (Arc::clone(&self.inner), self.flights.clone());
         self.flights.tracker.spawn(async move {
             let idle = inner.config.limits.client_idle;
-            while pull::idle(idle, &flights.closing).await {
-                if flights.is_empty() && inner.registry.drop_if_unused(idle) {
+            let wait = || flights.closing.run_until_cancelled(tokio::time::sleep(idle));
+            while wait().await.is_some() {
+                if flights.is_empty() && inner.clients.drop_if_unused(idle) {
                     break;
                 }
             }
@@ -203,48 +200,5 @@ impl Inner {
         }
         self.memory.forget(image);
         Ok(None)
-    }
-}
-
-/// The registry client while it is in use.
-#[derive(Debug, Default)]
-struct SharedRegistry(Mutex<RegistryState>);
-
-#[derive(Debug, Default)]
-struct RegistryState {
-    registry: Option<Arc<Registry>>,
-    used: Option<Instant>,
-    /// Somebody waits to drop it.
-    janitor: bool,
-}
-
-impl SharedRegistry {
-    fn get(&self, config: &ImagesConfig) -> Result<Arc<Registry>, Cause> {
-        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        state.used = Some(Instant::now());
-        match &state.registry {
-            Some(registry) => Ok(Arc::clone(registry)),
-            None => {
-                let registry = Arc::new(Registry::new(config)?);
-                state.registry = Some(Arc::clone(&registry));
-                Ok(registry)
-            }
-        }
-    }
-
-    /// True for the one who is to wait until it can be dropped.
-    fn claim_janitor(&self) -> bool {
-        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        state.registry.is_some() && !std::mem::replace(&mut state.janitor, true)
-    }
-
-    fn drop_if_unused(&self, idle: std::time::Duration) -> bool {
-        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let unused = state.used.is_none_or(|used| used.elapsed() >= idle);
-        if unused {
-            state.registry = None;
-            state.janitor = false;
-        }
-        unused
     }
 }

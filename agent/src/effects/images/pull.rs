@@ -1,7 +1,7 @@
 //! Owns one pull from beginning to end: is it here, what does the registry say, download, unpack, record. Never
 //! coordinates callers; [`shared`](super::shared) does.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use futures_util::{FutureExt, future::BoxFuture};
 use tokio::{sync::Semaphore, time::timeout};
@@ -30,23 +30,28 @@ impl Inner {
         image: &'a ImageRef,
         cancel: &'a CancellationToken,
     ) -> BoxFuture<'a, Result<Assembled, Cause>> {
-        async move { self.find_or_pull(image, cancel).await }.boxed()
+        self.find_or_pull(image, cancel).boxed()
     }
 
     async fn find_or_pull(&self, image: &ImageRef, cancel: &CancellationToken) -> Result<Assembled, Cause> {
-        let here = unless_cancelled(cancel, self.containerd.local(image, &self.config.platform)).await?;
-        let Some((local, verified)) = here else {
-            return self.pull(image, Plan::Anything, cancel).await;
+        let local = match self.memory.known(image) {
+            Some(local) => local,
+            None => {
+                match unless_cancelled(cancel, self.containerd.local(image, &self.config.platform)).await? {
+                    Some((local, _)) => local,
+                    None => return self.pull(image, None, cancel).await,
+                }
+            }
         };
         if image.is_digest() || local.imported {
-            return self.use_local(image, local, verified, cancel).await;
+            return self.use_local(image, local, cancel).await;
         }
         let resolved = unless_cancelled(cancel, self.resolve(image)).await;
         let failure = match resolved {
             Ok(resolved) if resolved.as_ref() == Some(&local.resolved) => {
-                return self.use_local(image, local, verified, cancel).await;
+                return self.use_local(image, local, cancel).await;
             }
-            Ok(_) => match self.pull(image, Plan::Anything, cancel).await {
+            Ok(_) => match self.pull(image, None, cancel).await {
                 Err(cause) if cause.registry_away() => cause,
                 other => return other,
             },
@@ -55,7 +60,7 @@ impl Inner {
         };
         let error = ImageError::new(subject(image), failure);
         warn!(error = %error.reason(), "the registry is away: the image on this host is used");
-        self.use_local(image, local, verified, cancel).await
+        self.use_local(image, local, cancel).await
     }
 
     /// The tag's digest at the registry, within a time after which the local image is the better answer.
@@ -65,7 +70,7 @@ impl Inner {
             ..self.config.limits.clone()
         };
         let patience = limits.resolve_with_local;
-        let registry = self.registry.get(&self.config)?;
+        let registry = self.clients.get(&self.config)?;
         let asked = timeout(patience, retry(&limits, || registry.resolve(image))).await;
         asked.unwrap_or(Err(Cause::Stalled(patience)))
     }
@@ -75,30 +80,38 @@ impl Inner {
         &self,
         image: &ImageRef,
         local: Local,
-        verified: Verified,
         cancel: &CancellationToken,
     ) -> Result<Assembled, Cause> {
-        if !self
+        if self
             .containerd
             .has_snapshot(local.image.chain_id.as_str())
             .await?
         {
-            let plan = Plan::Known {
-                verified,
-                resolved: local.resolved,
-                imported: local.imported,
-            };
-            return self.pull(image, plan, cancel).await;
+            let assembled = local.image.clone();
+            self.memory.put(image, local, self.config.resolve_ttl);
+            return Ok(assembled);
         }
-        let assembled = local.image.clone();
-        self.memory.put(image, local, self.config.resolve_ttl);
-        Ok(assembled)
+        self.memory.forget(image);
+        let recorded = self.containerd.local(image, &self.config.platform).await?;
+        let known = recorded.map(
+            |(
+                Local {
+                    resolved, imported, ..
+                },
+                verified,
+            )| Known {
+                verified,
+                resolved,
+                imported,
+            },
+        );
+        self.pull(image, known, cancel).await
     }
 
     async fn pull(
         &self,
         image: &ImageRef,
-        plan: Plan,
+        known: Option<Known>,
         cancel: &CancellationToken,
     ) -> Result<Assembled, Cause> {
         let slot = self.pulls.acquire();
@@ -106,7 +119,7 @@ impl Inner {
         let longest = self.config.limits.pull;
         let workspace = Workspace::open(self.containerd.clone(), longest).await?;
         let work = async {
-            let pulled = timeout(longest, self.pull_into(image, plan, &workspace).boxed()).await;
+            let pulled = timeout(longest, self.pull_into(image, known, &workspace)).await;
             pulled.unwrap_or(Err(Cause::Deadline(longest)))
         };
         let pulled = unless_cancelled(cancel, work).await;
@@ -117,22 +130,20 @@ impl Inner {
     async fn pull_into(
         &self,
         image: &ImageRef,
-        plan: Plan,
+        known: Option<Known>,
         workspace: &Workspace,
     ) -> Result<Assembled, Cause> {
         let limits = &self.config.limits;
-        let registry: Arc<Registry> = self.registry.get(&self.config)?;
-        let (verified, resolved, imported) = match plan {
-            Plan::Known {
-                verified,
-                resolved,
-                imported,
-            } => (verified, resolved, imported),
-            Plan::Anything => {
-                let (verified, resolved) = self.find_manifest(&registry, image).await?;
-                (verified, resolved, false)
-            }
+        let registry: Arc<Registry> = self.clients.get(&self.config)?;
+        let known = match known {
+            Some(known) => known,
+            None => self.find_manifest(&registry, image).await?,
         };
+        let Known {
+            verified,
+            resolved,
+            imported,
+        } = known;
         let layers = verified
             .manifest
             .layers
@@ -172,12 +183,8 @@ impl Inner {
         Ok(assembled)
     }
 
-    /// The manifest for this platform, and the digest that the reference itself has.
-    async fn find_manifest(
-        &self,
-        registry: &Registry,
-        image: &ImageRef,
-    ) -> Result<(Verified, Digest), Cause> {
+    /// Asks the registry for the manifest for this platform, through indexes.
+    async fn find_manifest(&self, registry: &Registry, image: &ImageRef) -> Result<Known, Cause> {
         let mut expected = match &image.selector {
             Selector::Digest(digest) => Some(digest.clone()),
             Selector::Tag(_) => None,
@@ -185,10 +192,7 @@ impl Inner {
         let mut selector = image.selector.as_str().to_owned();
         let mut resolved = None;
         for _ in 0..index_depth_max() {
-            let raw = retry(&self.config.limits, async || {
-                registry.manifest(image, &selector).await
-            })
-            .await?;
+            let raw = retry(&self.config.limits, || registry.manifest(image, &selector)).await?;
             let digest = verify(&raw, expected.as_ref())?;
             resolved.get_or_insert_with(|| digest.clone());
             match Document::parse(&raw.bytes)? {
@@ -199,7 +203,11 @@ impl Inner {
                         manifest,
                     };
                     let resolved = resolved.unwrap_or_else(|| verified.digest.clone());
-                    return Ok((verified, resolved));
+                    return Ok(Known {
+                        verified,
+                        resolved,
+                        imported: false,
+                    });
                 }
                 Document::Index(entries) => {
                     let chosen = choose(&entries, &self.config.platform)?.digest.clone();
@@ -212,15 +220,13 @@ impl Inner {
     }
 }
 
-/// What is known of the image before the registry is asked.
+/// The manifest of an image, however it was learnt.
 #[derive(Debug)]
-enum Plan {
-    Anything,
-    Known {
-        verified: Verified,
-        resolved: Digest,
-        imported: bool,
-    },
+struct Known {
+    verified: Verified,
+    /// Digest of what the reference itself points to: the manifest, or an index above it.
+    resolved: Digest,
+    imported: bool,
 }
 
 /// What a message says is being done.
@@ -254,13 +260,5 @@ async fn unless_cancelled<T>(
         biased;
         () = cancel.cancelled() => Err(Cause::Cancelled),
         done = work => done,
-    }
-}
-
-/// How long the HTTP clients stay after their last use.
-pub(super) async fn idle(duration: Duration, closing: &CancellationToken) -> bool {
-    tokio::select! {
-        () = closing.cancelled() => false,
-        () = tokio::time::sleep(duration) => true,
     }
 }
