@@ -8,10 +8,10 @@ use berth_agent_core::{
     event::{Event, Restarted, TimerKey},
     ids::TaskId,
     ledger::{Ledger, Owned},
-    node::{Node, NodeConfig, NodeRecord},
+    node::{Node, NodeConfig, NodeRecord, OVERTAKEN_MAX},
     report::{Report, Status},
     resources::Capacity,
-    task::Task,
+    task::{Phase, Task},
 };
 
 use crate::{
@@ -400,6 +400,7 @@ impl World {
             used.memory_bytes <= capacity.memory_bytes,
             "memory is overcommitted with {charged} containers"
         );
+        self.check_nobody_sleeps_through_a_release();
         let mut ports = BTreeMap::new();
         for (key, instance) in self
             .host
@@ -414,6 +415,24 @@ impl World {
                     "{port:?} is held twice, by {key:?} too"
                 );
             }
+        }
+    }
+
+    /// No wake-up is lost: who waits does not fit, or may not pass somebody.
+    fn check_nobody_sleeps_through_a_release(&self) {
+        let waiting = |task: &&Task| matches!(task.phase, Phase::Waiting { .. });
+        let barrier = |task: &Task| matches!(task.phase, Phase::Waiting { overtaken, .. } if overtaken >= OVERTAKEN_MAX);
+        if self.node.tasks().any(barrier) {
+            return;
+        }
+        for task in self
+            .node
+            .tasks()
+            .filter(waiting)
+            .filter(|task| !task.wants_address())
+        {
+            let fits = self.node.resources().fits(&task.spec);
+            assert!(fits.is_err(), "{} waits, and fits", task.spec.id);
         }
     }
 

@@ -397,13 +397,15 @@ impl Drop for Cluster {
         }
         // What a failed test left: this instance's shims by pid, then its namespaces, links, cgroups and table.
         let script = format!(
-            "for p in $(pgrep -f -- '-namespace {0} '); do kill -9 $p; done; \
+            "for p in $(pgrep -f -- '[-]namespace {0} '); do kill -9 $p; done; \
              for d in /sys/fs/cgroup/*/{0} /sys/fs/cgroup/{0}; do [ -d $d ] && find $d -name cgroup.procs | \
              xargs cat 2>/dev/null | xargs -r kill -9; done; sleep 0.2; \
              for n in /run/{0}/netns/*; do umount -l $n; done; umount -l /run/{0}/netns; rm -rf /run/{0}; \
              for d in /sys/fs/cgroup/*/{0} /sys/fs/cgroup/{0}; do [ -d $d ] && find $d -depth -type d -exec rmdir {{}} +; done; \
-             nft delete table inet {0}; true",
-            self.instance
+             nft delete table inet {0}; \
+             for m in $(cut -d' ' -f5 /proc/self/mountinfo | grep '^{1}/'); do umount -l $m; done; true",
+            self.instance,
+            self.dir.path().display(),
         );
         let _ = Command::new("sh")
             .args(["-c", &script])

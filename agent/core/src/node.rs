@@ -6,6 +6,8 @@ mod desired_state;
 #[cfg(test)]
 mod tests;
 
+pub use admission::OVERTAKEN_MAX;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use ipnet::Ipv4Net;
@@ -275,7 +277,7 @@ impl Node {
         let Some(task) = self.tasks.get_mut(id) else {
             return;
         };
-        let (had_process, was_stopped) = (task.may_have_process(), task.phase == Phase::Stopped);
+        let was_stopped = task.phase == Phase::Stopped;
         let steps = task.advance(now);
         let (has_process, is_stopped) = (task.may_have_process(), task.phase == Phase::Stopped);
         let gone = is_stopped && task.forgotten && task.logs == Logs::None;
@@ -292,8 +294,7 @@ impl Node {
         change.effects.extend(steps.effects);
         change.timers.extend(steps.timers);
         if !has_process {
-            self.resources.release_processes(id);
-            self.admission_due |= had_process;
+            self.admission_due |= self.resources.release_processes(id);
         }
         if is_stopped {
             self.release(id, now, change);
@@ -305,7 +306,7 @@ impl Node {
 
     /// Nothing of the task is left on the host.
     fn release(&mut self, id: &TaskId, now: Millis, change: &mut Change) {
-        self.resources.release_all(id);
+        self.admission_due |= self.resources.release_all(id);
         if let Some(until) = self.record.addresses.release(id, now) {
             change.node = true;
             change.timers.push((

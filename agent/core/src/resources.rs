@@ -118,15 +118,16 @@ impl Resources {
         }
     }
 
-    /// Its processes are gone: CPU and memory are free.
-    pub fn release_processes(&mut self, task: &TaskId) {
-        self.charges.remove(task);
+    /// Its processes are gone: CPU and memory are free. Whether it held any.
+    pub fn release_processes(&mut self, task: &TaskId) -> bool {
+        self.charges.remove(task).is_some()
     }
 
-    /// Nothing of it is left.
-    pub fn release_all(&mut self, task: &TaskId) {
-        self.charges.remove(task);
+    /// Nothing of it is left. Whether it held anything.
+    pub fn release_all(&mut self, task: &TaskId) -> bool {
+        let ports = self.ports.len();
         self.ports.retain(|_, owner| owner != task);
+        self.release_processes(task) || self.ports.len() < ports
     }
 
     /// CPU units and memory bytes held now.
