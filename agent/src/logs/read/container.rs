@@ -58,11 +58,6 @@ impl ContainerLog {
         Ok(log)
     }
 
-    /// The container's name.
-    pub fn name(&self) -> &str {
-        &self.name
-    }
-
     /// A record as it is given away.
     pub fn line(&self, record: Record) -> Line {
         Line {

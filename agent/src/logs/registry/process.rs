@@ -17,7 +17,10 @@ use std::{
 };
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use tokio::process::{Child, Command};
+use tokio::{
+    io::{Interest, unix::AsyncFd},
+    process::{Child, Command},
+};
 
 use super::{
     RegistryConfig,
@@ -121,6 +124,13 @@ fn pidfd_open(pid: u32) -> io::Result<OwnedFd> {
             _ => Err(io::Error::last_os_error()),
         }
     }
+}
+
+/// Readable when the process is dead.
+#[allow(unsafe_code)]
+pub(super) fn watch(pidfd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: an OwnedFd stays the same open descriptor for as long as it lives, and it lives in the AsyncFd.
+    Ok(unsafe { AsyncFd::register_with_interest(pidfd, Interest::READABLE)? })
 }
 
 /// The process is dead.

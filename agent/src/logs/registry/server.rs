@@ -13,7 +13,7 @@ use std::{
 };
 
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt, unix::AsyncFd},
+    io::{AsyncReadExt, AsyncWriteExt},
     net::{UnixListener, UnixStream},
     process::Child,
     sync::mpsc,
@@ -170,7 +170,7 @@ impl Life {
                 while stream.read(&mut byte).await.is_ok_and(|n| n > 0) {}
             }
             Self::Process(pidfd) => {
-                let waited = match pidfd.try_clone().and_then(AsyncFd::new) {
+                let waited = match pidfd.try_clone().and_then(process::watch) {
                     Ok(pidfd) => pidfd.readable().await.map(drop),
                     Err(error) => Err(error),
                 };
