@@ -1,1 +1,289 @@
-//! placeholder
+//! Owns the parts of a control plane and their lifetimes: what starts, in which order, and that all of it ends. Never
+//! does any of the work.
+
+mod leader;
+mod retention;
+
+#[cfg(test)]
+mod tests;
+
+use std::{
+    fs, io,
+    net::SocketAddr,
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use axum::serve::ListenerExt;
+use nix::fcntl::{Flock, FlockArg};
+use tokio::{net::TcpListener, task::JoinHandle, time::Instant};
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use crate::{
+    api::{self, ApiConfig},
+    config::{Config, ConfigError},
+    link::{LinkConfig, LinkError, LinkServer},
+    pki::{Authority, PkiError},
+    store::{SharedStore, StoreError, sqlite::SqliteStore},
+};
+
+/// The authority's directory, in the state directory.
+pub const PKI_DIRECTORY: &str = "pki";
+/// The store's file, in the state directory.
+pub const STORE_FILE: &str = "store.db";
+/// Held as long as a control plane uses the state directory.
+pub const LOCK_FILE: &str = "lock";
+
+/// Why a control plane does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error("configuration")]
+    Config {
+        #[from]
+        source: ConfigError,
+    },
+    #[error("{action} {}", path.display())]
+    File {
+        action: &'static str,
+        path: PathBuf,
+        source: io::Error,
+    },
+    #[error("{} is in use by another control plane: stop that one, or choose another state_dir", .0.display())]
+    InUse(PathBuf),
+    #[error("open the store {}", path.display())]
+    Store { path: PathBuf, source: StoreError },
+    #[error("the authority for nodes")]
+    Pki {
+        #[from]
+        source: PkiError,
+    },
+    #[error("{key}: listen on {address}")]
+    Listen {
+        key: &'static str,
+        address: SocketAddr,
+        source: io::Error,
+    },
+    #[error("serve nodes")]
+    Link {
+        #[from]
+        source: LinkError,
+    },
+}
+
+/// A control plane at work. Dropping it ends it without waiting; [`ControlPlane::shutdown`] waits.
+#[derive(Debug)]
+pub struct ControlPlane {
+    api_addr: SocketAddr,
+    links: LinkServer,
+    authority: Arc<Authority>,
+    store: Arc<SqliteStore>,
+    stop: DropGuard,
+    api: JoinHandle<io::Result<()>>,
+    retention: JoinHandle<()>,
+    // Last: the state directory is free when all else has ended.
+    _lock: Flock<fs::File>,
+}
+
+impl ControlPlane {
+    /// Opens the state and serves. Both listeners are bound, and the store is open, when this returns.
+    pub async fn start(config: Config) -> Result<Self, StartError> {
+        config.check()?;
+        let lock = take_state(&config.state_dir)?;
+        let authority = Arc::new(Authority::load_or_create(&config.state_dir.join(PKI_DIRECTORY))?);
+        let store = Arc::new(open_store(&config.state_dir.join(STORE_FILE)).await?);
+        match Self::serve(&config, lock, authority, store.clone()).await {
+            Ok(plane) => Ok(plane),
+            Err(error) => {
+                store.close().await;
+                Err(error)
+            }
+        }
+    }
+
+    async fn serve(
+        config: &Config,
+        lock: Flock<fs::File>,
+        authority: Arc<Authority>,
+        store: Arc<SqliteStore>,
+    ) -> Result<Self, StartError> {
+        let (api_listener, api_addr) = listen("api_listen", config.api_listen).await?;
+        let (node_listener, _) = listen("node_listen", config.node_listen).await?;
+        let shared: SharedStore = store.clone();
+        let server_identity = authority.issue_server(&server_names(config))?;
+        let link_config = LinkConfig {
+            node_silence: config.node_silence,
+            heartbeat_interval: config.heartbeat_interval,
+        };
+        let links = LinkServer::start(
+            node_listener,
+            &server_identity,
+            authority.certificate_pem(),
+            shared.clone(),
+            link_config,
+        )
+        .await?;
+        let api_config = ApiConfig {
+            region: config.region.clone(),
+            account_id: config.account_id.clone(),
+            keys: config.keys.clone(),
+            clock_skew_max: api::CLOCK_SKEW_MAX,
+        };
+        let router = api::router(api_config, shared.clone(), links.nodes());
+        let stop = CancellationToken::new();
+        let no_delay = api_listener.tap_io(|stream| {
+            // Answers are small; a connection that cannot be told so still works.
+            stream.set_nodelay(true).ok();
+        });
+        let served = axum::serve(no_delay, router).with_graceful_shutdown(stop.clone().cancelled_owned());
+        let api = tokio::spawn(async move { served.await });
+        let sweep = retention::Retention::new(shared, config.stopped_task_retention);
+        let retention = tokio::spawn(sweep.run(stop.clone()));
+        tracing::info!(api = %api_addr, nodes = %links.address(), state = %config.state_dir.display(), "serving");
+        let stop = stop.drop_guard();
+        Ok(Self {
+            api_addr,
+            links,
+            authority,
+            store,
+            stop,
+            api,
+            retention,
+            _lock: lock,
+        })
+    }
+
+    /// Where the API listens.
+    pub fn api_addr(&self) -> SocketAddr {
+        self.api_addr
+    }
+
+    /// Where nodes link.
+    pub fn node_addr(&self) -> SocketAddr {
+        self.links.address()
+    }
+
+    /// Who makes certificates for nodes.
+    pub fn authority(&self) -> &Arc<Authority> {
+        &self.authority
+    }
+
+    /// The records.
+    pub fn store(&self) -> SharedStore {
+        self.store.clone()
+    }
+
+    /// Takes no more requests, finishes those under way until `deadline`, ends every link, and closes the store.
+    /// What was acknowledged is on disk either way.
+    pub async fn shutdown(self, deadline: Instant) {
+        let Self {
+            links,
+            store,
+            stop,
+            mut api,
+            mut retention,
+            _lock,
+            ..
+        } = self;
+        drop(stop);
+        // Together: a request that follows a log ends when its node's link does.
+        tokio::join!(
+            links.stop(deadline),
+            join_by(deadline, "the API", &mut api),
+            join_by(deadline, "retention", &mut retention),
+        );
+        store.close().await;
+        tracing::info!("stopped");
+    }
+}
+
+/// Waits for a part; ends it at the deadline.
+async fn join_by<T>(deadline: Instant, part: &'static str, handle: &mut JoinHandle<T>) {
+    match tokio::time::timeout_at(deadline, &mut *handle).await {
+        Ok(Ok(_)) => {}
+        Ok(Err(error)) => tracing::error!(part, %error, "a part of the control plane panicked"),
+        Err(_) => {
+            tracing::warn!(part, "did not end in time");
+            handle.abort();
+        }
+    }
+}
+
+/// Makes the state directory if need be, for its owner alone, and locks it.
+fn take_state(directory: &Path) -> Result<Flock<fs::File>, StartError> {
+    let at = |action, path: &Path| {
+        let path = path.to_path_buf();
+        move |source| StartError::File { action, path, source }
+    };
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(directory)
+        .map_err(at("create the state directory", directory))?;
+    let path = directory.join(LOCK_FILE);
+    let file = open_private(&path).map_err(at("open", &path))?;
+    match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+        Ok(lock) => Ok(lock),
+        Err((_, nix::errno::Errno::EWOULDBLOCK)) => Err(StartError::InUse(directory.into())),
+        Err((_, errno)) => Err(at("lock", &path)(errno.into())),
+    }
+}
+
+fn open_private(path: &Path) -> io::Result<fs::File> {
+    fs::OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(path)
+}
+
+/// Records hold the environment of containers, so the file is for its owner alone, whatever the directory allows.
+async fn open_store(path: &Path) -> Result<SqliteStore, StartError> {
+    let owned = path.to_path_buf();
+    open_private(path).map_err(|source| StartError::File {
+        action: "open",
+        path: owned.clone(),
+        source,
+    })?;
+    let opened = tokio::task::spawn_blocking(move || SqliteStore::open(owned)).await;
+    let opened = opened.unwrap_or(Err(StoreError::Closed));
+    opened.map_err(|source| StartError::Store {
+        path: path.into(),
+        source,
+    })
+}
+
+async fn listen(key: &'static str, address: SocketAddr) -> Result<(TcpListener, SocketAddr), StartError> {
+    let bound = async {
+        let listener = TcpListener::bind(address).await?;
+        let address = listener.local_addr()?;
+        Ok((listener, address))
+    };
+    bound
+        .await
+        .map_err(|source| StartError::Listen { key, address, source })
+}
+
+/// By which names and addresses nodes may reach the control plane.
+fn server_names(config: &Config) -> Vec<String> {
+    let mut names: Vec<String> = ["localhost", "127.0.0.1", "::1"].map(str::to_owned).into();
+    let listen = config.node_listen.ip();
+    if !listen.is_unspecified() {
+        names.push(listen.to_string());
+    }
+    let hostname = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let hostname = hostname.trim();
+    if !hostname.is_empty()
+        && hostname
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'.')
+    {
+        names.push(hostname.to_owned());
+    }
+    names.extend(config.node_names.iter().cloned());
+    names.sort();
+    names.dedup();
+    names
+}

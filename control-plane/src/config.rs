@@ -1,1 +1,329 @@
-//! placeholder
+//! Owns the control plane's settings: where they come from, what they mean, and what is refused before anything is
+//! opened. Never opens anything but the file it reads.
+
+use std::{
+    io,
+    net::{Ipv4Addr, SocketAddr},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use serde::Deserialize;
+
+use crate::api::ApiKey;
+
+/// Where the API listens unless told otherwise.
+pub const API_PORT: u16 = 8780;
+/// Where nodes link unless told otherwise.
+pub const NODE_PORT: u16 = 8781;
+/// Shortest interval of heartbeats.
+const HEARTBEAT_MIN: Duration = Duration::from_millis(100);
+/// A node is not given up before it could have missed a heartbeat.
+const HEARTBEATS_PER_SILENCE_MIN: u32 = 2;
+
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    #[error("read {}", path.display())]
+    Read { path: PathBuf, source: io::Error },
+    #[error("{} is not a valid configuration", path.display())]
+    Parse {
+        path: PathBuf,
+        source: Box<toml::de::Error>,
+    },
+    #[error("{key}: {problem}")]
+    Invalid { key: &'static str, problem: String },
+}
+
+fn invalid(key: &'static str, problem: impl Into<String>) -> ConfigError {
+    ConfigError::Invalid {
+        key,
+        problem: problem.into(),
+    }
+}
+
+/// What a control plane is told at start.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Everything it keeps: the store, the authority, a lock.
+    pub state_dir: PathBuf,
+    /// The ECS API. Loopback only: it speaks plain HTTP. Port 0: any free one.
+    pub api_listen: SocketAddr,
+    /// Node links, over mutual TLS. Port 0: any free one.
+    pub node_listen: SocketAddr,
+    /// Further host names and addresses by which nodes reach it, for its certificate. Loopback, the host's name and
+    /// the address it listens on are there anyway.
+    pub node_names: Vec<String>,
+    pub region: String,
+    /// Twelve digits.
+    pub account_id: String,
+    /// At least one.
+    pub keys: Vec<ApiKey>,
+    /// A node that said nothing for so long is disconnected.
+    pub node_silence: Duration,
+    pub heartbeat_interval: Duration,
+    /// How long stopped tasks can still be described.
+    pub stopped_task_retention: Duration,
+}
+
+/// The file, as it is written. Every field but the keys has a default.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ConfigFile {
+    state_dir: Option<PathBuf>,
+    api_listen: Option<SocketAddr>,
+    node_listen: Option<SocketAddr>,
+    #[serde(default)]
+    node_names: Vec<String>,
+    region: Option<String>,
+    account_id: Option<String>,
+    #[serde(default)]
+    keys: Vec<KeyFile>,
+    node_silence_seconds: Option<u32>,
+    heartbeat_interval_seconds: Option<u32>,
+    stopped_task_retention_seconds: Option<u32>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct KeyFile {
+    access_key_id: String,
+    secret_access_key: String,
+}
+
+impl std::fmt::Debug for KeyFile {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("KeyFile")
+            .field("access_key_id", &self.access_key_id)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Config {
+    /// The defaults, in one directory, for these keys.
+    pub fn new(state_dir: impl Into<PathBuf>, keys: Vec<ApiKey>) -> Self {
+        Self {
+            state_dir: state_dir.into(),
+            api_listen: (Ipv4Addr::LOCALHOST, API_PORT).into(),
+            node_listen: (Ipv4Addr::UNSPECIFIED, NODE_PORT).into(),
+            node_names: vec![],
+            region: "us-east-1".into(),
+            account_id: "000000000000".into(),
+            keys,
+            node_silence: Duration::from_secs(15),
+            heartbeat_interval: Duration::from_secs(5),
+            stopped_task_retention: Duration::from_secs(3_600),
+        }
+    }
+
+    /// Reads and checks a TOML file.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read {
+            path: path.into(),
+            source,
+        })?;
+        let file: ConfigFile = toml::from_str(&text).map_err(|source| ConfigError::Parse {
+            path: path.into(),
+            source: Box::new(source),
+        })?;
+        let config = file.resolve();
+        config.check()?;
+        Ok(config)
+    }
+
+    /// Refuses what cannot work, by the name of its key.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        if !self.api_listen.ip().is_loopback() {
+            let address = self.api_listen;
+            return Err(invalid(
+                "api_listen",
+                format!(
+                    "{address} is not a loopback address, and the API has no TLS in this version: listen on \
+                     127.0.0.1, and put a proxy that ends TLS in front of it"
+                ),
+            ));
+        }
+        let region = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
+        if self.region.is_empty() || !self.region.bytes().all(region) {
+            return Err(invalid(
+                "region",
+                format!("{:?} is not a region, such as us-east-1", self.region),
+            ));
+        }
+        if self.account_id.len() != 12 || !self.account_id.bytes().all(|b| b.is_ascii_digit()) {
+            return Err(invalid(
+                "account_id",
+                format!("{:?} is not twelve digits", self.account_id),
+            ));
+        }
+        self.check_keys()?;
+        self.check_node_names()?;
+        self.check_times()
+    }
+
+    fn check_keys(&self) -> Result<(), ConfigError> {
+        if self.keys.is_empty() {
+            return Err(invalid("keys", "there are none, so nobody could call the API"));
+        }
+        let mut ids = std::collections::BTreeSet::new();
+        for key in &self.keys {
+            let id = &key.access_key_id;
+            // AWS's bounds: clients check them.
+            let allowed = |b: u8| b.is_ascii_alphanumeric() || b == b'_';
+            if !(16..=128).contains(&id.len()) || !id.bytes().all(allowed) {
+                let problem = format!("{id:?} is not 16 to 128 letters, digits and underscores");
+                return Err(invalid("keys.access_key_id", problem));
+            }
+            if key.secret.is_empty() {
+                return Err(invalid(
+                    "keys.secret_access_key",
+                    format!("that of {id} is empty"),
+                ));
+            }
+            if !ids.insert(id) {
+                return Err(invalid("keys.access_key_id", format!("{id} is there twice")));
+            }
+        }
+        Ok(())
+    }
+
+    fn check_node_names(&self) -> Result<(), ConfigError> {
+        let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b':');
+        match self
+            .node_names
+            .iter()
+            .find(|name| name.is_empty() || !name.bytes().all(allowed))
+        {
+            Some(name) => Err(invalid(
+                "node_names",
+                format!("{name:?} is neither a host name nor an address"),
+            )),
+            None => Ok(()),
+        }
+    }
+
+    fn check_times(&self) -> Result<(), ConfigError> {
+        if self.heartbeat_interval < HEARTBEAT_MIN {
+            return Err(invalid(
+                "heartbeat_interval_seconds",
+                "nodes cannot send heartbeats that often",
+            ));
+        }
+        if self.node_silence < self.heartbeat_interval * HEARTBEATS_PER_SILENCE_MIN {
+            let problem = format!(
+                "{:?} is less than {HEARTBEATS_PER_SILENCE_MIN} heartbeat intervals of {:?}",
+                self.node_silence, self.heartbeat_interval
+            );
+            return Err(invalid("node_silence_seconds", problem));
+        }
+        Ok(())
+    }
+}
+
+impl ConfigFile {
+    fn resolve(self) -> Config {
+        let key = |key: KeyFile| ApiKey {
+            access_key_id: key.access_key_id,
+            secret: key.secret_access_key,
+        };
+        let keys = self.keys.into_iter().map(key).collect();
+        let default = Config::new("/var/lib/berth-control-plane", keys);
+        let seconds = |given: Option<u32>, default: Duration| {
+            given.map_or(default, |seconds| Duration::from_secs(seconds.into()))
+        };
+        Config {
+            state_dir: self.state_dir.unwrap_or(default.state_dir),
+            api_listen: self.api_listen.unwrap_or(default.api_listen),
+            node_listen: self.node_listen.unwrap_or(default.node_listen),
+            node_names: self.node_names,
+            region: self.region.unwrap_or(default.region),
+            account_id: self.account_id.unwrap_or(default.account_id),
+            keys: default.keys,
+            node_silence: seconds(self.node_silence_seconds, default.node_silence),
+            heartbeat_interval: seconds(self.heartbeat_interval_seconds, default.heartbeat_interval),
+            stopped_task_retention: seconds(
+                self.stopped_task_retention_seconds,
+                default.stopped_task_retention,
+            ),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KEYS: &str = "[[keys]]\naccess_key_id = 'AKIDEXAMPLE00001'\nsecret_access_key = 'secret'\n";
+
+    fn load(text: &str) -> Result<Config, ConfigError> {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), text).unwrap();
+        Config::load(file.path())
+    }
+
+    fn refusal(text: &str) -> String {
+        let error = load(text).unwrap_err();
+        let source = std::error::Error::source(&error)
+            .map(ToString::to_string)
+            .unwrap_or_default();
+        format!("{error}: {source}")
+    }
+
+    #[test]
+    fn only_keys_are_needed() {
+        let config = load(KEYS).unwrap();
+        assert_eq!(config.api_listen.to_string(), "127.0.0.1:8780");
+        assert_eq!(config.keys[0].access_key_id, "AKIDEXAMPLE00001");
+        assert_eq!(config.stopped_task_retention, Duration::from_secs(3_600));
+        assert!(!format!("{config:?}").contains("'secret'") && !format!("{config:?}").contains("\"secret\""));
+    }
+
+    #[test]
+    fn every_setting_can_be_given() {
+        let text = format!(
+            "state_dir = '/s'\napi_listen = '[::1]:0'\nnode_listen = '0.0.0.0:9'\nnode_names = ['cp.example.org']\n\
+             region = 'eu-west-1'\naccount_id = '123456789012'\nnode_silence_seconds = 30\n\
+             heartbeat_interval_seconds = 10\nstopped_task_retention_seconds = 60\n{KEYS}"
+        );
+        let config = load(&text).unwrap();
+        assert_eq!(
+            (config.region.as_str(), config.node_silence),
+            ("eu-west-1", Duration::from_secs(30))
+        );
+        assert_eq!(
+            (config.state_dir.to_str(), config.node_names.len()),
+            (Some("/s"), 1)
+        );
+    }
+
+    #[test]
+    fn what_cannot_work_is_refused_by_name() {
+        for (setting, key) in [
+            ("api_listen = '0.0.0.0:80'", "api_listen"),
+            ("api_listen = 80", "api_listen"),
+            ("api_listen = 'localhost:80'", "api_listen"),
+            ("node_listen = '1.2.3.4'", "node_listen"),
+            ("regoin = 'eu-west-1'", "regoin"),
+            ("region = 'Europe'", "region"),
+            ("account_id = '123'", "account_id"),
+            ("node_names = ['a b']", "node_names"),
+            ("node_silence_seconds = 6", "node_silence_seconds"),
+            ("node_silence_seconds = -1", "node_silence_seconds"),
+            ("heartbeat_interval_seconds = 0", "heartbeat_interval_seconds"),
+        ] {
+            let refusal = refusal(&format!("{setting}\n{KEYS}"));
+            assert!(refusal.contains(key), "{setting}: {refusal}");
+        }
+        assert!(refusal("").contains("keys: there are none"));
+        assert!(refusal(&KEYS.repeat(2)).contains("is there twice"));
+        assert!(refusal(&KEYS.replace("AKIDEXAMPLE00001", "short")).contains("keys.access_key_id"));
+        assert!(refusal(&KEYS.replace("'secret'", "''")).contains("keys.secret_access_key"));
+        assert!(refusal(&KEYS.replace("secret_access_key", "secret")).contains("secret"));
+        assert!(refusal("state_dir = ").contains("not a valid configuration"));
+        assert!(
+            Config::load(Path::new("/none"))
+                .unwrap_err()
+                .to_string()
+                .contains("/none")
+        );
+    }
+}

@@ -10,14 +10,18 @@ use tokio::sync::mpsc;
 /// Lines of log, or the reason why there are no more.
 pub type LogReceiver = mpsc::Receiver<Result<Vec<LogLine>, String>>;
 
+/// Why a node cannot be asked.
 #[derive(Debug, thiserror::Error)]
 pub enum NodeError {
     #[error("node {0} is not connected: its logs can be read when it is back")]
     NotConnected(String),
     #[error("node {0} did not open the stream within {1} s")]
     TimedOut(String, u64),
+    #[error("node {0} cannot be asked for another stream now: too many wait to be opened")]
+    Busy(String),
 }
 
+/// Connected nodes, as the API sees them.
 #[async_trait]
 pub trait Nodes: Send + Sync + Debug {
     /// The last heartbeat of a connected node.

@@ -1,8 +1,13 @@
 //! Owns the shape of the control plane's store: etcd's, so that SQLite here and etcd elsewhere can stand behind it.
 //! Never knows what is stored.
 //!
-//! Keys are paths; values are bytes. One revision counter rises with every committed transaction. Watches deliver
-//! changes in order from a revision. Leases delete their keys when they run out.
+//! Keys are paths; values are bytes. One revision counter rises with every committed transaction that changes
+//! something. Watches deliver changes in order from a revision. Leases delete their keys when they run out.
+
+#[cfg(test)]
+mod conformance;
+pub mod sqlite;
+pub mod typed;
 
 use std::{fmt::Debug, sync::Arc, time::Duration};
 
@@ -11,6 +16,8 @@ use bytes::Bytes;
 
 /// Most operations in one transaction (etcd's default).
 pub const TRANSACTION_OPERATIONS_MAX: usize = 128;
+/// Longest key, bytes.
+pub const KEY_BYTES_MAX: usize = 1_024;
 /// Largest value, bytes.
 pub const VALUE_BYTES_MAX: usize = 1 << 20;
 /// Most entries in one page of a range.
@@ -58,7 +65,16 @@ pub enum Operation {
     },
 }
 
-/// All operations, or none.
+impl Operation {
+    /// The key it changes.
+    pub fn key(&self) -> &str {
+        match self {
+            Self::Put { key, .. } | Self::Delete { key } => key,
+        }
+    }
+}
+
+/// All operations, or none. A key may be changed once.
 #[derive(Clone, Debug, Default)]
 pub struct Transaction {
     pub compare: Vec<Compare>,
@@ -68,7 +84,7 @@ pub struct Transaction {
 /// What became of a transaction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Committed {
-    /// Durable, as of this revision.
+    /// Durable, as of this revision. A transaction that changed nothing has the revision it found.
     Done(u64),
     /// A compare did not hold; nothing was changed.
     Conflict,
@@ -90,8 +106,12 @@ pub struct Change {
 pub enum StoreError {
     #[error("{key:?}: value of {bytes} bytes is over the limit of {VALUE_BYTES_MAX}")]
     ValueTooLarge { key: String, bytes: usize },
+    #[error("key of {bytes} bytes is over the limit of {KEY_BYTES_MAX}: it starts with {start:?}")]
+    KeyTooLong { start: String, bytes: usize },
     #[error("transaction of {0} operations is over the limit of {TRANSACTION_OPERATIONS_MAX}")]
     TooManyOperations(usize),
+    #[error("transaction changes {0:?} more than once")]
+    DuplicateKey(String),
     /// The watcher must read the range again and watch from its revision.
     #[error("changes since revision {wanted} are compacted; the oldest kept is {oldest}")]
     Compacted { wanted: u64, oldest: u64 },
@@ -99,6 +119,16 @@ pub enum StoreError {
     NoLease(LeaseId),
     #[error("store is closed")]
     Closed,
+    /// The store has more to do than it can. Whether a change it was given is done is not known.
+    #[error("store did not answer within {seconds} s")]
+    Overloaded { seconds: u64 },
+    /// What is on disk is damaged. Nothing helps but a restore.
+    #[error("{action}: the database is damaged")]
+    Corrupt {
+        action: String,
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The disk is full, or I/O failed. Nothing was changed; trying again may help.
     #[error("{action}")]
     Backend {
         action: String,
@@ -112,14 +142,18 @@ pub trait Store: Send + Sync + Debug {
     async fn get(&self, key: &str) -> Result<Option<Entry>, StoreError>;
     /// Entries whose key starts with `prefix`, after the key `after`, at most `limit` (≤ [`PAGE_ENTRIES_MAX`]).
     async fn range(&self, prefix: &str, after: Option<&str>, limit: usize) -> Result<Page, StoreError>;
-    /// Durable (full sync) when it returns `Done`.
+    /// Durable (full sync) when it returns `Done`. Not cancelled by dropping the future.
     async fn commit(&self, transaction: Transaction) -> Result<Committed, StoreError>;
-    /// Every change under `prefix` of revision ≥ `from`, in order, each revision's changes together.
+    /// Every change under `prefix` of revision ≥ `from`, in order, each revision's changes together. `from` may lie
+    /// in the future.
     async fn watch(&self, prefix: &str, from: u64) -> Result<Box<dyn Watch>, StoreError>;
     /// Forgets changes before `revision`; current values stay.
     async fn compact(&self, revision: u64) -> Result<(), StoreError>;
+    /// A lease that lives for `ttl` after the grant and after each [`Store::keep_alive`]; a restart of the store
+    /// gives every lease a whole `ttl` again.
     async fn grant(&self, ttl: Duration) -> Result<LeaseId, StoreError>;
     async fn keep_alive(&self, lease: LeaseId) -> Result<(), StoreError>;
+    /// Ends a lease now, and deletes its keys.
     async fn revoke(&self, lease: LeaseId) -> Result<(), StoreError>;
 }
 
@@ -132,3 +166,34 @@ pub trait Watch: Send + Debug {
 
 /// As it is passed around.
 pub type SharedStore = Arc<dyn Store>;
+
+/// Checks a transaction's bounds, for every implementation alike.
+pub(crate) fn check(transaction: &Transaction) -> Result<(), StoreError> {
+    let count = transaction.operations.len().max(transaction.compare.len());
+    if count > TRANSACTION_OPERATIONS_MAX {
+        return Err(StoreError::TooManyOperations(count));
+    }
+    let mut seen = std::collections::BTreeSet::new();
+    for operation in &transaction.operations {
+        let key = operation.key();
+        if key.len() > KEY_BYTES_MAX {
+            let start = key.chars().take(64).collect();
+            return Err(StoreError::KeyTooLong {
+                start,
+                bytes: key.len(),
+            });
+        }
+        if !seen.insert(key) {
+            return Err(StoreError::DuplicateKey(key.to_owned()));
+        }
+        if let Operation::Put { value, .. } = operation
+            && value.len() > VALUE_BYTES_MAX
+        {
+            return Err(StoreError::ValueTooLarge {
+                key: key.to_owned(),
+                bytes: value.len(),
+            });
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,197 @@
+//! A whole control plane in one process.
+
+use std::{os::unix::fs::PermissionsExt, time::Duration};
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use super::*;
+use crate::{
+    api::ApiKey,
+    model::{Idempotent, Task},
+    store::{Transaction, typed},
+};
+
+const SOON: Duration = Duration::from_secs(10);
+
+fn config(directory: &Path) -> Config {
+    let key = ApiKey {
+        access_key_id: "AKIDEXAMPLE00001".into(),
+        secret: "secret".into(),
+    };
+    let mut config = Config::new(directory, vec![key]);
+    config.api_listen.set_port(0);
+    config.node_listen = "127.0.0.1:0".parse().unwrap();
+    config
+}
+
+fn deadline() -> Instant {
+    Instant::now() + SOON
+}
+
+#[tokio::test]
+async fn starts_serves_and_stops() {
+    let directory = tempfile::tempdir().unwrap();
+    let state = directory.path().join("state");
+    let plane = ControlPlane::start(config(&state)).await.unwrap();
+    let mut stream = tokio::net::TcpStream::connect(plane.api_addr()).await.unwrap();
+    stream
+        .write_all(b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\nconnection: close\r\n\r\n{}")
+        .await
+        .unwrap();
+    let mut answer = String::new();
+    tokio::time::timeout(SOON, stream.read_to_string(&mut answer))
+        .await
+        .unwrap()
+        .unwrap();
+    assert!(
+        answer.starts_with("HTTP/1.1 4"),
+        "an unsigned request is answered, and refused: {answer}"
+    );
+    tokio::net::TcpStream::connect(plane.node_addr()).await.unwrap();
+    for (file, mode) in [
+        ("", 0o700),
+        (STORE_FILE, 0o600),
+        (LOCK_FILE, 0o600),
+        ("pki/authority.key", 0o600),
+    ] {
+        let found = fs::metadata(state.join(file)).unwrap().permissions().mode() & 0o777;
+        assert_eq!(found, mode, "{file}");
+    }
+    let authority = plane.authority().certificate_pem().to_owned();
+    let (api, nodes) = (plane.api_addr(), plane.node_addr());
+    plane.shutdown(deadline()).await;
+    for address in [api, nodes] {
+        assert!(
+            tokio::net::TcpStream::connect(address).await.is_err(),
+            "{address} still listens"
+        );
+    }
+    let again = ControlPlane::start(config(&state)).await.unwrap();
+    assert_eq!(
+        again.authority().certificate_pem(),
+        authority,
+        "the same authority after a restart"
+    );
+    again.shutdown(deadline()).await;
+}
+
+#[tokio::test]
+async fn a_state_directory_has_one_control_plane() {
+    let directory = tempfile::tempdir().unwrap();
+    let plane = ControlPlane::start(config(directory.path())).await.unwrap();
+    let second = ControlPlane::start(config(directory.path())).await.unwrap_err();
+    assert!(
+        second.to_string().contains("in use by another control plane"),
+        "{second}"
+    );
+    plane.shutdown(deadline()).await;
+    ControlPlane::start(config(directory.path()))
+        .await
+        .unwrap()
+        .shutdown(deadline())
+        .await;
+}
+
+#[tokio::test]
+async fn a_port_in_use_and_a_damaged_store_are_named() {
+    let directory = tempfile::tempdir().unwrap();
+    let taken = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = taken.local_addr().unwrap();
+    let busy = Config {
+        node_listen: address,
+        ..config(directory.path())
+    };
+    let error = ControlPlane::start(busy).await.unwrap_err().to_string();
+    assert!(
+        error.contains("node_listen") && error.contains(&address.to_string()),
+        "{error}"
+    );
+    // Nothing half started keeps the directory.
+    ControlPlane::start(config(directory.path()))
+        .await
+        .unwrap()
+        .shutdown(deadline())
+        .await;
+    fs::write(directory.path().join(STORE_FILE), "nonsense".repeat(1_000)).unwrap();
+    let error = ControlPlane::start(config(directory.path())).await.unwrap_err();
+    assert!(
+        matches!(
+            &error,
+            StartError::Store {
+                source: StoreError::Corrupt { .. },
+                ..
+            }
+        ),
+        "{error:?}"
+    );
+}
+
+#[tokio::test]
+async fn old_stopped_tasks_and_tokens_are_forgotten_and_nothing_else() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut config = config(directory.path());
+    config.stopped_task_retention = Duration::from_secs(1);
+    let plane = ControlPlane::start(config).await.unwrap();
+    let store = plane.store();
+    let task = |id: &str, status: &str, stopped_at: Option<i64>| {
+        let task = Task {
+            last_status: status.into(),
+            stopped_at,
+            ..crate::link::test_task("a", id)
+        };
+        typed::put_json(format!("/tasks/default/{id}"), &task).unwrap()
+    };
+    let now = crate::link::now();
+    let token = |key: &str, created_at| {
+        let record = Idempotent {
+            request_sha256: "".into(),
+            response: serde_json::json!({}),
+            created_at,
+        };
+        typed::put_json(format!("/idempotency/default/RunTask/{key}"), &record).unwrap()
+    };
+    let operations = vec![
+        task("old", "STOPPED", Some(now - 60_000)),
+        task("soon", "STOPPED", Some(now + 1_000)),
+        task("later", "STOPPED", Some(now + 600_000)),
+        task("running", "RUNNING", None),
+        token("old", now - 25 * 3_600_000),
+        token("new", now),
+    ];
+    store
+        .commit(Transaction {
+            compare: vec![],
+            operations,
+        })
+        .await
+        .unwrap();
+    let exists = async |key: &str| store.get(key).await.unwrap().is_some();
+    let started = Instant::now();
+    while exists("/tasks/default/soon").await {
+        assert!(started.elapsed() < SOON);
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert!(started.elapsed() > Duration::from_secs(1), "not before its time");
+    assert!(!exists("/tasks/default/old").await && !exists("/idempotency/default/RunTask/old").await);
+    for kept in [
+        "/tasks/default/later",
+        "/tasks/default/running",
+        "/idempotency/default/RunTask/new",
+    ] {
+        assert!(exists(kept).await, "{kept}");
+    }
+    assert!(exists("/leaders/retention").await);
+    plane.shutdown(deadline()).await;
+}
+
+#[tokio::test]
+async fn one_leads_and_another_takes_over() {
+    let directory = tempfile::tempdir().unwrap();
+    let store: SharedStore = Arc::new(SqliteStore::open(directory.path().join("db")).unwrap());
+    let mut one = leader::Claim::new(store.clone(), "x");
+    let mut two = leader::Claim::new(store.clone(), "x");
+    assert!(one.hold().await.unwrap() && one.hold().await.unwrap());
+    assert!(!two.hold().await.unwrap());
+    one.resign().await.unwrap();
+    assert!(two.hold().await.unwrap() && !one.hold().await.unwrap());
+}

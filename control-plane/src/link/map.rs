@@ -1,0 +1,169 @@
+//! Owns how a node's report changes a task's record. Pure: no store, no clock.
+
+use berth_proto::node::v1::{ContainerState, StopCode, TaskState, TaskStatus};
+
+use crate::model::{Millis, Task, TaskContainer};
+
+pub(super) const STOPPED: &str = "STOPPED";
+
+/// What a report did to a record.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Progress {
+    /// Something that clients can see.
+    pub(super) changed: bool,
+    /// The task is on its way out and nobody had asked for that: what it was wanted to be has to follow, or a node
+    /// that lost its state would run it again.
+    pub(super) ends_by_itself: bool,
+    pub(super) stopped: bool,
+}
+
+impl Progress {
+    /// Both, one after the other.
+    pub(super) fn and(self, other: Self) -> Self {
+        Self {
+            changed: self.changed || other.changed,
+            ends_by_itself: self.ends_by_itself || other.ends_by_itself,
+            stopped: self.stopped || other.stopped,
+        }
+    }
+}
+
+/// A report that cannot be applied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("its status {0} is unknown")]
+pub(super) struct UnknownStatus(i32);
+
+/// ECS's name for a status. PROVISIONING is what a task is called before its node first reports it.
+fn ecs_status(status: i32) -> Result<(TaskStatus, &'static str), UnknownStatus> {
+    let known = TaskStatus::try_from(status).map_err(|_| UnknownStatus(status))?;
+    let name = match known {
+        TaskStatus::Unspecified => return Err(UnknownStatus(status)),
+        TaskStatus::Pending => "PENDING",
+        TaskStatus::Running => "RUNNING",
+        TaskStatus::Stopping => "STOPPING",
+        TaskStatus::Deprovisioning => "DEPROVISIONING",
+        TaskStatus::Stopped => STOPPED,
+    };
+    Ok((known, name))
+}
+
+/// ECS has no code for a host that restarted: its containers did exit, and the reason says why.
+fn ecs_stop_code(code: i32) -> Option<&'static str> {
+    match StopCode::try_from(code) {
+        Ok(StopCode::TaskFailedToStart) => Some("TaskFailedToStart"),
+        Ok(StopCode::EssentialContainerExited | StopCode::HostRestarted) => Some("EssentialContainerExited"),
+        Ok(StopCode::UserInitiated) => Some("UserInitiated"),
+        Ok(StopCode::Unspecified) | Err(_) => None,
+    }
+}
+
+/// Brings a task's record up to what its node reports. A stopped task stays as it is.
+pub(super) fn fold(task: &mut Task, state: &TaskState, now: Millis) -> Result<Progress, UnknownStatus> {
+    let (status, name) = ecs_status(state.status)?;
+    let containers: Vec<_> = state
+        .containers
+        .iter()
+        .map(|c| Ok((c, ecs_status(c.status)?.1)))
+        .collect::<Result<_, _>>()?;
+    if task.last_status == STOPPED {
+        return Ok(Progress::default());
+    }
+    let mut seen = Seen::default();
+    seen.set(&mut task.last_status, name.to_owned());
+    for (container, status) in containers {
+        if let Some(record) = find(&mut task.containers, container) {
+            fold_container(record, container, status, &mut seen);
+        }
+    }
+    seen.set(&mut task.waiting_reason, text(&state.waiting_reason));
+    seen.fill(&mut task.ipv4_address, text(&state.ipv4_address));
+    seen.fill(&mut task.mac_address, text(&state.mac_address));
+    seen.fill(&mut task.pull_started_at, time(state.pull_started_at_ms));
+    seen.fill(&mut task.pull_stopped_at, time(state.pull_stopped_at_ms));
+    seen.fill(&mut task.started_at, time(state.started_at_ms));
+    seen.fill(
+        &mut task.execution_stopped_at,
+        time(state.execution_stopped_at_ms),
+    );
+    let ending = matches!(
+        status,
+        TaskStatus::Stopping | TaskStatus::Deprovisioning | TaskStatus::Stopped
+    );
+    let mut ends_by_itself = false;
+    if ending {
+        ends_by_itself = task.desired_status != STOPPED;
+        seen.set(&mut task.desired_status, STOPPED.to_owned());
+        // The first reason is the reason: what a user asked for is not overwritten by how the node went about it.
+        seen.first(
+            &mut task.stop_code,
+            ecs_stop_code(state.stop_code).map(str::to_owned),
+        );
+        seen.first(&mut task.stopped_reason, text(&state.stopped_reason));
+        seen.first(
+            &mut task.stopping_at,
+            Some(time(state.stopping_at_ms).unwrap_or(now)),
+        );
+    }
+    if status == TaskStatus::Stopped {
+        seen.fill(
+            &mut task.stopped_at,
+            Some(time(state.stopped_at_ms).unwrap_or(now)),
+        );
+    }
+    task.version += u64::from(seen.changed);
+    Ok(Progress {
+        changed: seen.changed,
+        ends_by_itself,
+        stopped: status == TaskStatus::Stopped,
+    })
+}
+
+fn find<'a>(records: &'a mut [TaskContainer], state: &ContainerState) -> Option<&'a mut TaskContainer> {
+    records.iter_mut().find(|record| record.id == state.container_id)
+}
+
+fn fold_container(record: &mut TaskContainer, state: &ContainerState, status: &str, seen: &mut Seen) {
+    seen.set(&mut record.last_status, status.to_owned());
+    // A container that is started again has neither ended nor a reason to.
+    seen.set(&mut record.exit_code, state.exit_code);
+    seen.set(&mut record.reason, text(&state.reason));
+    seen.fill(&mut record.runtime_id, text(&state.runtime_id));
+    seen.fill(&mut record.image_digest, text(&state.image_digest));
+}
+
+/// Remembers whether anything was changed.
+#[derive(Default)]
+struct Seen {
+    changed: bool,
+}
+
+impl Seen {
+    fn set<T: PartialEq>(&mut self, field: &mut T, value: T) {
+        if *field != value {
+            *field = value;
+            self.changed = true;
+        }
+    }
+
+    /// What is not reported stays.
+    fn fill<T: PartialEq>(&mut self, field: &mut Option<T>, value: Option<T>) {
+        if value.is_some() {
+            self.set(field, value);
+        }
+    }
+
+    /// What is known stays.
+    fn first<T: PartialEq>(&mut self, field: &mut Option<T>, value: Option<T>) {
+        if field.is_none() {
+            self.set(field, value);
+        }
+    }
+}
+
+fn text(text: &str) -> Option<String> {
+    Some(text.to_owned()).filter(|t| !t.is_empty())
+}
+
+fn time(ms: i64) -> Option<Millis> {
+    Some(ms).filter(|ms| *ms > 0)
+}

@@ -1,0 +1,239 @@
+//! Owns the node's record as far as its link writes it: what it is, and whether it is connected. Never touches
+//! placement's part (allocations) or the operator's (status, attributes, tags), but for a deregistered node that
+//! says hello again: that one is ACTIVE again.
+
+use std::time::Duration;
+
+use berth_proto::node::v1::Hello;
+
+use crate::{
+    model::{Attributes, Cluster, Millis, Node},
+    pki::Peer,
+    store::{
+        Committed, Compare, Operation, Store, Transaction,
+        typed::{self, RecordError, Versioned},
+    },
+};
+
+/// How often a transaction is tried whose records others change as well.
+pub(super) const ATTEMPTS_MAX: u32 = 16;
+/// Grows by itself with every attempt.
+const BACK_OFF: Duration = Duration::from_millis(2);
+
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ConnectError {
+    #[error("hello without {0}")]
+    Incomplete(&'static str),
+    #[error("hello: {port} is not a port")]
+    Port { port: u32 },
+    #[error("node {node} is registered in cluster {registered}; its certificate is for {certified}")]
+    OtherCluster {
+        node: String,
+        registered: String,
+        certified: String,
+    },
+    #[error("the record of node {0} changes too often")]
+    Contended(String),
+    #[error("write the node's record")]
+    Record {
+        #[from]
+        source: RecordError,
+    },
+}
+
+impl From<crate::store::StoreError> for ConnectError {
+    fn from(source: crate::store::StoreError) -> Self {
+        Self::Record {
+            source: source.into(),
+        }
+    }
+}
+
+pub(super) fn node_key(cluster: &str, node: &str) -> String {
+    format!("/nodes/{cluster}/{node}")
+}
+
+/// Waits before the next attempt.
+pub(super) async fn back_off(attempt: u32) {
+    tokio::time::sleep(BACK_OFF * attempt).await;
+}
+
+/// Writes who said hello: its record, its cluster's if need be, and where to find it.
+pub(super) async fn connect(
+    store: &dyn Store,
+    peer: &Peer,
+    hello: &Hello,
+    now: Millis,
+) -> Result<(), ConnectError> {
+    for attempt in 1..=ATTEMPTS_MAX {
+        let mut transaction = Transaction::default();
+        let place_key = format!("/node-clusters/{}", peer.node_id);
+        match typed::get_json::<String>(store, &place_key).await? {
+            Some(found) if found.value != peer.cluster => {
+                return Err(ConnectError::OtherCluster {
+                    node: peer.node_id.clone(),
+                    registered: found.value,
+                    certified: peer.cluster.clone(),
+                });
+            }
+            Some(found) => transaction.compare.push(found.unchanged()),
+            None => {
+                transaction.compare.push(Compare::Missing(place_key.clone()));
+                transaction
+                    .operations
+                    .push(typed::put_json(place_key, &peer.cluster)?);
+            }
+        }
+        let cluster_key = format!("/clusters/{}", peer.cluster);
+        let cluster = typed::get_json::<Cluster>(store, &cluster_key).await?;
+        write(&mut transaction, cluster_key, cluster, |known| {
+            active_cluster(known, &peer.cluster, now)
+        })?;
+        let key = node_key(&peer.cluster, &peer.node_id);
+        let known = typed::get_json::<Node>(store, &key).await?;
+        let node = node_record(known.as_ref().map(|k| &k.value), peer, hello, now)?;
+        write(&mut transaction, key, known, |_| Some(node))?;
+        if let Committed::Done(_) = store.commit(transaction).await? {
+            return Ok(());
+        }
+        back_off(attempt).await;
+    }
+    Err(ConnectError::Contended(peer.node_id.clone()))
+}
+
+/// Adds "as long as nobody else changes it" and, if there is something to write, the new record.
+fn write<T: serde::Serialize>(
+    transaction: &mut Transaction,
+    key: String,
+    known: Option<Versioned<T>>,
+    next: impl FnOnce(Option<T>) -> Option<T>,
+) -> Result<(), RecordError> {
+    transaction.compare.push(match &known {
+        Some(known) => known.unchanged(),
+        None => Compare::Missing(key.clone()),
+    });
+    if let Some(next) = next(known.map(|k| k.value)) {
+        transaction.operations.push(typed::put_json(key, &next)?);
+    }
+    Ok(())
+}
+
+/// The cluster as it has to be written; None if it is there and ACTIVE. A cluster can be deleted once its nodes are
+/// deregistered; a node that comes back brings it back.
+fn active_cluster(known: Option<Cluster>, name: &str, now: Millis) -> Option<Cluster> {
+    let status = "ACTIVE".to_owned();
+    match known {
+        Some(known) if known.status == status => None,
+        Some(known) => Some(Cluster { status, ..known }),
+        None => Some(Cluster {
+            name: name.into(),
+            status,
+            tags: Default::default(),
+            settings: vec![],
+            created_at: now,
+        }),
+    }
+}
+
+fn node_record(known: Option<&Node>, peer: &Peer, hello: &Hello, now: Millis) -> Result<Node, ConnectError> {
+    let description = hello
+        .description
+        .as_ref()
+        .ok_or(ConnectError::Incomplete("description"))?;
+    let capacity = hello
+        .capacity
+        .as_ref()
+        .ok_or(ConnectError::Incomplete("capacity"))?;
+    // A deregistered node begins anew, with what is still placed on it.
+    let registered = known.filter(|node| node.status != "INACTIVE");
+    let connected_before = known
+        .filter(|node| node.agent_connected)
+        .map(|node| node.connectivity_at);
+    Ok(Node {
+        id: peer.node_id.clone(),
+        cluster: peer.cluster.clone(),
+        status: registered.map_or_else(|| "ACTIVE".into(), |node| node.status.clone()),
+        agent_connected: true,
+        hostname: description.hostname.clone(),
+        boot_id: description.boot_id.clone(),
+        agent_version: description.agent_version.clone(),
+        runtime_version: description.runtime_version.clone(),
+        kernel_version: description.kernel_version.clone(),
+        architecture: description.architecture.clone(),
+        cpu_units: capacity.cpu_units,
+        memory_bytes: capacity.memory_bytes,
+        task_addresses: capacity.task_addresses,
+        reserved_tcp_ports: ports(&capacity.reserved_tcp_ports)?,
+        reserved_udp_ports: ports(&capacity.reserved_udp_ports)?,
+        features: hello.features.clone(),
+        node_attributes: node_attributes(hello),
+        attributes: known.map(|node| node.attributes.clone()).unwrap_or_default(),
+        tags: known.map(|node| node.tags.clone()).unwrap_or_default(),
+        allocations: known.map(|node| node.allocations.clone()).unwrap_or_default(),
+        registered_at: registered.map_or(now, |node| node.registered_at),
+        connectivity_at: connected_before.unwrap_or(now),
+    })
+}
+
+fn node_attributes(hello: &Hello) -> Attributes {
+    let value = |value: &String| Some(value.clone()).filter(|v| !v.is_empty());
+    hello
+        .attributes
+        .iter()
+        .map(|(name, v)| (name.clone(), value(v)))
+        .collect()
+}
+
+fn ports(ports: &[u32]) -> Result<Vec<u16>, ConnectError> {
+    ports
+        .iter()
+        .map(|port| u16::try_from(*port).map_err(|_| ConnectError::Port { port: *port }))
+        .collect()
+}
+
+/// Writes that a node is not connected, if it is there.
+pub(super) async fn disconnect(
+    store: &dyn Store,
+    cluster: &str,
+    node: &str,
+    now: Millis,
+) -> Result<(), ConnectError> {
+    let key = node_key(cluster, node);
+    for attempt in 1..=ATTEMPTS_MAX {
+        let Some(known) = typed::get_json::<Node>(store, &key).await? else {
+            return Ok(());
+        };
+        let Some(transaction) = disconnection(known, now)? else {
+            return Ok(());
+        };
+        if let Committed::Done(_) = store.commit(transaction).await? {
+            return Ok(());
+        }
+        back_off(attempt).await;
+    }
+    Err(ConnectError::Contended(node.to_owned()))
+}
+
+fn disconnection(mut known: Versioned<Node>, now: Millis) -> Result<Option<Transaction>, RecordError> {
+    if !known.value.agent_connected {
+        return Ok(None);
+    }
+    known.value.agent_connected = false;
+    known.value.connectivity_at = now;
+    let operations: Vec<Operation> = vec![typed::put_json(known.key.clone(), &known.value)?];
+    Ok(Some(Transaction {
+        compare: vec![known.unchanged()],
+        operations,
+    }))
+}
+
+/// Writes that no node is connected.
+pub(super) async fn disconnect_all(store: &dyn Store, now: Millis) -> Result<(), RecordError> {
+    for known in typed::all_json::<Node>(store, "/nodes/").await? {
+        if let Some(transaction) = disconnection(known, now)? {
+            // A conflict means that somebody else is at work on the record; its link, if any, writes what is true.
+            store.commit(transaction).await?;
+        }
+    }
+    Ok(())
+}

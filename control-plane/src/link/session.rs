@@ -1,0 +1,296 @@
+//! Owns one link from its hello to its end. Never outlives the server: it is tracked, and ends when told to.
+
+use std::{sync::Arc, time::Duration};
+
+use berth_proto::node::v1::{
+    ControlMessage, DesiredAck, Hello, NodeMessage, StateAck, StateChange, VERSION, Welcome,
+    control_message::Message as ToNode, node_message::Message as FromNode,
+};
+use futures_util::FutureExt;
+use tokio::{
+    sync::mpsc,
+    time::{Instant, sleep_until, timeout},
+};
+use tonic::{Code, Status, Streaming};
+
+use super::{
+    Shared,
+    apply::{Applier, ApplyError, BATCH_CHANGES_MAX},
+    dispatch::{Dispatch, DispatchError},
+    now,
+    records::{self, ConnectError},
+    registry::Place,
+};
+use crate::pki::Peer;
+
+/// From the opening of the stream to its hello.
+const HELLO: Duration = Duration::from_secs(10);
+/// How long a new link waits for the former one of the same node to write that it ended.
+const PREDECESSOR: Duration = Duration::from_secs(10);
+/// How long a node may leave its messages unread.
+const SEND: Duration = Duration::from_secs(10);
+/// Beyond this, a node's clock is worth a word in the log.
+const SKEW_MS_MAX: i64 = 5_000;
+
+type Outbound = mpsc::Sender<Result<ControlMessage, Status>>;
+
+/// Why a link ended.
+#[derive(Debug, thiserror::Error)]
+enum End {
+    #[error("the node closed it")]
+    Closed,
+    #[error("no hello within {} s", HELLO.as_secs())]
+    NoHello,
+    #[error("{0}")]
+    Refused(String),
+    #[error("the node said nothing for {} ms", .0.as_millis())]
+    Silent(Duration),
+    #[error("the node did not read its messages for {} s", SEND.as_secs())]
+    Stuck,
+    #[error("a newer link of the same node takes over")]
+    Superseded,
+    #[error("the control plane is stopping")]
+    Stopping,
+    #[error("the stream broke: {}", .0.message())]
+    Broken(Status),
+    #[error("register the node")]
+    Connect(#[from] ConnectError),
+    #[error("apply a report")]
+    Apply(#[from] ApplyError),
+    #[error("tell the node what to run")]
+    Dispatch(#[from] DispatchError),
+}
+
+impl End {
+    /// What the node is told.
+    fn status(&self) -> Status {
+        let code = match self {
+            Self::Closed => Code::Ok,
+            Self::NoHello | Self::Silent(_) | Self::Stuck => Code::DeadlineExceeded,
+            Self::Refused(_) => Code::InvalidArgument,
+            Self::Superseded => Code::Aborted,
+            Self::Stopping | Self::Broken(_) => Code::Unavailable,
+            Self::Connect(ConnectError::OtherCluster { .. }) => Code::PermissionDenied,
+            Self::Connect(ConnectError::Incomplete(_) | ConnectError::Port { .. }) => Code::InvalidArgument,
+            Self::Dispatch(DispatchError::TooLarge { .. }) => Code::ResourceExhausted,
+            Self::Connect(_) | Self::Apply(_) | Self::Dispatch(_) => Code::Unavailable,
+        };
+        Status::new(code, chain(self))
+    }
+}
+
+/// An error and its causes, in one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(source) = cause {
+        text = format!("{text}: {source}");
+        cause = source.source();
+    }
+    text
+}
+
+/// Serves one link, whatever comes of it.
+pub(super) async fn run(
+    shared: Arc<Shared>,
+    peer: Peer,
+    mut inbound: Streaming<NodeMessage>,
+    outbound: Outbound,
+) {
+    let hello = tokio::select! {
+        hello = receive_hello(&mut inbound, &peer) => hello,
+        () = shared.shutdown.cancelled() => Err(End::Stopping),
+    };
+    let end = match hello {
+        Ok(hello) => linked(&shared, &peer, hello, inbound, &outbound).await,
+        Err(end) => end,
+    };
+    let status = end.status();
+    match &end {
+        End::Closed => tracing::info!(node = %peer.node_id, "link closed"),
+        _ => tracing::warn!(node = %peer.node_id, reason = status.message(), "link ended"),
+    }
+    if status.code() != Code::Ok {
+        // Told if it still listens.
+        outbound.try_send(Err(status)).ok();
+    }
+}
+
+async fn receive_hello(inbound: &mut Streaming<NodeMessage>, peer: &Peer) -> Result<Hello, End> {
+    let first = timeout(HELLO, inbound.message())
+        .await
+        .map_err(|_| End::NoHello)?;
+    let hello = match first.map_err(End::Broken)? {
+        Some(NodeMessage {
+            message: Some(FromNode::Hello(hello)),
+        }) => hello,
+        Some(_) => return Err(End::Refused("a link begins with Hello".into())),
+        None => return Err(End::Closed),
+    };
+    if hello.node_id != peer.node_id {
+        let claimed: String = hello.node_id.chars().take(64).collect();
+        let text = format!(
+            "hello of node {claimed:?}, with the certificate of node {}",
+            peer.node_id
+        );
+        return Err(End::Refused(text));
+    }
+    if VERSION < hello.version_min || VERSION > hello.version_max {
+        let (low, high) = (hello.version_min, hello.version_max);
+        let text = format!("the node speaks versions {low} to {high}, this control plane speaks {VERSION}");
+        return Err(End::Refused(text));
+    }
+    let skew_ms = now() - hello.sent_at_ms;
+    if hello.sent_at_ms != 0 && skew_ms.abs() > SKEW_MS_MAX {
+        tracing::warn!(node = %peer.node_id, skew_ms, "the node's clock differs from ours");
+    }
+    Ok(hello)
+}
+
+/// From the hello on: takes the node's place, and leaves it when the link has ended and that is written down.
+async fn linked(
+    shared: &Arc<Shared>,
+    peer: &Peer,
+    hello: Hello,
+    inbound: Streaming<NodeMessage>,
+    outbound: &Outbound,
+) -> End {
+    let (mut place, previous) = shared.registry.enter(&peer.node_id);
+    if let Some(previous) = previous
+        && timeout(PREDECESSOR, previous.cancelled()).await.is_err()
+    {
+        tracing::warn!(node = %peer.node_id, "the node's former link does not end");
+    }
+    let Err(end) = converse(shared, peer, hello, inbound, outbound, &mut place).await;
+    if !place.superseded.is_cancelled()
+        && let Err(error) = records::disconnect(&*shared.store, &peer.cluster, &peer.node_id, now()).await
+    {
+        tracing::error!(node = %peer.node_id, error = chain(&error), "the node's end is not written down");
+    }
+    end
+}
+
+async fn converse(
+    shared: &Arc<Shared>,
+    peer: &Peer,
+    hello: Hello,
+    mut inbound: Streaming<NodeMessage>,
+    outbound: &Outbound,
+    place: &mut Place,
+) -> Result<std::convert::Infallible, End> {
+    records::connect(&*shared.store, peer, &hello, now()).await?;
+    let mut applier = Applier::load(shared.store.clone(), peer.clone()).await?;
+    if hello.last_sequence < applier.applied() {
+        let (node_has, applied) = (hello.last_sequence, applier.applied());
+        tracing::warn!(node = %peer.node_id, node_has, applied, "the node lost its count of reports");
+    }
+    send(
+        outbound,
+        ToNode::Welcome(welcome(shared, peer, applier.applied())),
+    )
+    .await?;
+    let (snapshot, mut dispatch) =
+        Dispatch::begin(shared.store.clone(), shared.identity.clone(), &peer.node_id).await?;
+    let (version, tasks) = (hello.description.map(|d| d.agent_version), snapshot.tasks.len());
+    tracing::info!(node = %peer.node_id, cluster = %peer.cluster, version, tasks, "link established");
+    send(outbound, ToNode::Snapshot(snapshot)).await?;
+    let mut heard = Instant::now();
+    loop {
+        // All are cancel-safe: a message or change that is not taken here is taken next time.
+        tokio::select! {
+            () = place.superseded.cancelled() => return Err(End::Superseded),
+            () = shared.shutdown.cancelled() => return Err(End::Stopping),
+            message = inbound.message() => {
+                heard = Instant::now();
+                let message = message.map_err(End::Broken)?.ok_or(End::Closed)?;
+                receive(message, &mut inbound, &mut applier, outbound, place, peer).await?;
+            }
+            message = dispatch.next() => send(outbound, message?).await?,
+            Some(command) = place.commands.recv() => send(outbound, ToNode::OpenBulk(command)).await?,
+            () = sleep_until(heard + shared.config.node_silence) => {
+                return Err(End::Silent(shared.config.node_silence));
+            }
+        }
+    }
+}
+
+fn welcome(shared: &Shared, peer: &Peer, applied_sequence: u64) -> Welcome {
+    let interval = shared.config.heartbeat_interval.as_millis();
+    Welcome {
+        version: VERSION,
+        heartbeat_interval_ms: u32::try_from(interval).unwrap_or(u32::MAX),
+        applied_sequence,
+        cluster: peer.cluster.clone(),
+    }
+}
+
+/// Takes one message, and with a report those that have arrived behind it: they share a transaction and an answer.
+async fn receive(
+    message: NodeMessage,
+    inbound: &mut Streaming<NodeMessage>,
+    applier: &mut Applier,
+    outbound: &Outbound,
+    place: &Place,
+    peer: &Peer,
+) -> Result<(), End> {
+    let mut changes: Vec<StateChange> = Vec::new();
+    let mut next = Some(Ok(Some(message)));
+    let mut end = None;
+    while let Some(received) = next.take() {
+        match received {
+            Ok(Some(NodeMessage {
+                message: Some(FromNode::StateChange(change)),
+            })) => changes.push(change),
+            Ok(Some(NodeMessage { message })) => other(message, place, peer)?,
+            // What was reported before the end counts.
+            Ok(None) => end = Some(End::Closed),
+            Err(status) => end = Some(End::Broken(status)),
+        }
+        if end.is_none() && !changes.is_empty() && changes.len() < BATCH_CHANGES_MAX {
+            next = inbound.message().now_or_never();
+        }
+    }
+    if !changes.is_empty() {
+        let sequence = applier.apply(&changes).await?;
+        send(outbound, ToNode::StateAck(StateAck { sequence })).await?;
+    }
+    end.map_or(Ok(()), Err)
+}
+
+fn other(message: Option<FromNode>, place: &Place, peer: &Peer) -> Result<(), End> {
+    match message {
+        Some(FromNode::Heartbeat(heartbeat)) => place.heartbeat(heartbeat),
+        Some(FromNode::DesiredAck(DesiredAck {
+            position,
+            refused_reason,
+        })) => {
+            let revision = position.map_or(0, |p| p.revision);
+            if refused_reason.is_empty() {
+                tracing::debug!(node = %peer.node_id, revision, "desired state is stored");
+            } else {
+                tracing::warn!(node = %peer.node_id, revision, refused_reason, "the node refuses its desired state");
+            }
+        }
+        Some(FromNode::Hello(_)) => return Err(End::Refused("a second Hello on one link".into())),
+        // A message of a later version of the protocol.
+        Some(FromNode::StateChange(_)) | None => {}
+    }
+    Ok(())
+}
+
+async fn send(outbound: &Outbound, message: ToNode) -> Result<(), End> {
+    use mpsc::error::SendTimeoutError::{Closed, Timeout};
+    match outbound
+        .send_timeout(
+            Ok(ControlMessage {
+                message: Some(message),
+            }),
+            SEND,
+        )
+        .await
+    {
+        Ok(()) => Ok(()),
+        Err(Timeout(_)) => Err(End::Stuck),
+        Err(Closed(_)) => Err(End::Closed),
+    }
+}

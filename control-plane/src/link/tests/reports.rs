@@ -1,0 +1,279 @@
+//! What a node reports: applied in order, once, with all that follows.
+
+use berth_proto::node::v1::{ContainerState, StateAck, StateChange, StopCode, TaskState, TaskStatus};
+
+use super::*;
+
+fn state(task: &str, status: TaskStatus) -> TaskState {
+    let container = ContainerState {
+        container_id: id('c'),
+        name: "web".into(),
+        status: status.into(),
+        ..Default::default()
+    };
+    TaskState {
+        task_id: task.into(),
+        status: status.into(),
+        containers: vec![container],
+        ..Default::default()
+    }
+}
+
+fn running(task: &str) -> TaskState {
+    TaskState {
+        ipv4_address: "10.0.0.7".into(),
+        started_at_ms: 5_000,
+        ..state(task, TaskStatus::Running)
+    }
+}
+
+fn stopped(task: &str) -> TaskState {
+    let mut state = state(task, TaskStatus::Stopped);
+    state.set_stop_code(StopCode::EssentialContainerExited);
+    state.stopped_reason = "Essential container in task exited".into();
+    state.stopped_at_ms = 9_000;
+    state.containers[0].exit_code = Some(137);
+    state.containers[0].reason = "OutOfMemoryError: container was killed".into();
+    state
+}
+
+impl Link {
+    async fn report(&self, sequence: u64, task: TaskState) {
+        self.send(FromNode::StateChange(StateChange {
+            sequence,
+            task: Some(task),
+        }))
+        .await;
+    }
+
+    /// Waits until all up to `sequence` is acknowledged.
+    async fn acknowledged(&mut self, sequence: u64) {
+        loop {
+            match self.next().await {
+                ToNode::StateAck(StateAck {
+                    sequence: acknowledged,
+                }) if acknowledged >= sequence => {
+                    assert_eq!(acknowledged, sequence);
+                    return;
+                }
+                ToNode::StateAck(_) | ToNode::Delta(_) => {}
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_task_runs_and_stops_and_gives_back_what_it_held() {
+    let plane = Plane::start().await;
+    let (node, task) = (id('a'), id('1'));
+    let mut link = plane.connect(&node).await;
+    plane.place(&node, &task).await;
+    link.report(1, state(&task, TaskStatus::Pending)).await;
+    link.acknowledged(1).await;
+    let record = plane.task(&task).await.unwrap();
+    assert_eq!((record.last_status.as_str(), record.version), ("PENDING", 2));
+
+    link.report(2, running(&task)).await;
+    link.acknowledged(2).await;
+    let record = plane.task(&task).await.unwrap();
+    assert_eq!(
+        (record.last_status.as_str(), record.version, record.started_at),
+        ("RUNNING", 3, Some(5_000))
+    );
+    assert_eq!(record.ipv4_address.as_deref(), Some("10.0.0.7"));
+    assert_eq!(record.containers[0].last_status, "RUNNING");
+
+    // It ends by itself: what is wanted follows, and its CPU and memory are free before it is cleaned up.
+    let mut stopping = stopped(&task);
+    stopping.set_status(TaskStatus::Stopping);
+    link.report(3, stopping).await;
+    link.acknowledged(3).await;
+    let record = plane.task(&task).await.unwrap();
+    assert_eq!(
+        (record.last_status.as_str(), record.desired_status.as_str()),
+        ("STOPPING", "STOPPED")
+    );
+    assert_eq!(
+        plane.spec(&node, &task).await.unwrap().desired_status(),
+        DesiredStatus::Stopped
+    );
+    assert!(plane.node(&node).await.allocations[&task].stopping);
+
+    link.report(4, stopped(&task)).await;
+    link.acknowledged(4).await;
+    let record = plane.task(&task).await.unwrap();
+    assert_eq!(
+        (record.last_status.as_str(), record.stopped_at),
+        ("STOPPED", Some(9_000))
+    );
+    assert_eq!(record.stop_code.as_deref(), Some("EssentialContainerExited"));
+    assert_eq!(record.containers[0].exit_code, Some(137));
+    assert_eq!(
+        record.ipv4_address.as_deref(),
+        Some("10.0.0.7"),
+        "what it had stays known"
+    );
+    assert!(plane.spec(&node, &task).await.is_none());
+    assert!(plane.node(&node).await.allocations.is_empty());
+}
+
+#[tokio::test]
+async fn a_report_is_applied_once_however_often_it_comes() {
+    let plane = Plane::start().await;
+    let (node, task) = (id('a'), id('1'));
+    let mut link = plane.connect(&node).await;
+    plane.place(&node, &task).await;
+    link.report(5, running(&task)).await;
+    link.acknowledged(5).await;
+    let record = plane.task(&task).await.unwrap();
+    // The same again, an older one, and the same over a new link.
+    link.report(5, stopped(&task)).await;
+    link.acknowledged(5).await;
+    link.report(4, stopped(&task)).await;
+    link.acknowledged(5).await;
+    let mut link = Link::open(plane.client(&node).await).await;
+    link.hello(&node, 5).await;
+    assert_eq!(link.expect_start().await.0.applied_sequence, 5);
+    link.report(5, stopped(&task)).await;
+    link.acknowledged(5).await;
+    let now = plane.task(&task).await.unwrap();
+    assert_eq!(
+        (now.last_status.as_str(), now.version),
+        ("RUNNING", record.version)
+    );
+    // A new sequence number with nothing new in it changes no version.
+    link.report(6, running(&task)).await;
+    link.acknowledged(6).await;
+    assert_eq!(plane.task(&task).await.unwrap().version, record.version);
+}
+
+#[tokio::test]
+async fn many_reports_share_transactions_and_keep_their_order() {
+    let plane = Plane::start().await;
+    let node = id('a');
+    let mut link = plane.connect(&node).await;
+    let tasks: Vec<String> = (0..150).map(|i| format!("{i:032x}")).collect();
+    for task in &tasks {
+        plane.place(&node, task).await;
+    }
+    let before = plane.store.range("", None, 1).await.unwrap().revision;
+    let mut sequence = 0;
+    for task in &tasks {
+        for state in [state(task, TaskStatus::Pending), running(task), stopped(task)] {
+            sequence += 1;
+            link.report(sequence, state).await;
+        }
+    }
+    link.acknowledged(sequence).await;
+    for task in &tasks {
+        let record = plane.task(task).await.unwrap();
+        assert_eq!((record.last_status.as_str(), record.version), ("STOPPED", 4));
+    }
+    assert!(plane.node(&node).await.allocations.is_empty());
+    let revisions = plane.store.range("", None, 1).await.unwrap().revision - before;
+    assert!(revisions < 450, "{revisions} transactions for 450 reports");
+}
+
+#[tokio::test]
+async fn reports_of_strange_tasks_are_acknowledged_and_change_nothing() {
+    let plane = Plane::start().await;
+    let (node, other) = (id('a'), id('b'));
+    let _other = plane.connect(&other).await;
+    let mut link = plane.connect(&node).await;
+    plane.place(&other, &id('1')).await;
+    let mut unknown_status = running(&id('1'));
+    unknown_status.status = 99;
+    for (sequence, task) in [
+        running(&id('1')),
+        running(&id('2')),
+        running("../../x"),
+        unknown_status,
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        link.report(sequence as u64 + 1, task).await;
+    }
+    link.send(FromNode::StateChange(StateChange {
+        sequence: 5,
+        task: None,
+    }))
+    .await;
+    link.acknowledged(5).await;
+    assert_eq!(plane.task(&id('1')).await.unwrap().last_status, "PROVISIONING");
+    assert!(plane.task(&id('2')).await.is_none());
+    assert!(plane.node(&other).await.allocations.contains_key(&id('1')));
+}
+
+#[tokio::test]
+async fn what_a_user_asked_for_stays_the_reason_and_stopped_is_final() {
+    let plane = Plane::start().await;
+    let (node, task) = (id('a'), id('1'));
+    let mut link = plane.connect(&node).await;
+    plane.place(&node, &task).await;
+    let mut record = plane.task(&task).await.unwrap();
+    record.desired_status = "STOPPED".into();
+    record.stop_code = Some("UserInitiated".into());
+    record.stopped_reason = Some("maintenance".into());
+    plane
+        .put(vec![
+            typed::put_json(format!("/tasks/{CLUSTER}/{task}"), &record).unwrap(),
+        ])
+        .await;
+    link.report(1, stopped(&task)).await;
+    link.report(2, running(&task)).await;
+    link.acknowledged(2).await;
+    let record = plane.task(&task).await.unwrap();
+    assert_eq!(record.last_status, "STOPPED");
+    assert_eq!(
+        (record.stop_code.as_deref(), record.stopped_reason.as_deref()),
+        (Some("UserInitiated"), Some("maintenance"))
+    );
+}
+
+#[tokio::test]
+async fn a_report_and_a_placement_at_the_same_time_both_count() {
+    let plane = Arc::new(Plane::start().await);
+    let node = id('a');
+    let mut link = plane.connect(&node).await;
+    let tasks: Vec<String> = (0..30).map(|i| format!("{i:032x}")).collect();
+    for task in &tasks {
+        plane.place(&node, task).await;
+    }
+    // Placement by compare on the node's record, as the API does it, against the stops.
+    let placing = {
+        let (plane, node) = (plane.clone(), node.clone());
+        tokio::spawn(async move {
+            for i in 0..30 {
+                loop {
+                    let key = format!("/nodes/{CLUSTER}/{node}");
+                    let mut record = typed::get_json::<Node>(&*plane.store, &key)
+                        .await
+                        .unwrap()
+                        .unwrap();
+                    record
+                        .value
+                        .allocations
+                        .insert(format!("{:032x}", 100 + i), allocation());
+                    let operations = vec![typed::put_json(key, &record.value).unwrap()];
+                    let transaction = Transaction {
+                        compare: vec![record.unchanged()],
+                        operations,
+                    };
+                    if plane.store.commit(transaction).await.unwrap() != Committed::Conflict {
+                        break;
+                    }
+                }
+            }
+        })
+    };
+    for (i, task) in tasks.iter().enumerate() {
+        link.report(i as u64 + 1, stopped(task)).await;
+    }
+    link.acknowledged(30).await;
+    placing.await.unwrap();
+    let record = plane.node(&node).await;
+    assert_eq!(record.allocations.len(), 30);
+    assert!(tasks.iter().all(|task| !record.allocations.contains_key(task)));
+}
