@@ -20,6 +20,8 @@
 //! the task's desired status, the desired spec's, and the node's allocation. When a node reports STOPPED, one
 //! transaction writes the task, `/applied`, removes the allocation, and deletes the desired spec.
 
+pub mod keys;
+
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
@@ -111,6 +113,9 @@ pub struct Allocation {
     pub tcp_ports: Vec<u16>,
     pub udp_ports: Vec<u16>,
     pub address: bool,
+    /// The task's group: `spread` and constraints on `task:group` look at it.
+    #[serde(default)]
+    pub group: String,
     /// Its desired status is STOPPED: CPU and memory count as free; ports and the address do not until the node
     /// reports STOPPED, which removes the allocation.
     pub stopping: bool,

@@ -1,1 +1,64 @@
-//! placeholder
+//! Owns the HTTP API of the control plane: Amazon ECS's JSON protocol, STS's GetCallerIdentity, and Berth's own
+//! operations on the same signed endpoint. Never talks to a node but through the store and [`Nodes`].
+//!
+//! `endpoint` takes a request in, proves who signed it (`sigv4`) and finds the operation (`operations`); each
+//! operation lives in the file of its noun, reads its fields first (`fields`) and touches the store afterwards.
+
+mod attributes;
+mod berth;
+mod clusters;
+mod container_instances;
+mod context;
+mod endpoint;
+mod error;
+mod fields;
+mod idempotency;
+mod logs;
+mod node_view;
+mod operations;
+mod paging;
+mod records;
+mod sigv4;
+mod sts;
+mod tags;
+mod task_definitions;
+mod tasks;
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use axum::Router;
+
+pub use self::context::CLOCK_SKEW_MAX;
+use self::context::Api;
+use crate::{nodes::Nodes, store::SharedStore};
+
+/// What the API is told at start.
+#[derive(Clone, Debug)]
+pub struct ApiConfig {
+    /// In ARNs, and the only one accepted in a signature.
+    pub region: String,
+    /// Twelve digits, in ARNs.
+    pub account_id: String,
+    /// Who may call. All have every right.
+    pub keys: Vec<ApiKey>,
+    /// How far a request's time may be from ours; AWS's own limit is [`CLOCK_SKEW_MAX`].
+    pub clock_skew_max: Duration,
+}
+
+/// One access key.
+#[derive(Clone)]
+pub struct ApiKey {
+    pub access_key_id: String,
+    pub secret: String,
+}
+
+impl fmt::Debug for ApiKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ApiKey").field("access_key_id", &self.access_key_id).finish_non_exhaustive()
+    }
+}
+
+/// The whole API: `POST /`. Everything else is answered as an unknown operation.
+pub fn router(config: ApiConfig, store: SharedStore, nodes: Arc<dyn Nodes>) -> Router {
+    Router::new().fallback(endpoint::serve).with_state(Arc::new(Api::new(config, store, nodes)))
+}

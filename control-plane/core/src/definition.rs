@@ -1,0 +1,75 @@
+//! Owns what a task definition may say: checks a RegisterTaskDefinition request, all problems at once, and fills
+//! in what AWS fills in. Never keeps a field that is not honoured, and never drops one in silence.
+//!
+//! First names and types against the table of ECS's fields (`shape`, `fields`), then values (the modules named
+//! for their subject), then the defaults (`echo`).
+
+mod container;
+mod dependencies;
+mod echo;
+mod fields;
+mod log;
+mod ports;
+mod read;
+mod shape;
+pub(crate) mod sizes;
+mod task_level;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+
+use serde_json::Value;
+
+pub use crate::problems::{Problem, Problems};
+use crate::tags;
+
+/// Largest definition, as compact JSON with defaults filled in.
+pub const DEFINITION_BYTES_MAX: usize = 64 * 1024;
+/// Most containers of one task.
+pub const CONTAINERS_MAX: usize = 10;
+
+/// A definition that was accepted.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Registered {
+    pub family: String,
+    /// The definition as AWS would echo it: camelCase, defaults filled in, nothing invented. Without ARN,
+    /// revision, status and time, which are the caller's.
+    pub definition: Value,
+    pub tags: BTreeMap<String, String>,
+}
+
+/// Checks a RegisterTaskDefinition request.
+///
+/// Null and the empty list count as absent everywhere. Fields that only a DescribeTaskDefinition answer has are
+/// left out, so that registering what was echoed gives the same again.
+///
+/// # Errors
+/// Everything that is wrong with the request, each with its path.
+pub fn register(input: &Value) -> Result<Registered, Problems> {
+    let mut problems = Problems::default();
+    let mut task = shape::check(input, &mut problems);
+    if !input.is_object() {
+        return Err(problems);
+    }
+    task_level::check(&mut task, &mut problems);
+    container::check(&task, &mut problems);
+    dependencies::check(&task, &mut problems);
+    ports::check(&task, &mut problems);
+    let tags = tags::check("tags", task.remove("tags").as_ref(), &mut problems);
+    let family = read::text(&task, "family").unwrap_or_default().to_string();
+    // The size is that of the echo, so that an echo is never too large to be registered again.
+    let bytes = serde_json::to_string(&echo::fill(&mut task)).map_or(0, |json| json.len());
+    if bytes > DEFINITION_BYTES_MAX {
+        problems.push(
+            "",
+            format!("the definition is {bytes} bytes, the limit is {DEFINITION_BYTES_MAX}"),
+        );
+    }
+    echo::derive(&mut task);
+    problems.or(Registered {
+        family,
+        definition: Value::Object(task),
+        tags,
+    })
+}

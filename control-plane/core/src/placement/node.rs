@@ -1,0 +1,139 @@
+//! Owns what placement sees of a node. Never more than the control plane's record of it: a heartbeat's usage plays
+//! no part, so that a busy minute moves nothing.
+
+use std::collections::BTreeMap;
+use std::str::FromStr;
+
+use crate::expression::Subject;
+
+/// Whether a node takes tasks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NodeStatus {
+    Active,
+    /// Keeps what it runs and takes nothing new.
+    Draining,
+    /// Deregistered.
+    Inactive,
+}
+
+impl NodeStatus {
+    /// As ECS spells it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Active => "ACTIVE",
+            Self::Draining => "DRAINING",
+            Self::Inactive => "INACTIVE",
+        }
+    }
+}
+
+/// A string that is no status of a node.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("expected one of ACTIVE, DRAINING, INACTIVE; got {0:?}")]
+pub struct InvalidStatus(pub String);
+
+impl FromStr for NodeStatus {
+    type Err = InvalidStatus;
+
+    fn from_str(s: &str) -> Result<Self, InvalidStatus> {
+        let all = [Self::Active, Self::Draining, Self::Inactive];
+        let found = all.into_iter().find(|status| status.as_str() == s);
+        found.ok_or_else(|| InvalidStatus(s.chars().take(64).collect()))
+    }
+}
+
+/// One node as placement sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodeView {
+    pub id: String,
+    pub status: NodeStatus,
+    pub connected: bool,
+    /// As Go names it: `amd64`, `arm64`.
+    pub architecture: String,
+    pub agent_version: String,
+    pub registered_at_ms: i64,
+    /// What the node offers to tasks in all.
+    pub cpu_units: u32,
+    pub memory_bytes: u64,
+    /// How many tasks with an address of their own fit.
+    pub task_addresses: u32,
+    /// Ports of the host that tasks may not use.
+    pub reserved_tcp_ports: Vec<u16>,
+    pub reserved_udp_ports: Vec<u16>,
+    /// What is placed here.
+    pub allocations: Vec<Allocation>,
+    /// Those of the node and those put by the operator, the latter on top.
+    pub attributes: BTreeMap<String, Option<String>>,
+    pub features: Vec<String>,
+}
+
+/// What one task holds on its node.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Allocation {
+    pub cpu_units: u32,
+    pub memory_bytes: u64,
+    pub tcp_ports: Vec<u16>,
+    pub udp_ports: Vec<u16>,
+    pub address: bool,
+    /// Its desired status is STOPPED.
+    pub stopping: bool,
+    /// The task's group.
+    pub group: String,
+}
+
+impl NodeView {
+    /// CPU units not charged to any task that is to run.
+    pub fn free_cpu_units(&self) -> u32 {
+        self.staying()
+            .fold(self.cpu_units, |free, a| free.saturating_sub(a.cpu_units))
+    }
+
+    /// Bytes not charged to any task that is to run.
+    pub fn free_memory_bytes(&self) -> u64 {
+        self.staying()
+            .fold(self.memory_bytes, |free, a| free.saturating_sub(a.memory_bytes))
+    }
+
+    /// Addresses that no task holds, those being stopped included.
+    pub fn free_addresses(&self) -> u32 {
+        let held = self.allocations.iter().filter(|a| a.address).count();
+        self.task_addresses
+            .saturating_sub(u32::try_from(held).unwrap_or(u32::MAX))
+    }
+
+    /// The group's tasks here that are not being stopped.
+    pub(super) fn tasks_of(&self, group: &str) -> usize {
+        self.staying().filter(|a| a.group == group).count()
+    }
+
+    /// Tasks here that are not being stopped.
+    pub(super) fn tasks(&self) -> usize {
+        self.staying().count()
+    }
+
+    fn staying(&self) -> impl Iterator<Item = &Allocation> {
+        self.allocations.iter().filter(|a| !a.stopping)
+    }
+
+    /// How many tasks of each group are not being stopped; what [`NodeView::subject`] borrows.
+    pub fn groups(&self) -> BTreeMap<String, u32> {
+        let mut groups = BTreeMap::new();
+        for allocation in self.staying() {
+            *groups.entry(allocation.group.clone()).or_insert(0) += 1;
+        }
+        groups
+    }
+
+    /// The node as an expression sees it: for constraints, and for ListContainerInstances' filter.
+    pub fn subject<'a>(&'a self, groups: &'a BTreeMap<String, u32>) -> Subject<'a> {
+        Subject {
+            node_id: &self.id,
+            attributes: &self.attributes,
+            groups,
+            running_tasks: u32::try_from(self.tasks()).unwrap_or(u32::MAX),
+            connected: self.connected,
+            agent_version: &self.agent_version,
+            registered_at_ms: self.registered_at_ms,
+        }
+    }
+}

@@ -1,0 +1,128 @@
+//! Owns what a task is made of: reads a stored definition, fills in the defaults, and says what the task needs of
+//! a node. Never chooses the node, and never makes up an id.
+
+mod features;
+mod read;
+mod requirements;
+mod resolve;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+
+pub use features::{FEATURES, required_features};
+pub use read::EchoError;
+pub use requirements::{Architecture, Requirements};
+pub use resolve::{
+    LOG, ResolveError, ResolvedContainer, ResolvedTask, Run, START_TIMEOUT_S, STOP_TIMEOUT_S, resolve,
+};
+
+use crate::expression::Expression;
+
+/// Bytes of one MiB: the unit of memory in definitions.
+pub const MIB: u64 = 1 << 20;
+
+/// Where a task's packets go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NetworkMode {
+    /// A network namespace and an address of its own.
+    Awsvpc,
+    /// The host's network.
+    Host,
+    /// A network namespace with nothing but loopback.
+    None,
+}
+
+/// When a container that another depends on is good enough.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Condition {
+    Start,
+    Complete,
+    Success,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Dependency {
+    pub container_name: String,
+    pub condition: Condition,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Protocol {
+    Tcp,
+    Udp,
+}
+
+impl Protocol {
+    /// As ECS spells it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PortMapping {
+    pub container_port: u16,
+    /// Zero: none, in mode none.
+    pub host_port: u16,
+    pub protocol: Protocol,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ulimit {
+    pub name: String,
+    /// −1: unlimited.
+    pub soft: i64,
+    pub hard: i64,
+}
+
+/// json-file: at most `max_size_bytes` × `max_files` are kept per container.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LogSpec {
+    pub max_size_bytes: u64,
+    pub max_files: u32,
+}
+
+/// A task definition as it was registered, typed. Absent values are `None`: defaults are [`resolve`]'s.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Definition {
+    pub family: String,
+    pub network_mode: NetworkMode,
+    pub cpu_units: Option<u32>,
+    pub memory_mib: Option<u32>,
+    pub architecture: Option<Architecture>,
+    /// Its `memberOf` constraints.
+    pub constraints: Vec<Expression>,
+    /// EC2, FARGATE, EXTERNAL.
+    pub requires_compatibilities: Vec<String>,
+    pub compatibilities: Vec<String>,
+    pub containers: Vec<ContainerDefinition>,
+}
+
+/// One container of a [`Definition`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ContainerDefinition {
+    pub name: String,
+    pub image: String,
+    pub entry_point: Vec<String>,
+    pub command: Vec<String>,
+    pub environment: Vec<(String, String)>,
+    pub working_directory: Option<String>,
+    pub user: Option<String>,
+    pub cpu_units: u32,
+    pub memory_mib: Option<u32>,
+    pub memory_reservation_mib: Option<u32>,
+    pub essential: bool,
+    pub depends_on: Vec<Dependency>,
+    pub stop_timeout_s: Option<u32>,
+    pub start_timeout_s: Option<u32>,
+    pub ports: Vec<PortMapping>,
+    pub labels: BTreeMap<String, String>,
+    pub readonly_root_filesystem: bool,
+    pub ulimits: Vec<Ulimit>,
+    pub log_max_size_bytes: Option<u64>,
+    pub log_max_files: Option<u32>,
+}

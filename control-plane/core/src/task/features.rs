@@ -1,0 +1,59 @@
+//! Owns the names of what a node must be able to do. A node says which it honours; a task is refused by a node,
+//! by name, and never placed on one, that lacks one it needs.
+
+use super::{Condition, Definition, NetworkMode};
+
+const NET_AWSVPC: &str = "net.awsvpc";
+const NET_HOST: &str = "net.host";
+const NET_NONE: &str = "net.none";
+const LOG_JSON_FILE: &str = "log.json-file";
+const DEPENDS_START: &str = "depends.start";
+const DEPENDS_COMPLETE: &str = "depends.complete";
+const DEPENDS_SUCCESS: &str = "depends.success";
+const LIMITS_TASK: &str = "limits.task";
+const ROOT_READONLY: &str = "root.readonly";
+const ULIMITS: &str = "ulimits";
+
+/// Every feature a task of this version can need. A node that honours all of this version's specs says all of them.
+pub const FEATURES: &[&str] = &[
+    NET_AWSVPC,
+    NET_HOST,
+    NET_NONE,
+    LOG_JSON_FILE,
+    DEPENDS_START,
+    DEPENDS_COMPLETE,
+    DEPENDS_SUCCESS,
+    LIMITS_TASK,
+    ROOT_READONLY,
+    ULIMITS,
+];
+
+/// The features without which tasks of this definition would be run wrongly, in the order of [`FEATURES`].
+pub fn required_features(definition: &Definition) -> Vec<&'static str> {
+    FEATURES
+        .iter()
+        .copied()
+        .filter(|feature| needs(definition, feature))
+        .collect()
+}
+
+fn needs(definition: &Definition, feature: &str) -> bool {
+    let waits_for = |condition| {
+        let mut dependencies = definition.containers.iter().flat_map(|c| &c.depends_on);
+        dependencies.any(|d| d.condition == condition)
+    };
+    match feature {
+        NET_AWSVPC => definition.network_mode == NetworkMode::Awsvpc,
+        NET_HOST => definition.network_mode == NetworkMode::Host,
+        NET_NONE => definition.network_mode == NetworkMode::None,
+        // The default of every container.
+        LOG_JSON_FILE => true,
+        DEPENDS_START => waits_for(Condition::Start),
+        DEPENDS_COMPLETE => waits_for(Condition::Complete),
+        DEPENDS_SUCCESS => waits_for(Condition::Success),
+        LIMITS_TASK => definition.cpu_units.is_some() || definition.memory_mib.is_some(),
+        ROOT_READONLY => definition.containers.iter().any(|c| c.readonly_root_filesystem),
+        ULIMITS => definition.containers.iter().any(|c| !c.ulimits.is_empty()),
+        _ => false,
+    }
+}

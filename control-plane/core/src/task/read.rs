@@ -1,0 +1,272 @@
+//! Owns reading a stored echo. What it refuses was not registered by this version: it never guesses.
+
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::{
+    Architecture, Condition, ContainerDefinition, Definition, Dependency, NetworkMode, PortMapping, Protocol,
+    Ulimit,
+};
+use crate::definition::sizes::parse_bytes;
+use crate::expression::{Expression, ExpressionError};
+
+/// A stored definition that this version cannot read.
+#[derive(Debug, thiserror::Error)]
+pub enum EchoError {
+    #[error("the stored task definition cannot be read")]
+    Shape { source: serde_json::Error },
+    #[error("{field} of the stored task definition is {value:?}")]
+    Value { field: &'static str, value: String },
+    #[error("constraint {expression:?} of the stored task definition")]
+    Constraint {
+        expression: String,
+        source: ExpressionError,
+    },
+}
+
+impl Definition {
+    /// Reads what [`crate::definition::register`] returned.
+    ///
+    /// # Errors
+    /// When it was not made by `register`, or by a version that honours more.
+    pub fn from_echo(echo: &Value) -> Result<Self, EchoError> {
+        let echo = Echo::deserialize(echo).map_err(|source| EchoError::Shape { source })?;
+        let size = |field, text: Option<String>| -> Result<Option<u32>, EchoError> {
+            text.map(|value| value.parse().map_err(|_| EchoError::Value { field, value }))
+                .transpose()
+        };
+        let constraints = echo.placement_constraints.into_iter().map(|constraint| {
+            Expression::parse(&constraint.expression).map_err(|source| EchoError::Constraint {
+                expression: constraint.expression,
+                source,
+            })
+        });
+        Ok(Self {
+            network_mode: match echo.network_mode.as_str() {
+                "awsvpc" => NetworkMode::Awsvpc,
+                "host" => NetworkMode::Host,
+                "none" => NetworkMode::None,
+                _ => {
+                    return Err(EchoError::Value {
+                        field: "networkMode",
+                        value: echo.network_mode,
+                    });
+                }
+            },
+            family: echo.family,
+            cpu_units: size("cpu", echo.cpu)?,
+            memory_mib: size("memory", echo.memory)?,
+            architecture: echo
+                .runtime_platform
+                .cpu_architecture
+                .map(architecture)
+                .transpose()?,
+            constraints: constraints.collect::<Result<_, _>>()?,
+            requires_compatibilities: echo.requires_compatibilities,
+            compatibilities: echo.compatibilities,
+            containers: echo
+                .container_definitions
+                .into_iter()
+                .map(container)
+                .collect::<Result<_, _>>()?,
+        })
+    }
+}
+
+fn architecture(value: String) -> Result<Architecture, EchoError> {
+    match value.as_str() {
+        "X86_64" => Ok(Architecture::Amd64),
+        "ARM64" => Ok(Architecture::Arm64),
+        _ => Err(EchoError::Value {
+            field: "cpuArchitecture",
+            value,
+        }),
+    }
+}
+
+fn container(echo: EchoContainer) -> Result<ContainerDefinition, EchoError> {
+    let options = echo.log_configuration.map(|log| log.options).unwrap_or_default();
+    let option = |name: &str| options.get(name).cloned();
+    let bad = |field, value| move || EchoError::Value { field, value };
+    let log_max_size_bytes = option("max-size")
+        .map(|value| parse_bytes(&value).ok_or_else(bad("max-size", value)))
+        .transpose()?;
+    let log_max_files = option("max-file")
+        .map(|value| value.parse().map_err(|_| bad("max-file", value)()))
+        .transpose()?;
+    Ok(ContainerDefinition {
+        name: echo.name,
+        image: echo.image,
+        entry_point: echo.entry_point,
+        command: echo.command,
+        environment: echo.environment.into_iter().map(|v| (v.name, v.value)).collect(),
+        working_directory: echo.working_directory,
+        user: echo.user,
+        cpu_units: echo.cpu,
+        memory_mib: echo.memory,
+        memory_reservation_mib: echo.memory_reservation,
+        essential: echo.essential,
+        depends_on: echo
+            .depends_on
+            .into_iter()
+            .map(dependency)
+            .collect::<Result<_, _>>()?,
+        stop_timeout_s: echo.stop_timeout,
+        start_timeout_s: echo.start_timeout,
+        ports: echo
+            .port_mappings
+            .into_iter()
+            .map(port)
+            .collect::<Result<_, _>>()?,
+        labels: echo.docker_labels,
+        readonly_root_filesystem: echo.readonly_root_filesystem,
+        ulimits: echo
+            .ulimits
+            .into_iter()
+            .map(|u| Ulimit {
+                name: u.name,
+                soft: u.soft_limit,
+                hard: u.hard_limit,
+            })
+            .collect(),
+        log_max_size_bytes,
+        log_max_files,
+    })
+}
+
+fn dependency(echo: EchoDependency) -> Result<Dependency, EchoError> {
+    let condition = match echo.condition.as_str() {
+        "START" => Condition::Start,
+        "COMPLETE" => Condition::Complete,
+        "SUCCESS" => Condition::Success,
+        _ => {
+            return Err(EchoError::Value {
+                field: "condition",
+                value: echo.condition,
+            });
+        }
+    };
+    Ok(Dependency {
+        container_name: echo.container_name,
+        condition,
+    })
+}
+
+fn port(echo: EchoPort) -> Result<PortMapping, EchoError> {
+    let protocol = match echo.protocol.as_str() {
+        "tcp" => Protocol::Tcp,
+        "udp" => Protocol::Udp,
+        _ => {
+            return Err(EchoError::Value {
+                field: "protocol",
+                value: echo.protocol,
+            });
+        }
+    };
+    Ok(PortMapping {
+        container_port: echo.container_port,
+        host_port: echo.host_port,
+        protocol,
+    })
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Echo {
+    family: String,
+    network_mode: String,
+    cpu: Option<String>,
+    memory: Option<String>,
+    #[serde(default)]
+    runtime_platform: EchoPlatform,
+    #[serde(default)]
+    placement_constraints: Vec<EchoConstraint>,
+    #[serde(default)]
+    requires_compatibilities: Vec<String>,
+    #[serde(default)]
+    compatibilities: Vec<String>,
+    container_definitions: Vec<EchoContainer>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct EchoPlatform {
+    cpu_architecture: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct EchoConstraint {
+    expression: String,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct EchoContainer {
+    name: String,
+    image: String,
+    #[serde(default)]
+    entry_point: Vec<String>,
+    #[serde(default)]
+    command: Vec<String>,
+    #[serde(default)]
+    environment: Vec<EchoVariable>,
+    working_directory: Option<String>,
+    user: Option<String>,
+    #[serde(default)]
+    cpu: u32,
+    memory: Option<u32>,
+    memory_reservation: Option<u32>,
+    essential: bool,
+    #[serde(default)]
+    depends_on: Vec<EchoDependency>,
+    stop_timeout: Option<u32>,
+    start_timeout: Option<u32>,
+    #[serde(default)]
+    port_mappings: Vec<EchoPort>,
+    #[serde(default)]
+    docker_labels: BTreeMap<String, String>,
+    #[serde(default)]
+    readonly_root_filesystem: bool,
+    #[serde(default)]
+    ulimits: Vec<EchoUlimit>,
+    log_configuration: Option<EchoLog>,
+}
+
+#[derive(Deserialize)]
+struct EchoVariable {
+    name: String,
+    #[serde(default)]
+    value: String,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct EchoDependency {
+    container_name: String,
+    condition: String,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct EchoPort {
+    container_port: u16,
+    #[serde(default)]
+    host_port: u16,
+    protocol: String,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct EchoUlimit {
+    name: String,
+    soft_limit: i64,
+    hard_limit: i64,
+}
+
+#[derive(Deserialize)]
+struct EchoLog {
+    #[serde(default)]
+    options: BTreeMap<String, String>,
+}

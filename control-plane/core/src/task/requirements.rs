@@ -1,0 +1,98 @@
+//! Owns what a task needs of its node. Never looks at a node.
+
+use super::{ContainerDefinition, Definition, MIB, NetworkMode, Protocol, required_features};
+use crate::expression::Expression;
+use crate::placement::Allocation;
+
+/// A processor architecture.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Architecture {
+    Amd64,
+    Arm64,
+}
+
+impl Architecture {
+    /// As Go, images and nodes name it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Amd64 => "amd64",
+            Self::Arm64 => "arm64",
+        }
+    }
+}
+
+/// What a task needs of its node, and is charged there.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Requirements {
+    /// The task's, or the sum of its containers'.
+    pub cpu_units: u32,
+    /// The task's, or the sum of each container's limit or reservation, whichever is larger.
+    pub memory_bytes: u64,
+    /// Ports of the host, ascending; empty but in host mode.
+    pub tcp_ports: Vec<u16>,
+    pub udp_ports: Vec<u16>,
+    /// Whether it needs an address of its own.
+    pub address: bool,
+    pub architecture: Option<Architecture>,
+    /// The definition's `memberOf` constraints.
+    pub constraints: Vec<Expression>,
+    /// Of [`super::FEATURES`].
+    pub features: Vec<&'static str>,
+}
+
+impl Requirements {
+    /// What the task holds on a node once it is placed there.
+    pub fn allocation(&self, group: &str) -> Allocation {
+        Allocation {
+            cpu_units: self.cpu_units,
+            memory_bytes: self.memory_bytes,
+            tcp_ports: self.tcp_ports.clone(),
+            udp_ports: self.udp_ports.clone(),
+            address: self.address,
+            stopping: false,
+            group: group.to_string(),
+        }
+    }
+}
+
+impl Definition {
+    /// What a task of this definition needs.
+    pub fn requirements(&self) -> Requirements {
+        let containers = &self.containers;
+        let cpu_sum = || {
+            containers
+                .iter()
+                .fold(0_u32, |sum, c| sum.saturating_add(c.cpu_units))
+        };
+        let memory_sum = || containers.iter().map(container_memory_mib).sum();
+        let memory_mib = self.memory_mib.map_or_else(memory_sum, u64::from);
+        Requirements {
+            cpu_units: self.cpu_units.unwrap_or_else(cpu_sum),
+            memory_bytes: memory_mib * MIB,
+            tcp_ports: self.host_ports(Protocol::Tcp),
+            udp_ports: self.host_ports(Protocol::Udp),
+            address: self.network_mode == NetworkMode::Awsvpc,
+            architecture: self.architecture,
+            constraints: self.constraints.clone(),
+            features: required_features(self),
+        }
+    }
+
+    fn host_ports(&self, protocol: Protocol) -> Vec<u16> {
+        if self.network_mode != NetworkMode::Host {
+            return Vec::new();
+        }
+        let mappings = self.containers.iter().flat_map(|c| &c.ports);
+        let mut ports: Vec<u16> = mappings
+            .filter(|p| p.protocol == protocol)
+            .map(|p| p.host_port)
+            .collect();
+        ports.sort_unstable();
+        ports
+    }
+}
+
+fn container_memory_mib(container: &ContainerDefinition) -> u64 {
+    let mib = container.memory_mib.max(container.memory_reservation_mib);
+    u64::from(mib.unwrap_or(0))
+}

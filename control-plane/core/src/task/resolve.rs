@@ -1,0 +1,178 @@
+//! Owns the step from a definition to one task with every default filled in: field for field what `TaskSpec` and
+//! `ContainerSpec` carry on the wire. Never holds protobuf types.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{ContainerDefinition, Definition, Dependency, LogSpec, MIB, NetworkMode, PortMapping, Ulimit};
+use crate::arn::is_id;
+
+/// From the stop signal to SIGKILL, unless the definition says otherwise: as in ECS.
+pub const STOP_TIMEOUT_S: u32 = 30;
+/// How long others wait for a container's COMPLETE or SUCCESS, unless the definition says otherwise.
+pub const START_TIMEOUT_S: u32 = 180;
+/// What is kept of a container's output unless the definition says otherwise.
+pub const LOG: LogSpec = LogSpec {
+    max_size_bytes: 50 * MIB,
+    max_files: 3,
+};
+
+/// What is particular to one run of a definition.
+#[derive(Clone, Copy, Debug)]
+pub struct Run<'a> {
+    /// 32 hexadecimal digits.
+    pub task_id: &'a str,
+    pub task_arn: &'a str,
+    pub cluster: &'a str,
+    pub revision: u32,
+    /// One for each container, in the definition's order; 32 hexadecimal digits.
+    pub container_ids: &'a [String],
+    /// Start again after the host restarted, instead of reporting the task as stopped.
+    pub restart_after_reboot: bool,
+    /// Milliseconds since the Unix epoch.
+    pub created_at_ms: i64,
+}
+
+/// Ids that do not go with the definition: a mistake of the caller.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ResolveError {
+    #[error("{given} container ids for {needed} containers")]
+    ContainerIds { given: usize, needed: usize },
+    #[error("{0:?} is not an id: ids are 32 lower-case hexadecimal digits")]
+    InvalidId(String),
+    #[error("the id {0} is given twice")]
+    RepeatedId(String),
+}
+
+/// One task, resolved; the fields of `TaskSpec`. Its desired status is RUNNING and it has no stop reason.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ResolvedTask {
+    pub task_id: String,
+    pub task_arn: String,
+    pub cluster: String,
+    pub family: String,
+    pub revision: u32,
+    pub network_mode: NetworkMode,
+    /// Ceilings of all containers together; zero: none.
+    pub limit_cpu_units: u32,
+    pub limit_memory_bytes: u64,
+    /// What admission charges: the same figures as in `Requirements`.
+    pub charged_cpu_units: u32,
+    pub charged_memory_bytes: u64,
+    pub containers: Vec<ResolvedContainer>,
+    pub required_features: Vec<&'static str>,
+    pub restart_after_reboot: bool,
+    pub created_at_ms: i64,
+}
+
+/// One container, resolved; the fields of `ContainerSpec`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ResolvedContainer {
+    pub container_id: String,
+    pub name: String,
+    pub image: String,
+    /// Empty: the image's.
+    pub entry_point: Vec<String>,
+    /// Empty: the image's, unless `entry_point` is set.
+    pub command: Vec<String>,
+    pub environment: Vec<(String, String)>,
+    /// Empty: the image's, or `/`.
+    pub working_directory: String,
+    /// Empty: the image's.
+    pub user: String,
+    pub cpu_units: u32,
+    /// Zero: none but the task's.
+    pub memory_bytes: u64,
+    /// Zero: none.
+    pub memory_reservation_bytes: u64,
+    pub essential: bool,
+    pub depends_on: Vec<Dependency>,
+    pub stop_timeout_ms: u32,
+    pub start_timeout_ms: u32,
+    pub ports: Vec<PortMapping>,
+    pub labels: BTreeMap<String, String>,
+    pub readonly_root_filesystem: bool,
+    pub ulimits: Vec<Ulimit>,
+    pub log: LogSpec,
+}
+
+/// One task of a definition, with defaults filled in.
+///
+/// # Errors
+/// When the ids are not ids, not unique, or not one per container.
+pub fn resolve(definition: &Definition, run: &Run<'_>) -> Result<ResolvedTask, ResolveError> {
+    check_ids(definition, run)?;
+    let requirements = definition.requirements();
+    let containers = definition.containers.iter().zip(run.container_ids);
+    Ok(ResolvedTask {
+        task_id: run.task_id.to_string(),
+        task_arn: run.task_arn.to_string(),
+        cluster: run.cluster.to_string(),
+        family: definition.family.clone(),
+        revision: run.revision,
+        network_mode: definition.network_mode,
+        limit_cpu_units: definition.cpu_units.unwrap_or(0),
+        limit_memory_bytes: bytes(definition.memory_mib),
+        charged_cpu_units: requirements.cpu_units,
+        charged_memory_bytes: requirements.memory_bytes,
+        containers: containers
+            .map(|(container, id)| resolve_container(container, id))
+            .collect(),
+        required_features: requirements.features,
+        restart_after_reboot: run.restart_after_reboot,
+        created_at_ms: run.created_at_ms,
+    })
+}
+
+fn check_ids(definition: &Definition, run: &Run<'_>) -> Result<(), ResolveError> {
+    let (given, needed) = (run.container_ids.len(), definition.containers.len());
+    if given != needed {
+        return Err(ResolveError::ContainerIds { given, needed });
+    }
+    let mut seen = BTreeSet::new();
+    for id in run.container_ids.iter().map(String::as_str).chain([run.task_id]) {
+        if id.len() != 32 || !is_id(id) {
+            return Err(ResolveError::InvalidId(id.chars().take(64).collect()));
+        }
+        if !seen.insert(id) {
+            return Err(ResolveError::RepeatedId(id.to_string()));
+        }
+    }
+    Ok(())
+}
+
+fn resolve_container(container: &ContainerDefinition, id: &str) -> ResolvedContainer {
+    let container = container.clone();
+    ResolvedContainer {
+        container_id: id.to_string(),
+        name: container.name,
+        image: container.image,
+        entry_point: container.entry_point,
+        command: container.command,
+        environment: container.environment,
+        working_directory: container.working_directory.unwrap_or_default(),
+        user: container.user.unwrap_or_default(),
+        cpu_units: container.cpu_units,
+        memory_bytes: bytes(container.memory_mib),
+        memory_reservation_bytes: bytes(container.memory_reservation_mib),
+        essential: container.essential,
+        depends_on: container.depends_on,
+        stop_timeout_ms: milliseconds(container.stop_timeout_s, STOP_TIMEOUT_S),
+        start_timeout_ms: milliseconds(container.start_timeout_s, START_TIMEOUT_S),
+        ports: container.ports,
+        labels: container.labels,
+        readonly_root_filesystem: container.readonly_root_filesystem,
+        ulimits: container.ulimits,
+        log: LogSpec {
+            max_size_bytes: container.log_max_size_bytes.unwrap_or(LOG.max_size_bytes),
+            max_files: container.log_max_files.unwrap_or(LOG.max_files),
+        },
+    }
+}
+
+fn bytes(mib: Option<u32>) -> u64 {
+    u64::from(mib.unwrap_or(0)) * MIB
+}
+
+fn milliseconds(seconds: Option<u32>, default: u32) -> u32 {
+    seconds.unwrap_or(default).saturating_mul(1_000)
+}

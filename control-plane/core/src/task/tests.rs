@@ -1,0 +1,234 @@
+use super::*;
+use crate::definition::register;
+use serde_json::{Value, json};
+
+const TASK: &str = "00000000000000000000000000000001";
+
+fn definition(input: Value) -> Definition {
+    Definition::from_echo(&register(&input).unwrap().definition).unwrap()
+}
+
+fn full() -> Definition {
+    definition(json!({
+        "family": "web",
+        "networkMode": "host",
+        "runtimePlatform": {"cpuArchitecture": "ARM64"},
+        "placementConstraints": [{"type": "memberOf", "expression": "attribute:rack == 7"}],
+        "requiresCompatibilities": ["EC2"],
+        "containerDefinitions": [
+            {
+                "name": "setup", "image": "busybox", "essential": false, "memoryReservation": 16,
+                "logConfiguration": {"logDriver": "json-file", "options": {"max-size": "64k", "max-file": "2"}},
+            },
+            {
+                "name": "nginx", "image": "nginx", "cpu": 100, "memory": 64, "memoryReservation": 32,
+                "entryPoint": ["/bin/sh"], "command": ["-c", "x"], "environment": [{"name": "A", "value": "1"}, {"name": "B"}],
+                "workingDirectory": "/srv", "user": "www", "stopTimeout": 5, "startTimeout": 7,
+                "portMappings": [{"containerPort": 443}, {"containerPort": 80}, {"containerPort": 53, "protocol": "udp"}],
+                "dependsOn": [{"containerName": "setup", "condition": "SUCCESS"}],
+                "dockerLabels": {"a": "b"}, "readonlyRootFilesystem": true,
+                "ulimits": [{"name": "nofile", "softLimit": 1024, "hardLimit": -1}],
+            },
+        ],
+    }))
+}
+
+fn ids(n: usize) -> Vec<String> {
+    (0..n).map(|at| format!("{:032x}", at + 100)).collect()
+}
+
+fn run<'a>(container_ids: &'a [String]) -> Run<'a> {
+    Run {
+        task_id: TASK,
+        task_arn: "arn:aws:ecs:eu-north-1:123456789012:task/c/1",
+        cluster: "c",
+        revision: 3,
+        container_ids,
+        restart_after_reboot: true,
+        created_at_ms: 42,
+    }
+}
+
+#[test]
+fn a_task_is_resolved_field_for_field() {
+    let ids = ids(2);
+    let task = resolve(&full(), &run(&ids)).unwrap();
+    assert_eq!(
+        (task.task_id.as_str(), task.cluster.as_str(), task.revision),
+        (TASK, "c", 3)
+    );
+    assert_eq!(
+        (task.family.as_str(), task.network_mode),
+        ("web", NetworkMode::Host)
+    );
+    assert_eq!((task.limit_cpu_units, task.limit_memory_bytes), (0, 0));
+    assert_eq!(
+        (task.charged_cpu_units, task.charged_memory_bytes),
+        (100, 80 * MIB)
+    );
+    assert_eq!(
+        task.required_features,
+        [
+            "net.host",
+            "log.json-file",
+            "depends.success",
+            "root.readonly",
+            "ulimits"
+        ]
+    );
+    assert!(task.restart_after_reboot);
+    assert_eq!(
+        task.containers[1],
+        ResolvedContainer {
+            container_id: ids[1].clone(),
+            name: "nginx".into(),
+            image: "nginx".into(),
+            entry_point: vec!["/bin/sh".into()],
+            command: vec!["-c".into(), "x".into()],
+            environment: vec![("A".into(), "1".into()), ("B".into(), String::new())],
+            working_directory: "/srv".into(),
+            user: "www".into(),
+            cpu_units: 100,
+            memory_bytes: 64 * MIB,
+            memory_reservation_bytes: 32 * MIB,
+            essential: true,
+            depends_on: vec![Dependency {
+                container_name: "setup".into(),
+                condition: Condition::Success
+            }],
+            stop_timeout_ms: 5_000,
+            start_timeout_ms: 7_000,
+            ports: vec![
+                PortMapping {
+                    container_port: 443,
+                    host_port: 443,
+                    protocol: Protocol::Tcp
+                },
+                PortMapping {
+                    container_port: 80,
+                    host_port: 80,
+                    protocol: Protocol::Tcp
+                },
+                PortMapping {
+                    container_port: 53,
+                    host_port: 53,
+                    protocol: Protocol::Udp
+                },
+            ],
+            labels: BTreeMap::from([("a".into(), "b".into())]),
+            readonly_root_filesystem: true,
+            ulimits: vec![Ulimit {
+                name: "nofile".into(),
+                soft: 1024,
+                hard: -1
+            }],
+            log: LogSpec {
+                max_size_bytes: 50 * MIB,
+                max_files: 3
+            },
+        }
+    );
+}
+
+#[test]
+fn defaults_are_filled_in() {
+    let ids = ids(2);
+    let setup = resolve(&full(), &run(&ids)).unwrap().containers.remove(0);
+    assert_eq!((setup.stop_timeout_ms, setup.start_timeout_ms), (30_000, 180_000));
+    assert_eq!(
+        setup.log,
+        LogSpec {
+            max_size_bytes: 64 << 10,
+            max_files: 2
+        }
+    );
+    assert_eq!(
+        (setup.memory_bytes, setup.memory_reservation_bytes),
+        (0, 16 * MIB)
+    );
+    assert!(setup.user.is_empty() && setup.working_directory.is_empty() && setup.command.is_empty());
+}
+
+#[test]
+fn what_a_host_mode_task_needs() {
+    let needs = full().requirements();
+    assert_eq!((needs.cpu_units, needs.memory_bytes), (100, 80 * MIB));
+    assert_eq!(
+        (needs.tcp_ports.as_slice(), needs.udp_ports.as_slice()),
+        (&[80, 443][..], &[53][..])
+    );
+    assert!(!needs.address);
+    assert_eq!(needs.architecture, Some(Architecture::Arm64));
+    assert_eq!(needs.constraints.len(), 1);
+}
+
+#[test]
+fn what_an_awsvpc_task_needs() {
+    let needs = definition(json!({
+        "family": "web", "networkMode": "awsvpc", "cpu": "256", "memory": "512",
+        "containerDefinitions": [
+            {"name": "a", "image": "x", "cpu": 10, "memory": 64, "portMappings": [{"containerPort": 80}]},
+        ],
+    }))
+    .requirements();
+    // The task's own size is charged, and its ports are its own.
+    assert_eq!((needs.cpu_units, needs.memory_bytes), (256, 512 * MIB));
+    assert_eq!((needs.tcp_ports.len(), needs.address), (0, true));
+    assert_eq!(needs.features, ["net.awsvpc", "log.json-file", "limits.task"]);
+    assert_eq!(needs.architecture, None);
+}
+
+#[test]
+fn ids_must_go_with_the_definition() {
+    let (two, short, same) = (ids(2), ids(1), vec![TASK.to_string(), ids(1).remove(0)]);
+    let odd = vec!["../../etc".to_string(), two[1].clone()];
+    let uuid = vec!["01234567-89ab-cdef-0123-456789abcdef".to_string(), two[1].clone()];
+    for (ids, error) in [
+        (&short, ResolveError::ContainerIds { given: 1, needed: 2 }),
+        (&odd, ResolveError::InvalidId("../../etc".into())),
+        (&uuid, ResolveError::InvalidId(uuid[0].clone())),
+        (&same, ResolveError::RepeatedId(TASK.into())),
+    ] {
+        assert_eq!(resolve(&full(), &run(ids)), Err(error));
+    }
+}
+
+#[test]
+fn what_was_not_registered_is_not_guessed() {
+    for (echo, says) in [
+        (json!({}), "the stored task definition cannot be read"),
+        (
+            json!({"family": "a", "networkMode": "bridge", "containerDefinitions": []}),
+            "networkMode of the stored task definition is \"bridge\"",
+        ),
+        (
+            json!({"family": "a", "networkMode": "host", "cpu": "1 vCPU", "containerDefinitions": []}),
+            "cpu of the stored task definition is \"1 vCPU\"",
+        ),
+    ] {
+        assert_eq!(Definition::from_echo(&echo).unwrap_err().to_string(), says);
+    }
+}
+
+#[test]
+fn every_feature_is_needed_by_some_definition() {
+    let start = definition(json!({
+        "family": "a", "networkMode": "none", "memory": "64",
+        "containerDefinitions": [
+            {"name": "a", "image": "x", "dependsOn": [
+                {"containerName": "b", "condition": "START"}, {"containerName": "b", "condition": "COMPLETE"},
+            ]},
+            {"name": "b", "image": "x", "essential": false},
+        ],
+    }));
+    let awsvpc = definition(json!({
+        "family": "a", "networkMode": "awsvpc", "containerDefinitions": [{"name": "a", "image": "x", "memory": 64}],
+    }));
+    let needed: Vec<&str> = [start, awsvpc, full()]
+        .iter()
+        .flat_map(required_features)
+        .collect();
+    for feature in FEATURES {
+        assert!(needed.contains(feature), "{feature}");
+    }
+}

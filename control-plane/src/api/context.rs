@@ -1,0 +1,101 @@
+//! Owns what every operation is handed: configuration, store, nodes and the limits they share. Never holds state
+//! of the cluster: that is the store's.
+
+use std::{
+    collections::HashMap,
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use berth_control_plane_core::arn::Realm;
+use serde_json::{Value, json};
+use tokio::sync::{Mutex, Semaphore};
+
+use super::{ApiConfig, idempotency::TokenLease};
+use crate::{model::Millis, nodes::Nodes, store::SharedStore};
+
+/// AWS's limit on the distance between a request's time and the server's.
+pub const CLOCK_SKEW_MAX: Duration = Duration::from_secs(5 * 60);
+/// Most calls served at once. With bodies of at most 1 MiB this bounds memory, too.
+pub(super) const CALLS_MAX: usize = 128;
+/// Most log streams open at once.
+pub(super) const STREAMS_MAX: usize = 64;
+
+/// What the operations work with.
+#[derive(Debug)]
+pub(super) struct Api {
+    pub realm: Realm,
+    pub store: SharedStore,
+    pub nodes: Arc<dyn Nodes>,
+    pub clock_skew_max: Duration,
+    /// Secrets by access key id.
+    pub secrets: Secrets,
+    pub calls: Semaphore,
+    pub streams: Arc<Semaphore>,
+    /// One placement at a time in this process: it spares retries. What makes placement right is the compare.
+    pub placing: Mutex<()>,
+    pub token_lease: TokenLease,
+}
+
+/// Access keys; never printed.
+pub(super) struct Secrets(HashMap<String, String>);
+
+impl Secrets {
+    pub fn get(&self, access_key_id: &str) -> Option<&str> {
+        self.0.get(access_key_id).map(String::as_str)
+    }
+}
+
+impl std::fmt::Debug for Secrets {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Secrets({})", self.0.len())
+    }
+}
+
+/// Who calls: the owner of the key that signed.
+#[derive(Clone, Debug)]
+pub(super) struct Caller {
+    pub access_key_id: String,
+    pub arn: String,
+}
+
+impl Api {
+    pub fn new(config: ApiConfig, store: SharedStore, nodes: Arc<dyn Nodes>) -> Self {
+        Self {
+            realm: Realm { region: config.region, account: config.account_id },
+            store,
+            nodes,
+            clock_skew_max: config.clock_skew_max,
+            secrets: Secrets(config.keys.into_iter().map(|key| (key.access_key_id, key.secret)).collect()),
+            calls: Semaphore::new(CALLS_MAX),
+            streams: Arc::new(Semaphore::new(STREAMS_MAX)),
+            placing: Mutex::new(()),
+            token_lease: TokenLease::default(),
+        }
+    }
+
+    pub fn caller(&self, access_key_id: &str) -> Caller {
+        Caller {
+            access_key_id: access_key_id.to_owned(),
+            arn: format!("arn:aws:iam::{}:user/{access_key_id}", self.realm.account),
+        }
+    }
+}
+
+/// Now, for records.
+pub(super) fn now_ms() -> Millis {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Millis::try_from(since.as_millis()).unwrap_or(Millis::MAX)
+}
+
+/// A timestamp as ECS sends it: seconds since the epoch, with a fraction.
+pub(super) fn seconds(at: Millis) -> Value {
+    #[allow(clippy::cast_precision_loss)] // Exact below 2^53 ms.
+    let at = at as f64;
+    json!(at / 1000.0)
+}
+
+/// An id of a task, a container or the like: 32 hex digits.
+pub(super) fn new_id() -> String {
+    uuid::Uuid::new_v4().simple().to_string()
+}

@@ -1,0 +1,89 @@
+//! Owns the step from a stored node to what placement and expressions look at. Never decides anything.
+
+use std::collections::BTreeMap;
+
+use berth_control_plane_core::{
+    expression::{Expression, Subject},
+    placement::{Allocation, NodeStatus, NodeView},
+};
+
+use super::error::ApiError;
+use crate::model::{self, Attributes, Node};
+
+/// The host's name, as an attribute of every node.
+const HOSTNAME: &str = "berth.hostname";
+
+/// All attributes of a node. What the node found wins over what was put: it is true.
+pub(super) fn attributes(node: &Node) -> Attributes {
+    let mut all = node.attributes.clone();
+    all.insert(HOSTNAME.to_owned(), Some(node.hostname.clone()));
+    all.extend(node.node_attributes.clone());
+    all
+}
+
+/// What placement reads. Errors: a status that nobody writes.
+pub(super) fn view(node: &Node) -> Result<NodeView, ApiError> {
+    let status: NodeStatus = node
+        .status
+        .parse()
+        .map_err(|_| ApiError::Server(format!("node {} has unknown status {:?}", node.id, node.status)))?;
+    Ok(NodeView {
+        id: node.id.clone(),
+        status,
+        connected: node.agent_connected,
+        architecture: node.architecture.clone(),
+        agent_version: node.agent_version.clone(),
+        registered_at_ms: node.registered_at,
+        cpu_units: node.cpu_units,
+        memory_bytes: node.memory_bytes,
+        task_addresses: node.task_addresses,
+        reserved_tcp_ports: node.reserved_tcp_ports.clone(),
+        reserved_udp_ports: node.reserved_udp_ports.clone(),
+        allocations: node.allocations.values().map(allocation).collect(),
+        attributes: attributes(node),
+        features: node.features.clone(),
+    })
+}
+
+fn allocation(stored: &model::Allocation) -> Allocation {
+    Allocation {
+        cpu_units: stored.cpu_units,
+        memory_bytes: stored.memory_bytes,
+        tcp_ports: stored.tcp_ports.clone(),
+        udp_ports: stored.udp_ports.clone(),
+        address: stored.address,
+        stopping: stored.stopping,
+        group: stored.group.clone(),
+    }
+}
+
+/// The other way, for the record.
+pub(super) fn stored(allocation: Allocation) -> model::Allocation {
+    model::Allocation {
+        cpu_units: allocation.cpu_units,
+        memory_bytes: allocation.memory_bytes,
+        tcp_ports: allocation.tcp_ports,
+        udp_ports: allocation.udp_ports,
+        address: allocation.address,
+        group: allocation.group,
+        stopping: allocation.stopping,
+    }
+}
+
+/// Whether a filter expression holds for a node.
+pub(super) fn matches(filter: &Expression, node: &Node) -> bool {
+    let mut groups: BTreeMap<String, u32> = BTreeMap::new();
+    for allocation in node.allocations.values().filter(|allocation| !allocation.stopping) {
+        *groups.entry(allocation.group.clone()).or_default() += 1;
+    }
+    let attributes = attributes(node);
+    filter.matches(&Subject {
+        node_id: &node.id,
+        attributes: &attributes,
+        groups: &groups,
+        running_tasks: groups.values().sum(),
+        connected: node.agent_connected,
+        agent_version: &node.agent_version,
+        registered_at_ms: node.registered_at,
+    })
+}

@@ -1,0 +1,145 @@
+//! Owns how a task looks in a response. Never reads the store.
+
+use serde_json::{Map, Value, json};
+
+use crate::{
+    api::{
+        context::{Api, seconds},
+        tags,
+    },
+    model::{Millis, Node, Task, TaskContainer},
+};
+
+/// A task as ECS describes it. Without `node` (its record is gone) it counts as disconnected.
+pub(in crate::api) fn task(api: &Api, task: &Task, node: Option<&Node>, with_tags: bool) -> Value {
+    let arn = api.realm.task(&task.cluster, &task.id);
+    let connected = node.is_some_and(|node| node.agent_connected);
+    let mut body = Map::new();
+    let mut put = |name: &str, value: Value| {
+        if !value.is_null() {
+            body.insert(name.to_owned(), value);
+        }
+    };
+    put("attachments", attachments(api, task));
+    put("attributes", attributes(node));
+    put("clusterArn", api.realm.cluster(&task.cluster).into());
+    put("connectivity", if connected { "CONNECTED" } else { "DISCONNECTED" }.into());
+    put("connectivityAt", node.map_or(Value::Null, |node| seconds(node.connectivity_at)));
+    put("containerInstanceArn", api.realm.container_instance(&task.cluster, &task.node).into());
+    put("containers", task.containers.iter().map(|one| container(api, task, one, &arn)).collect());
+    put("cpu", json!(task.cpu));
+    put("desiredStatus", task.desired_status.clone().into());
+    put("enableExecuteCommand", false.into());
+    put("group", task.group.clone().into());
+    put("healthStatus", "UNKNOWN".into());
+    put("lastStatus", task.last_status.clone().into());
+    put("launchType", task.launch_type.clone().into());
+    put("memory", json!(task.memory));
+    put("overrides", task.overrides.clone());
+    if task.launch_type == "FARGATE" {
+        put("platformVersion", "1.4.0".into());
+        put("platformFamily", "Linux".into());
+    }
+    put("startedBy", json!(task.started_by));
+    put("stopCode", json!(task.stop_code));
+    put("stoppedReason", json!(task.stopped_reason));
+    put("tags", if with_tags { tags::respond(&task.tags) } else { json!([]) });
+    put("taskDefinitionArn", api.realm.task_definition(&task.family, task.revision).into());
+    put("taskArn", arn.into());
+    put("version", task.version.into());
+    for (name, at) in times(task) {
+        put(name, at.map_or(Value::Null, seconds));
+    }
+    Value::Object(body)
+}
+
+fn times(task: &Task) -> [(&'static str, Option<Millis>); 7] {
+    [
+        ("createdAt", Some(task.created_at)),
+        ("pullStartedAt", task.pull_started_at),
+        ("pullStoppedAt", task.pull_stopped_at),
+        ("startedAt", task.started_at),
+        ("stoppingAt", task.stopping_at),
+        ("executionStoppedAt", task.execution_stopped_at),
+        ("stoppedAt", task.stopped_at),
+    ]
+}
+
+/// ECS shows the architecture it placed for.
+fn attributes(node: Option<&Node>) -> Value {
+    const NAME: &str = "ecs.cpu-architecture";
+    match node.and_then(|node| node.node_attributes.get(NAME)) {
+        Some(Some(value)) => json!([{"name": NAME, "value": value}]),
+        _ => json!([]),
+    }
+}
+
+/// The network interface of an awsvpc task.
+fn attachments(api: &Api, task: &Task) -> Value {
+    let Some(id) = &task.attachment_id else { return json!([]) };
+    let hex: String = id.chars().filter(char::is_ascii_hexdigit).take(17).collect();
+    let mut details = vec![
+        json!({"name": "subnetId", "value": task.subnets.first()}),
+        json!({"name": "networkInterfaceId", "value": format!("eni-{hex}")}),
+    ];
+    if let Some(mac) = &task.mac_address {
+        details.push(json!({"name": "macAddress", "value": mac}));
+    }
+    if let Some(address) = &task.ipv4_address {
+        let host = format!("ip-{}.{}.compute.internal", address.replace('.', "-"), api.realm.region);
+        details.push(json!({"name": "privateDnsName", "value": host}));
+        details.push(json!({"name": "privateIPv4Address", "value": address}));
+    }
+    let status = match (&task.ipv4_address, task.last_status.as_str()) {
+        (_, "STOPPED") => "DELETED",
+        (_, "DEPROVISIONING") => "DETACHING",
+        (Some(_), _) => "ATTACHED",
+        (None, "PROVISIONING") => "PRECREATED",
+        (None, _) => "ATTACHING",
+    };
+    json!([{"id": id, "type": "ElasticNetworkInterface", "status": status, "details": details}])
+}
+
+fn container(api: &Api, task: &Task, container: &TaskContainer, task_arn: &str) -> Value {
+    let mut body = json!({
+        "containerArn": api.realm.container(&task.cluster, &task.id, &container.id),
+        "taskArn": task_arn,
+        "name": container.name,
+        "image": container.image,
+        "lastStatus": container.last_status,
+        "networkBindings": bindings(task, container),
+        "networkInterfaces": interfaces(task),
+        "healthStatus": "UNKNOWN",
+        "cpu": container.cpu,
+    });
+    let optional = [
+        ("imageDigest", json!(container.image_digest)),
+        ("runtimeId", json!(container.runtime_id)),
+        ("exitCode", json!(container.exit_code)),
+        ("reason", json!(container.reason)),
+        ("memory", json!(container.memory)),
+        ("memoryReservation", json!(container.memory_reservation)),
+    ];
+    for (name, value) in optional.into_iter().filter(|(_, value)| !value.is_null()) {
+        body[name] = value;
+    }
+    body
+}
+
+fn interfaces(task: &Task) -> Value {
+    match (&task.attachment_id, &task.ipv4_address) {
+        (Some(id), Some(address)) => json!([{"attachmentId": id, "privateIpv4Address": address}]),
+        _ => json!([]),
+    }
+}
+
+/// In host mode a container's ports are the host's, once it runs.
+fn bindings(task: &Task, container: &TaskContainer) -> Value {
+    if task.network_mode != "host" || container.last_status != "RUNNING" {
+        return json!([]);
+    }
+    let one = |(inside, outside, protocol): &(u16, u16, String)| {
+        json!({"bindIP": "0.0.0.0", "containerPort": inside, "hostPort": outside, "protocol": protocol})
+    };
+    container.ports.iter().map(one).collect()
+}

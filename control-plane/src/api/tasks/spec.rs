@@ -1,0 +1,91 @@
+//! Owns the step from a resolved task to the message its node gets. Field for field: nothing is decided here.
+
+use berth_control_plane_core::task::{
+    Condition, Dependency, LogSpec, NetworkMode, PortMapping, Protocol, ResolvedContainer, ResolvedTask, Ulimit,
+};
+use berth_proto::node::v1 as wire;
+
+/// The desired spec of a task that is to run.
+pub(super) fn message(task: ResolvedTask) -> wire::TaskSpec {
+    let limits = wire::Limits { cpu_units: task.limit_cpu_units, memory_bytes: task.limit_memory_bytes };
+    wire::TaskSpec {
+        task_id: task.task_id,
+        task_arn: task.task_arn,
+        cluster: task.cluster,
+        family: task.family,
+        revision: task.revision,
+        desired_status: wire::DesiredStatus::Running.into(),
+        network_mode: network_mode(task.network_mode).into(),
+        limits: Some(limits),
+        charged_cpu_units: task.charged_cpu_units,
+        charged_memory_bytes: task.charged_memory_bytes,
+        containers: task.containers.into_iter().map(container).collect(),
+        required_features: task.required_features.into_iter().map(str::to_owned).collect(),
+        restart_after_reboot: task.restart_after_reboot,
+        stop_reason: String::new(),
+        created_at_ms: task.created_at_ms,
+    }
+}
+
+fn container(container: ResolvedContainer) -> wire::ContainerSpec {
+    let variable = |(key, value)| wire::KeyValue { key, value };
+    wire::ContainerSpec {
+        container_id: container.container_id,
+        name: container.name,
+        image: container.image,
+        entry_point: container.entry_point,
+        command: container.command,
+        environment: container.environment.into_iter().map(variable).collect(),
+        working_directory: container.working_directory,
+        user: container.user,
+        cpu_units: container.cpu_units,
+        memory_bytes: container.memory_bytes,
+        memory_reservation_bytes: container.memory_reservation_bytes,
+        essential: container.essential,
+        depends_on: container.depends_on.into_iter().map(dependency).collect(),
+        stop_timeout_ms: container.stop_timeout_ms,
+        start_timeout_ms: container.start_timeout_ms,
+        ports: container.ports.into_iter().map(port).collect(),
+        labels: container.labels.into_iter().collect(),
+        readonly_root_filesystem: container.readonly_root_filesystem,
+        ulimits: container.ulimits.into_iter().map(ulimit).collect(),
+        log: Some(log(container.log)),
+    }
+}
+
+fn network_mode(mode: NetworkMode) -> wire::NetworkMode {
+    match mode {
+        NetworkMode::Awsvpc => wire::NetworkMode::Awsvpc,
+        NetworkMode::Host => wire::NetworkMode::Host,
+        NetworkMode::None => wire::NetworkMode::None,
+    }
+}
+
+fn dependency(dependency: Dependency) -> wire::Dependency {
+    let condition = match dependency.condition {
+        Condition::Start => wire::DependencyCondition::Start,
+        Condition::Complete => wire::DependencyCondition::Complete,
+        Condition::Success => wire::DependencyCondition::Success,
+    };
+    wire::Dependency { container_name: dependency.container_name, condition: condition.into() }
+}
+
+fn port(port: PortMapping) -> wire::PortMapping {
+    let protocol = match port.protocol {
+        Protocol::Tcp => wire::Protocol::Tcp,
+        Protocol::Udp => wire::Protocol::Udp,
+    };
+    wire::PortMapping {
+        container_port: port.container_port.into(),
+        host_port: port.host_port.into(),
+        protocol: protocol.into(),
+    }
+}
+
+fn ulimit(ulimit: Ulimit) -> wire::Ulimit {
+    wire::Ulimit { name: ulimit.name, soft: ulimit.soft, hard: ulimit.hard }
+}
+
+fn log(log: LogSpec) -> wire::LogSpec {
+    wire::LogSpec { max_size_bytes: log.max_size_bytes, max_files: log.max_files }
+}

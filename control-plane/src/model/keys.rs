@@ -1,0 +1,49 @@
+//! Owns how the keys of the records are spelled. A prefix ends with `/`, so that no name is a prefix of another's.
+
+/// Every cluster.
+pub const CLUSTERS: &str = "/clusters/";
+/// Every revision of every family.
+pub const TASK_DEFINITIONS: &str = "/task-definitions/";
+
+pub fn cluster(name: &str) -> String {
+    format!("{CLUSTERS}{name}")
+}
+
+pub fn family(family: &str) -> String {
+    format!("/families/{family}")
+}
+
+pub fn task_definition(family: &str, revision: u32) -> String {
+    format!("{TASK_DEFINITIONS}{family}/{revision:010}")
+}
+
+/// Every revision of one family.
+pub fn revisions(family: &str) -> String {
+    format!("{TASK_DEFINITIONS}{family}/")
+}
+
+pub fn node(cluster: &str, node: &str) -> String {
+    format!("/nodes/{cluster}/{node}")
+}
+
+/// Every node of a cluster.
+pub fn nodes(cluster: &str) -> String {
+    format!("/nodes/{cluster}/")
+}
+
+pub fn task(cluster: &str, task: &str) -> String {
+    format!("/tasks/{cluster}/{task}")
+}
+
+/// Every task of a cluster.
+pub fn tasks(cluster: &str) -> String {
+    format!("/tasks/{cluster}/")
+}
+
+pub fn desired(node: &str, task: &str) -> String {
+    format!("/desired/{node}/{task}")
+}
+
+pub fn idempotency(cluster: &str, operation: &str, token: &str) -> String {
+    format!("/idempotency/{cluster}/{operation}/{token}")
+}

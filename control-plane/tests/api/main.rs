@@ -1,0 +1,13 @@
+//! The API over HTTP on loopback: the real router and the real SQLite store, a client that signs as the AWS SDK
+//! does, and nodes played by the test, which writes their records.
+
+mod auth;
+mod berth;
+mod client;
+mod clusters;
+mod container_instances;
+mod launching;
+mod stopping;
+mod tags_and_attributes;
+mod task_definitions;
+mod world;
