@@ -86,7 +86,8 @@ async fn start(client: &Client, cluster: &str, definition: &Value) -> Result<Fou
 fn failure(failure: &Value) -> String {
     let text = |name: &str| failure.get(name).and_then(Value::as_str);
     let mut line = text("reason").unwrap_or("no reason given").to_owned();
-    if let Some(arn) = text("arn") {
+    // Of a cluster without nodes it is the cluster's.
+    if let Some(arn) = text("arn").filter(|arn| arn.contains(":container-instance/")) {
         line = format!("node {}: {line}", ids::short(ids::last_part(arn)));
     }
     match text("detail") {

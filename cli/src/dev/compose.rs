@@ -8,14 +8,13 @@ use std::time::Duration;
 use berth_agent::app::Agent;
 use berth_control_plane::api::ApiKey;
 use berth_control_plane::app::ControlPlane;
+use tokio::time::Instant;
 
 use super::preflight::{Ground, private_directory};
 use super::{CLUSTER, DevError, secrets};
 use crate::arguments::DevArgs;
 use crate::endpoint::{DEFAULT_REGION, Keys};
 
-/// There is no account: what the ARNs have in its place.
-pub const ACCOUNT_ID: &str = "000000000000";
 /// Beyond the stop timeouts of the tasks themselves.
 const STOP_ALL_TIMEOUT: Duration = Duration::from_secs(60);
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(10);
@@ -25,18 +24,14 @@ pub async fn start_control_plane(
     ground: &Ground,
     keys: &Keys,
 ) -> Result<ControlPlane, DevError> {
-    let config = berth_control_plane::config::Config {
-        state_dir: ground.paths.control_plane(),
-        api_listen: args.listen,
-        node_listen: args.node_listen,
-        region: DEFAULT_REGION.into(),
-        account_id: ACCOUNT_ID.into(),
-        keys: vec![ApiKey {
-            access_key_id: keys.access_key_id.clone(),
-            secret: keys.secret_access_key.clone(),
-        }],
-        ..berth_control_plane::config::Config::default()
-    };
+    let keys = vec![ApiKey {
+        access_key_id: keys.access_key_id.clone(),
+        secret: keys.secret_access_key.clone(),
+    }];
+    let mut config = berth_control_plane::config::Config::new(ground.paths.control_plane(), keys);
+    config.api_listen = args.listen;
+    config.node_listen = args.node_listen;
+    config.region = DEFAULT_REGION.into();
     ControlPlane::start(config)
         .await
         .map_err(|source| DevError::ControlPlane {
@@ -119,5 +114,5 @@ pub async fn stop_all(agent: &Agent, reason: &str) -> Result<(), DevError> {
 /// Ends both; tasks are left as they are. The agent first, so that its last reports are taken.
 pub async fn shut_down(agent: Agent, control_plane: ControlPlane) {
     agent.shutdown(SHUTDOWN_TIMEOUT).await;
-    control_plane.shutdown(SHUTDOWN_TIMEOUT).await;
+    control_plane.shutdown(Instant::now() + SHUTDOWN_TIMEOUT).await;
 }

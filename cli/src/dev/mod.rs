@@ -76,9 +76,10 @@ async fn end(
         }
     };
     if left.is_empty() {
-        if !args.keep_tasks {
-            eprintln!("berth: ended, nothing is left on this host");
-        }
+        eprintln!(
+            "berth: ended, {}",
+            if args.keep_tasks { "tasks and containerd go on" } else { "nothing is left on this host" }
+        );
         return Ok(0);
     }
     eprintln!("berth: ended, but this is left on this host:");
