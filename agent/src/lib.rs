@@ -1,6 +1,23 @@
 //! Berth's node agent: everything that touches the host. Decisions are made in `berth-agent-core`.
+//!
+//! ```text
+//! link ──▶ driver (core, store) ──▶ executor ──▶ effects ──▶ host
+//!  ▲          ▲                                     │
+//!  │          └──────── completions, exits, timers ─┘
+//!  └── outbox
+//! ```
 
+pub mod app;
+pub mod audit;
+pub mod config;
+pub mod convert;
+pub mod driver;
 pub mod effects;
+pub mod executor;
+pub mod link;
 pub mod logs;
 pub mod observe;
+pub mod store;
+pub mod sys;
 pub mod telemetry;
+pub mod timers;

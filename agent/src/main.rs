@@ -1,1 +1,71 @@
-fn main() {}
+//! The `berth-agent` command. Owns the process: arguments, logging, signals, exit codes.
+
+use std::{path::PathBuf, process::ExitCode, time::Duration};
+
+use berth_agent::{app::Agent, config::Config, sys::Chain};
+use clap::{Parser, Subcommand};
+use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::EnvFilter;
+
+/// What is under way may take so long on the way out; the next start takes up the rest.
+const SHUTDOWN_LIMIT: Duration = Duration::from_secs(10);
+/// A configuration that cannot work: restarting does not help (sysexits.h, EX_CONFIG).
+const EXIT_CONFIG: u8 = 78;
+
+/// Berth's node agent: runs the tasks that a control plane assigns to this host.
+#[derive(Debug, Parser)]
+#[command(name = "berth-agent", version, max_term_width = 100)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the agent in the foreground. SIGTERM ends it and leaves its tasks running.
+    Run {
+        /// Configuration file, TOML.
+        #[arg(long, default_value = "/etc/berth/agent.toml", env = "BERTH_AGENT_CONFIG")]
+        config: PathBuf,
+    },
+}
+
+fn main() -> ExitCode {
+    let Command::Run { config } = Arguments::parse().command;
+    let filter = EnvFilter::try_from_env("BERTH_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let config = match Config::load(&config) {
+        Ok(config) => config,
+        Err(error) => {
+            eprintln!("berth-agent: {}", Chain(&error));
+            return ExitCode::from(EXIT_CONFIG);
+        }
+    };
+    // Two workers: the agent waits for containerd and the kernel far more than it computes.
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    let result = match runtime {
+        Ok(runtime) => runtime.block_on(run(config)),
+        Err(error) => Err(error.into()),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("berth-agent: {}", Chain(error.as_ref()));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(config: Config) -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut agent = Agent::start(config).await?;
+    let outcome = tokio::select! {
+        error = agent.failed() => Err(error),
+        _ = terminate.recv() => Ok(()),
+        _ = interrupt.recv() => Ok(()),
+    };
+    tracing::info!("ending; tasks go on");
+    agent.shutdown(SHUTDOWN_LIMIT).await;
+    outcome
+}

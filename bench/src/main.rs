@@ -1,1 +1,65 @@
-fn main() {}
+//! The published numbers, and what makes them: `make bench`.
+//!
+//! Everything is measured against a peer on the same machine in the same run, interleaved, because absolute times of
+//! a shared machine mean little. `target/bench/report.json` is a list of rows
+//! `{name, unit, berth, peer, peer_name, ratio, runs}`; `target/bench/raw.json` has every single run.
+
+mod host;
+mod measure;
+mod node;
+mod report;
+mod specs;
+
+use std::path::PathBuf;
+
+use clap::Parser;
+
+use crate::{host::Host, measure::Plan, node::Node, report::Report};
+
+/// Measures berth-agent against `ctr run -d` on the same containerd, image, runtime, snapshotter and limits.
+#[derive(Debug, Parser)]
+struct Arguments {
+    /// Where berth-agent and berth-logger were built.
+    #[arg(long, default_value = "target/release")]
+    bin_dir: PathBuf,
+    /// Where the report goes.
+    #[arg(long, default_value = "target/bench")]
+    out_dir: PathBuf,
+    /// Single starts of each kind.
+    #[arg(long, default_value_t = 20)]
+    rounds: usize,
+    /// Bursts of each kind.
+    #[arg(long, default_value_t = 3)]
+    bursts: usize,
+    /// Tasks of a burst.
+    #[arg(long, default_value_t = 50)]
+    burst_size: usize,
+    /// Seconds to wait before memory is read.
+    #[arg(long, default_value_t = 60)]
+    settle_s: u64,
+    /// Only the single starts, with a trace of the agent's effects on standard error.
+    #[arg(long)]
+    trace: bool,
+}
+
+#[tokio::main(flavor = "multi_thread", worker_threads = 2)]
+async fn main() -> anyhow::Result<()> {
+    let arguments = Arguments::parse();
+    anyhow::ensure!(nix::unistd::geteuid().is_root(), "the bench starts containers: run it as root");
+    let host = Host::start().await?;
+    let plan = Plan {
+        rounds: arguments.rounds,
+        bursts: arguments.bursts,
+        burst_size: arguments.burst_size,
+        settle: std::time::Duration::from_secs(arguments.settle_s),
+    };
+    let mut node = Node::start(&host, &arguments.bin_dir, arguments.trace).await?;
+    let mut report = Report::default();
+    let outcome = measure::all(&plan, &host, &mut node, &mut report, arguments.trace).await;
+    node.stop().await?;
+    host.stop().await?;
+    outcome?;
+    report.write(&arguments.out_dir)?;
+    println!("{report}");
+    Ok(())
+}

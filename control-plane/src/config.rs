@@ -4,6 +4,7 @@
 use std::{
     io,
     net::{Ipv4Addr, SocketAddr},
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -127,6 +128,7 @@ impl Config {
         })?;
         let config = file.resolve();
         config.check()?;
+        warn_if_exposed(path);
         Ok(config)
     }
 
@@ -216,6 +218,17 @@ impl Config {
             return Err(invalid("node_silence_seconds", problem));
         }
         Ok(())
+    }
+}
+
+/// The file holds secret keys. A group may be meant to read it; everybody is not.
+fn warn_if_exposed(path: &Path) {
+    let mode = std::fs::metadata(path).map_or(0, |metadata| metadata.permissions().mode() & 0o7777);
+    if mode & 0o004 != 0 {
+        let path = path.display();
+        tracing::warn!(
+            "{path} holds secret keys and everybody can read it (mode {mode:04o}): run `chmod o-r {path}`"
+        );
     }
 }
 

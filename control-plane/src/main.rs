@@ -1,7 +1,7 @@
 //! The control plane as a process: arguments, the log, signals, exit codes. 0: stopped as asked; 1: failed; 2: told
 //! something that cannot work.
 
-use std::{path::PathBuf, process::ExitCode, time::Duration};
+use std::{io::IsTerminal, path::PathBuf, process::ExitCode, time::Duration};
 
 use berth_control_plane::{
     app::{ControlPlane, StartError},
@@ -51,6 +51,7 @@ fn serve(path: &std::path::Path) -> ExitCode {
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
         .init();
     let config = match Config::load(path) {
         Ok(config) => config,

@@ -1,9 +1,25 @@
-//! The pure core of Berth's node agent: task state, admission, effects. Owns every decision; never touches the
-//! host, a clock, a random number or an async runtime.
+//! The pure core of Berth's node agent: task and container state machines, admission, addresses, the ledger. Owns
+//! every decision; never touches the host, a clock, a random number or an async runtime.
+//!
+//! ```text
+//! Event ──▶ Node::apply(now, event) ──▶ Change { saves, ledger, reports, effects, timers }
+//! ```
+//!
+//! The caller commits a [`change::Change`] in one transaction before it performs any of its effects. The same events
+//! at the same times give the same changes, so a simulator can run a year of faults and a journal replays.
 
+pub mod addresses;
+pub mod change;
+pub mod container;
+pub mod dependency;
 pub mod desired;
 pub mod effect;
 pub mod event;
 pub mod ids;
 pub mod image;
+pub mod ledger;
+pub mod node;
 pub mod oci;
+pub mod report;
+pub mod resources;
+pub mod task;

@@ -1,7 +1,10 @@
-//! What the agent does on the host, one module per kind of thing. Each effect is idempotent and names what it
-//! makes by task and attempt. Nothing here decides: `berth-agent-core` does.
+//! What the agent does on the host, one module per kind of thing. Each effect is idempotent and names what it makes by
+//! task and attempt. Nothing here decides: `berth-agent-core` does.
 
 pub mod cgroups;
+mod host;
 pub mod images;
 pub mod network;
 pub mod runtime;
+
+pub use host::Host;

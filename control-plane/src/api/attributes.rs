@@ -48,10 +48,14 @@ pub(super) async fn put(api: &Api, input: Fields) -> Result<Value, ApiError> {
     change(api, &cluster, &named, |node, attribute| {
         let fresh = !node.attributes.contains_key(&attribute.name);
         if fresh && node.attributes.len() >= ATTRIBUTES_MAX {
-            let problem = format!("{} has {ATTRIBUTES_MAX} custom attributes already", attribute.target);
+            let problem = format!(
+                "{} has {ATTRIBUTES_MAX} custom attributes already",
+                attribute.target
+            );
             return Err(ApiError::AttributeLimitExceeded(problem));
         }
-        node.attributes.insert(attribute.name.clone(), attribute.value.clone());
+        node.attributes
+            .insert(attribute.name.clone(), attribute.value.clone());
         Ok(())
     })
     .await
@@ -89,7 +93,12 @@ pub(super) async fn list(api: &Api, mut input: Fields) -> Result<Value, ApiError
             let wanted = name.as_ref().is_none_or(|name| *name == held) && (value.is_none() || value == has);
             if wanted && node.value.status != "INACTIVE" {
                 let key = format!("{}/{held}", node.key);
-                let named = Named { name: held, value: has, node: String::new(), target: target.clone() };
+                let named = Named {
+                    name: held,
+                    value: has,
+                    node: String::new(),
+                    target: target.clone(),
+                };
                 found.push((key, named.respond()));
             }
         }
@@ -107,7 +116,10 @@ async fn parse(api: &Api, mut input: Fields) -> Result<(String, Vec<Named>), Api
     }
     // Whether it is ACTIVE is asked last: complaints about the request come first.
     let name = api.realm.cluster_name(cluster.as_deref())?;
-    let named = attributes.into_iter().map(|one| parse_one(api, &name, one)).collect::<Result<_, _>>()?;
+    let named = attributes
+        .into_iter()
+        .map(|one| parse_one(api, &name, one))
+        .collect::<Result<_, _>>()?;
     Ok((records::active_cluster(api, Some(&name)).await?, named))
 }
 
@@ -117,12 +129,21 @@ fn parse_one(api: &Api, cluster: &str, mut fields: Fields) -> Result<Named, ApiE
     let target = fields.required("targetId")?;
     let target_type = fields.choice("targetType", &TARGET_TYPE)?;
     let path = |field: &str| fields.path(field);
-    let plain = |text: &str, more: &str| text.chars().all(|c| c.is_ascii_alphanumeric() || more.contains(c));
+    let plain = |text: &str, more: &str| {
+        text.chars()
+            .all(|c| c.is_ascii_alphanumeric() || more.contains(c))
+    };
     if name.len() > NAME_CHARS_MAX || !plain(&name, "-_./\\") {
-        return Err(ApiError::field(path("name"), "must be 1 to 128 letters, digits and -_./\\"));
+        return Err(ApiError::field(
+            path("name"),
+            "must be 1 to 128 letters, digits and -_./\\",
+        ));
     }
     if name.starts_with("ecs.") || name.starts_with("berth.") {
-        return Err(ApiError::field(path("name"), "the prefixes ecs. and berth. are the node's own"));
+        return Err(ApiError::field(
+            path("name"),
+            "the prefixes ecs. and berth. are the node's own",
+        ));
     }
     if let Some(value) = &value
         && (value.is_empty()
@@ -134,15 +155,26 @@ fn parse_one(api: &Api, cluster: &str, mut fields: Fields) -> Result<Named, ApiE
         return Err(ApiError::field(path("value"), problem));
     }
     if !target.starts_with("arn:") && target_type.is_none() {
-        return Err(ApiError::field(path("targetType"), "is required when targetId is not a full ARN"));
+        return Err(ApiError::field(
+            path("targetType"),
+            "is required when targetId is not a full ARN",
+        ));
     }
     if target.starts_with("arn:") && !matches!(api.realm.own(&target)?, Resource::ContainerInstance { .. }) {
-        return Err(ApiError::field(path("targetId"), "must be the ARN or id of a container instance"));
+        return Err(ApiError::field(
+            path("targetId"),
+            "must be the ARN or id of a container instance",
+        ));
     }
     let node = api.realm.container_instance_id(cluster, &target)?;
     let target = api.realm.container_instance(cluster, &node);
     fields.finish()?;
-    Ok(Named { name, value, node, target })
+    Ok(Named {
+        name,
+        value,
+        node,
+        target,
+    })
 }
 
 /// Edits all named nodes in one transaction, or none.
@@ -158,9 +190,11 @@ async fn change(
         for attribute in named {
             if !nodes.contains_key(attribute.node.as_str()) {
                 let found = records::get::<Node>(api, &keys::node(cluster, &attribute.node)).await?;
-                let node = found.filter(|node| node.value.status != "INACTIVE").ok_or_else(|| {
-                    ApiError::TargetNotFound(format!("{}: no such container instance", attribute.target))
-                })?;
+                let node = found
+                    .filter(|node| node.value.status != "INACTIVE")
+                    .ok_or_else(|| {
+                        ApiError::TargetNotFound(format!("{}: no such container instance", attribute.target))
+                    })?;
                 nodes.insert(&attribute.node, node);
             }
             if let Some(node) = nodes.get_mut(attribute.node.as_str()) {
@@ -168,8 +202,10 @@ async fn change(
             }
         }
         let compare = nodes.values().map(Versioned::unchanged).collect();
-        let puts: Result<_, _> =
-            nodes.values().map(|node| typed::put_json(node.key.as_str(), &node.value)).collect();
+        let puts: Result<_, _> = nodes
+            .values()
+            .map(|node| typed::put_json(node.key.as_str(), &node.value))
+            .collect();
         if records::commit(api, compare, puts?).await? {
             return Ok(json!({"attributes": named.iter().map(Named::respond).collect::<Vec<_>>()}));
         }

@@ -23,7 +23,9 @@ pub(super) async fn explain_task(api: &Api, mut input: Fields) -> Result<Value, 
     let reference = input.required("task")?;
     input.finish()?;
     let task = logs::find(api, cluster.as_deref(), &reference).await?;
-    let node = records::get::<Node>(api, &keys::node(&task.cluster, &task.node)).await?.map(|node| node.value);
+    let node = records::get::<Node>(api, &keys::node(&task.cluster, &task.node))
+        .await?
+        .map(|node| node.value);
     let connected = node.as_ref().is_some_and(|node| node.agent_connected);
     let deadline = deadline(api, &task).await?;
     let containers: Vec<Value> = task
@@ -62,7 +64,10 @@ fn why(task: &Task, node: Option<&Node>) -> String {
     let stopping = task.desired_status == "STOPPED";
     let state = match task.last_status.as_str() {
         "STOPPED" => {
-            let reason = task.stopped_reason.as_deref().unwrap_or("its node gave no reason");
+            let reason = task
+                .stopped_reason
+                .as_deref()
+                .unwrap_or("its node gave no reason");
             return format!("stopped: {reason}");
         }
         _ if stopping => {
@@ -73,7 +78,10 @@ fn why(task: &Task, node: Option<&Node>) -> String {
         "RUNNING" => "all that must run is running".to_owned(),
         status => format!("{status} on {host}"),
     };
-    let waiting = task.waiting_reason.as_ref().map(|reason| format!("; it waits: {reason}"));
+    let waiting = task
+        .waiting_reason
+        .as_ref()
+        .map(|reason| format!("; it waits: {reason}"));
     let away = away.then(|| format!("; {host} is not connected, so this is its last known state"));
     state + &waiting.unwrap_or_default() + &away.unwrap_or_default()
 }
@@ -96,9 +104,15 @@ async fn deadline(api: &Api, task: &Task) -> Result<Option<Millis>, ApiError> {
         return Ok(None);
     };
     let key = keys::desired(&task.node, &task.id);
-    let Some(entry) = api.store.get(&key).await? else { return Ok(None) };
+    let Some(entry) = api.store.get(&key).await? else {
+        return Ok(None);
+    };
     let spec = TaskSpec::decode(entry.value.as_ref()).map_err(|source| ApiError::Spec { key, source })?;
-    let longest = spec.containers.iter().map(|container| container.stop_timeout_ms).max();
+    let longest = spec
+        .containers
+        .iter()
+        .map(|container| container.stop_timeout_ms)
+        .max();
     Ok(longest.map(|longest| stopping_at + Millis::from(longest)))
 }
 

@@ -26,16 +26,30 @@ pub(super) async fn create(api: &Api, mut input: Fields) -> Result<Value, ApiErr
     let name = input.string("clusterName")?.filter(|name| !name.is_empty());
     let name = name.unwrap_or_else(|| arn::DEFAULT_CLUSTER.to_owned());
     if !arn::is_name(&name) {
-        return Err(ApiError::field("clusterName", "must be 1 to 255 letters, digits, hyphens and underscores"));
+        return Err(ApiError::field(
+            "clusterName",
+            "must be 1 to 255 letters, digits, hyphens and underscores",
+        ));
     }
     let tags = tags::take(&mut input)?;
     let settings = settings(&mut input)?;
-    for field in ["configuration", "capacityProviders", "defaultCapacityProviderStrategy", "serviceConnectDefaults"] {
+    for field in [
+        "configuration",
+        "capacityProviders",
+        "defaultCapacityProviderStrategy",
+        "serviceConnectDefaults",
+    ] {
         input.unsupported(field)?;
     }
     input.finish()?;
     let key = keys::cluster(&name);
-    let fresh = Cluster { name, status: "ACTIVE".to_owned(), tags, settings, created_at: now_ms() };
+    let fresh = Cluster {
+        name,
+        status: "ACTIVE".to_owned(),
+        tags,
+        settings,
+        created_at: now_ms(),
+    };
     let mut attempts = Attempts::default();
     loop {
         let compare = match records::get::<Cluster>(api, &key).await? {
@@ -57,7 +71,9 @@ fn settings(input: &mut Fields) -> Result<Vec<Value>, ApiError> {
     let one = |mut setting: Fields| {
         let name = setting.choice("name", &["containerInsights"])?;
         let name = name.ok_or_else(|| ApiError::field(setting.path("name"), "is required"))?;
-        let value = setting.choice("value", &["enabled", "disabled", "enhanced"])?.unwrap_or("disabled");
+        let value = setting
+            .choice("value", &["enabled", "disabled", "enhanced"])?
+            .unwrap_or("disabled");
         setting.finish()?;
         Ok(json!({"name": name, "value": value}))
     };
@@ -69,9 +85,16 @@ pub(super) async fn describe(api: &Api, mut input: Fields) -> Result<Value, ApiE
     let include = input.choices("include", &INCLUDE)?;
     input.finish()?;
     if named.len() > DESCRIBE_MAX {
-        return Err(ApiError::field("clusters", format_args!("can have at most {DESCRIBE_MAX} entries")));
+        return Err(ApiError::field(
+            "clusters",
+            format_args!("can have at most {DESCRIBE_MAX} entries"),
+        ));
     }
-    let named = if named.is_empty() { vec![arn::DEFAULT_CLUSTER.to_owned()] } else { named };
+    let named = if named.is_empty() {
+        vec![arn::DEFAULT_CLUSTER.to_owned()]
+    } else {
+        named
+    };
     let (mut clusters, mut failures) = (Vec::new(), Vec::new());
     for reference in named {
         let name = api.realm.cluster_name(Some(&reference))?;
@@ -89,8 +112,11 @@ pub(super) async fn describe(api: &Api, mut input: Fields) -> Result<Value, ApiE
 pub(super) async fn list(api: &Api, mut input: Fields) -> Result<Value, ApiError> {
     let paging = Paging::take(&mut input, "ListClusters")?;
     input.finish()?;
-    let arn = |cluster: Cluster| (cluster.status == "ACTIVE").then(|| api.realm.cluster(&cluster.name));
-    Ok(paging.walk(api, keys::CLUSTERS, arn).await?.respond("clusterArns"))
+    let arn = |cluster: Cluster| Ok((cluster.status == "ACTIVE").then(|| api.realm.cluster(&cluster.name)));
+    Ok(paging
+        .walk(api, keys::CLUSTERS, arn)
+        .await?
+        .respond("clusterArns"))
 }
 
 /// Marks it INACTIVE; it stays describable, and its name may be used again.

@@ -2,7 +2,10 @@
 
 use std::collections::BTreeSet;
 
-use berth_control_plane_core::expression::Expression;
+use berth_control_plane_core::{
+    expression::Expression,
+    placement::{Allocation, NodeView},
+};
 use serde_json::{Value, json};
 
 use super::{
@@ -24,7 +27,13 @@ use crate::{
 
 const DESCRIBE_MAX: usize = 100;
 const UPDATE_MAX: usize = 10;
-const STATUSES: [&str; 5] = ["ACTIVE", "DRAINING", "REGISTERING", "DEREGISTERING", "REGISTRATION_FAILED"];
+const STATUSES: [&str; 5] = [
+    "ACTIVE",
+    "DRAINING",
+    "REGISTERING",
+    "DEREGISTERING",
+    "REGISTRATION_FAILED",
+];
 const MIB: u64 = 1 << 20;
 
 pub(super) async fn list(api: &Api, mut input: Fields) -> Result<Value, ApiError> {
@@ -38,10 +47,17 @@ pub(super) async fn list(api: &Api, mut input: Fields) -> Result<Value, ApiError
     let cluster = records::active_cluster(api, cluster.as_deref()).await?;
     let keep = |node: Node| {
         let listed = status.map_or(node.status != "INACTIVE", |status| node.status == status);
-        let wanted = listed && filter.as_ref().is_none_or(|filter| node_view::matches(filter, &node));
-        wanted.then(|| api.realm.container_instance(&cluster, &node.id))
+        let view = node_view::view(&node)?;
+        let wanted = listed
+            && filter
+                .as_ref()
+                .is_none_or(|filter| node_view::matches(filter, &view));
+        Ok(wanted.then(|| api.realm.container_instance(&cluster, &node.id)))
     };
-    Ok(paging.walk(api, &keys::nodes(&cluster), keep).await?.respond("containerInstanceArns"))
+    Ok(paging
+        .walk(api, &keys::nodes(&cluster), keep)
+        .await?
+        .respond("containerInstanceArns"))
 }
 
 pub(super) async fn describe(api: &Api, mut input: Fields) -> Result<Value, ApiError> {
@@ -55,7 +71,7 @@ pub(super) async fn describe(api: &Api, mut input: Fields) -> Result<Value, ApiE
     for reference in named {
         let id = api.realm.container_instance_id(&cluster, &reference)?;
         match records::get::<Node>(api, &keys::node(&cluster, &id)).await? {
-            Some(node) => instances.push(respond(api, &node, counts.node(&id), &include)),
+            Some(node) => instances.push(respond(api, &node, counts.node(&id), &include)?),
             None => failures.push(missing(api, &cluster, &id)),
         }
     }
@@ -66,15 +82,19 @@ pub(super) async fn describe(api: &Api, mut input: Fields) -> Result<Value, ApiE
 pub(super) async fn update_state(api: &Api, mut input: Fields) -> Result<Value, ApiError> {
     let cluster = input.string("cluster")?;
     let named = input.required_strings("containerInstances", UPDATE_MAX)?;
-    let status = input.choice("status", &STATUSES)?.ok_or_else(|| ApiError::field("status", "is required"))?;
+    let status = input
+        .choice("status", &STATUSES)?
+        .ok_or_else(|| ApiError::field("status", "is required"))?;
     input.finish()?;
     if !matches!(status, "ACTIVE" | "DRAINING") {
         let problem = format!("'{status}' cannot be set: use ACTIVE or DRAINING");
         return Err(ApiError::field("status", problem));
     }
     let cluster = records::active_cluster(api, cluster.as_deref()).await?;
-    let ids: Vec<String> =
-        named.iter().map(|named| api.realm.container_instance_id(&cluster, named)).collect::<Result<_, _>>()?;
+    let ids: Vec<String> = named
+        .iter()
+        .map(|named| api.realm.container_instance_id(&cluster, named))
+        .collect::<Result<_, _>>()?;
     let counts = counts::of(api, &cluster).await?;
     let (mut instances, mut failures) = (Vec::new(), Vec::new());
     for id in ids {
@@ -87,7 +107,7 @@ pub(super) async fn update_state(api: &Api, mut input: Fields) -> Result<Value, 
         .await?;
         match changed {
             Some(node) if node.value.status == status => {
-                instances.push(respond(api, &node, counts.node(&id), &[]));
+                instances.push(respond(api, &node, counts.node(&id), &[])?);
             }
             Some(_) => {
                 let arn = api.realm.container_instance(&cluster, &id);
@@ -124,31 +144,50 @@ pub(super) async fn deregister(api: &Api, mut input: Fields) -> Result<Value, Ap
         ApiError::InvalidParameter(format!("Container instance not found: {id} in cluster {cluster}"))
     })?;
     // Placement sees INACTIVE from here on, so no task can be added behind our back.
-    let held: Vec<&String> = node.value.allocations.iter().filter(|(_, held)| !held.stopping).map(|held| held.0).collect();
+    let held: Vec<&String> = node
+        .value
+        .allocations
+        .iter()
+        .filter(|(_, held)| !held.stopping)
+        .map(|held| held.0)
+        .collect();
     for task in held {
-        stop::request(api, &cluster, task, "container instance was deregistered", "UserInitiated").await?;
+        stop::request(
+            api,
+            &cluster,
+            task,
+            "container instance was deregistered",
+            "UserInitiated",
+        )
+        .await?;
     }
     let counts = counts::of(api, &cluster).await?;
-    Ok(json!({"containerInstance": respond(api, &node, counts.node(&id), &[])}))
+    Ok(json!({"containerInstance": respond(api, &node, counts.node(&id), &[])?}))
 }
 
 pub(super) fn missing(api: &Api, cluster: &str, id: &str) -> Value {
     json!({"arn": api.realm.container_instance(cluster, id), "reason": "MISSING"})
 }
 
-fn respond(api: &Api, record: &Versioned<Node>, running: Running, include: &[&str]) -> Value {
+fn respond(
+    api: &Api,
+    record: &Versioned<Node>,
+    running: Running,
+    include: &[&str],
+) -> Result<Value, ApiError> {
     let node = &record.value;
+    let view = node_view::view(node)?;
     let mut body = json!({
         "containerInstanceArn": api.realm.container_instance(&node.cluster, &node.id),
         "version": record.modified,
         "versionInfo": {"agentVersion": node.agent_version, "dockerVersion": node.runtime_version},
-        "registeredResources": registered(node),
-        "remainingResources": remaining(node),
+        "registeredResources": registered(&view),
+        "remainingResources": remaining(&view),
         "status": node.status,
         "agentConnected": node.agent_connected,
         "runningTasksCount": running.running,
         "pendingTasksCount": running.pending,
-        "attributes": attributes(&node_view::attributes(node)),
+        "attributes": attributes(&view.attributes),
         "registeredAt": seconds(node.registered_at),
         "attachments": [],
         "tags": [],
@@ -159,7 +198,7 @@ fn respond(api: &Api, record: &Versioned<Node>, running: Running, include: &[&st
     if include.contains(&"CONTAINER_INSTANCE_HEALTH") {
         body["healthStatus"] = health(api, node);
     }
-    body
+    Ok(body)
 }
 
 fn attributes(attributes: &Attributes) -> Value {
@@ -170,31 +209,24 @@ fn attributes(attributes: &Attributes) -> Value {
     attributes.iter().map(one).collect()
 }
 
-fn registered(node: &Node) -> Value {
-    resources(node.cpu_units, node.memory_bytes, &BTreeSet::new(), &BTreeSet::new(), node)
+fn registered(view: &NodeView) -> Value {
+    resources(view.cpu_units, view.memory_bytes, view, &[])
 }
 
 /// As placement counts: what is being stopped has given up CPU and memory, and still holds its ports.
-fn remaining(node: &Node) -> Value {
-    let (mut cpu, mut memory) = (node.cpu_units, node.memory_bytes);
-    let (mut tcp, mut udp) = (BTreeSet::new(), BTreeSet::new());
-    for held in node.allocations.values() {
-        tcp.extend(&held.tcp_ports);
-        udp.extend(&held.udp_ports);
-        if !held.stopping {
-            cpu = cpu.saturating_sub(held.cpu_units);
-            memory = memory.saturating_sub(held.memory_bytes);
-        }
-    }
-    resources(cpu, memory, &tcp, &udp, node)
+fn remaining(view: &NodeView) -> Value {
+    resources(
+        view.free_cpu_units(),
+        view.free_memory_bytes(),
+        view,
+        &view.allocations,
+    )
 }
 
-fn resources(cpu: u32, memory: u64, tcp: &BTreeSet<&u16>, udp: &BTreeSet<&u16>, node: &Node) -> Value {
-    let integer = |name: &str, value: u64| {
-        json!({"name": name, "type": "INTEGER", "doubleValue": 0.0, "longValue": 0, "integerValue": value})
-    };
-    let ports = |name: &str, reserved: &[u16], used: &BTreeSet<&u16>| {
-        let all: BTreeSet<&u16> = reserved.iter().chain(used.iter().copied()).collect();
+fn resources(cpu: u32, memory: u64, view: &NodeView, held: &[Allocation]) -> Value {
+    let integer = |name: &str, value: u64| json!({"name": name, "type": "INTEGER", "doubleValue": 0.0, "longValue": 0, "integerValue": value});
+    let ports = |name: &str, reserved: &[u16], used: fn(&Allocation) -> &[u16]| {
+        let all: BTreeSet<&u16> = reserved.iter().chain(held.iter().flat_map(used)).collect();
         let all: Vec<String> = all.into_iter().map(u16::to_string).collect();
         json!({
             "name": name, "type": "STRINGSET", "doubleValue": 0.0, "longValue": 0, "integerValue": 0,
@@ -204,13 +236,16 @@ fn resources(cpu: u32, memory: u64, tcp: &BTreeSet<&u16>, udp: &BTreeSet<&u16>, 
     json!([
         integer("CPU", cpu.into()),
         integer("MEMORY", memory / MIB),
-        ports("PORTS", &node.reserved_tcp_ports, tcp),
-        ports("PORTS_UDP", &node.reserved_udp_ports, udp),
+        ports("PORTS", &view.reserved_tcp_ports, |held| &held.tcp_ports),
+        ports("PORTS_UDP", &view.reserved_udp_ports, |held| &held.udp_ports),
     ])
 }
 
 fn health(api: &Api, node: &Node) -> Value {
-    let impairments = api.nodes.latest_heartbeat(&node.id).map(|heartbeat| heartbeat.impairments);
+    let impairments = api
+        .nodes
+        .latest_heartbeat(&node.id)
+        .map(|heartbeat| heartbeat.impairments);
     let (runtime, reason) = match impairments {
         _ if !node.agent_connected => ("INSUFFICIENT_DATA", "the agent is not connected".to_owned()),
         None => ("INITIALIZING", "no heartbeat yet".to_owned()),

@@ -62,11 +62,20 @@ pub(super) struct Caller {
 impl Api {
     pub fn new(config: ApiConfig, store: SharedStore, nodes: Arc<dyn Nodes>) -> Self {
         Self {
-            realm: Realm { region: config.region, account: config.account_id },
+            realm: Realm {
+                region: config.region,
+                account: config.account_id,
+            },
             store,
             nodes,
             clock_skew_max: config.clock_skew_max,
-            secrets: Secrets(config.keys.into_iter().map(|key| (key.access_key_id, key.secret)).collect()),
+            secrets: Secrets(
+                config
+                    .keys
+                    .into_iter()
+                    .map(|key| (key.access_key_id, key.secret))
+                    .collect(),
+            ),
             calls: Semaphore::new(CALLS_MAX),
             streams: Arc::new(Semaphore::new(STREAMS_MAX)),
             placing: Mutex::new(()),

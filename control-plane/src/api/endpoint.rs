@@ -92,9 +92,16 @@ async fn answer(api: &Arc<Api>, parts: &Parts, body: Body, request_id: &str) -> 
 }
 
 fn check_head(parts: &Parts) -> Result<(), ApiError> {
-    let bytes: usize = parts.headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
+    let bytes: usize = parts
+        .headers
+        .iter()
+        .map(|(name, value)| name.as_str().len() + value.len())
+        .sum();
     if parts.headers.len() > HEADERS_MAX || bytes > HEADER_BYTES_MAX {
-        return Err(ApiError::HeaderTooLarge { count_max: HEADERS_MAX, bytes_max: HEADER_BYTES_MAX });
+        return Err(ApiError::HeaderTooLarge {
+            count_max: HEADERS_MAX,
+            bytes_max: HEADER_BYTES_MAX,
+        });
     }
     if parts.method != http::Method::POST || parts.uri.path() != "/" {
         return Err(ApiError::UnknownOperation(format!(
@@ -103,9 +110,14 @@ fn check_head(parts: &Parts) -> Result<(), ApiError> {
             parts.uri.path()
         )));
     }
-    let length = parts.headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
+    let length = parts
+        .headers
+        .get(header::CONTENT_LENGTH)
+        .and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
     if length.is_some_and(|length| length > BODY_BYTES_MAX as u64) {
-        return Err(ApiError::TooLarge { limit_bytes: BODY_BYTES_MAX });
+        return Err(ApiError::TooLarge {
+            limit_bytes: BODY_BYTES_MAX,
+        });
     }
     Ok(())
 }
@@ -115,7 +127,9 @@ fn check_claim<'a>(api: &'a Api, headers: &HeaderMap) -> Result<(Claim, &'a str)
     let secret = api
         .secrets
         .get(&claim.access_key_id)
-        .ok_or_else(|| AuthError::UnknownKey { access_key_id: claim.access_key_id.clone() })?;
+        .ok_or_else(|| AuthError::UnknownKey {
+            access_key_id: claim.access_key_id.clone(),
+        })?;
     if headers.contains_key("x-amz-security-token") {
         return Err(AuthError::SessionToken.into());
     }
@@ -123,7 +137,11 @@ fn check_claim<'a>(api: &'a Api, headers: &HeaderMap) -> Result<(Claim, &'a str)
     // STS also has a global endpoint, for which clients sign with us-east-1.
     let global = claim.service == "sts" && claim.region == "us-east-1";
     if claim.region != api.realm.region && !global {
-        return Err(AuthError::Region { got: claim.region, expected: api.realm.region.clone() }.into());
+        return Err(AuthError::Region {
+            got: claim.region,
+            expected: api.realm.region.clone(),
+        }
+        .into());
     }
     if !matches!(claim.service.as_str(), "ecs" | "sts") {
         return Err(AuthError::Service { got: claim.service }.into());
@@ -136,7 +154,9 @@ async fn read(body: Body) -> Result<Vec<u8>, ApiError> {
     while let Some(chunk) = chunks.next().await {
         let chunk = chunk.map_err(|_| ApiError::BrokenBody)?;
         if bytes.len() + chunk.len() > BODY_BYTES_MAX {
-            return Err(ApiError::TooLarge { limit_bytes: BODY_BYTES_MAX });
+            return Err(ApiError::TooLarge {
+                limit_bytes: BODY_BYTES_MAX,
+            });
         }
         bytes.extend_from_slice(&chunk);
     }
@@ -148,7 +168,9 @@ fn target(headers: &HeaderMap) -> Result<&str, ApiError> {
     let mut values = headers.get_all("x-amz-target").iter();
     match (values.next().and_then(|value| value.to_str().ok()), values.next()) {
         (Some(target), None) => Ok(target),
-        _ => Err(ApiError::UnknownOperation("exactly one X-Amz-Target header names the operation".to_owned())),
+        _ => Err(ApiError::UnknownOperation(
+            "exactly one X-Amz-Target header names the operation".to_owned(),
+        )),
     }
 }
 
@@ -163,7 +185,11 @@ fn fields(body: &[u8]) -> Result<Fields, ApiError> {
 
 fn protocol(headers: &HeaderMap) -> Protocol {
     let form = |value: &HeaderValue| value.as_bytes().starts_with(b"application/x-www-form-urlencoded");
-    if headers.get(header::CONTENT_TYPE).is_some_and(form) { Protocol::Query } else { Protocol::Json }
+    if headers.get(header::CONTENT_TYPE).is_some_and(form) {
+        Protocol::Query
+    } else {
+        Protocol::Json
+    }
 }
 
 fn log(target: &str, caller: &Caller, request_id: &str, failure: Option<&ApiError>) {
@@ -194,7 +220,9 @@ impl std::fmt::Display for Chain<'_> {
 fn refuse(error: &ApiError, protocol: Protocol, request_id: &str) -> Response {
     let mut message = error.to_string();
     if error.status() == StatusCode::INTERNAL_SERVER_ERROR {
-        message.push_str(&format!(" (the control plane's log says more: request {request_id})"));
+        message.push_str(&format!(
+            " (the control plane's log says more: request {request_id})"
+        ));
     }
     match protocol {
         Protocol::Json => {
@@ -214,6 +242,8 @@ fn refuse(error: &ApiError, protocol: Protocol, request_id: &str) -> Response {
 fn respond(status: StatusCode, content_type: &'static str, body: impl Into<Body>) -> Response {
     let mut response = Response::new(body.into());
     *response.status_mut() = status;
-    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
+    response
+        .headers_mut()
+        .insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
     response
 }

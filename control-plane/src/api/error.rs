@@ -23,15 +23,16 @@ pub enum ApiError {
     #[error("The Cluster cannot be deleted while Container Instances are active or draining.")]
     ClusterContainsContainerInstances,
     #[error("{message}")]
-    Conflict { message: String, resource_ids: Vec<String> },
+    Conflict {
+        message: String,
+        resource_ids: Vec<String>,
+    },
     #[error("{0}")]
     AttributeLimitExceeded(String),
     #[error("{0}")]
     LimitExceeded(String),
     #[error("target not found: {0}")]
     TargetNotFound(String),
-    #[error("{0}")]
-    ResourceNotFound(String),
     #[error("Service not found: {0}: this endpoint has no services")]
     ServiceNotFound(String),
     #[error("{0}")]
@@ -62,7 +63,11 @@ pub enum ApiError {
     #[error("stored task spec {key:?} cannot be read")]
     Spec { key: String, source: prost::DecodeError },
     #[error("stored task definition {family}:{revision} cannot be used")]
-    Definition { family: String, revision: u32, source: EchoError },
+    Definition {
+        family: String,
+        revision: u32,
+        source: EchoError,
+    },
     /// A node that should have answered did not.
     #[error("{0}")]
     Unavailable(String),
@@ -84,7 +89,6 @@ impl ApiError {
             Self::AttributeLimitExceeded(_) => "AttributeLimitExceededException",
             Self::LimitExceeded(_) => "LimitExceededException",
             Self::TargetNotFound(_) => "TargetNotFoundException",
-            Self::ResourceNotFound(_) => "ResourceNotFoundException",
             Self::ServiceNotFound(_) => "ServiceNotFoundException",
             Self::PlatformUnknown(_) => "PlatformUnknownException",
             Self::UnknownOperation(_) => "UnknownOperationException",
@@ -110,9 +114,11 @@ impl ApiError {
             Self::Busy | Self::DeadlineExceeded(_) | Self::Contended(_) | Self::Unavailable(_) => {
                 StatusCode::SERVICE_UNAVAILABLE
             }
-            Self::Store(_) | Self::Record(_) | Self::Spec { .. } | Self::Definition { .. } | Self::Server(_) => {
-                StatusCode::INTERNAL_SERVER_ERROR
-            }
+            Self::Store(_)
+            | Self::Record(_)
+            | Self::Spec { .. }
+            | Self::Definition { .. }
+            | Self::Server(_) => StatusCode::INTERNAL_SERVER_ERROR,
             Self::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             Self::HeaderTooLarge { .. } => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             _ => StatusCode::BAD_REQUEST,

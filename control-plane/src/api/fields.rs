@@ -19,8 +19,14 @@ impl Fields {
     /// The request itself.
     pub fn top(value: Value) -> Result<Self, ApiError> {
         match value {
-            Value::Object(map) => Ok(Self { path: String::new(), map }),
-            other => Err(ApiError::Serialization(format!("request must be a JSON object, not {}", kind(&other)))),
+            Value::Object(map) => Ok(Self {
+                path: String::new(),
+                map,
+            }),
+            other => Err(ApiError::Serialization(format!(
+                "request must be a JSON object, not {}",
+                kind(&other)
+            ))),
         }
     }
 
@@ -31,7 +37,11 @@ impl Fields {
 
     /// The path of a field of this object, as complaints name it.
     pub fn path(&self, name: &str) -> String {
-        if self.path.is_empty() { name.to_owned() } else { format!("{}.{name}", self.path) }
+        if self.path.is_empty() {
+            name.to_owned()
+        } else {
+            format!("{}.{name}", self.path)
+        }
     }
 
     /// The field as it is, for those who check it themselves.
@@ -65,34 +75,54 @@ impl Fields {
 
     /// A whole number of `min..=max`.
     pub fn integer(&mut self, name: &str, min: i64, max: i64) -> Result<Option<i64>, ApiError> {
-        let Some(value) = self.raw(name) else { return Ok(None) };
-        let Some(number) = value.as_i64() else { return Err(self.mistyped(name, "a whole number", &value)) };
+        let Some(value) = self.raw(name) else {
+            return Ok(None);
+        };
+        let Some(number) = value.as_i64() else {
+            return Err(self.mistyped(name, "a whole number", &value));
+        };
         if (min..=max).contains(&number) {
             Ok(Some(number))
         } else {
-            Err(ApiError::field(self.path(name), format_args!("must be between {min} and {max}, not {number}")))
+            Err(ApiError::field(
+                self.path(name),
+                format_args!("must be between {min} and {max}, not {number}"),
+            ))
         }
     }
 
     /// One of `allowed`, as the model's enum names them.
     pub fn choice(&mut self, name: &str, allowed: &[&'static str]) -> Result<Option<&'static str>, ApiError> {
-        self.string(name)?.map(|text| one_of(&self.path(name), &text, allowed)).transpose()
+        self.string(name)?
+            .map(|text| one_of(&self.path(name), &text, allowed))
+            .transpose()
     }
 
     /// A list of `allowed`; empty when absent.
     pub fn choices(&mut self, name: &str, allowed: &[&'static str]) -> Result<Vec<&'static str>, ApiError> {
         let texts = self.strings(name)?.unwrap_or_default();
         let path = self.path(name);
-        texts.iter().enumerate().map(|(index, text)| one_of(&format!("{path}[{index}]"), text, allowed)).collect()
+        texts
+            .iter()
+            .enumerate()
+            .map(|(index, text)| one_of(&format!("{path}[{index}]"), text, allowed))
+            .collect()
     }
 
     pub fn strings(&mut self, name: &str) -> Result<Option<Vec<String>>, ApiError> {
-        let Some(values) = self.list(name)? else { return Ok(None) };
+        let Some(values) = self.list(name)? else {
+            return Ok(None);
+        };
         let text = |(index, value)| match value {
             Value::String(text) => Ok(text),
             other => Err(self.mistyped(&format!("{name}[{index}]"), "a string", &other)),
         };
-        values.into_iter().enumerate().map(text).collect::<Result<_, _>>().map(Some)
+        values
+            .into_iter()
+            .enumerate()
+            .map(text)
+            .collect::<Result<_, _>>()
+            .map(Some)
     }
 
     /// A list of strings that must be there, with 1 to `max` entries.
@@ -100,9 +130,10 @@ impl Fields {
         let texts = self.strings(name)?.unwrap_or_default();
         match texts.len() {
             0 => Err(ApiError::field(self.path(name), "is required")),
-            count if count > max => {
-                Err(ApiError::field(self.path(name), format_args!("can have at most {max} entries, not {count}")))
-            }
+            count if count > max => Err(ApiError::field(
+                self.path(name),
+                format_args!("can have at most {max} entries, not {count}"),
+            )),
             _ => Ok(texts),
         }
     }
@@ -110,7 +141,10 @@ impl Fields {
     pub fn object(&mut self, name: &str) -> Result<Option<Self>, ApiError> {
         match self.raw(name) {
             None => Ok(None),
-            Some(Value::Object(map)) => Ok(Some(Self { path: self.path(name), map })),
+            Some(Value::Object(map)) => Ok(Some(Self {
+                path: self.path(name),
+                map,
+            })),
             Some(other) => Err(self.mistyped(name, "an object", &other)),
         }
     }
@@ -123,7 +157,10 @@ impl Fields {
             return Err(ApiError::field(self.path(name), problem));
         }
         let object = |(index, value)| match value {
-            Value::Object(map) => Ok(Self { path: format!("{}[{index}]", self.path(name)), map }),
+            Value::Object(map) => Ok(Self {
+                path: format!("{}[{index}]", self.path(name)),
+                map,
+            }),
             other => Err(self.mistyped(&format!("{name}[{index}]"), "an object", &other)),
         };
         values.into_iter().enumerate().map(object).collect()
@@ -156,13 +193,19 @@ impl Fields {
     }
 
     fn mistyped(&self, name: &str, wanted: &str, got: &Value) -> ApiError {
-        ApiError::field(self.path(name), format_args!("must be {wanted}, not {}", kind(got)))
+        ApiError::field(
+            self.path(name),
+            format_args!("must be {wanted}, not {}", kind(got)),
+        )
     }
 }
 
 fn one_of(path: &str, text: &str, allowed: &[&'static str]) -> Result<&'static str, ApiError> {
     allowed.iter().copied().find(|name| *name == text).ok_or_else(|| {
-        ApiError::field(path, format_args!("'{text}' is not a valid value: use {}", allowed.join(", ")))
+        ApiError::field(
+            path,
+            format_args!("'{text}' is not a valid value: use {}", allowed.join(", ")),
+        )
     })
 }
 
@@ -194,16 +237,37 @@ mod tests {
             "inner": {"deep": [{"x": "1", "odd": 2}]},
         }))
         .unwrap();
-        assert_eq!(message(top.string("cluster")), "cluster: must be a string, not a number");
-        assert_eq!(message(top.integer("count", 1, 10)), "count: must be between 1 and 10, not 11");
-        assert_eq!(message(top.choice("mode", &["A", "B"])), "mode: 'BOGUS' is not a valid value: use A, B");
-        assert_eq!(message(top.strings("names")), "names[1]: must be a string, not a number");
-        assert_eq!(message(top.integer("half", 0, 9)), "half: must be a whole number, not a number");
-        assert_eq!(message(top.boolean("flag")), "flag: must be a boolean, not a string");
+        assert_eq!(
+            message(top.string("cluster")),
+            "cluster: must be a string, not a number"
+        );
+        assert_eq!(
+            message(top.integer("count", 1, 10)),
+            "count: must be between 1 and 10, not 11"
+        );
+        assert_eq!(
+            message(top.choice("mode", &["A", "B"])),
+            "mode: 'BOGUS' is not a valid value: use A, B"
+        );
+        assert_eq!(
+            message(top.strings("names")),
+            "names[1]: must be a string, not a number"
+        );
+        assert_eq!(
+            message(top.integer("half", 0, 9)),
+            "half: must be a whole number, not a number"
+        );
+        assert_eq!(
+            message(top.boolean("flag")),
+            "flag: must be a boolean, not a string"
+        );
         let mut inner = top.object("inner").unwrap().unwrap();
         let mut deep = inner.objects("deep", 3).unwrap();
         deep[0].string("x").unwrap();
-        assert_eq!(message(deep.remove(0).finish()), "inner.deep[0].odd: unknown field");
+        assert_eq!(
+            message(deep.remove(0).finish()),
+            "inner.deep[0].odd: unknown field"
+        );
         assert_eq!(message(top.required("absent")), "absent: is required");
     }
 

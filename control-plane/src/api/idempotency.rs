@@ -55,13 +55,23 @@ impl TokenLease {
 
 impl ClientToken {
     /// Takes `clientToken`. `request` is the whole request as it came.
-    pub fn take(fields: &mut Fields, operation: &'static str, request: &Value) -> Result<Option<Self>, ApiError> {
-        let Some(token) = fields.string("clientToken")?.filter(|token| !token.is_empty()) else { return Ok(None) };
+    pub fn take(
+        fields: &mut Fields,
+        operation: &'static str,
+        request: &Value,
+    ) -> Result<Option<Self>, ApiError> {
+        let Some(token) = fields.string("clientToken")?.filter(|token| !token.is_empty()) else {
+            return Ok(None);
+        };
         if token.len() > TOKEN_CHARS_MAX || !token.bytes().all(|b| (33..=126).contains(&b)) {
             let problem = format!("must be 1 to {TOKEN_CHARS_MAX} characters of ASCII 33 to 126");
             return Err(ApiError::field("clientToken", problem));
         }
-        Ok(Some(Self { token, operation, request_sha256: digest(request) }))
+        Ok(Some(Self {
+            token,
+            operation,
+            request_sha256: digest(request),
+        }))
     }
 
     fn key(&self, cluster: &str) -> String {
@@ -73,7 +83,9 @@ impl ClientToken {
     pub async fn earlier(&self, api: &Api, cluster: &str) -> Result<Option<Value>, ApiError> {
         match records::get::<Idempotent>(api, &self.key(cluster)).await? {
             None => Ok(None),
-            Some(record) if record.value.request_sha256 == self.request_sha256 => Ok(Some(record.value.response)),
+            Some(record) if record.value.request_sha256 == self.request_sha256 => {
+                Ok(Some(record.value.response))
+            }
             Some(_) => Err(ApiError::Conflict {
                 message: format!(
                     "clientToken {} was used with other parameters: use a new token for a new request",

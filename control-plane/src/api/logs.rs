@@ -36,7 +36,9 @@ pub(super) async fn stream(api: &Arc<Api>, mut input: Fields) -> Result<Body, Ap
         let problem = format!("the task has no '{container}': it has {}", names.join(", "));
         return Err(ApiError::field("container", problem));
     }
-    let permit = Arc::clone(&api.streams).try_acquire_owned().map_err(|_| ApiError::Busy)?;
+    let permit = Arc::clone(&api.streams)
+        .try_acquire_owned()
+        .map_err(|_| ApiError::Busy)?;
     let request = LogRequest {
         task_id: task.id,
         container_name: container,
@@ -44,10 +46,14 @@ pub(super) async fn stream(api: &Arc<Api>, mut input: Fields) -> Result<Body, Ap
         tail_lines: u32::try_from(tail_lines).unwrap_or(u32::MAX),
         since_ms,
     };
-    let lines = api.nodes.open_logs(&task.node, request).await.map_err(|error| match error {
-        NodeError::NotConnected(_) => ApiError::Client(error.to_string()),
-        NodeError::TimedOut(..) => ApiError::Unavailable(error.to_string()),
-    })?;
+    let lines = api
+        .nodes
+        .open_logs(&task.node, request)
+        .await
+        .map_err(|error| match error {
+            NodeError::NotConnected(_) => ApiError::Client(error.to_string()),
+            NodeError::TimedOut(..) | NodeError::Busy(_) => ApiError::Unavailable(error.to_string()),
+        })?;
     Ok(body(lines, permit))
 }
 
@@ -57,7 +63,9 @@ pub(super) async fn find(api: &Api, cluster: Option<&str>, reference: &str) -> R
     let id = api.realm.task_id(&cluster, reference)?;
     let found = records::get::<Task>(api, &keys::task(&cluster, &id)).await?;
     found.map(|task| task.value).ok_or_else(|| {
-        ApiError::InvalidParameter(format!("The referenced task was not found: {id} in cluster {cluster}"))
+        ApiError::InvalidParameter(format!(
+            "The referenced task was not found: {id} in cluster {cluster}"
+        ))
     })
 }
 
@@ -66,7 +74,10 @@ fn body(lines: LogReceiver, permit: OwnedSemaphorePermit) -> Body {
     Body::from_stream(stream::unfold(Some((lines, permit)), |open| async move {
         let (mut lines, permit) = open?;
         match lines.recv().await? {
-            Ok(batch) => Some((Ok::<_, std::convert::Infallible>(encode(&batch)), Some((lines, permit)))),
+            Ok(batch) => Some((
+                Ok::<_, std::convert::Infallible>(encode(&batch)),
+                Some((lines, permit)),
+            )),
             Err(reason) => Some((Ok(Bytes::from(format!("{}\n", json!({"error": reason})))), None)),
         }
     }))

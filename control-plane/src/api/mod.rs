@@ -28,8 +28,8 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use axum::Router;
 
-pub use self::context::CLOCK_SKEW_MAX;
 use self::context::Api;
+pub use self::context::CLOCK_SKEW_MAX;
 use crate::{nodes::Nodes, store::SharedStore};
 
 /// What the API is told at start.
@@ -54,11 +54,15 @@ pub struct ApiKey {
 
 impl fmt::Debug for ApiKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ApiKey").field("access_key_id", &self.access_key_id).finish_non_exhaustive()
+        f.debug_struct("ApiKey")
+            .field("access_key_id", &self.access_key_id)
+            .finish_non_exhaustive()
     }
 }
 
 /// The whole API: `POST /`. Everything else is answered as an unknown operation.
 pub fn router(config: ApiConfig, store: SharedStore, nodes: Arc<dyn Nodes>) -> Router {
-    Router::new().fallback(endpoint::serve).with_state(Arc::new(Api::new(config, store, nodes)))
+    Router::new()
+        .fallback(endpoint::serve)
+        .with_state(Arc::new(Api::new(config, store, nodes)))
 }

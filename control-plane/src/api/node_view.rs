@@ -1,9 +1,7 @@
 //! Owns the step from a stored node to what placement and expressions look at. Never decides anything.
 
-use std::collections::BTreeMap;
-
 use berth_control_plane_core::{
-    expression::{Expression, Subject},
+    expression::Expression,
     placement::{Allocation, NodeStatus, NodeView},
 };
 
@@ -13,11 +11,11 @@ use crate::model::{self, Attributes, Node};
 /// The host's name, as an attribute of every node.
 const HOSTNAME: &str = "berth.hostname";
 
-/// All attributes of a node. What the node found wins over what was put: it is true.
+/// All attributes of a node. What was put wins; the names a node finds out by itself cannot be put.
 pub(super) fn attributes(node: &Node) -> Attributes {
-    let mut all = node.attributes.clone();
+    let mut all = node.node_attributes.clone();
+    all.extend(node.attributes.clone());
     all.insert(HOSTNAME.to_owned(), Some(node.hostname.clone()));
-    all.extend(node.node_attributes.clone());
     all
 }
 
@@ -71,19 +69,6 @@ pub(super) fn stored(allocation: Allocation) -> model::Allocation {
 }
 
 /// Whether a filter expression holds for a node.
-pub(super) fn matches(filter: &Expression, node: &Node) -> bool {
-    let mut groups: BTreeMap<String, u32> = BTreeMap::new();
-    for allocation in node.allocations.values().filter(|allocation| !allocation.stopping) {
-        *groups.entry(allocation.group.clone()).or_default() += 1;
-    }
-    let attributes = attributes(node);
-    filter.matches(&Subject {
-        node_id: &node.id,
-        attributes: &attributes,
-        groups: &groups,
-        running_tasks: groups.values().sum(),
-        connected: node.agent_connected,
-        agent_version: &node.agent_version,
-        registered_at_ms: node.registered_at,
-    })
+pub(super) fn matches(filter: &Expression, view: &NodeView) -> bool {
+    filter.matches(&view.subject(&view.groups()))
 }

@@ -68,7 +68,9 @@ async fn ecs(api: &Api, caller: &Caller, name: &str, input: Fields) -> Result<Va
         "PutAttributes" => attributes::put(api, input).await,
         "DeleteAttributes" => attributes::delete(api, input).await,
         "ListAttributes" => attributes::list(api, input).await,
-        name if ABSENT.contains(&name) => Err(ApiError::Client(format!("{name} is not supported by this endpoint"))),
+        name if ABSENT.contains(&name) => Err(ApiError::Client(format!(
+            "{name} is not supported by this endpoint"
+        ))),
         name => Err(unknown(name)),
     }
 }

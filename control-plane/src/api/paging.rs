@@ -30,14 +30,23 @@ impl Paging {
     /// Takes `nextToken` and `maxResults`. A token is good for the operation that gave it.
     pub fn take(fields: &mut Fields, operation: &'static str) -> Result<Self, ApiError> {
         let max = fields.integer("maxResults", 1, PAGE_ITEMS_MAX as i64)?;
-        let max = max.and_then(|max| usize::try_from(max).ok()).unwrap_or(PAGE_ITEMS_MAX);
+        let max = max
+            .and_then(|max| usize::try_from(max).ok())
+            .unwrap_or(PAGE_ITEMS_MAX);
         let after = match fields.string("nextToken")?.filter(|token| !token.is_empty()) {
             None => None,
             Some(token) => Some(decode(&token, operation).ok_or_else(|| {
-                ApiError::field("nextToken", format_args!("is not a token that {operation} gave out"))
+                ApiError::field(
+                    "nextToken",
+                    format_args!("is not a token that {operation} gave out"),
+                )
             })?),
         };
-        Ok(Self { operation, max, after })
+        Ok(Self {
+            operation,
+            max,
+            after,
+        })
     }
 
     /// Cuts a page out of `items`, which are (key, item) in the order of the listing.
@@ -59,24 +68,33 @@ impl Paging {
         &self,
         api: &Api,
         prefix: &str,
-        mut keep: impl FnMut(T) -> Option<R>,
+        mut keep: impl FnMut(T) -> Result<Option<R>, ApiError>,
     ) -> Result<Page<R>, ApiError> {
         let (mut items, mut last) = (Vec::new(), String::new());
         let mut after = self.after.clone().filter(|after| after.starts_with(prefix));
         loop {
-            let page = api.store.range(prefix, after.as_deref(), PAGE_ENTRIES_MAX).await?;
+            let page = api
+                .store
+                .range(prefix, after.as_deref(), PAGE_ENTRIES_MAX)
+                .await?;
             for entry in page.entries {
                 let record = typed::decode::<T>(entry)?;
                 after = Some(record.key.clone());
-                let Some(item) = keep(record.value) else { continue };
+                let Some(item) = keep(record.value)? else { continue };
                 if items.len() == self.max {
-                    return Ok(Page { items, next_token: Some(encode(self.operation, &last)) });
+                    return Ok(Page {
+                        items,
+                        next_token: Some(encode(self.operation, &last)),
+                    });
                 }
                 items.push(item);
                 last = record.key;
             }
             if !page.more {
-                return Ok(Page { items, next_token: None });
+                return Ok(Page {
+                    items,
+                    next_token: None,
+                });
             }
         }
     }
@@ -109,11 +127,17 @@ mod tests {
     use super::*;
 
     fn paging(max: usize, after: Option<String>) -> Paging {
-        Paging { operation: "ListThings", max, after }
+        Paging {
+            operation: "ListThings",
+            max,
+            after,
+        }
     }
 
     fn items(keys: &[&str]) -> Vec<(String, String)> {
-        keys.iter().map(|key| ((*key).to_owned(), (*key).to_owned())).collect()
+        keys.iter()
+            .map(|key| ((*key).to_owned(), (*key).to_owned()))
+            .collect()
     }
 
     #[test]
@@ -136,7 +160,11 @@ mod tests {
     #[test]
     fn tokens_of_other_operations_and_garbage_are_refused() {
         let token = encode("ListThings", "/a");
-        for (operation, token) in [("ListOthers", token.as_str()), ("ListThings", "!!"), ("ListThings", "AAAA")] {
+        for (operation, token) in [
+            ("ListOthers", token.as_str()),
+            ("ListThings", "!!"),
+            ("ListThings", "AAAA"),
+        ] {
             let mut fields = Fields::top(json!({"nextToken": token})).unwrap();
             let error = Paging::take(&mut fields, operation).unwrap_err();
             assert_eq!(error.code(), "InvalidParameterException", "{error}");

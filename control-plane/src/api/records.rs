@@ -54,7 +54,10 @@ pub(super) async fn commit(
     compare: Vec<Compare>,
     operations: Vec<Operation>,
 ) -> Result<bool, ApiError> {
-    Ok(matches!(api.store.commit(Transaction { compare, operations }).await?, Committed::Done(_)))
+    Ok(matches!(
+        api.store.commit(Transaction { compare, operations }).await?,
+        Committed::Done(_)
+    ))
 }
 
 /// Changes one record, reading it again when somebody else was faster. `None`: it does not exist. The change must
@@ -66,7 +69,9 @@ pub(super) async fn change<T: Serialize + DeserializeOwned>(
 ) -> Result<Option<Versioned<T>>, ApiError> {
     let mut attempts = Attempts::default();
     loop {
-        let Some(mut record) = get::<T>(api, key).await? else { return Ok(None) };
+        let Some(mut record) = get::<T>(api, key).await? else {
+            return Ok(None);
+        };
         change(&mut record.value)?;
         let put = typed::put_json(key, &record.value)?;
         if commit(api, vec![record.unchanged()], vec![put]).await? {

@@ -40,15 +40,29 @@ pub enum AuthError {
         "Signature expired: {signed} is now earlier than {limit} ({server} - {skew_max_s} s). The server's clock \
          says {server}, the request's {signed}: set the clock of the host that sends it"
     )]
-    Expired { signed: String, limit: String, server: String, skew_max_s: u64 },
+    Expired {
+        signed: String,
+        limit: String,
+        server: String,
+        skew_max_s: u64,
+    },
     #[error(
         "Signature not yet current: {signed} is still later than {limit} ({server} + {skew_max_s} s). The server's \
          clock says {server}, the request's {signed}: set the clock of the host that sends it"
     )]
-    NotYetCurrent { signed: String, limit: String, server: String, skew_max_s: u64 },
-    #[error("Credential should be scoped to a valid region: the request says '{got}', this is '{expected}'. Set AWS_REGION={expected}")]
+    NotYetCurrent {
+        signed: String,
+        limit: String,
+        server: String,
+        skew_max_s: u64,
+    },
+    #[error(
+        "Credential should be scoped to a valid region: the request says '{got}', this is '{expected}'. Set AWS_REGION={expected}"
+    )]
     Region { got: String, expected: String },
-    #[error("Credential should be scoped to correct service: the request says '{got}', here are 'ecs' and 'sts'")]
+    #[error(
+        "Credential should be scoped to correct service: the request says '{got}', here are 'ecs' and 'sts'"
+    )]
     Service { got: String },
     #[error("header {0} must be signed: add it to SignedHeaders")]
     Unsigned(String),
@@ -57,7 +71,10 @@ pub enum AuthError {
          key of {access_key_id}, and that nothing on the way changes the body or the signed headers \
          ({signed_headers})"
     )]
-    Mismatch { access_key_id: String, signed_headers: String },
+    Mismatch {
+        access_key_id: String,
+        signed_headers: String,
+    },
 }
 
 impl AuthError {
@@ -118,8 +135,10 @@ impl Claim {
             .ok_or_else(|| incomplete(format!("Authorization header must start with '{ALGORITHM}'")))?;
         let mut found = BTreeMap::new();
         for part in parameters.split(',') {
-            let (name, value) =
-                part.trim().split_once('=').ok_or_else(|| incomplete("Authorization header is malformed"))?;
+            let (name, value) = part
+                .trim()
+                .split_once('=')
+                .ok_or_else(|| incomplete("Authorization header is malformed"))?;
             if found.insert(name, value).is_some() {
                 return Err(incomplete(format!("Authorization header has '{name}' twice")));
             }
@@ -132,17 +151,24 @@ impl Claim {
                 .ok_or_else(|| incomplete(format!("Authorization header requires '{name}' parameter")))
         };
         let credential = parameter("Credential")?;
-        let [access_key_id, date, region, service, TERMINATOR] = credential.split('/').collect::<Vec<_>>()[..] else {
+        let [access_key_id, date, region, service, TERMINATOR] =
+            credential.split('/').collect::<Vec<_>>()[..]
+        else {
             return Err(incomplete(format!(
                 "Credential must be KEY/YYYYMMDD/REGION/SERVICE/{TERMINATOR}, not '{credential}'"
             )));
         };
         let timestamp = single(headers, "x-amz-date")?
             .ok_or_else(|| incomplete("Authorization header requires existence of a 'X-Amz-Date' header"))?;
-        let signed_at = parse_timestamp(timestamp)
-            .ok_or_else(|| incomplete(format!("X-Amz-Date must look like 20150830T123600Z, not '{timestamp}'")))?;
+        let signed_at = parse_timestamp(timestamp).ok_or_else(|| {
+            incomplete(format!(
+                "X-Amz-Date must look like 20150830T123600Z, not '{timestamp}'"
+            ))
+        })?;
         if !timestamp.starts_with(date) || date.len() != 8 {
-            return Err(incomplete(format!("Date in Credential scope ({date}) is not that of X-Amz-Date ({timestamp})")));
+            return Err(incomplete(format!(
+                "Date in Credential scope ({date}) is not that of X-Amz-Date ({timestamp})"
+            )));
         }
         let signature = hex::decode(parameter("Signature")?)
             .map_err(|_| incomplete("Signature in Authorization header is not hexadecimal"))?;
@@ -160,12 +186,23 @@ impl Claim {
 
     /// Whether it was signed at most `skew_max` before or after `now`.
     pub fn check_time(&self, now: OffsetDateTime, skew_max: Duration) -> Result<(), AuthError> {
-        let (signed, server, skew_max_s) = (self.timestamp.clone(), format_timestamp(now), skew_max.as_secs());
+        let (signed, server, skew_max_s) =
+            (self.timestamp.clone(), format_timestamp(now), skew_max.as_secs());
         let (oldest, newest) = (now - skew_max, now + skew_max);
         if self.signed_at < oldest {
-            Err(AuthError::Expired { signed, limit: format_timestamp(oldest), server, skew_max_s })
+            Err(AuthError::Expired {
+                signed,
+                limit: format_timestamp(oldest),
+                server,
+                skew_max_s,
+            })
         } else if self.signed_at > newest {
-            Err(AuthError::NotYetCurrent { signed, limit: format_timestamp(newest), server, skew_max_s })
+            Err(AuthError::NotYetCurrent {
+                signed,
+                limit: format_timestamp(newest),
+                server,
+                skew_max_s,
+            })
         } else {
             Ok(())
         }
@@ -186,10 +223,12 @@ impl Claim {
         for part in [&self.date, &self.region, &self.service, TERMINATOR] {
             key = mac(&key, part.as_bytes()).finalize().into_bytes().to_vec();
         }
-        mac(&key, to_sign.as_bytes()).verify_slice(&self.signature).map_err(|_| AuthError::Mismatch {
-            access_key_id: self.access_key_id.clone(),
-            signed_headers: self.signed_headers.join(";"),
-        })
+        mac(&key, to_sign.as_bytes())
+            .verify_slice(&self.signature)
+            .map_err(|_| AuthError::Mismatch {
+                access_key_id: self.access_key_id.clone(),
+                signed_headers: self.signed_headers.join(";"),
+            })
     }
 }
 
@@ -207,11 +246,16 @@ fn mac(key: &[u8], data: &[u8]) -> Hmac<Sha256> {
 /// The one value of a header that must not come twice: a second one could be read by whoever comes after us.
 fn single<'a>(headers: &'a HeaderMap, name: &str) -> Result<Option<&'a str>, AuthError> {
     let mut values = headers.get_all(name).iter();
-    let Some(value) = values.next() else { return Ok(None) };
+    let Some(value) = values.next() else {
+        return Ok(None);
+    };
     if values.next().is_some() {
         return Err(incomplete(format!("header {name} comes twice")));
     }
-    value.to_str().map(Some).map_err(|_| incomplete(format!("header {name} is not ASCII")))
+    value
+        .to_str()
+        .map(Some)
+        .map_err(|_| incomplete(format!("header {name} is not ASCII")))
 }
 
 /// The names, checked: `host` and every `x-amz-*` header there is must be among them, and all must be there.
@@ -220,14 +264,21 @@ fn signed_headers(list: &str, headers: &HeaderMap) -> Result<Vec<String>, AuthEr
     names.sort();
     names.dedup();
     if names.len() > SIGNED_HEADERS_MAX {
-        return Err(incomplete(format!("SignedHeaders names more than {SIGNED_HEADERS_MAX} headers")));
+        return Err(incomplete(format!(
+            "SignedHeaders names more than {SIGNED_HEADERS_MAX} headers"
+        )));
     }
     if let Some(absent) = names.iter().find(|name| !headers.contains_key(name.as_str())) {
-        return Err(incomplete(format!("SignedHeaders names '{absent}', which the request does not have")));
+        return Err(incomplete(format!(
+            "SignedHeaders names '{absent}', which the request does not have"
+        )));
     }
     let must = |name: &HeaderName| name == http::header::HOST || name.as_str().starts_with("x-amz-");
     for name in headers.keys().filter(|name| must(name)) {
-        if names.binary_search_by(|signed| signed.as_str().cmp(name.as_str())).is_err() {
+        if names
+            .binary_search_by(|signed| signed.as_str().cmp(name.as_str()))
+            .is_err()
+        {
             return Err(AuthError::Unsigned(name.to_string()));
         }
     }
@@ -239,7 +290,15 @@ fn signed_headers(list: &str, headers: &HeaderMap) -> Result<Vec<String>, AuthEr
 
 fn canonical_request(request: Signed<'_>, signed_headers: &[String]) -> Vec<u8> {
     let mut out = Vec::with_capacity(1024);
-    out.extend_from_slice(format!("{}\n{}\n{}\n", request.method, request.path, canonical_query(request.query)).as_bytes());
+    out.extend_from_slice(
+        format!(
+            "{}\n{}\n{}\n",
+            request.method,
+            request.path,
+            canonical_query(request.query)
+        )
+        .as_bytes(),
+    );
     for name in signed_headers {
         out.extend_from_slice(name.as_bytes());
         out.push(b':');
@@ -248,7 +307,10 @@ fn canonical_request(request: Signed<'_>, signed_headers: &[String]) -> Vec<u8> 
                 out.push(b',');
             }
             // Runs of spaces count as one; those at the ends do not count.
-            let words = value.as_bytes().split(u8::is_ascii_whitespace).filter(|word| !word.is_empty());
+            let words = value
+                .as_bytes()
+                .split(u8::is_ascii_whitespace)
+                .filter(|word| !word.is_empty());
             for (index, word) in words.enumerate() {
                 if index > 0 {
                     out.push(b' ');
@@ -265,20 +327,30 @@ fn canonical_request(request: Signed<'_>, signed_headers: &[String]) -> Vec<u8> 
 
 /// Sorted by name, then value. Percent-encoding stays as the client wrote it, which is what it signed.
 fn canonical_query(query: &str) -> String {
-    let mut pairs: Vec<(&str, &str)> =
-        query.split('&').filter(|pair| !pair.is_empty()).map(|pair| pair.split_once('=').unwrap_or((pair, ""))).collect();
+    let mut pairs: Vec<(&str, &str)> = query
+        .split('&')
+        .filter(|pair| !pair.is_empty())
+        .map(|pair| pair.split_once('=').unwrap_or((pair, "")))
+        .collect();
     pairs.sort_unstable();
-    pairs.iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>().join("&")
+    pairs
+        .iter()
+        .map(|(name, value)| format!("{name}={value}"))
+        .collect::<Vec<_>>()
+        .join("&")
 }
 
 fn parse_timestamp(text: &str) -> Option<OffsetDateTime> {
     let format = format_description!("[year][month][day]T[hour][minute][second]Z");
-    PrimitiveDateTime::parse(text, format).ok().map(PrimitiveDateTime::assume_utc)
+    PrimitiveDateTime::parse(text, format)
+        .ok()
+        .map(PrimitiveDateTime::assume_utc)
 }
 
 fn format_timestamp(at: OffsetDateTime) -> String {
     let format = format_description!("[year][month][day]T[hour][minute][second]Z");
-    at.format(format).unwrap_or_else(|_| at.unix_timestamp().to_string())
+    at.format(format)
+        .unwrap_or_else(|_| at.unix_timestamp().to_string())
 }
 
 #[cfg(test)]

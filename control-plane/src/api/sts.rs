@@ -13,12 +13,20 @@ const NAMESPACE: &str = "https://sts.amazonaws.com/doc/2011-06-15/";
 /// Answers a form-encoded call.
 pub(super) fn call(api: &Api, caller: &Caller, body: &[u8], request_id: &str) -> Result<String, ApiError> {
     let form = String::from_utf8_lossy(body);
-    let action = form.split('&').find_map(|pair| pair.strip_prefix("Action=")).unwrap_or_default();
+    let action = form
+        .split('&')
+        .find_map(|pair| pair.strip_prefix("Action="))
+        .unwrap_or_default();
     if action != "GetCallerIdentity" {
-        let problem = format!("'{action}' is not supported by this endpoint: of STS it has GetCallerIdentity");
+        let problem =
+            format!("'{action}' is not supported by this endpoint: of STS it has GetCallerIdentity");
         return Err(ApiError::UnknownOperation(problem));
     }
-    let (arn, user, account) = (escape(&caller.arn), escape(&caller.access_key_id), escape(&api.realm.account));
+    let (arn, user, account) = (
+        escape(&caller.arn),
+        escape(&caller.access_key_id),
+        escape(&api.realm.account),
+    );
     Ok(format!(
         "<GetCallerIdentityResponse xmlns=\"{NAMESPACE}\"><GetCallerIdentityResult><Arn>{arn}</Arn>\
          <UserId>{user}</UserId><Account>{account}</Account></GetCallerIdentityResult><ResponseMetadata>\
@@ -33,7 +41,11 @@ pub(super) fn error(error: &ApiError, message: &str, request_id: &str) -> (Statu
         ApiError::UnknownOperation(_) => (StatusCode::BAD_REQUEST, "InvalidAction"),
         other => (other.status(), other.code()),
     };
-    let side = if status.is_server_error() { "Receiver" } else { "Sender" };
+    let side = if status.is_server_error() {
+        "Receiver"
+    } else {
+        "Sender"
+    };
     let message = escape(message);
     let text = format!(
         "<ErrorResponse xmlns=\"{NAMESPACE}\"><Error><Type>{side}</Type><Code>{code}</Code>\
@@ -43,16 +55,17 @@ pub(super) fn error(error: &ApiError, message: &str, request_id: &str) -> (Statu
 }
 
 fn escape(text: &str) -> String {
-    text.chars().fold(String::with_capacity(text.len()), |mut out, c| {
-        match c {
-            '&' => out.push_str("&amp;"),
-            '<' => out.push_str("&lt;"),
-            '>' => out.push_str("&gt;"),
-            '"' => out.push_str("&quot;"),
-            '\'' => out.push_str("&apos;"),
-            c if c.is_control() => out.push(' '),
-            c => out.push(c),
-        }
-        out
-    })
+    text.chars()
+        .fold(String::with_capacity(text.len()), |mut out, c| {
+            match c {
+                '&' => out.push_str("&amp;"),
+                '<' => out.push_str("&lt;"),
+                '>' => out.push_str("&gt;"),
+                '"' => out.push_str("&quot;"),
+                '\'' => out.push_str("&apos;"),
+                c if c.is_control() => out.push(' '),
+                c => out.push(c),
+            }
+            out
+        })
 }

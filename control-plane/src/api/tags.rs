@@ -1,52 +1,26 @@
-//! Owns tags: their rules, and the operations that put them on any resource. Never interprets a tag.
+//! Owns the tags of resources: the operations that put them on any resource. Never interprets a tag; what a tag may
+//! be is the core's.
 
-use std::collections::BTreeMap;
-
-use berth_control_plane_core::arn::Resource;
+use berth_control_plane_core::{
+    arn::Resource,
+    tags::{self as rules, TAGS_MAX},
+};
 use serde_json::{Value, json};
 
 use super::{context::Api, error::ApiError, fields::Fields, records};
 use crate::model::{self, Tags, keys};
 
-/// Most tags of one resource.
-const TAGS_MAX: usize = 50;
-const KEY_CHARS_MAX: usize = 128;
-const VALUE_CHARS_MAX: usize = 256;
-
 /// Takes `tags` out of a request.
 pub(super) fn take(fields: &mut Fields) -> Result<Tags, ApiError> {
-    let mut tags = BTreeMap::new();
-    for (index, mut tag) in fields.objects("tags", TAGS_MAX)?.into_iter().enumerate() {
-        let path = format!("tags[{index}]");
-        let (key, value) = (tag.required("key")?, tag.string("value")?.unwrap_or_default());
-        tag.finish()?;
-        check(&format!("{path}.key"), &key, KEY_CHARS_MAX)?;
-        check(&format!("{path}.value"), &value, VALUE_CHARS_MAX)?;
-        if key.to_ascii_lowercase().starts_with("aws:") {
-            return Err(ApiError::field(format!("{path}.key"), "the prefix aws: is reserved"));
-        }
-        if tags.insert(key, value).is_some() {
-            return Err(ApiError::field(format!("{path}.key"), "comes twice"));
-        }
-    }
-    Ok(tags)
-}
-
-/// The model's pattern: letters, digits and spaces of any script, and `_.:/=+-@`.
-fn check(path: &str, text: &str, max: usize) -> Result<(), ApiError> {
-    if text.chars().count() > max {
-        return Err(ApiError::field(path, format_args!("can have at most {max} characters")));
-    }
-    let allowed = |c: char| c.is_alphanumeric() || c == ' ' || (!c.is_ascii() && c.is_whitespace()) || "_.:/=+-@".contains(c);
-    match text.chars().find(|c| !allowed(*c)) {
-        Some(c) => Err(ApiError::field(path, format_args!("may not contain {c:?}"))),
-        None => Ok(()),
-    }
+    let value = fields.raw("tags");
+    rules::parse("tags", value.as_ref()).map_err(|problems| ApiError::InvalidParameter(problems.to_string()))
 }
 
 /// As responses list them.
 pub(super) fn respond(tags: &Tags) -> Value {
-    tags.iter().map(|(key, value)| json!({"key": key, "value": value})).collect()
+    tags.iter()
+        .map(|(key, value)| json!({"key": key, "value": value}))
+        .collect()
 }
 
 pub(super) async fn tag(api: &Api, mut input: Fields) -> Result<Value, ApiError> {
@@ -57,7 +31,9 @@ pub(super) async fn tag(api: &Api, mut input: Fields) -> Result<Value, ApiError>
         let mut all = held.clone();
         all.extend(tags.clone());
         if all.len() > TAGS_MAX {
-            return Err(ApiError::LimitExceeded(format!("{arn}: a resource can have at most {TAGS_MAX} tags")));
+            return Err(ApiError::LimitExceeded(format!(
+                "{arn}: a resource can have at most {TAGS_MAX} tags"
+            )));
         }
         *held = all;
         Ok(())
@@ -68,7 +44,9 @@ pub(super) async fn tag(api: &Api, mut input: Fields) -> Result<Value, ApiError>
 
 pub(super) async fn untag(api: &Api, mut input: Fields) -> Result<Value, ApiError> {
     let arn = input.required("resourceArn")?;
-    let names = input.strings("tagKeys")?.ok_or_else(|| ApiError::field("tagKeys", "is required"))?;
+    let names = input
+        .strings("tagKeys")?
+        .ok_or_else(|| ApiError::field("tagKeys", "is required"))?;
     input.finish()?;
     edit(api, &arn, |held| {
         held.retain(|key, _| !names.contains(key));
@@ -83,12 +61,18 @@ pub(super) async fn list(api: &Api, mut input: Fields) -> Result<Value, ApiError
     input.finish()?;
     let target = Target::of(api, &arn)?;
     let found = match &target {
-        Target::Cluster(key) => records::get::<model::Cluster>(api, key).await?.map(|found| found.value.tags),
-        Target::Task(key) => records::get::<model::Task>(api, key).await?.map(|found| found.value.tags),
-        Target::Node(key) => records::get::<model::Node>(api, key).await?.map(|found| found.value.tags),
-        Target::Definition(key) => {
-            records::get::<model::TaskDefinition>(api, key).await?.map(|found| found.value.tags)
-        }
+        Target::Cluster(key) => records::get::<model::Cluster>(api, key)
+            .await?
+            .map(|found| found.value.tags),
+        Target::Task(key) => records::get::<model::Task>(api, key)
+            .await?
+            .map(|found| found.value.tags),
+        Target::Node(key) => records::get::<model::Node>(api, key)
+            .await?
+            .map(|found| found.value.tags),
+        Target::Definition(key) => records::get::<model::TaskDefinition>(api, key)
+            .await?
+            .map(|found| found.value.tags),
     };
     let tags = found.ok_or_else(|| target.missing(&arn))?;
     Ok(json!({"tags": respond(&tags)}))
@@ -107,8 +91,14 @@ impl Target {
     fn of(api: &Api, arn: &str) -> Result<Self, ApiError> {
         match api.realm.own(arn)? {
             Resource::Cluster { name } => Ok(Self::Cluster(keys::cluster(&name))),
-            Resource::Task { cluster: Some(cluster), id } => Ok(Self::Task(keys::task(&cluster, &id))),
-            Resource::ContainerInstance { cluster: Some(cluster), id } => Ok(Self::Node(keys::node(&cluster, &id))),
+            Resource::Task {
+                cluster: Some(cluster),
+                id,
+            } => Ok(Self::Task(keys::task(&cluster, &id))),
+            Resource::ContainerInstance {
+                cluster: Some(cluster),
+                id,
+            } => Ok(Self::Node(keys::node(&cluster, &id))),
             Resource::TaskDefinition { family, revision } => {
                 Ok(Self::Definition(keys::task_definition(&family, revision)))
             }
@@ -134,18 +124,20 @@ async fn edit(
 ) -> Result<(), ApiError> {
     let target = Target::of(api, arn)?;
     let found = match &target {
-        Target::Cluster(key) => {
-            records::change(api, key, |found: &mut model::Cluster| edit(&mut found.tags)).await?.is_some()
-        }
-        Target::Task(key) => {
-            records::change(api, key, |found: &mut model::Task| edit(&mut found.tags)).await?.is_some()
-        }
-        Target::Node(key) => {
-            records::change(api, key, |found: &mut model::Node| edit(&mut found.tags)).await?.is_some()
-        }
-        Target::Definition(key) => {
-            records::change(api, key, |found: &mut model::TaskDefinition| edit(&mut found.tags)).await?.is_some()
-        }
+        Target::Cluster(key) => records::change(api, key, |found: &mut model::Cluster| edit(&mut found.tags))
+            .await?
+            .is_some(),
+        Target::Task(key) => records::change(api, key, |found: &mut model::Task| edit(&mut found.tags))
+            .await?
+            .is_some(),
+        Target::Node(key) => records::change(api, key, |found: &mut model::Node| edit(&mut found.tags))
+            .await?
+            .is_some(),
+        Target::Definition(key) => records::change(api, key, |found: &mut model::TaskDefinition| {
+            edit(&mut found.tags)
+        })
+        .await?
+        .is_some(),
     };
     if found { Ok(()) } else { Err(target.missing(arn)) }
 }

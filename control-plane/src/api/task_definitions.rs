@@ -43,10 +43,17 @@ pub(super) async fn register(api: &Api, caller: &Caller, input: Fields) -> Resul
     loop {
         let family = records::get::<Family>(api, &key).await?;
         // Revisions only rise, also when all of a family are deregistered.
-        record.revision = family.as_ref().map_or(1, |family| family.value.latest_revision + 1);
+        record.revision = family
+            .as_ref()
+            .map_or(1, |family| family.value.latest_revision + 1);
         let compare = family.map_or_else(|| Compare::Missing(key.clone()), |family| family.unchanged());
         let operations = vec![
-            typed::put_json(key.as_str(), &Family { latest_revision: record.revision })?,
+            typed::put_json(
+                key.as_str(),
+                &Family {
+                    latest_revision: record.revision,
+                },
+            )?,
             typed::put_json(keys::task_definition(&record.family, record.revision), &record)?,
         ];
         if records::commit(api, vec![compare], operations).await? {
@@ -62,7 +69,9 @@ pub(super) async fn describe(api: &Api, mut input: Fields) -> Result<Value, ApiE
     let include = input.choices("include", &["TAGS"])?;
     input.finish()?;
     let found = find(api, &reference).await?;
-    let record = found.ok_or_else(|| ApiError::Client("Unable to describe task definition.".to_owned()))?.value;
+    let record = found
+        .ok_or_else(|| ApiError::Client("Unable to describe task definition.".to_owned()))?
+        .value;
     let mut body = json!({"taskDefinition": respond(api, &record)});
     if !include.is_empty() {
         body["tags"] = tags::respond(&record.tags);
@@ -77,16 +86,22 @@ pub(super) async fn deregister(api: &Api, mut input: Fields) -> Result<Value, Ap
         let problem = format!("'{reference}' names a family: say which revision, as FAMILY:REVISION");
         return Err(ApiError::field("taskDefinition", problem));
     };
-    let changed = records::change(api, &keys::task_definition(&family, revision), |record: &mut TaskDefinition| {
-        if record.status == "ACTIVE" {
-            record.status = "INACTIVE".to_owned();
-            record.deregistered_at = Some(now_ms());
-        }
-        Ok(())
-    })
+    let changed = records::change(
+        api,
+        &keys::task_definition(&family, revision),
+        |record: &mut TaskDefinition| {
+            if record.status == "ACTIVE" {
+                record.status = "INACTIVE".to_owned();
+                record.deregistered_at = Some(now_ms());
+            }
+            Ok(())
+        },
+    )
     .await?;
     let record = changed.ok_or_else(|| {
-        ApiError::Client(format!("The specified task definition does not exist: {family}:{revision}"))
+        ApiError::Client(format!(
+            "The specified task definition does not exist: {family}:{revision}"
+        ))
     })?;
     Ok(json!({"taskDefinition": respond(api, &record.value)}))
 }
@@ -102,7 +117,9 @@ struct Listed {
 /// In order of family, then revision. Oldest first unless asked otherwise.
 pub(super) async fn list(api: &Api, mut input: Fields) -> Result<Value, ApiError> {
     let family = input.string("familyPrefix")?.filter(|family| !family.is_empty());
-    let status = input.choice("status", &["ACTIVE", "INACTIVE", "DELETE_IN_PROGRESS"])?.unwrap_or("ACTIVE");
+    let status = input
+        .choice("status", &["ACTIVE", "INACTIVE", "DELETE_IN_PROGRESS"])?
+        .unwrap_or("ACTIVE");
     let descending = input.choice("sort", &["ASC", "DESC"])? == Some("DESC");
     let paging = Paging::take(&mut input, "ListTaskDefinitions")?;
     input.finish()?;
@@ -114,19 +131,27 @@ pub(super) async fn list(api: &Api, mut input: Fields) -> Result<Value, ApiError
     };
     let arn = |listed: &Listed| api.realm.task_definition(&listed.family, listed.revision);
     if !descending {
-        let keep = |listed: Listed| (listed.status == status).then(|| arn(&listed));
-        return Ok(paging.walk(api, &prefix, keep).await?.respond("taskDefinitionArns"));
+        let keep = |listed: Listed| Ok((listed.status == status).then(|| arn(&listed)));
+        return Ok(paging
+            .walk(api, &prefix, keep)
+            .await?
+            .respond("taskDefinitionArns"));
     }
     let mut all = records::all::<Listed>(api, &prefix).await?;
     all.retain(|listed| listed.value.status == status);
-    let newest_first = all.into_iter().rev().map(|listed| (listed.key.clone(), arn(&listed.value)));
+    let newest_first = all
+        .into_iter()
+        .rev()
+        .map(|listed| (listed.key.clone(), arn(&listed.value)));
     Ok(paging.cut(newest_first, true).respond("taskDefinitionArns"))
 }
 
 /// A family is ACTIVE while one of its revisions is.
 pub(super) async fn list_families(api: &Api, mut input: Fields) -> Result<Value, ApiError> {
     let prefix = input.string("familyPrefix")?.unwrap_or_default();
-    let status = input.choice("status", &["ACTIVE", "INACTIVE", "ALL"])?.unwrap_or("ALL");
+    let status = input
+        .choice("status", &["ACTIVE", "INACTIVE", "ALL"])?
+        .unwrap_or("ALL");
     let paging = Paging::take(&mut input, "ListTaskDefinitionFamilies")?;
     input.finish()?;
     let mut families: BTreeMap<String, bool> = BTreeMap::new();
@@ -134,7 +159,10 @@ pub(super) async fn list_families(api: &Api, mut input: Fields) -> Result<Value,
         *families.entry(listed.value.family).or_default() |= listed.value.status == "ACTIVE";
     }
     let wanted = |active: bool| status == "ALL" || active == (status == "ACTIVE");
-    let names = families.into_iter().filter(|(_, active)| wanted(*active)).map(|(name, _)| (name.clone(), name));
+    let names = families
+        .into_iter()
+        .filter(|(_, active)| wanted(*active))
+        .map(|(name, _)| (name.clone(), name));
     Ok(paging.cut(names, false).respond("families"))
 }
 
@@ -146,7 +174,9 @@ pub(super) async fn find(api: &Api, reference: &str) -> Result<Option<Versioned<
         }
         TaskDefinitionRef::Family(family) => family,
     };
-    let Some(newest) = records::get::<Family>(api, &keys::family(&family)).await? else { return Ok(None) };
+    let Some(newest) = records::get::<Family>(api, &keys::family(&family)).await? else {
+        return Ok(None);
+    };
     let key = keys::task_definition(&family, newest.value.latest_revision);
     if let Some(found) = records::get::<TaskDefinition>(api, &key).await?
         && found.value.status == "ACTIVE"

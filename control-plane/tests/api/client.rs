@@ -33,6 +33,8 @@ pub struct Call {
     pub at: SystemTime,
     pub content_type: String,
     pub signed: bool,
+    /// Added before signing.
+    pub signed_extra: Vec<(String, String)>,
     /// Added after signing.
     pub extra: Vec<(String, String)>,
 }
@@ -50,6 +52,7 @@ impl Call {
             at: SystemTime::now(),
             content_type: "application/x-amz-json-1.1".into(),
             signed: true,
+            signed_extra: Vec::new(),
             extra: Vec::new(),
         }
     }
@@ -59,11 +62,14 @@ impl Call {
     }
 
     fn headers(&self, host: &str) -> Vec<(String, String)> {
-        let mut headers =
-            vec![("host".to_owned(), host.to_owned()), ("content-type".to_owned(), self.content_type.clone())];
+        let mut headers = vec![
+            ("host".to_owned(), host.to_owned()),
+            ("content-type".to_owned(), self.content_type.clone()),
+        ];
         if !self.target.is_empty() {
             headers.push(("x-amz-target".to_owned(), self.target.clone()));
         }
+        headers.extend(self.signed_extra.clone());
         if self.signed {
             let identity = Credentials::new(&self.key, &self.secret, None, None, "tests").into();
             let params = SigningParams::builder()
@@ -78,13 +84,29 @@ impl Call {
             let listed: Vec<(&str, &str)> = headers.iter().map(|(n, v)| (n.as_str(), v.as_str())).collect();
             let uri = format!("http://{host}/");
             let request =
-                SignableRequest::new("POST", uri, listed.into_iter(), SignableBody::Bytes(&self.body)).unwrap();
+                SignableRequest::new("POST", uri, listed.into_iter(), SignableBody::Bytes(&self.body))
+                    .unwrap();
             let (instructions, _) = sign(request, &params).unwrap().into_parts();
-            let added: Vec<_> = instructions.headers().map(|(n, v)| (n.to_owned(), v.to_owned())).collect();
+            let added: Vec<_> = instructions
+                .headers()
+                .map(|(n, v)| (n.to_owned(), v.to_owned()))
+                .collect();
             headers.extend(added);
         }
         headers.extend(self.extra.clone());
         headers
+    }
+
+    /// Sends all but the body.
+    pub async fn send_head(&self, address: SocketAddr) -> TcpStream {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        let head = head(
+            "POST / HTTP/1.1",
+            &self.headers(&address.to_string()),
+            self.body.len(),
+        );
+        stream.write_all(head.as_bytes()).await.unwrap();
+        stream
     }
 
     /// Sends it and reads the whole answer.
@@ -93,6 +115,14 @@ impl Call {
         let body = self.altered.as_ref().unwrap_or(&self.body);
         exchange(address, "POST / HTTP/1.1", &headers, body).await
     }
+}
+
+fn head(request_line: &str, headers: &[(String, String)], body_bytes: usize) -> String {
+    let mut head = format!("{request_line}\r\nconnection: close\r\ncontent-length: {body_bytes}\r\n");
+    for (name, value) in headers {
+        head.push_str(&format!("{name}: {value}\r\n"));
+    }
+    head + "\r\n"
 }
 
 /// One exchange on a connection of its own.
@@ -104,11 +134,7 @@ pub async fn exchange(
 ) -> Answer {
     let work = async {
         let mut stream = TcpStream::connect(address).await.unwrap();
-        let mut head = format!("{request_line}\r\nconnection: close\r\ncontent-length: {}\r\n", body.len());
-        for (name, value) in headers {
-            head.push_str(&format!("{name}: {value}\r\n"));
-        }
-        head.push_str("\r\n");
+        let head = head(request_line, headers, body.len());
         stream.write_all(head.as_bytes()).await.unwrap();
         // The server may answer, and close, before it has read a body that it refuses.
         let _ = stream.write_all(body).await;
@@ -116,7 +142,9 @@ pub async fn exchange(
         let _ = stream.read_to_end(&mut raw).await;
         Answer::parse(&raw)
     };
-    tokio::time::timeout(DEADLINE, work).await.expect("the server answers in time")
+    tokio::time::timeout(DEADLINE, work)
+        .await
+        .expect("the server answers in time")
 }
 
 #[derive(Clone, Debug)]
@@ -128,7 +156,10 @@ pub struct Answer {
 
 impl Answer {
     fn parse(raw: &[u8]) -> Self {
-        let end = raw.windows(4).position(|window| window == b"\r\n\r\n").expect("a whole head");
+        let end = raw
+            .windows(4)
+            .position(|window| window == b"\r\n\r\n")
+            .expect("a whole head");
         let head = String::from_utf8(raw[..end].to_vec()).unwrap();
         let mut lines = head.split("\r\n");
         let status = lines.next().unwrap().split(' ').nth(1).unwrap().parse().unwrap();
@@ -136,7 +167,11 @@ impl Answer {
             let (name, value) = line.split_once(':').unwrap();
             (name.to_ascii_lowercase(), value.trim().to_owned())
         };
-        let mut answer = Self { status, headers: lines.map(field).collect(), text: String::new() };
+        let mut answer = Self {
+            status,
+            headers: lines.map(field).collect(),
+            text: String::new(),
+        };
         let body = &raw[end + 4..];
         let chunked = answer.header("transfer-encoding") == Some("chunked");
         let body = if chunked { unchunk(body) } else { body.to_vec() };
@@ -145,7 +180,10 @@ impl Answer {
     }
 
     pub fn header(&self, name: &str) -> Option<&str> {
-        self.headers.iter().find(|(found, _)| found == name).map(|(_, value)| value.as_str())
+        self.headers
+            .iter()
+            .find(|(found, _)| found == name)
+            .map(|(_, value)| value.as_str())
     }
 
     pub fn json(&self) -> Value {
@@ -175,7 +213,10 @@ impl Answer {
 fn unchunk(mut raw: &[u8]) -> Vec<u8> {
     let mut body = Vec::new();
     loop {
-        let end = raw.windows(2).position(|window| window == b"\r\n").expect("a chunk's size");
+        let end = raw
+            .windows(2)
+            .position(|window| window == b"\r\n")
+            .expect("a chunk's size");
         let size = usize::from_str_radix(std::str::from_utf8(&raw[..end]).unwrap(), 16).unwrap();
         if size == 0 {
             return body;

@@ -1,6 +1,9 @@
 //! The API over HTTP on loopback: the real router and the real SQLite store, a client that signs as the AWS SDK
 //! does, and nodes played by the test, which writes their records.
 
+// All of this is test code, also what stands outside of #[test] functions.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
 mod auth;
 mod berth;
 mod client;

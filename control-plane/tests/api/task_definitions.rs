@@ -9,31 +9,48 @@ async fn a_definition_is_registered_described_and_deregistered() {
     request["tags"] = json!([{"key": "team", "value": "a"}]);
     let registered = world.ok("RegisterTaskDefinition", request).await;
     let first = &registered["taskDefinition"];
-    assert_eq!(first["taskDefinitionArn"], "arn:aws:ecs:eu-central-1:123456789012:task-definition/web:1");
-    assert_eq!((&first["revision"], &first["status"]), (&json!(1), &json!("ACTIVE")));
+    assert_eq!(
+        first["taskDefinitionArn"],
+        "arn:aws:ecs:eu-central-1:123456789012:task-definition/web:1"
+    );
+    assert_eq!(
+        (&first["revision"], &first["status"]),
+        (&json!(1), &json!("ACTIVE"))
+    );
     assert_eq!(first["registeredBy"], "arn:aws:iam::123456789012:user/AKIDTESTS");
     assert!(first["registeredAt"].is_f64());
     assert_eq!(first["compatibilities"], json!(["EC2", "FARGATE"]));
     assert_eq!(first["containerDefinitions"][0]["cpu"], 0);
-    assert_eq!(first["containerDefinitions"][0]["portMappings"][0]["hostPort"], 80);
+    assert_eq!(
+        first["containerDefinitions"][0]["portMappings"][0]["hostPort"],
+        80
+    );
     assert!(first.get("tags").is_none());
     assert_eq!(registered["tags"], json!([{"key": "team", "value": "a"}]));
     world.register("web").await;
-    for (reference, revision) in
-        [("web", 2), ("web:1", 1), ("arn:aws:ecs:eu-central-1:123456789012:task-definition/web:2", 2)]
-    {
+    for (reference, revision) in [
+        ("web", 2),
+        ("web:1", 1),
+        ("arn:aws:ecs:eu-central-1:123456789012:task-definition/web:2", 2),
+    ] {
         let body = json!({"taskDefinition": reference, "include": ["TAGS"]});
         let described = world.ok("DescribeTaskDefinition", body).await;
         assert_eq!(described["taskDefinition"]["revision"], revision);
         assert!(described["tags"].is_array());
     }
-    let gone = world.ok("DeregisterTaskDefinition", json!({"taskDefinition": "web:2"})).await;
+    let gone = world
+        .ok("DeregisterTaskDefinition", json!({"taskDefinition": "web:2"}))
+        .await;
     assert_eq!(gone["taskDefinition"]["status"], "INACTIVE");
     assert!(gone["taskDefinition"]["deregisteredAt"].is_f64());
     // The family now means the revision before; the gone one can still be looked at.
-    let latest = world.ok("DescribeTaskDefinition", json!({"taskDefinition": "web"})).await;
+    let latest = world
+        .ok("DescribeTaskDefinition", json!({"taskDefinition": "web"}))
+        .await;
     assert_eq!(latest["taskDefinition"]["revision"], 1);
-    let gone = world.ok("DescribeTaskDefinition", json!({"taskDefinition": "web:2"})).await;
+    let gone = world
+        .ok("DescribeTaskDefinition", json!({"taskDefinition": "web:2"}))
+        .await;
     assert_eq!(gone["taskDefinition"]["status"], "INACTIVE");
     // Revisions are not used twice.
     assert!(world.register("web").await.ends_with("web:3"));
@@ -44,13 +61,23 @@ async fn unknown_definitions_are_client_errors() {
     let world = World::new().await;
     for reference in ["nope", "nope:1"] {
         let body = json!({"taskDefinition": reference});
-        let message = world.refused("DescribeTaskDefinition", body, "ClientException").await;
+        let message = world
+            .refused("DescribeTaskDefinition", body, "ClientException")
+            .await;
         assert_eq!(message, "Unable to describe task definition.");
     }
-    world.refused("DeregisterTaskDefinition", json!({"taskDefinition": "nope:1"}), "ClientException").await;
+    world
+        .refused(
+            "DeregisterTaskDefinition",
+            json!({"taskDefinition": "nope:1"}),
+            "ClientException",
+        )
+        .await;
     world.register("web").await;
     let body = json!({"taskDefinition": "web"});
-    world.refused("DeregisterTaskDefinition", body, "InvalidParameterException").await;
+    world
+        .refused("DeregisterTaskDefinition", body, "InvalidParameterException")
+        .await;
 }
 
 #[tokio::test]
@@ -68,10 +95,15 @@ async fn bad_definitions_are_refused_with_the_path() {
         (bad_enum, "networkMode"),
         (json!({"family": "web"}), "containerDefinitions"),
     ] {
-        let message = world.refused("RegisterTaskDefinition", body, "ClientException").await;
+        let message = world
+            .refused("RegisterTaskDefinition", body, "ClientException")
+            .await;
         assert!(message.contains(path), "{message}");
     }
-    assert_eq!(world.ok("ListTaskDefinitions", json!({"status": "ACTIVE"})).await["taskDefinitionArns"], json!([]));
+    assert_eq!(
+        world.ok("ListTaskDefinitions", json!({"status": "ACTIVE"})).await["taskDefinitionArns"],
+        json!([])
+    );
 }
 
 #[tokio::test]
@@ -80,19 +112,34 @@ async fn definitions_and_families_are_listed() {
     for family in ["api", "api", "api-2", "web", "web"] {
         world.register_as(host(family, 8080)).await;
     }
-    world.ok("DeregisterTaskDefinition", json!({"taskDefinition": "web:1"})).await;
-    world.ok("DeregisterTaskDefinition", json!({"taskDefinition": "api-2:1"})).await;
+    world
+        .ok("DeregisterTaskDefinition", json!({"taskDefinition": "web:1"}))
+        .await;
+    world
+        .ok("DeregisterTaskDefinition", json!({"taskDefinition": "api-2:1"}))
+        .await;
     let names = |answer: serde_json::Value, field: &str| -> Vec<String> {
         let list = answer[field].as_array().unwrap().clone();
-        list.iter().map(|arn| arn.as_str().unwrap().rsplit('/').next().unwrap().to_owned()).collect()
+        list.iter()
+            .map(|arn| arn.as_str().unwrap().rsplit('/').next().unwrap().to_owned())
+            .collect()
     };
     for (body, expected) in [
         (json!({"familyPrefix": "api"}), vec!["api:1", "api:2"]),
-        (json!({"familyPrefix": "api", "sort": "DESC"}), vec!["api:2", "api:1"]),
-        (json!({"status": "INACTIVE", "familyPrefix": "web"}), vec!["web:1"]),
+        (
+            json!({"familyPrefix": "api", "sort": "DESC"}),
+            vec!["api:2", "api:1"],
+        ),
+        (
+            json!({"status": "INACTIVE", "familyPrefix": "web"}),
+            vec!["web:1"],
+        ),
         (json!({"status": "DELETE_IN_PROGRESS"}), vec![]),
     ] {
-        assert_eq!(names(world.ok("ListTaskDefinitions", body).await, "taskDefinitionArns"), expected);
+        assert_eq!(
+            names(world.ok("ListTaskDefinitions", body).await, "taskDefinitionArns"),
+            expected
+        );
     }
     for sort in ["ASC", "DESC"] {
         let (mut seen, mut body) = (Vec::new(), json!({"maxResults": 2, "sort": sort}));
@@ -114,9 +161,18 @@ async fn definitions_and_families_are_listed() {
         (json!({"familyPrefix": "api"}), vec!["api", "api-2"]),
         (json!({"maxResults": 1}), vec!["api"]),
     ] {
-        assert_eq!(names(world.ok("ListTaskDefinitionFamilies", body).await, "families"), expected);
+        assert_eq!(
+            names(world.ok("ListTaskDefinitionFamilies", body).await, "families"),
+            expected
+        );
     }
-    world.refused("ListTaskDefinitions", json!({"sort": "UP"}), "InvalidParameterException").await;
+    world
+        .refused(
+            "ListTaskDefinitions",
+            json!({"sort": "UP"}),
+            "InvalidParameterException",
+        )
+        .await;
 }
 
 #[tokio::test]

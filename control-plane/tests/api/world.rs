@@ -11,7 +11,7 @@ use berth_control_plane::{
     api::{ApiConfig, ApiKey, CLOCK_SKEW_MAX, router},
     model::{Allocation, Node, Task, keys},
     nodes::{LogReceiver, NodeError, Nodes},
-    store::{Compare, Operation, Store, Transaction, sqlite::SqliteStore, typed},
+    store::{Committed, Operation, Store, Transaction, sqlite::SqliteStore, typed},
 };
 use berth_control_plane_core::task::FEATURES;
 use berth_proto::node::v1::{Heartbeat, LogLine, LogRequest, TaskSpec};
@@ -24,11 +24,14 @@ use crate::client::{Answer, Call, KEY, REGION, SECRET};
 pub const ACCOUNT: &str = "123456789012";
 pub const MIB: u64 = 1 << 20;
 
+/// What one receive from a node's log stream gives.
+type Batch = Result<Vec<LogLine>, String>;
+
 /// Nodes as far as the API asks them: what they answer is put here by the test.
 #[derive(Debug, Default)]
 pub struct FakeNodes {
     pub heartbeats: Mutex<HashMap<String, Heartbeat>>,
-    pub logs: Mutex<HashMap<String, Vec<Result<Vec<LogLine>, String>>>>,
+    pub logs: Mutex<HashMap<String, Vec<Batch>>>,
     pub asked: Mutex<Vec<LogRequest>>,
 }
 
@@ -72,14 +75,23 @@ impl World {
         let config = ApiConfig {
             region: REGION.into(),
             account_id: ACCOUNT.into(),
-            keys: vec![ApiKey { access_key_id: KEY.into(), secret: SECRET.into() }],
+            keys: vec![ApiKey {
+                access_key_id: KEY.into(),
+                secret: SECRET.into(),
+            }],
             clock_skew_max: CLOCK_SKEW_MAX,
         };
         let app = router(config, store.clone(), nodes.clone());
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let server = tokio::spawn(async move { axum::serve(listener, app).await.unwrap() });
-        Self { address, store, nodes, server, _dir: dir }
+        Self {
+            address,
+            store,
+            nodes,
+            server,
+            _dir: dir,
+        }
     }
 
     /// With the cluster "default" and one node, which is returned.
@@ -103,7 +115,9 @@ impl World {
     }
 
     pub async fn berth(&self, operation: &str, body: Value) -> Answer {
-        Call::new(format!("BerthV1.{operation}"), body.to_string()).send(self.address).await
+        Call::new(format!("BerthV1.{operation}"), body.to_string())
+            .send(self.address)
+            .await
     }
 
     /// Puts a node of 2 cores and 4 GiB into a cluster.
@@ -134,26 +148,54 @@ impl World {
             connectivity_at: 1_700_000_000_500,
         };
         edit(&mut node);
-        self.put(typed::put_json(keys::node(cluster, &id), &node).unwrap()).await;
+        self.put(typed::put_json(keys::node(cluster, &id), &node).unwrap())
+            .await;
         id
     }
 
     async fn put(&self, operation: Operation) {
-        self.store.commit(Transaction { compare: vec![], operations: vec![operation] }).await.unwrap();
+        self.store
+            .commit(Transaction {
+                compare: vec![],
+                operations: vec![operation],
+            })
+            .await
+            .unwrap();
     }
 
     pub async fn node(&self, id: &str) -> Node {
-        typed::get_json(self.store.as_ref(), &keys::node("default", id)).await.unwrap().unwrap().value
+        typed::get_json(self.store.as_ref(), &keys::node("default", id))
+            .await
+            .unwrap()
+            .unwrap()
+            .value
     }
 
-    pub async fn edit_node(&self, id: &str, edit: impl FnOnce(&mut Node)) {
-        let mut node = self.node(id).await;
-        edit(&mut node);
-        self.put(typed::put_json(keys::node("default", id), &node).unwrap()).await;
+    /// Changes a node's record as the link does: by compare, again when somebody else was faster.
+    pub async fn edit_node(&self, id: &str, edit: impl Fn(&mut Node)) {
+        let key = keys::node("default", id);
+        loop {
+            let mut node = typed::get_json::<Node>(self.store.as_ref(), &key)
+                .await
+                .unwrap()
+                .unwrap();
+            edit(&mut node.value);
+            let transaction = Transaction {
+                compare: vec![node.unchanged()],
+                operations: vec![typed::put_json(key.as_str(), &node.value).unwrap()],
+            };
+            if let Committed::Done(_) = self.store.commit(transaction).await.unwrap() {
+                return;
+            }
+        }
     }
 
     pub async fn task(&self, id: &str) -> Task {
-        typed::get_json(self.store.as_ref(), &keys::task("default", id)).await.unwrap().unwrap().value
+        typed::get_json(self.store.as_ref(), &keys::task("default", id))
+            .await
+            .unwrap()
+            .unwrap()
+            .value
     }
 
     /// What the node would have reported.
@@ -161,7 +203,8 @@ impl World {
         let mut task = self.task(id).await;
         edit(&mut task);
         task.version += 1;
-        self.put(typed::put_json(keys::task("default", id), &task).unwrap()).await;
+        self.put(typed::put_json(keys::task("default", id), &task).unwrap())
+            .await;
     }
 
     /// The node reports STOPPED: the task, its allocation and its desired spec, as the link does it.
@@ -173,8 +216,12 @@ impl World {
         })
         .await;
         let node = self.task(id).await.node;
-        self.edit_node(&node, |node| drop(node.allocations.remove(id))).await;
-        self.put(Operation::Delete { key: keys::desired(&node, id) }).await;
+        self.edit_node(&node, |node| drop(node.allocations.remove(id)))
+            .await;
+        self.put(Operation::Delete {
+            key: keys::desired(&node, id),
+        })
+        .await;
     }
 
     /// What the node is told to do.
@@ -190,9 +237,15 @@ impl World {
     /// Nothing of a refused call may be left.
     pub async fn assert_nothing_runs(&self) {
         for prefix in ["/tasks/", "/desired/", "/idempotency/"] {
-            assert_eq!(self.store.range(prefix, None, 10).await.unwrap().entries, [], "{prefix}");
+            assert_eq!(
+                self.store.range(prefix, None, 10).await.unwrap().entries,
+                [],
+                "{prefix}"
+            );
         }
-        let nodes = typed::all_json::<Node>(self.store.as_ref(), "/nodes/").await.unwrap();
+        let nodes = typed::all_json::<Node>(self.store.as_ref(), "/nodes/")
+            .await
+            .unwrap();
         assert!(nodes.iter().all(|node| node.value.allocations.is_empty()));
     }
 
@@ -202,12 +255,20 @@ impl World {
 
     pub async fn register_as(&self, definition: Value) -> String {
         let answer = self.ok("RegisterTaskDefinition", definition).await;
-        answer["taskDefinition"]["taskDefinitionArn"].as_str().unwrap().to_owned()
+        answer["taskDefinition"]["taskDefinitionArn"]
+            .as_str()
+            .unwrap()
+            .to_owned()
     }
 
     /// Runs one task of an awsvpc family and returns its id.
     pub async fn run(&self, definition: &str) -> String {
-        let answer = self.ok("RunTask", json!({"taskDefinition": definition, "networkConfiguration": network()})).await;
+        let answer = self
+            .ok(
+                "RunTask",
+                json!({"taskDefinition": definition, "networkConfiguration": network()}),
+            )
+            .await;
         assert_eq!(answer["failures"], json!([]), "{answer}");
         id_of(answer["tasks"][0]["taskArn"].as_str().unwrap())
     }
@@ -241,9 +302,4 @@ pub fn host(family: &str, port: u16) -> Value {
             {"name": "main", "image": "busybox", "memory": 64, "cpu": 128, "portMappings": [{"containerPort": port}]},
         ],
     })
-}
-
-/// A compare that always holds, for tests that race.
-pub fn exists(key: &str) -> Compare {
-    Compare::Exists(key.to_owned())
 }

@@ -1,1 +1,269 @@
-//! placeholder
+//! A task's cgroups: `<parent>/<task>/rt` for shim and loggers, without limits; `<parent>/<task>/c` with the task's
+//! limits; `<parent>/<task>/c/<container>`, which the runtime makes. Owns the first two, in every hierarchy, and the
+//! removal of all three. Never limits a single container: that is in its OCI spec.
+
+mod error;
+mod hierarchies;
+mod limits;
+mod tree;
+
+#[cfg(test)]
+mod tests;
+
+use std::{
+    collections::BTreeSet,
+    fs::{self, File},
+    io::{self, Read},
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+use berth_agent_core::{
+    desired::Limits,
+    ids::{ContainerId, TaskId},
+};
+
+pub use self::{
+    error::CgroupError,
+    hierarchies::{Hierarchies, Hierarchy},
+    limits::{CPU_PERIOD_USEC, HostResources, MEMORY_BYTES_MIN},
+};
+
+use self::hierarchies::read_small;
+
+/// From the last container's deletion to the shim having left `rt`: normally under 50 ms.
+const REMOVE_DEADLINE: Duration = Duration::from_secs(5);
+/// Between two tries to remove.
+const REMOVE_PAUSE_MIN: Duration = Duration::from_millis(2);
+const REMOVE_PAUSE_MAX: Duration = Duration::from_millis(50);
+/// Process ids named in an error.
+const PIDS_NAMED_MAX: usize = 16;
+/// A `cgroup.procs` is read up to here, bytes: some 150,000 processes.
+const PROCS_BYTES_MAX: u64 = 1024 * 1024;
+const PARENT_CHARS_MAX: usize = 64;
+
+/// The cgroups of one instance. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Cgroups {
+    hierarchies: std::sync::Arc<Hierarchies>,
+    parent: String,
+    host: HostResources,
+}
+
+impl Cgroups {
+    /// For the host's own hierarchies. `parent` is the directory, in each of them, that holds this instance's tasks.
+    ///
+    /// # Errors
+    /// When `parent` is not a plain name or no cgroup file system is mounted.
+    pub fn new(parent: &str) -> Result<Self, CgroupError> {
+        Self::with_hierarchies(Hierarchies::detect()?, parent)
+    }
+
+    /// For hierarchies that are somewhere else.
+    ///
+    /// # Errors
+    /// As [`Cgroups::new`].
+    pub fn with_hierarchies(hierarchies: Hierarchies, parent: &str) -> Result<Self, CgroupError> {
+        let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+        if parent.is_empty()
+            || parent.len() > PARENT_CHARS_MAX
+            || parent.starts_with(['.', '-'])
+            || !parent.chars().all(plain)
+        {
+            return Err(CgroupError::Parent {
+                parent: parent.chars().take(PARENT_CHARS_MAX).collect(),
+            });
+        }
+        Ok(Self {
+            hierarchies: hierarchies.into(),
+            parent: parent.to_owned(),
+            host: HostResources::read()?,
+        })
+    }
+
+    /// 1 or 2. Hybrid hosts are 1: the controllers are there.
+    pub fn version(&self) -> u8 {
+        self.hierarchies.version()
+    }
+
+    /// What the host has: the most that a limit can ask for.
+    pub fn host(&self) -> HostResources {
+        self.host
+    }
+
+    fn task_path(&self, task: &TaskId) -> String {
+        format!("/{}/{task}", self.parent)
+    }
+
+    /// For runc's option ShimCgroup. Must exist when the shim starts.
+    pub fn rt_path(&self, task: &TaskId) -> String {
+        format!("{}/rt", self.task_path(task))
+    }
+
+    /// What carries the task's limits.
+    pub fn limited_path(&self, task: &TaskId) -> String {
+        format!("{}/c", self.task_path(task))
+    }
+
+    /// For `cgroupsPath` of a container's OCI spec.
+    pub fn container_path(&self, task: &TaskId, container: &ContainerId) -> String {
+        format!("{}/{container}", self.limited_path(task))
+    }
+
+    /// The directory in which a cgroup has the files of a controller. None: the host has no such controller.
+    pub fn directory(&self, controller: &str, path: &str) -> Option<PathBuf> {
+        Some(join(self.hierarchies.of(controller)?, path))
+    }
+
+    /// Makes a task's cgroups and sets its limits, again if they are there. Blocks for about 1 ms.
+    ///
+    /// # Errors
+    /// Limits that this host cannot honour are refused before anything is made.
+    pub fn create_task(&self, task: &TaskId, limits: &Limits) -> Result<(), CgroupError> {
+        self.host.check(limits)?;
+        // First: the shim joins only those hierarchies in which it exists.
+        tree::create(&self.hierarchies, &self.rt_path(task), true)?;
+        let limited = self.limited_path(task);
+        tree::create(&self.hierarchies, &limited, false)?;
+        let v2 = self.version() == 2;
+        if let Some(dir) = self.controller("cpu", "cpu.max", &limited, limits.cpu_units != 0)? {
+            limits::set_cpu(&dir, v2, limits.cpu_units)?;
+        }
+        if let Some(dir) = self.controller("memory", "memory.max", &limited, limits.memory_bytes != 0)? {
+            limits::set_memory(&dir, v2, limits.memory_bytes)?;
+        }
+        Ok(())
+    }
+
+    /// A controller's directory for `path`; a host without it is an error only when a limit is `wanted`.
+    fn controller(
+        &self,
+        name: &'static str,
+        v2_file: &str,
+        path: &str,
+        wanted: bool,
+    ) -> Result<Option<PathBuf>, CgroupError> {
+        let dir = self.directory(name, path);
+        let dir = dir.filter(|dir| self.version() == 1 || fs::exists(dir.join(v2_file)).unwrap_or(false));
+        if dir.is_none() && wanted {
+            return Err(CgroupError::ControllerMissing {
+                controller: name,
+                path: path.into(),
+            });
+        }
+        Ok(dir)
+    }
+
+    /// Removes a task's cgroups in every hierarchy, once the shim has left. Idempotent.
+    ///
+    /// # Errors
+    /// [`CgroupError::ProcessesRemain`] at the deadline, with their ids.
+    pub async fn remove_task(&self, task: &TaskId) -> Result<(), CgroupError> {
+        let start = Instant::now();
+        let mut pause = REMOVE_PAUSE_MIN;
+        loop {
+            let (cgroups, id) = (self.clone(), task.clone());
+            let attempt = tokio::task::spawn_blocking(move || cgroups.try_remove(&id));
+            let attempt = attempt.await;
+            if attempt.map_err(|_| CgroupError::Interrupted { task: task.clone() })?? {
+                return Ok(());
+            }
+            if start.elapsed() > REMOVE_DEADLINE {
+                let mut pids = self.processes(task);
+                pids.truncate(PIDS_NAMED_MAX);
+                return Err(CgroupError::ProcessesRemain {
+                    task: task.clone(),
+                    pids,
+                    waited: REMOVE_DEADLINE,
+                });
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(REMOVE_PAUSE_MAX);
+        }
+    }
+
+    /// Goes through all hierarchies even when one is busy; true when none of the task is left.
+    fn try_remove(&self, task: &TaskId) -> Result<bool, CgroupError> {
+        let path = self.task_path(task);
+        let mut clear = true;
+        for hierarchy in self.hierarchies.all() {
+            clear &= tree::remove(&join(&hierarchy.mount, &path))?;
+        }
+        Ok(clear)
+    }
+
+    /// Processes that the kernel killed in this container for want of memory, since its cgroup was made: the victim's
+    /// own counter. Zero when the cgroup is gone.
+    pub fn oom_kills(&self, task: &TaskId, container: &ContainerId) -> u64 {
+        let file = match self.version() {
+            1 => "memory.oom_control",
+            _ => "memory.events.local",
+        };
+        let dir = self.directory("memory", &self.container_path(task, container));
+        let content = dir.and_then(|dir| read_small(&dir.join(file)).ok());
+        content.and_then(|text| flat_key(&text, "oom_kill")).unwrap_or(0)
+    }
+
+    /// Names of the directories below the parent in any hierarchy, ordered: tasks, and whatever else is there.
+    ///
+    /// # Errors
+    /// When a hierarchy cannot be listed; never a partial list.
+    pub fn list(&self) -> Result<Vec<String>, CgroupError> {
+        let mut names = BTreeSet::new();
+        for hierarchy in self.hierarchies.all() {
+            let dirs = tree::subdirectories(&hierarchy.mount.join(&self.parent))?;
+            for dir in dirs.into_iter().flatten() {
+                names.extend(dir.file_name().map(|name| name.to_string_lossy().into_owned()));
+            }
+        }
+        Ok(names.into_iter().collect())
+    }
+
+    /// The ids of all processes in the task's cgroups, shim and loggers included, ordered.
+    pub fn processes(&self, task: &TaskId) -> Vec<i32> {
+        let path = self.task_path(task);
+        let all = self.hierarchies.all().iter();
+        let pids: BTreeSet<i32> = all
+            .flat_map(|h| tree::processes(&join(&h.mount, &path)))
+            .collect();
+        pids.into_iter().collect()
+    }
+
+    /// Removes the parent in every hierarchy, on a private agent's way out. Idempotent.
+    ///
+    /// # Errors
+    /// When there is still something in it.
+    pub fn remove_parent(&self) -> Result<(), CgroupError> {
+        for hierarchy in self.hierarchies.all() {
+            let dir = hierarchy.mount.join(&self.parent);
+            match fs::remove_dir(&dir) {
+                Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(tree::failed("remove", &dir)(e)),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+}
+
+fn join(mount: &Path, path: &str) -> PathBuf {
+    mount.join(path.trim_start_matches('/'))
+}
+
+/// The value of a line `key value`.
+fn flat_key(text: &str, key: &str) -> Option<u64> {
+    let value = |line: &str| line.strip_prefix(key)?.strip_prefix(' ')?.trim().parse().ok();
+    text.lines().find_map(value)
+}
+
+/// A `cgroup.procs`; one that is gone holds nobody. 0 is a process of another pid namespace: not ours to name.
+fn read_pids(path: &Path) -> Vec<i32> {
+    let mut text = String::new();
+    let read = File::open(path).and_then(|file| file.take(PROCS_BYTES_MAX).read_to_string(&mut text));
+    if read.is_err() {
+        return Vec::new();
+    }
+    text.lines()
+        .filter_map(|line| line.parse().ok())
+        .filter(|&pid| pid > 0)
+        .collect()
+}

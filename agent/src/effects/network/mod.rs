@@ -1,1 +1,335 @@
-//! placeholder
+//! A task's network: one namespace, one routed veth pair, one address; no bridge. Owns everything the agent makes in
+//! the kernel for it and the one nftables table of this instance. Never chooses an address and never runs a plugin.
+//!
+//! Inside a task: `eth0` with a /32 and a default route through a link-local gateway whose hardware address is a
+//! permanent neighbour entry. On the host: the other end, without an address, and one /32 route to it. So tasks share no
+//! link, no task sees another's ARP, and all policy is in the forward path.
+
+mod error;
+mod firewall;
+mod inventory;
+mod locks;
+mod names;
+mod netlink;
+mod netns;
+mod threads;
+mod veth;
+
+use std::{
+    fs, io,
+    net::Ipv4Addr,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use berth_agent_core::ids::TaskId;
+use ipnet::Ipv4Net;
+use tokio::{
+    sync::OwnedMutexGuard,
+    time::{sleep, timeout},
+};
+use tracing::warn;
+
+pub use self::{
+    error::{NetworkError, Retry},
+    inventory::HostObject,
+    veth::GATEWAY,
+};
+pub(crate) use names::Names;
+
+use self::{
+    locks::TaskLocks,
+    netlink::{Link, Netlink, Socket},
+    threads::{Threads, block_on},
+    veth::Wiring,
+};
+use crate::telemetry::NetworkUsage;
+
+/// Waiting for the task's operation before: that one has deadlines of its own.
+const TURN_DEADLINE: Duration = Duration::from_secs(60);
+/// From unmounting a namespace to its link being gone by itself: normally 20 to 100 ms.
+const LINK_GONE_DEADLINE: Duration = Duration::from_secs(2);
+/// From deleting a link to its being gone.
+const LINK_DELETED_DEADLINE: Duration = Duration::from_secs(2);
+/// Between two looks whether a link is gone: a look costs some 5 µs.
+const LINK_POLL: Duration = Duration::from_millis(4);
+
+/// What an instance's network is made from.
+#[derive(Clone, Debug)]
+pub struct NetworkConfig {
+    /// Every host-global name derives from it: 1 to 32 of `a-z0-9-`, starting with a letter.
+    pub instance: String,
+    /// Namespace files are at `run_dir/netns/<task>`.
+    pub run_dir: PathBuf,
+    /// Where task addresses come from. What leaves it for other links of the host is masqueraded.
+    pub task_cidr: Ipv4Net,
+}
+
+/// A task that has its network.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Attached {
+    /// Of the task's eth0: `0a:01:23:45:67:89`.
+    pub mac: String,
+    /// The namespace, for the container's spec.
+    pub netns: PathBuf,
+}
+
+/// The network of one instance, in the network namespace of the threads that use it.
+#[derive(Debug)]
+pub struct Network {
+    names: Arc<Names>,
+    range: Ipv4Net,
+    run_dir: PathBuf,
+    netns_dir: PathBuf,
+    ipv6: bool,
+    threads: Threads,
+    locks: TaskLocks,
+}
+
+impl Network {
+    /// Prepares the host: forwarding on, the instance's table in place, the directory of namespaces shared. Idempotent;
+    /// tasks that run are not disturbed. Forwarding is the host's own setting and stays on after [`Network::stop`].
+    ///
+    /// # Errors
+    /// On a bad configuration, or when the host refuses; nothing is then left half made that a second start minds.
+    pub async fn start(config: NetworkConfig) -> Result<Self, NetworkError> {
+        let names = Names::new(&config.instance)?;
+        let range = check_range(config.task_cidr)?;
+        let netns_dir = netns::prepare_directory(&config.run_dir.join("netns"))?;
+        let run_dir = netns_dir.parent().unwrap_or(&config.run_dir).to_owned();
+        enable_forwarding()?;
+        firewall::apply(&names, range).await?;
+        for chain in firewall::foreign_forward_drops(&names).await? {
+            warn!(
+                chain,
+                "another firewall drops forwarded packets by policy: tasks reach nothing beyond this host until \
+                 that chain accepts packets from and to {range}"
+            );
+        }
+        Ok(Self {
+            names: names.into(),
+            range,
+            run_dir,
+            netns_dir,
+            ipv6: Path::new("/proc/sys/net/ipv6").exists(),
+            threads: Threads::default(),
+            locks: TaskLocks::default(),
+        })
+    }
+
+    /// Gives the task its namespace and wires it: a mounted namespace, the veth pair, the address, routes and
+    /// neighbours on both sides. Idempotent; completes what a crash left half made.
+    ///
+    /// # Errors
+    /// [`NetworkError::AddressInUse`] when another link has the address: it is never taken away. After any error,
+    /// [`Network::detach`] removes what was made.
+    pub async fn attach(&self, task: &TaskId, address: Ipv4Addr) -> Result<Attached, NetworkError> {
+        if !self.range.contains(&address) {
+            return Err(NetworkError::AddressOutside {
+                address,
+                range: self.range,
+            });
+        }
+        let wiring = Wiring {
+            names: self.names.clone(),
+            task: task.clone(),
+            address,
+            ipv6: self.ipv6,
+        };
+        let path = self.netns_path(task);
+        let attach = move || {
+            block_on(async {
+                // Before the thread leaves the host's namespace.
+                let host = Socket::open()?;
+                let entered = netns::enter_or_create(&path)?;
+                wiring.connect(host, Socket::open()?, &entered).await
+            })
+        };
+        self.locked("attach", task, attach).await?;
+        Ok(Attached {
+            mac: names::format_mac(names::task_mac(task)),
+            netns: self.netns_path(task),
+        })
+    }
+
+    /// Gives the task a namespace with nothing but loopback. Idempotent.
+    ///
+    /// # Errors
+    /// As [`Network::attach`].
+    pub async fn attach_isolated(&self, task: &TaskId) -> Result<PathBuf, NetworkError> {
+        let path = self.netns_path(task);
+        let attach = move || {
+            netns::enter_or_create(&path)?;
+            let up = async |inside: &Netlink| inside.loopback_up().await;
+            block_on(async { Socket::open()?.with("bring up", "lo", up).await })
+        };
+        self.locked("attach", task, attach).await?;
+        Ok(self.netns_path(task))
+    }
+
+    /// Does `work` on a thread when nothing else is under way for the task; gives the task's lock back with the result.
+    async fn locked<T: Send + 'static>(
+        &self,
+        step: &'static str,
+        task: &TaskId,
+        work: impl FnOnce() -> Result<T, NetworkError> + Send + 'static,
+    ) -> Result<(T, OwnedMutexGuard<()>), NetworkError> {
+        let lock = timeout(TURN_DEADLINE, self.locks.lock(task)).await;
+        let lock = lock.map_err(|_| NetworkError::Deadline {
+            step,
+            subject: task.to_string(),
+            deadline: TURN_DEADLINE,
+        })?;
+        self.threads.run(step, task.as_str(), lock, work).await
+    }
+
+    /// Takes the task's network away: the namespace is unmounted and unlinked, and the kernel removes link, routes and
+    /// neighbours in its own time, which is waited for. Idempotent; nothing to do is success.
+    ///
+    /// # Errors
+    /// [`NetworkError::LinkRemains`] when even deleting the link did not help.
+    pub async fn detach(&self, task: &TaskId) -> Result<(), NetworkError> {
+        let path = self.netns_path(task);
+        let (was_mounted, lock) = self.locked("detach", task, move || netns::remove(&path)).await?;
+        let name = self.names.link(task);
+        if was_mounted && link_gone(&name, LINK_GONE_DEADLINE).await {
+            return Ok(());
+        }
+        // It has no namespace to take it along, or a process or a socket in there holds that.
+        let (names, task, link) = (self.names.clone(), task.clone(), name.clone());
+        let delete = async move |host: &Netlink| match host.link(&link).await? {
+            Some(found) if is_of(&names, &task, &found) => host.delete_link(&found).await.map(|()| true),
+            _ => Ok(false),
+        };
+        let link = name.clone();
+        let delete = move || block_on(async { Socket::open()?.with("delete", &link, delete).await });
+        let (deleted, _lock) = self
+            .threads
+            .run("delete the link of", &name, lock, delete)
+            .await?;
+        if deleted && !link_gone(&name, LINK_DELETED_DEADLINE).await {
+            return Err(NetworkError::LinkRemains {
+                link: name,
+                waited: LINK_GONE_DEADLINE + LINK_DELETED_DEADLINE,
+            });
+        }
+        Ok(())
+    }
+
+    /// Where the task's namespace is mounted, if it has one.
+    pub fn netns_path(&self, task: &TaskId) -> PathBuf {
+        self.netns_dir.join(task.as_str())
+    }
+
+    /// What went over the task's interface, as the task sees it. None: it has no link.
+    pub async fn usage(&self, task: &TaskId) -> Option<NetworkUsage> {
+        let name = self.names.link(task);
+        let look = move || {
+            let netlink = async |host: &Netlink| host.link(&name).await;
+            block_on(async { Socket::open()?.with("look up", &name, netlink).await })
+        };
+        let (link, ()) = self.threads.run("look up", task.as_str(), (), look).await.ok()?;
+        let link = link.filter(|link| is_of(&self.names, task, link))?;
+        // What the host's end received, the task sent.
+        Some(NetworkUsage {
+            rx_bytes: link.stats.tx_bytes,
+            rx_packets: link.stats.tx_packets,
+            tx_bytes: link.stats.rx_bytes,
+            tx_packets: link.stats.rx_packets,
+            rx_dropped: link.stats.tx_dropped,
+            tx_dropped: link.stats.rx_dropped,
+        })
+    }
+
+    /// Removes the table and the directories, on a private agent's way out, when no task is left. Idempotent.
+    ///
+    /// # Errors
+    /// [`NetworkError::NotEmpty`] while there are namespaces; nothing is removed then.
+    pub async fn stop(&self) -> Result<(), NetworkError> {
+        let count = match fs::read_dir(&self.netns_dir) {
+            Ok(entries) => entries.count(),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => 0,
+            Err(e) => return Err(NetworkError::directory("list", &self.netns_dir)(e)),
+        };
+        if count > 0 {
+            return Err(NetworkError::NotEmpty {
+                path: self.netns_dir.clone(),
+                count,
+            });
+        }
+        firewall::remove(&self.names).await?;
+        netns::remove_directory(&self.netns_dir)?;
+        match fs::remove_dir(&self.run_dir) {
+            // The run directory may hold what others put there.
+            Err(e)
+                if !matches!(
+                    e.kind(),
+                    io::ErrorKind::NotFound | io::ErrorKind::DirectoryNotEmpty
+                ) =>
+            {
+                Err(NetworkError::directory("remove", &self.run_dir)(e))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Whether the link that has a task's name is really its own. One without an alias was left half made by a crash.
+fn is_of(names: &Names, task: &TaskId, link: &Link) -> bool {
+    link.alias.is_empty() || link.alias == names.alias(task)
+}
+
+/// Waits until there is no link of this name in the caller's namespace.
+async fn link_gone(name: &str, deadline: Duration) -> bool {
+    let start = Instant::now();
+    while nix::net::if_::if_nametoindex(name).is_ok() {
+        if start.elapsed() > deadline {
+            return false;
+        }
+        sleep(LINK_POLL).await;
+    }
+    true
+}
+
+fn check_range(range: Ipv4Net) -> Result<Ipv4Net, NetworkError> {
+    let range = range.trunc();
+    let reserved = [
+        Ipv4Net::new_assert(Ipv4Addr::new(169, 254, 0, 0), 16),
+        Ipv4Net::new_assert(Ipv4Addr::new(127, 0, 0, 0), 8),
+    ];
+    let overlaps = |other: &Ipv4Net| other.contains(&range) || range.contains(other);
+    if range.prefix_len() > 30 || reserved.iter().any(overlaps) {
+        return Err(NetworkError::TaskRange { range });
+    }
+    Ok(range)
+}
+
+/// Lets the host route between its links. Written only when it is off: writing it resets other settings of every link.
+fn enable_forwarding() -> Result<(), NetworkError> {
+    let path = Path::new("/proc/sys/net/ipv4/ip_forward");
+    let failed = |source| NetworkError::Setting {
+        path: path.to_owned(),
+        value: "1",
+        source,
+    };
+    if fs::read_to_string(path).map_err(failed)?.trim() == "1" {
+        return Ok(());
+    }
+    fs::write(path, "1").map_err(failed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_task_range_is_routable_and_has_room() {
+        for good in ["10.1.0.0/16", "192.168.7.0/24", "10.9.8.7/24"] {
+            assert!(check_range(good.parse().unwrap()).is_ok(), "{good}");
+        }
+        for bad in ["10.0.0.0/31", "169.254.170.0/24", "0.0.0.0/0", "127.0.0.0/24"] {
+            assert!(check_range(bad.parse().unwrap()).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,1 +1,155 @@
-//! placeholder
+//! Owns containers on containerd: their snapshot, record, process and the files mounted into them. containerd's types
+//! go no further than this module. Never decides what runs; never makes cgroups or networks, and never pulls.
+//!
+//! Everything made carries labels ([`labels`]) that name instance, task, container and attempt, so that what a host
+//! runs can be told without the agent's own records.
+
+mod accounts;
+mod call;
+mod error;
+mod files;
+mod host;
+mod index;
+pub mod labels;
+mod list;
+mod options;
+mod remove;
+mod signal;
+mod start;
+mod watch;
+
+use std::{
+    path::PathBuf,
+    sync::{Arc, Mutex},
+};
+
+use berth_agent_core::oci::HostFacts;
+use containerd_client::services::v1::version_client::VersionClient;
+use tokio::sync::Semaphore;
+use tonic::{
+    metadata::{Ascii, MetadataValue},
+    transport::Channel,
+};
+
+pub use error::{Answer, RuntimeError, Step};
+pub use index::Identity;
+pub use list::{ListedContainer, ListedSnapshot};
+pub use start::{Started, Timings};
+pub(crate) use watch::now;
+pub use watch::{ExitNotice, Process};
+
+/// How the agent uses containerd. Every host-global name in it derives from the instance's name.
+#[derive(Clone, Debug)]
+pub struct RuntimeConfig {
+    /// Written into labels, and what [`Runtime::list`] looks for.
+    pub instance: String,
+    /// containerd's namespace: `[A-Za-z0-9._-]`, at most 76 characters.
+    pub namespace: String,
+    /// `overlayfs`, `native` …
+    pub snapshotter: String,
+    /// `io.containerd.runc.v2`.
+    pub runtime: String,
+    /// `runc`, `crun`, or a path; `None` is the shim's default.
+    pub binary_name: Option<String>,
+    /// The logger's executable, absolute.
+    pub logger: PathBuf,
+    /// Where the logger registers.
+    pub logger_socket: PathBuf,
+    /// Log files are `<log_dir>/<task>/<name>/<container>-json.log`.
+    pub log_dir: PathBuf,
+    /// Files of containers are below `<run_dir>/tasks/<task>`.
+    pub run_dir: PathBuf,
+    /// Tasks' cgroups are `/<cgroup_parent>/<task>`.
+    pub cgroup_parent: String,
+    /// 1 or 2.
+    pub cgroup_version: u8,
+    /// Starts at a time; more than 2–4 × cores is no faster, and each waits longer. Zero is taken as one.
+    pub start_concurrency: usize,
+}
+
+/// Knows which containers have a logger of their own.
+///
+/// containerd does not notice a logger that dies before it is ready: its container would block or lose its output.
+pub trait LoggerRegistry: Send + Sync {
+    /// The logger of that runtime id has registered.
+    fn registered(&self, runtime_id: &str) -> bool;
+}
+
+/// Makes, signals, lists and removes containers. Clones share one connection and one start limit.
+#[derive(Clone)]
+pub struct Runtime {
+    shared: Arc<Shared>,
+    registry: Option<Arc<dyn LoggerRegistry>>,
+}
+
+struct Shared {
+    channel: Channel,
+    config: RuntimeConfig,
+    /// `None` where the configured name is no header value: containerd then refuses every call by name.
+    namespace: Option<MetadataValue<Ascii>>,
+    host: HostFacts,
+    starts: Semaphore,
+    users: Mutex<accounts::Cache>,
+    index: index::Index,
+}
+
+impl Runtime {
+    /// Uses a connected channel; reads what the host allows once.
+    pub fn new(channel: Channel, config: RuntimeConfig) -> Self {
+        let shared = Shared {
+            channel,
+            namespace: config.namespace.parse().ok(),
+            host: host::facts(config.cgroup_version),
+            starts: Semaphore::new(config.start_concurrency.max(1)),
+            users: Mutex::default(),
+            index: index::Index::default(),
+            config,
+        };
+        Self {
+            shared: Arc::new(shared),
+            registry: None,
+        }
+    }
+
+    /// From now on a container without a registered logger is not started.
+    pub fn with_registry(mut self, registry: Arc<dyn LoggerRegistry>) -> Self {
+        self.registry = Some(registry);
+        self
+    }
+
+    /// containerd's version, as it says.
+    pub async fn version(&self) -> Result<String, RuntimeError> {
+        let mut client = VersionClient::new(self.shared.channel.clone());
+        let answer = call::call(
+            Step::Version,
+            "",
+            call::DEADLINE,
+            client.version(self.request(())),
+        )
+        .await?;
+        Ok(answer.version)
+    }
+
+    /// A request in the instance's namespace.
+    fn request<T>(&self, message: T) -> tonic::Request<T> {
+        let mut request = tonic::Request::new(message);
+        if let Some(namespace) = &self.shared.namespace {
+            request
+                .metadata_mut()
+                .insert("containerd-namespace", namespace.clone());
+        }
+        request
+    }
+
+    fn config(&self) -> &RuntimeConfig {
+        &self.shared.config
+    }
+}
+
+impl std::fmt::Debug for Runtime {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Runtime")
+            .field("config", self.config())
+            .finish_non_exhaustive()
+    }
+}

@@ -6,8 +6,8 @@ use super::read::{Object, text};
 use super::sizes::parse_bytes;
 use crate::problems::{Problems, child, hint, shown};
 
-/// Least size of one log file: smaller ones would rotate at every line.
-const LOG_BYTES_MIN: u64 = 1024;
+/// Least size of one log file, as nodes have it: smaller ones would rotate at every line.
+const LOG_BYTES_MIN: u64 = 4096;
 /// Largest size of one log file: 1 TiB.
 const LOG_BYTES_MAX: u64 = 1 << 40;
 /// Most log files of one container.

@@ -7,6 +7,9 @@ use serde_json::{Map, Value};
 use super::fields::{Choice, Field, RESPONSE_FIELDS, Shape, TASK_DEFINITION};
 use crate::problems::{Problems, child, hint, shown};
 
+/// Most entries of one list or map: what nodes take.
+const ENTRIES_MAX: usize = 1_000;
+
 /// The request without nulls, empty lists and fields of the response. Elements of lists that are of a wrong type
 /// become null, so that the others keep their place.
 pub(super) fn check(input: &Value, problems: &mut Problems) -> Map<String, Value> {
@@ -61,6 +64,15 @@ fn absent(value: &Value) -> bool {
     value.is_null() || value.as_array().is_some_and(Vec::is_empty)
 }
 
+/// Whether a list or map has more entries than a node takes.
+fn too_many(path: &str, entries: usize, problems: &mut Problems) -> bool {
+    let too_many = entries > ENTRIES_MAX;
+    if too_many {
+        problems.push(path, format!("{entries} entries, the limit is {ENTRIES_MAX}"));
+    }
+    too_many
+}
+
 fn check_value(
     path: &str,
     value: &Value,
@@ -81,6 +93,8 @@ fn check_value(
             }
             fits.then(|| value.clone())
         }
+        (Shape::List(_), Value::Array(values)) if too_many(path, values.len(), problems) => None,
+        (Shape::Map, Value::Object(input)) if too_many(path, input.len(), problems) => None,
         (Shape::List(element), Value::Array(values)) => {
             let element = |(at, value): (usize, &Value)| {
                 let path = format!("{path}[{at}]");

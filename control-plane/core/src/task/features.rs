@@ -1,7 +1,7 @@
 //! Owns the names of what a node must be able to do. A node says which it honours; a task is refused by a node,
 //! by name, and never placed on one, that lacks one it needs.
 
-use super::{Condition, Definition, NetworkMode};
+use super::{Condition, ContainerDefinition, Definition, NetworkMode};
 
 const NET_AWSVPC: &str = "net.awsvpc";
 const NET_HOST: &str = "net.host";
@@ -11,8 +11,9 @@ const DEPENDS_START: &str = "depends.start";
 const DEPENDS_COMPLETE: &str = "depends.complete";
 const DEPENDS_SUCCESS: &str = "depends.success";
 const LIMITS_TASK: &str = "limits.task";
-const ROOT_READONLY: &str = "root.readonly";
+const LIMITS_CONTAINER: &str = "limits.container";
 const ULIMITS: &str = "ulimits";
+const ROOTFS_READONLY: &str = "rootfs.readonly";
 
 /// Every feature a task of this version can need. A node that honours all of this version's specs says all of them.
 pub const FEATURES: &[&str] = &[
@@ -24,8 +25,9 @@ pub const FEATURES: &[&str] = &[
     DEPENDS_COMPLETE,
     DEPENDS_SUCCESS,
     LIMITS_TASK,
-    ROOT_READONLY,
+    LIMITS_CONTAINER,
     ULIMITS,
+    ROOTFS_READONLY,
 ];
 
 /// The features without which tasks of this definition would be run wrongly, in the order of [`FEATURES`].
@@ -52,8 +54,13 @@ fn needs(definition: &Definition, feature: &str) -> bool {
         DEPENDS_COMPLETE => waits_for(Condition::Complete),
         DEPENDS_SUCCESS => waits_for(Condition::Success),
         LIMITS_TASK => definition.cpu_units.is_some() || definition.memory_mib.is_some(),
-        ROOT_READONLY => definition.containers.iter().any(|c| c.readonly_root_filesystem),
+        LIMITS_CONTAINER => definition.containers.iter().any(is_limited),
         ULIMITS => definition.containers.iter().any(|c| !c.ulimits.is_empty()),
+        ROOTFS_READONLY => definition.containers.iter().any(|c| c.readonly_root_filesystem),
         _ => false,
     }
+}
+
+fn is_limited(container: &ContainerDefinition) -> bool {
+    container.cpu_units > 0 || container.memory_mib.is_some() || container.memory_reservation_mib.is_some()
 }

@@ -72,8 +72,9 @@ fn a_task_is_resolved_field_for_field() {
             "net.host",
             "log.json-file",
             "depends.success",
-            "root.readonly",
-            "ulimits"
+            "limits.container",
+            "ulimits",
+            "rootfs.readonly"
         ]
     );
     assert!(task.restart_after_reboot);
@@ -174,7 +175,10 @@ fn what_an_awsvpc_task_needs() {
     // The task's own size is charged, and its ports are its own.
     assert_eq!((needs.cpu_units, needs.memory_bytes), (256, 512 * MIB));
     assert_eq!((needs.tcp_ports.len(), needs.address), (0, true));
-    assert_eq!(needs.features, ["net.awsvpc", "log.json-file", "limits.task"]);
+    assert_eq!(
+        needs.features,
+        ["net.awsvpc", "log.json-file", "limits.task", "limits.container"]
+    );
     assert_eq!(needs.architecture, None);
 }
 

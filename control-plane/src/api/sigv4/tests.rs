@@ -16,7 +16,10 @@ const AT: OffsetDateTime = datetime!(2015-08-30 12:36:00 UTC);
 fn headers(fields: &[(&str, &str)]) -> HeaderMap {
     let mut headers = HeaderMap::new();
     for (name, value) in fields {
-        headers.append(name.parse::<HeaderName>().unwrap(), value.parse::<HeaderValue>().unwrap());
+        headers.append(
+            name.parse::<HeaderName>().unwrap(),
+            value.parse::<HeaderValue>().unwrap(),
+        );
     }
     headers
 }
@@ -100,7 +103,11 @@ const VECTORS: [Vector; 11] = [
     },
     Vector {
         name: "get-header-key-duplicate",
-        headers: &[("My-Header1", "value2"), ("My-Header1", "value2"), ("My-Header1", "value1")],
+        headers: &[
+            ("My-Header1", "value2"),
+            ("My-Header1", "value2"),
+            ("My-Header1", "value1"),
+        ],
         signed_headers: "host;my-header1;x-amz-date",
         signature: "c9d5ea9f3f72853aea855b47ea873832890dbdd183b4468f858259531a5138ea",
         ..EMPTY
@@ -126,7 +133,10 @@ const VECTORS: [Vector; 11] = [
         headers: &[
             ("Content-Type", "application/x-www-form-urlencoded"),
             ("Content-Length", "13"),
-            ("x-amz-content-sha256", "9095672bbd1f56dfc5b65f3e153adc8731a4a654192329106275f4c7b24d0b6e"),
+            (
+                "x-amz-content-sha256",
+                "9095672bbd1f56dfc5b65f3e153adc8731a4a654192329106275f4c7b24d0b6e",
+            ),
         ],
         signed_headers: "content-length;content-type;host;x-amz-content-sha256;x-amz-date",
         body: "Param1=value1",
@@ -151,11 +161,49 @@ fn accepts_the_published_vectors_and_nothing_beside_them() {
             headers: &fields,
             body: vector.body.as_bytes(),
         };
-        claim.verify(signed, SECRET).unwrap_or_else(|error| panic!("{}: {error}", vector.name));
+        claim
+            .verify(signed, SECRET)
+            .unwrap_or_else(|error| panic!("{}: {error}", vector.name));
         assert!(claim.verify(signed, "another secret").is_err(), "{}", vector.name);
-        assert!(claim.verify(Signed { body: b"altered", ..signed }, SECRET).is_err(), "{}", vector.name);
-        assert!(claim.verify(Signed { method: "PUT", ..signed }, SECRET).is_err(), "{}", vector.name);
-        assert!(claim.verify(Signed { query: "x=1", ..signed }, SECRET).is_err(), "{}", vector.name);
+        assert!(
+            claim
+                .verify(
+                    Signed {
+                        body: b"altered",
+                        ..signed
+                    },
+                    SECRET
+                )
+                .is_err(),
+            "{}",
+            vector.name
+        );
+        assert!(
+            claim
+                .verify(
+                    Signed {
+                        method: "PUT",
+                        ..signed
+                    },
+                    SECRET
+                )
+                .is_err(),
+            "{}",
+            vector.name
+        );
+        assert!(
+            claim
+                .verify(
+                    Signed {
+                        query: "x=1",
+                        ..signed
+                    },
+                    SECRET
+                )
+                .is_err(),
+            "{}",
+            vector.name
+        );
     }
 }
 
@@ -177,8 +225,10 @@ fn sdk_signed(body: &[u8], at: SystemTime) -> HeaderMap {
         ("x-amz-target", "AmazonEC2ContainerServiceV20141113.ListClusters"),
         ("user-agent", "not  signed"),
     ]);
-    let listed: Vec<(String, String)> =
-        fields.iter().map(|(name, value)| (name.to_string(), value.to_str().unwrap().to_owned())).collect();
+    let listed: Vec<(String, String)> = fields
+        .iter()
+        .map(|(name, value)| (name.to_string(), value.to_str().unwrap().to_owned()))
+        .collect();
     let request = SignableRequest::new(
         "POST",
         "http://127.0.0.1:8080/",
@@ -194,28 +244,53 @@ fn sdk_signed(body: &[u8], at: SystemTime) -> HeaderMap {
 }
 
 fn signed<'a>(headers: &'a HeaderMap, body: &'a [u8]) -> Signed<'a> {
-    Signed { method: "POST", path: "/", query: "", headers, body }
+    Signed {
+        method: "POST",
+        path: "/",
+        query: "",
+        headers,
+        body,
+    }
 }
 
 #[test]
 fn accepts_what_the_aws_sdk_signs() {
     let fields = sdk_signed(b"{\"maxResults\":3}", SystemTime::now());
     let claim = Claim::parse(&fields).unwrap();
-    assert_eq!((claim.region.as_str(), claim.service.as_str()), ("eu-central-1", "ecs"));
-    claim.verify(signed(&fields, b"{\"maxResults\":3}"), SECRET).unwrap();
-    claim.check_time(OffsetDateTime::now_utc(), Duration::from_secs(300)).unwrap();
-    let altered = claim.verify(signed(&fields, b"{\"maxResults\":4}"), SECRET).unwrap_err();
+    assert_eq!(
+        (claim.region.as_str(), claim.service.as_str()),
+        ("eu-central-1", "ecs")
+    );
+    claim
+        .verify(signed(&fields, b"{\"maxResults\":3}"), SECRET)
+        .unwrap();
+    claim
+        .check_time(OffsetDateTime::now_utc(), Duration::from_secs(300))
+        .unwrap();
+    let altered = claim
+        .verify(signed(&fields, b"{\"maxResults\":4}"), SECRET)
+        .unwrap_err();
     assert!(matches!(altered, AuthError::Mismatch { .. }));
     let mut target = fields.clone();
-    target.insert("x-amz-target", HeaderValue::from_static("AmazonEC2ContainerServiceV20141113.DeleteCluster"));
-    assert!(claim.verify(signed(&target, b"{\"maxResults\":3}"), SECRET).is_err());
+    target.insert(
+        "x-amz-target",
+        HeaderValue::from_static("AmazonEC2ContainerServiceV20141113.DeleteCluster"),
+    );
+    assert!(
+        claim
+            .verify(signed(&target, b"{\"maxResults\":3}"), SECRET)
+            .is_err()
+    );
 }
 
 #[test]
 fn amz_headers_that_are_not_signed_are_refused() {
     let mut fields = sdk_signed(b"", SystemTime::now());
     fields.insert("x-amz-meta", HeaderValue::from_static("smuggled"));
-    assert_eq!(Claim::parse(&fields).unwrap_err(), AuthError::Unsigned("x-amz-meta".to_owned()));
+    assert_eq!(
+        Claim::parse(&fields).unwrap_err(),
+        AuthError::Unsigned("x-amz-meta".to_owned())
+    );
 }
 
 #[test]
@@ -243,14 +318,25 @@ fn time_may_be_off_by_the_limit_and_no_more() {
     for (timestamp, expected) in [
         ("20150830T123100Z", Ok(())),
         ("20150830T124100Z", Ok(())),
-        ("20150830T123059Z", Err("Signature expired: 20150830T123059Z is now earlier than 20150830T123100Z")),
-        ("20150830T124101Z", Err("Signature not yet current: 20150830T124101Z is still later than 20150830T124100Z")),
+        (
+            "20150830T123059Z",
+            Err("Signature expired: 20150830T123059Z is now earlier than 20150830T123100Z"),
+        ),
+        (
+            "20150830T124101Z",
+            Err("Signature not yet current: 20150830T124101Z is still later than 20150830T124100Z"),
+        ),
     ] {
         match (claim(timestamp).check_time(AT, limit), expected) {
             (Ok(()), Ok(())) => {}
             (Err(error), Err(start)) => {
                 assert!(error.to_string().starts_with(start), "{error}");
-                assert!(error.to_string().contains("The server's clock says 20150830T123600Z"), "{error}");
+                assert!(
+                    error
+                        .to_string()
+                        .contains("The server's clock says 20150830T123600Z"),
+                    "{error}"
+                );
             }
             (got, _) => panic!("{timestamp}: {got:?}"),
         }
@@ -261,14 +347,38 @@ fn time_may_be_off_by_the_limit_and_no_more() {
 fn what_is_no_signature_says_what_is_missing() {
     let good = authorization("host;x-amz-date", "00");
     for (authorization, date, expected) in [
-        ("Basic eDp5", "20150830T123600Z", "Authorization header must start with 'AWS4-HMAC-SHA256'"),
-        ("AWS4-HMAC-SHA256 SignedHeaders=host, Signature=00", "20150830T123600Z", "requires 'Credential' parameter"),
-        (&good.replace("Signature=00", "Signature=zz"), "20150830T123600Z", "is not hexadecimal"),
-        (&good.replace("/service/", "/"), "20150830T123600Z", "Credential must be KEY/YYYYMMDD/REGION/SERVICE"),
+        (
+            "Basic eDp5",
+            "20150830T123600Z",
+            "Authorization header must start with 'AWS4-HMAC-SHA256'",
+        ),
+        (
+            "AWS4-HMAC-SHA256 SignedHeaders=host, Signature=00",
+            "20150830T123600Z",
+            "requires 'Credential' parameter",
+        ),
+        (
+            &good.replace("Signature=00", "Signature=zz"),
+            "20150830T123600Z",
+            "is not hexadecimal",
+        ),
+        (
+            &good.replace("/service/", "/"),
+            "20150830T123600Z",
+            "Credential must be KEY/YYYYMMDD/REGION/SERVICE",
+        ),
         (&good, "yesterday", "X-Amz-Date must look like"),
         (&good, "20150831T123600Z", "is not that of X-Amz-Date"),
-        (&good.replace("host;x-amz-date", "host;x-amz-date;x-other"), "20150830T123600Z", "names 'x-other'"),
-        (&good.replace("host;x-amz-date", "x-amz-date"), "20150830T123600Z", "header host must be signed"),
+        (
+            &good.replace("host;x-amz-date", "host;x-amz-date;x-other"),
+            "20150830T123600Z",
+            "names 'x-other'",
+        ),
+        (
+            &good.replace("host;x-amz-date", "x-amz-date"),
+            "20150830T123600Z",
+            "header host must be signed",
+        ),
     ] {
         let fields = headers(&[
             ("host", "example.amazonaws.com"),

@@ -64,10 +64,16 @@ pub(in crate::api) async fn of(api: &Api, cluster: &str) -> Result<Counts, ApiEr
     }
     for task in records::all::<SeenTask>(api, &keys::tasks(cluster)).await? {
         let task = task.value;
-        let Some(node) = counts.by_node.get_mut(&task.node) else { continue };
+        let Some(node) = counts.by_node.get_mut(&task.node) else {
+            continue;
+        };
         node.add(&task.last_status);
         counts.total.add(&task.last_status);
-        counts.by_launch_type.entry(task.launch_type).or_default().add(&task.last_status);
+        counts
+            .by_launch_type
+            .entry(task.launch_type)
+            .or_default()
+            .add(&task.last_status);
     }
     Ok(counts)
 }
@@ -88,8 +94,12 @@ impl Counts {
         let mut all = Vec::new();
         for (label, launch_type) in [("EC2", "EC2"), ("Fargate", "FARGATE"), ("External", "EXTERNAL")] {
             let tasks = of(launch_type);
-            all.push(json!({"name": format!("running{label}TasksCount"), "value": tasks.running.to_string()}));
-            all.push(json!({"name": format!("pending{label}TasksCount"), "value": tasks.pending.to_string()}));
+            all.push(
+                json!({"name": format!("running{label}TasksCount"), "value": tasks.running.to_string()}),
+            );
+            all.push(
+                json!({"name": format!("pending{label}TasksCount"), "value": tasks.pending.to_string()}),
+            );
             for state in ["active", "draining"] {
                 all.push(json!({"name": format!("{state}{label}ServiceCount"), "value": "0"}));
             }

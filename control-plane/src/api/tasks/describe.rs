@@ -19,8 +19,10 @@ pub(in crate::api) async fn describe(api: &Api, mut input: Fields) -> Result<Val
     let include = input.choices("include", &["TAGS"])?;
     input.finish()?;
     let cluster = records::active_cluster(api, cluster.as_deref()).await?;
-    let ids: Vec<String> =
-        named.iter().map(|named| api.realm.task_id(&cluster, named)).collect::<Result<_, _>>()?;
+    let ids: Vec<String> = named
+        .iter()
+        .map(|named| api.realm.task_id(&cluster, named))
+        .collect::<Result<_, _>>()?;
     let (mut tasks, mut failures) = (Vec::new(), Vec::new());
     let mut nodes: BTreeMap<String, Option<Node>> = BTreeMap::new();
     for id in ids {
@@ -47,7 +49,9 @@ pub(in crate::api) async fn list(api: &Api, mut input: Fields) -> Result<Value, 
     let started_by = input.string("startedBy")?.filter(|by| !by.is_empty());
     let service = input.string("serviceName")?.filter(|name| !name.is_empty());
     input.unsupported("daemonName")?;
-    let desired = input.choice("desiredStatus", &["RUNNING", "PENDING", "STOPPED"])?.unwrap_or("RUNNING");
+    let desired = input
+        .choice("desiredStatus", &["RUNNING", "PENDING", "STOPPED"])?
+        .unwrap_or("RUNNING");
     let launch_type = input.choice("launchType", &LAUNCH_TYPES)?;
     let paging = Paging::take(&mut input, "ListTasks")?;
     input.finish()?;
@@ -55,14 +59,21 @@ pub(in crate::api) async fn list(api: &Api, mut input: Fields) -> Result<Value, 
     if let Some(service) = service {
         return Err(ApiError::ServiceNotFound(service));
     }
-    let node = instance.map(|named| api.realm.container_instance_id(&cluster, &named)).transpose()?;
+    let node = instance
+        .map(|named| api.realm.container_instance_id(&cluster, &named))
+        .transpose()?;
     let keep = |task: Task| {
         let wanted = task.desired_status == desired
             && node.as_ref().is_none_or(|node| task.node == *node)
             && family.as_ref().is_none_or(|family| task.family == *family)
-            && started_by.as_ref().is_none_or(|by| task.started_by.as_ref() == Some(by))
+            && started_by
+                .as_ref()
+                .is_none_or(|by| task.started_by.as_ref() == Some(by))
             && launch_type.is_none_or(|launch_type| task.launch_type == launch_type);
-        wanted.then(|| api.realm.task(&cluster, &task.id))
+        Ok(wanted.then(|| api.realm.task(&cluster, &task.id)))
     };
-    Ok(paging.walk(api, &keys::tasks(&cluster), keep).await?.respond("taskArns"))
+    Ok(paging
+        .walk(api, &keys::tasks(&cluster), keep)
+        .await?
+        .respond("taskArns"))
 }

@@ -49,7 +49,11 @@ pub(super) struct Launch {
 #[derive(Debug)]
 pub(super) enum Want<'a> {
     /// Wherever they fit best.
-    Place { count: usize, constraints: &'a [Constraint], strategy: &'a [Strategy] },
+    Place {
+        count: usize,
+        constraints: &'a [Constraint],
+        strategy: &'a [Strategy],
+    },
     /// One on each of these nodes.
     On(&'a [String]),
 }
@@ -92,11 +96,16 @@ impl Launch {
     }
 
     fn plan(&self, api: &Api, want: &Want<'_>, nodes: &[Versioned<Node>]) -> Result<Plan, ApiError> {
-        let mut views = nodes.iter().map(|node| node_view::view(&node.value)).collect::<Result<Vec<_>, _>>()?;
+        let mut views = nodes
+            .iter()
+            .map(|node| node_view::view(&node.value))
+            .collect::<Result<Vec<_>, _>>()?;
         match want {
-            Want::Place { count, constraints, strategy } => {
-                Ok(self.plan_anywhere(api, *count, constraints, strategy, &mut views))
-            }
+            Want::Place {
+                count,
+                constraints,
+                strategy,
+            } => Ok(self.plan_anywhere(api, *count, constraints, strategy, &mut views)),
             Want::On(wanted) => Ok(self.plan_on(api, wanted, &views)),
         }
     }
@@ -112,11 +121,16 @@ impl Launch {
         let mut plan = Plan::default();
         for _ in 0..count {
             let placed = placement::place(views, &self.request(constraints, strategy));
-            let chosen = placed.chosen.as_ref().and_then(|id| views.iter().position(|view| view.id == *id));
+            let chosen = placed
+                .chosen
+                .as_ref()
+                .and_then(|id| views.iter().position(|view| view.id == *id));
             match chosen {
                 Some(index) => {
                     // The next one sees this one.
-                    views[index].allocations.push(self.requirements.allocation(&self.group));
+                    views[index]
+                        .allocations
+                        .push(self.requirements.allocation(&self.group));
                     plan.chosen.push(index);
                 }
                 None => {
@@ -136,7 +150,8 @@ impl Launch {
         let mut plan = Plan::default();
         for id in wanted {
             let Some(index) = views.iter().position(|view| view.id == *id) else {
-                plan.failures.push(container_instances::missing(api, &self.cluster, id));
+                plan.failures
+                    .push(container_instances::missing(api, &self.cluster, id));
                 continue;
             };
             let reasons = placement::check(&views[index], &self.request(&[], &[]));
@@ -155,7 +170,11 @@ impl Launch {
         plan
     }
 
-    fn request<'a>(&'a self, constraints: &'a [Constraint], strategy: &'a [Strategy]) -> PlacementRequest<'a> {
+    fn request<'a>(
+        &'a self,
+        constraints: &'a [Constraint],
+        strategy: &'a [Strategy],
+    ) -> PlacementRequest<'a> {
         PlacementRequest {
             requirements: &self.requirements,
             constraints,
@@ -246,7 +265,11 @@ impl Launch {
     }
 
     fn desired(&self, api: &Api, task: &Task) -> Result<Operation, ApiError> {
-        let container_ids: Vec<String> = task.containers.iter().map(|container| container.id.clone()).collect();
+        let container_ids: Vec<String> = task
+            .containers
+            .iter()
+            .map(|container| container.id.clone())
+            .collect();
         let run = Run {
             task_id: &task.id,
             task_arn: &api.realm.task(&self.cluster, &task.id),
@@ -259,13 +282,20 @@ impl Launch {
         let resolved = task::resolve(&self.parsed, &run)
             .map_err(|error| ApiError::Server(format!("task definition cannot be resolved: {error}")))?;
         let value = spec::message(resolved).encode_to_vec().into();
-        Ok(Operation::Put { key: keys::desired(&task.node, &task.id), value, lease: None })
+        Ok(Operation::Put {
+            key: keys::desired(&task.node, &task.id),
+            value,
+            lease: None,
+        })
     }
 }
 
 /// As ECS echoes a task without overrides.
 fn overrides(containers: &[ContainerDefinition]) -> Value {
-    let named: Vec<Value> = containers.iter().map(|container| json!({"name": container.name})).collect();
+    let named: Vec<Value> = containers
+        .iter()
+        .map(|container| json!({"name": container.name}))
+        .collect();
     json!({"containerOverrides": named, "inferenceAcceleratorOverrides": []})
 }
 
@@ -283,6 +313,14 @@ fn container(definition: &ContainerDefinition) -> TaskContainer {
         cpu: definition.cpu_units.to_string(),
         memory: definition.memory_mib.map(|mib| mib.to_string()),
         memory_reservation: definition.memory_reservation_mib.map(|mib| mib.to_string()),
-        ports: ports.map(|port| (port.container_port, port.host_port, port.protocol.as_str().to_owned())).collect(),
+        ports: ports
+            .map(|port| {
+                (
+                    port.container_port,
+                    port.host_port,
+                    port.protocol.as_str().to_owned(),
+                )
+            })
+            .collect(),
     }
 }

@@ -1,7 +1,9 @@
 //! Owns what RunTask and StartTask accept, field by field. Never looks at the store: whether the parts fit together
 //! and exist is `rules`.
 
-use berth_control_plane_core::placement::{Constraint, Strategy};
+use berth_control_plane_core::placement::{
+    CONSTRAINTS_MAX, Constraint, InvalidConstraint, STRATEGIES_MAX, Strategy,
+};
 use serde_json::Value;
 
 use crate::{
@@ -11,8 +13,6 @@ use crate::{
 
 /// Most tasks of one RunTask, and most container instances of one StartTask.
 const TASKS_MAX: usize = 10;
-const CONSTRAINTS_MAX: usize = 10;
-const STRATEGIES_MAX: usize = 5;
 const SUBNETS_MAX: usize = 16;
 const SECURITY_GROUPS_MAX: usize = 5;
 const STARTED_BY_CHARS_MAX: usize = 128;
@@ -87,14 +87,19 @@ impl RunRequest {
             ));
         }
         if !providers.is_empty() {
-            return Err(ApiError::field("capacityProviderStrategy", "not supported yet: use launchType"));
+            return Err(ApiError::field(
+                "capacityProviderStrategy",
+                "not supported yet: use launchType",
+            ));
         }
         let request = Self {
             count: usize::try_from(count).unwrap_or(1),
             constraints: constraints(&mut input)?,
             strategy: strategy(&mut input)?,
             launch_type,
-            platform_version: input.string("platformVersion")?.filter(|version| !version.is_empty()),
+            platform_version: input
+                .string("platformVersion")?
+                .filter(|version| !version.is_empty()),
             token,
             common: Common::take(&mut input)?,
         };
@@ -120,12 +125,18 @@ impl Common {
             check_overrides(&overrides)?;
         }
         // Deprecated in ECS, where it has no effect either.
-        if input.string("referenceId")?.is_some_and(|id| id.chars().count() > REFERENCE_CHARS_MAX) {
+        if input
+            .string("referenceId")?
+            .is_some_and(|id| id.chars().count() > REFERENCE_CHARS_MAX)
+        {
             return Err(ApiError::field("referenceId", "can have at most 1024 characters"));
         }
         let propagate = input.choice("propagateTags", &["TASK_DEFINITION", "SERVICE", "NONE"])?;
         if propagate == Some("SERVICE") {
-            return Err(ApiError::field("propagateTags", "'SERVICE' is only valid for tasks of a service"));
+            return Err(ApiError::field(
+                "propagateTags",
+                "'SERVICE' is only valid for tasks of a service",
+            ));
         }
         Ok(Self {
             cluster: input.string("cluster")?,
@@ -141,13 +152,21 @@ impl Common {
 }
 
 fn group(input: &mut Fields) -> Result<Option<String>, ApiError> {
-    let Some(group) = input.string("group")?.filter(|group| !group.is_empty()) else { return Ok(None) };
+    let Some(group) = input.string("group")?.filter(|group| !group.is_empty()) else {
+        return Ok(None);
+    };
     let allowed = |c: char| c.is_ascii_alphanumeric() || "-_:/.".contains(c);
     if group.len() > GROUP_CHARS_MAX || !group.chars().all(allowed) {
-        return Err(ApiError::field("group", "must be at most 255 letters, digits and -_:/."));
+        return Err(ApiError::field(
+            "group",
+            "must be at most 255 letters, digits and -_:/.",
+        ));
     }
     if group.starts_with("service:") {
-        return Err(ApiError::field("group", "the prefix service: belongs to tasks of services"));
+        return Err(ApiError::field(
+            "group",
+            "the prefix service: belongs to tasks of services",
+        ));
     }
     Ok(Some(group))
 }
@@ -156,15 +175,18 @@ fn started_by(input: &mut Fields) -> Result<Option<String>, ApiError> {
     let started_by = input.string("startedBy")?.filter(|by| !by.is_empty());
     let allowed = |c: char| c.is_ascii_alphanumeric() || "-_/".contains(c);
     match &started_by {
-        Some(by) if by.len() > STARTED_BY_CHARS_MAX || !by.chars().all(allowed) => {
-            Err(ApiError::field("startedBy", "must be at most 128 letters, digits and -_/"))
-        }
+        Some(by) if by.len() > STARTED_BY_CHARS_MAX || !by.chars().all(allowed) => Err(ApiError::field(
+            "startedBy",
+            "must be at most 128 letters, digits and -_/",
+        )),
         _ => Ok(started_by),
     }
 }
 
 fn network(input: &mut Fields) -> Result<Option<Network>, ApiError> {
-    let Some(mut outer) = input.object("networkConfiguration")? else { return Ok(None) };
+    let Some(mut outer) = input.object("networkConfiguration")? else {
+        return Ok(None);
+    };
     let inner = outer.object("awsvpcConfiguration")?;
     outer.finish()?;
     let Some(mut inner) = inner else { return Ok(None) };
@@ -174,7 +196,10 @@ fn network(input: &mut Fields) -> Result<Option<Network>, ApiError> {
         public_ip: inner.choice("assignPublicIp", &["ENABLED", "DISABLED"])? == Some("ENABLED"),
     };
     if network.security_groups.len() > SECURITY_GROUPS_MAX {
-        return Err(ApiError::field(inner.path("securityGroups"), "can have at most 5 entries"));
+        return Err(ApiError::field(
+            inner.path("securityGroups"),
+            "can have at most 5 entries",
+        ));
     }
     inner.finish()?;
     Ok(Some(network))
@@ -187,9 +212,17 @@ fn constraints(input: &mut Fields) -> Result<Vec<Constraint>, ApiError> {
         let expression = fields.string("expression")?;
         let path = fields.path("expression");
         fields.finish()?;
-        Constraint::parse(kind, expression.as_deref()).map_err(|error| ApiError::field(path, error))
+        Constraint::parse(kind, expression.as_deref()).map_err(|error| match error {
+            // The column is what helps.
+            InvalidConstraint::Expression { source, .. } => ApiError::field(path, source),
+            other => ApiError::field(path, other),
+        })
     };
-    input.objects("placementConstraints", CONSTRAINTS_MAX)?.into_iter().map(one).collect()
+    input
+        .objects("placementConstraints", CONSTRAINTS_MAX)?
+        .into_iter()
+        .map(one)
+        .collect()
 }
 
 fn strategy(input: &mut Fields) -> Result<Vec<Strategy>, ApiError> {
@@ -201,12 +234,18 @@ fn strategy(input: &mut Fields) -> Result<Vec<Strategy>, ApiError> {
         fields.finish()?;
         Strategy::parse(kind, field.as_deref()).map_err(|error| ApiError::field(path, error))
     };
-    input.objects("placementStrategy", STRATEGIES_MAX)?.into_iter().map(one).collect()
+    input
+        .objects("placementStrategy", STRATEGIES_MAX)?
+        .into_iter()
+        .map(one)
+        .collect()
 }
 
 /// Overrides that say nothing are fine; clients send them.
 fn check_overrides(overrides: &Value) -> Result<(), ApiError> {
-    let Value::Object(map) = overrides else { return Err(ApiError::field("overrides", "must be an object")) };
+    let Value::Object(map) = overrides else {
+        return Err(ApiError::field("overrides", "must be an object"));
+    };
     if let Some(name) = map.keys().find(|name| !OVERRIDES.contains(&name.as_str())) {
         return Err(ApiError::field(format!("overrides.{name}"), "unknown field"));
     }
@@ -224,9 +263,10 @@ fn content(path: &str, value: &Value) -> Option<String> {
             .iter()
             .filter(|(name, _)| !(path.starts_with("overrides.containerOverrides[") && *name == "name"))
             .find_map(|(name, value)| content(&format!("{path}.{name}"), value)),
-        Value::Array(list) => {
-            list.iter().enumerate().find_map(|(index, value)| content(&format!("{path}[{index}]"), value))
-        }
+        Value::Array(list) => list
+            .iter()
+            .enumerate()
+            .find_map(|(index, value)| content(&format!("{path}[{index}]"), value)),
         _ => Some(path.to_owned()),
     }
 }

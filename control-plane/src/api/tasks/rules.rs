@@ -30,20 +30,28 @@ pub(super) fn check_active(definition: &TaskDefinition) -> Result<(), ApiError> 
 }
 
 /// The launch type a task gets: as asked for, else EC2, else what the definition requires.
-pub(super) fn launch_type(definition: &Definition, asked: Option<&'static str>) -> Result<&'static str, ApiError> {
+pub(super) fn launch_type(
+    definition: &Definition,
+    asked: Option<&'static str>,
+) -> Result<&'static str, ApiError> {
     let lists = [&definition.compatibilities, &definition.requires_compatibilities];
     let compatible = |name: &str| lists.iter().any(|list| list.iter().any(|entry| entry == name));
     let unrestricted = lists.iter().all(|list| list.is_empty());
     match asked {
-        Some("MANAGED_INSTANCES") => {
-            Err(ApiError::field("launchType", "'MANAGED_INSTANCES' is not supported by this endpoint: use EC2"))
-        }
+        Some("MANAGED_INSTANCES") => Err(ApiError::field(
+            "launchType",
+            "'MANAGED_INSTANCES' is not supported by this endpoint: use EC2",
+        )),
         Some(name) if unrestricted || compatible(name) => Ok(name),
-        Some(name) => {
-            Err(ApiError::InvalidParameter(format!("Task definition does not support launch_type {name}.")))
-        }
+        Some(name) => Err(ApiError::InvalidParameter(format!(
+            "Task definition does not support launch_type {name}."
+        ))),
         None if unrestricted || compatible("EC2") => Ok("EC2"),
-        None => Ok(if compatible("FARGATE") { "FARGATE" } else { "EXTERNAL" }),
+        None => Ok(if compatible("FARGATE") {
+            "FARGATE"
+        } else {
+            "EXTERNAL"
+        }),
     }
 }
 
@@ -55,14 +63,17 @@ pub(super) fn check_platform(launch_type: &str, version: Option<&str>) -> Result
             "platformVersion: must be absent with launch type {launch_type}"
         ))),
         Some("LATEST" | "1.4.0") => Ok(()),
-        Some(other) => {
-            Err(ApiError::PlatformUnknown(format!("platformVersion: '{other}' is unknown: use LATEST or 1.4.0")))
-        }
+        Some(other) => Err(ApiError::PlatformUnknown(format!(
+            "platformVersion: '{other}' is unknown: use LATEST or 1.4.0"
+        ))),
     }
 }
 
 /// The network a task gets: subnets and security groups. Empty unless its mode is awsvpc.
-pub(super) fn network(definition: &Definition, common: &Common) -> Result<(Vec<String>, Vec<String>), ApiError> {
+pub(super) fn network(
+    definition: &Definition,
+    common: &Common,
+) -> Result<(Vec<String>, Vec<String>), ApiError> {
     let mode = network_mode(definition);
     match (&common.network, mode) {
         (None, "awsvpc") => Err(ApiError::InvalidParameter(format!(
@@ -80,14 +91,18 @@ pub(super) fn network(definition: &Definition, common: &Common) -> Result<(Vec<S
 fn awsvpc(network: &Network) -> Result<(Vec<String>, Vec<String>), ApiError> {
     let path = |field: &str| format!("networkConfiguration.awsvpcConfiguration.{field}");
     if network.public_ip {
-        return Err(ApiError::field(path("assignPublicIp"), "'ENABLED' is not supported: use DISABLED"));
+        return Err(ApiError::field(
+            path("assignPublicIp"),
+            "'ENABLED' is not supported: use DISABLED",
+        ));
     }
     if let Some(other) = network.subnets.iter().find(|id| *id != SUBNET) {
         let problem = format!("The subnet ID '{other}' does not exist: this cluster has {SUBNET}");
         return Err(ApiError::field(path("subnets"), problem));
     }
     if let Some(other) = network.security_groups.iter().find(|id| *id != SECURITY_GROUP) {
-        let problem = format!("The security group '{other}' does not exist: this cluster has {SECURITY_GROUP}");
+        let problem =
+            format!("The security group '{other}' does not exist: this cluster has {SECURITY_GROUP}");
         return Err(ApiError::field(path("securityGroups"), problem));
     }
     Ok((vec![SUBNET.to_owned()], vec![SECURITY_GROUP.to_owned()]))
@@ -120,14 +135,24 @@ mod tests {
             (&definition(&[], &[]), Some("EXTERNAL"), Some("EXTERNAL")),
             (&fargate, Some("MANAGED_INSTANCES"), None),
         ] {
-            assert_eq!(launch_type(definition, asked).ok(), expected, "{definition:?} {asked:?}");
+            assert_eq!(
+                launch_type(definition, asked).ok(),
+                expected,
+                "{definition:?} {asked:?}"
+            );
         }
     }
 
     #[test]
     fn platform_versions_belong_to_fargate() {
         assert!(check_platform("FARGATE", Some("LATEST")).is_ok());
-        assert_eq!(check_platform("FARGATE", Some("9")).unwrap_err().code(), "PlatformUnknownException");
-        assert_eq!(check_platform("EC2", Some("LATEST")).unwrap_err().code(), "InvalidParameterException");
+        assert_eq!(
+            check_platform("FARGATE", Some("9")).unwrap_err().code(),
+            "PlatformUnknownException"
+        );
+        assert_eq!(
+            check_platform("EC2", Some("LATEST")).unwrap_err().code(),
+            "InvalidParameterException"
+        );
     }
 }

@@ -29,8 +29,11 @@ pub(in crate::api) async fn run(api: &Api, input: Fields) -> Result<Value, ApiEr
     let definition = definition(api, &request.common).await?;
     let launch = prepare(cluster, definition, request.common, request.launch_type)?;
     rules::check_platform(&launch.launch_type, request.platform_version.as_deref())?;
-    let want =
-        Want::Place { count: request.count, constraints: &request.constraints, strategy: &request.strategy };
+    let want = Want::Place {
+        count: request.count,
+        constraints: &request.constraints,
+        strategy: &request.strategy,
+    };
     launch.commit(api, &want, request.token.as_ref()).await
 }
 
@@ -40,8 +43,15 @@ pub(in crate::api) async fn start(api: &Api, input: Fields) -> Result<Value, Api
     let cluster = records::active_cluster(api, request.common.cluster.as_deref()).await?;
     let resolve = |named: &String| api.realm.container_instance_id(&cluster, named);
     let nodes: Vec<String> = request.nodes.iter().map(resolve).collect::<Result<_, _>>()?;
-    if let Some((at, id)) = nodes.iter().enumerate().find(|(at, id)| nodes[..*at].contains(id)) {
-        return Err(ApiError::field(format!("containerInstances[{at}]"), format_args!("{id} comes twice")));
+    if let Some((at, id)) = nodes
+        .iter()
+        .enumerate()
+        .find(|(at, id)| nodes[..*at].contains(id))
+    {
+        return Err(ApiError::field(
+            format!("containerInstances[{at}]"),
+            format_args!("{id} comes twice"),
+        ));
     }
     let definition = definition(api, &request.common).await?;
     let launch = prepare(cluster, definition, request.common, None)?;
@@ -51,7 +61,10 @@ pub(in crate::api) async fn start(api: &Api, input: Fields) -> Result<Value, Api
 async fn definition(api: &Api, common: &Common) -> Result<TaskDefinition, ApiError> {
     let found = task_definitions::find(api, &common.definition).await?;
     let definition = found.ok_or_else(|| {
-        ApiError::Client(format!("TaskDefinition not found: {}. Register it first", common.definition))
+        ApiError::Client(format!(
+            "TaskDefinition not found: {}. Register it first",
+            common.definition
+        ))
     })?;
     rules::check_active(&definition.value)?;
     Ok(definition.value)
@@ -63,16 +76,19 @@ fn prepare(
     common: Common,
     launch_type: Option<&'static str>,
 ) -> Result<Launch, ApiError> {
-    let parsed = task::Definition::from_echo(&definition.definition).map_err(|source| ApiError::Definition {
-        family: definition.family.clone(),
-        revision: definition.revision,
-        source,
-    })?;
+    let parsed =
+        task::Definition::from_echo(&definition.definition).map_err(|source| ApiError::Definition {
+            family: definition.family.clone(),
+            revision: definition.revision,
+            source,
+        })?;
     let launch_type = rules::launch_type(&parsed, launch_type)?;
     let (subnets, security_groups) = rules::network(&parsed, &common)?;
     let tags = tags(&cluster, &definition, &common)?;
     Ok(Launch {
-        group: common.group.unwrap_or_else(|| format!("family:{}", definition.family)),
+        group: common
+            .group
+            .unwrap_or_else(|| format!("family:{}", definition.family)),
         requirements: parsed.requirements(),
         cluster,
         definition,
@@ -87,10 +103,17 @@ fn prepare(
 
 /// What the caller set wins over what the definition has.
 fn tags(cluster: &str, definition: &TaskDefinition, common: &Common) -> Result<Tags, ApiError> {
-    let mut tags = if common.propagate_tags { definition.tags.clone() } else { BTreeMap::new() };
+    let mut tags = if common.propagate_tags {
+        definition.tags.clone()
+    } else {
+        BTreeMap::new()
+    };
     tags.extend(common.tags.clone());
     if tags.len() > TAGS_MAX {
-        return Err(ApiError::field("tags", "a task can have at most 50, with those of its definition"));
+        return Err(ApiError::field(
+            "tags",
+            "a task can have at most 50, with those of its definition",
+        ));
     }
     if common.managed_tags {
         tags.insert("aws:ecs:clusterName".to_owned(), cluster.to_owned());

@@ -23,10 +23,25 @@ pub(in crate::api) fn task(api: &Api, task: &Task, node: Option<&Node>, with_tag
     put("attachments", attachments(api, task));
     put("attributes", attributes(node));
     put("clusterArn", api.realm.cluster(&task.cluster).into());
-    put("connectivity", if connected { "CONNECTED" } else { "DISCONNECTED" }.into());
-    put("connectivityAt", node.map_or(Value::Null, |node| seconds(node.connectivity_at)));
-    put("containerInstanceArn", api.realm.container_instance(&task.cluster, &task.node).into());
-    put("containers", task.containers.iter().map(|one| container(api, task, one, &arn)).collect());
+    put(
+        "connectivity",
+        if connected { "CONNECTED" } else { "DISCONNECTED" }.into(),
+    );
+    put(
+        "connectivityAt",
+        node.map_or(Value::Null, |node| seconds(node.connectivity_at)),
+    );
+    put(
+        "containerInstanceArn",
+        api.realm.container_instance(&task.cluster, &task.node).into(),
+    );
+    put(
+        "containers",
+        task.containers
+            .iter()
+            .map(|one| container(api, task, one, &arn))
+            .collect(),
+    );
     put("cpu", json!(task.cpu));
     put("desiredStatus", task.desired_status.clone().into());
     put("enableExecuteCommand", false.into());
@@ -43,8 +58,18 @@ pub(in crate::api) fn task(api: &Api, task: &Task, node: Option<&Node>, with_tag
     put("startedBy", json!(task.started_by));
     put("stopCode", json!(task.stop_code));
     put("stoppedReason", json!(task.stopped_reason));
-    put("tags", if with_tags { tags::respond(&task.tags) } else { json!([]) });
-    put("taskDefinitionArn", api.realm.task_definition(&task.family, task.revision).into());
+    put(
+        "tags",
+        if with_tags {
+            tags::respond(&task.tags)
+        } else {
+            json!([])
+        },
+    );
+    put(
+        "taskDefinitionArn",
+        api.realm.task_definition(&task.family, task.revision).into(),
+    );
     put("taskArn", arn.into());
     put("version", task.version.into());
     for (name, at) in times(task) {
@@ -76,7 +101,9 @@ fn attributes(node: Option<&Node>) -> Value {
 
 /// The network interface of an awsvpc task.
 fn attachments(api: &Api, task: &Task) -> Value {
-    let Some(id) = &task.attachment_id else { return json!([]) };
+    let Some(id) = &task.attachment_id else {
+        return json!([]);
+    };
     let hex: String = id.chars().filter(char::is_ascii_hexdigit).take(17).collect();
     let mut details = vec![
         json!({"name": "subnetId", "value": task.subnets.first()}),
@@ -86,7 +113,11 @@ fn attachments(api: &Api, task: &Task) -> Value {
         details.push(json!({"name": "macAddress", "value": mac}));
     }
     if let Some(address) = &task.ipv4_address {
-        let host = format!("ip-{}.{}.compute.internal", address.replace('.', "-"), api.realm.region);
+        let host = format!(
+            "ip-{}.{}.compute.internal",
+            address.replace('.', "-"),
+            api.realm.region
+        );
         details.push(json!({"name": "privateDnsName", "value": host}));
         details.push(json!({"name": "privateIPv4Address", "value": address}));
     }
@@ -138,8 +169,6 @@ fn bindings(task: &Task, container: &TaskContainer) -> Value {
     if task.network_mode != "host" || container.last_status != "RUNNING" {
         return json!([]);
     }
-    let one = |(inside, outside, protocol): &(u16, u16, String)| {
-        json!({"bindIP": "0.0.0.0", "containerPort": inside, "hostPort": outside, "protocol": protocol})
-    };
+    let one = |(inside, outside, protocol): &(u16, u16, String)| json!({"bindIP": "0.0.0.0", "containerPort": inside, "hostPort": outside, "protocol": protocol});
     container.ports.iter().map(one).collect()
 }

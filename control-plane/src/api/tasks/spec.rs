@@ -1,13 +1,17 @@
 //! Owns the step from a resolved task to the message its node gets. Field for field: nothing is decided here.
 
 use berth_control_plane_core::task::{
-    Condition, Dependency, LogSpec, NetworkMode, PortMapping, Protocol, ResolvedContainer, ResolvedTask, Ulimit,
+    Condition, Dependency, LogSpec, NetworkMode, PortMapping, Protocol, ResolvedContainer, ResolvedTask,
+    Ulimit,
 };
 use berth_proto::node::v1 as wire;
 
 /// The desired spec of a task that is to run.
 pub(super) fn message(task: ResolvedTask) -> wire::TaskSpec {
-    let limits = wire::Limits { cpu_units: task.limit_cpu_units, memory_bytes: task.limit_memory_bytes };
+    let limits = wire::Limits {
+        cpu_units: task.limit_cpu_units,
+        memory_bytes: task.limit_memory_bytes,
+    };
     wire::TaskSpec {
         task_id: task.task_id,
         task_arn: task.task_arn,
@@ -67,7 +71,10 @@ fn dependency(dependency: Dependency) -> wire::Dependency {
         Condition::Complete => wire::DependencyCondition::Complete,
         Condition::Success => wire::DependencyCondition::Success,
     };
-    wire::Dependency { container_name: dependency.container_name, condition: condition.into() }
+    wire::Dependency {
+        container_name: dependency.container_name,
+        condition: condition.into(),
+    }
 }
 
 fn port(port: PortMapping) -> wire::PortMapping {
@@ -83,9 +90,16 @@ fn port(port: PortMapping) -> wire::PortMapping {
 }
 
 fn ulimit(ulimit: Ulimit) -> wire::Ulimit {
-    wire::Ulimit { name: ulimit.name, soft: ulimit.soft, hard: ulimit.hard }
+    wire::Ulimit {
+        name: ulimit.name,
+        soft: ulimit.soft,
+        hard: ulimit.hard,
+    }
 }
 
 fn log(log: LogSpec) -> wire::LogSpec {
-    wire::LogSpec { max_size_bytes: log.max_size_bytes, max_files: log.max_files }
+    wire::LogSpec {
+        max_size_bytes: log.max_size_bytes,
+        max_files: log.max_files,
+    }
 }

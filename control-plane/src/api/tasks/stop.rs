@@ -24,7 +24,10 @@ pub(in crate::api) async fn stop(api: &Api, mut input: Fields) -> Result<Value, 
     let reference = input.required("task")?;
     let reason = input.string("reason")?.filter(|reason| !reason.is_empty());
     input.finish()?;
-    if reason.as_ref().is_some_and(|reason| reason.chars().count() > REASON_CHARS_MAX) {
+    if reason
+        .as_ref()
+        .is_some_and(|reason| reason.chars().count() > REASON_CHARS_MAX)
+    {
         return Err(ApiError::field("reason", "can have at most 1024 characters"));
     }
     let cluster = records::active_cluster(api, cluster.as_deref()).await?;
@@ -32,7 +35,9 @@ pub(in crate::api) async fn stop(api: &Api, mut input: Fields) -> Result<Value, 
     let reason = reason.unwrap_or_else(|| "Task stopped by user".to_owned());
     let task = request(api, &cluster, &id, &reason, "UserInitiated").await?;
     let task = task.ok_or_else(|| {
-        ApiError::InvalidParameter(format!("The referenced task was not found: {id} in cluster {cluster}"))
+        ApiError::InvalidParameter(format!(
+            "The referenced task was not found: {id} in cluster {cluster}"
+        ))
     })?;
     let node = records::get::<Node>(api, &keys::node(&cluster, &task.node)).await?;
     Ok(json!({"task": shape::task(api, &task, node.as_ref().map(|node| &node.value), true)}))
@@ -48,7 +53,9 @@ pub(in crate::api) async fn request(
 ) -> Result<Option<Task>, ApiError> {
     let mut attempts = Attempts::default();
     loop {
-        let Some(mut task) = records::get::<Task>(api, &keys::task(cluster, id)).await? else { return Ok(None) };
+        let Some(mut task) = records::get::<Task>(api, &keys::task(cluster, id)).await? else {
+            return Ok(None);
+        };
         if task.value.desired_status == "STOPPED" || task.value.last_status == "STOPPED" {
             return Ok(Some(task.value));
         }
@@ -98,11 +105,17 @@ async fn tell(
         compare.push(Compare::Missing(key));
         return Ok(());
     };
-    let mut spec = TaskSpec::decode(entry.value.as_ref())
-        .map_err(|source| ApiError::Spec { key: entry.key.clone(), source })?;
+    let mut spec = TaskSpec::decode(entry.value.as_ref()).map_err(|source| ApiError::Spec {
+        key: entry.key.clone(),
+        source,
+    })?;
     spec.set_desired_status(DesiredStatus::Stopped);
     spec.stop_reason = reason.to_owned();
     compare.push(Compare::Modified(key.clone(), entry.modified));
-    operations.push(Operation::Put { key, value: spec.encode_to_vec().into(), lease: None });
+    operations.push(Operation::Put {
+        key,
+        value: spec.encode_to_vec().into(),
+        lease: None,
+    });
     Ok(())
 }

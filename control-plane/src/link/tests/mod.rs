@@ -301,6 +301,7 @@ fn allocation() -> Allocation {
         udp_ports: vec![],
         address: true,
         stopping: false,
+        group: "family:web".into(),
     }
 }
 

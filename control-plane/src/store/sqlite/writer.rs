@@ -51,6 +51,8 @@ pub(super) struct Writer {
     leases: HashMap<i64, Lease>,
     /// The write-ahead log holds something.
     dirty: bool,
+    /// Something was committed since the last tick.
+    busy: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -93,6 +95,7 @@ impl Writer {
             history_bytes,
             leases,
             dirty: true,
+            busy: false,
         })
     }
 
@@ -203,7 +206,7 @@ impl Writer {
     fn committed(&mut self, revision: u64, changes: Vec<(u64, Vec<String>)>, bytes: u64) {
         self.revision = revision;
         self.history_bytes += bytes;
-        self.dirty = true;
+        (self.dirty, self.busy) = (true, true);
         for (revision, keys) in changes {
             self.hub.committed(revision, &keys);
         }
@@ -298,7 +301,8 @@ impl Writer {
                 "the history of changes is not compacted"
             );
         }
-        if std::mem::take(&mut self.dirty) {
+        // Off the hot path: while commits come, the log may grow to its own limit.
+        if !std::mem::take(&mut self.busy) && std::mem::take(&mut self.dirty) {
             let checkpoint = self
                 .db
                 .query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()));

@@ -511,7 +511,7 @@ fn log_options_are_refused_by_name() {
         (
             "max-size",
             "100",
-            "max-size: 100 is below the minimum of 1024 bytes",
+            "max-size: 100 is below the minimum of 4096 bytes",
         ),
         (
             "max-size",
@@ -577,6 +577,20 @@ fn a_definition_has_a_size() {
     assert!(
         found.len() == 1 && found[0].ends_with("bytes, the limit is 65536"),
         "{found:?}"
+    );
+}
+
+#[test]
+fn lists_and_maps_have_a_length() {
+    let labels: serde_json::Map<String, Value> = (0..1_001).map(|n| (n.to_string(), json!(""))).collect();
+    let at = "containerDefinitions[0]";
+    only(
+        &container("dockerLabels", Value::Object(labels)),
+        &format!("{at}.dockerLabels: 1001 entries, the limit is 1000"),
+    );
+    only(
+        &container("command", json!(vec!["x"; 1_001])),
+        &format!("{at}.command: 1001 entries, the limit is 1000"),
     );
 }
 

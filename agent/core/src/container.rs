@@ -1,0 +1,281 @@
+//! Owns what is known of one container, and which transitions its facts allow. Never decides alone: what a container
+//! does next depends on its task (`task::advance`).
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    desired::{ContainerSpec, Millis},
+    effect::SignalKind,
+    event::{Exit, Failure, ObservedState},
+    ids::{Attempt, runtime_id},
+    image::ResolvedImage,
+    report::{ContainerState, Status},
+};
+
+/// ECS's words for a container that the kernel killed for want of memory.
+pub const OOM_REASON: &str = "OutOfMemoryError: Container killed due to memory usage";
+
+/// One container of one task.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Container {
+    pub attempt: Attempt,
+    pub image: Image,
+    pub life: Life,
+    /// The effect under way in the lifecycle lane.
+    pub doing: Option<Doing>,
+    /// The lifecycle lane was told to give up.
+    pub cancelled: bool,
+    pub stop: StopStage,
+    /// Failures of the current step, and when it is tried again.
+    pub retry: Retry,
+    /// Something of this attempt may exist in the runtime.
+    pub attempted: bool,
+    /// Observed before the start was confirmed.
+    pub early_exit: Option<Exit>,
+    pub start_timed_out: bool,
+    pub pid: Option<u32>,
+    pub started: Option<Millis>,
+    pub finished: Option<Millis>,
+    pub exit: Option<i32>,
+    /// Why it failed, or ended as it did.
+    pub reason: Option<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Image {
+    Wanted,
+    Pulling {
+        cancelled: bool,
+    },
+    Ready(ResolvedImage),
+    /// Failed, or no longer needed.
+    Abandoned,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Life {
+    /// Not started yet.
+    Waiting,
+    Starting,
+    Running,
+    /// No process is left; the runtime may still hold records.
+    Exited,
+    /// Nothing is left in the runtime.
+    Gone,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Doing {
+    Start,
+    Signal(SignalKind),
+    Remove,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum StopStage {
+    NotAsked,
+    /// The stop signal was sent; SIGKILL follows at this time.
+    Asked {
+        kill_at: Millis,
+    },
+    /// SIGKILL was sent; it is sent again at this time, and the node says that it is impaired.
+    Killed {
+        again_at: Millis,
+    },
+}
+
+/// Back-off of a step that failed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Retry {
+    pub failures: u32,
+    pub at: Option<Millis>,
+}
+
+impl Retry {
+    const FIRST_MS: i64 = 500;
+    const LAST_MS: i64 = 30_000;
+
+    /// Counts a failure and returns when to try again: 0.5 s, doubling, at most 30 s.
+    pub fn failed(&mut self, now: Millis) -> Millis {
+        let delay = (Self::FIRST_MS << self.failures.min(10)).min(Self::LAST_MS);
+        self.failures = self.failures.saturating_add(1);
+        let at = now.plus(delay);
+        self.at = Some(at);
+        at
+    }
+
+    /// Whether the step may be tried now.
+    pub fn due(&self, now: Millis) -> bool {
+        self.at.is_none_or(|at| at <= now)
+    }
+}
+
+impl Container {
+    pub fn new() -> Self {
+        Self {
+            attempt: Attempt::FIRST,
+            image: Image::Wanted,
+            life: Life::Waiting,
+            doing: None,
+            cancelled: false,
+            stop: StopStage::NotAsked,
+            retry: Retry::default(),
+            attempted: false,
+            early_exit: None,
+            start_timed_out: false,
+            pid: None,
+            started: None,
+            finished: None,
+            exit: None,
+            reason: None,
+        }
+    }
+
+    /// It ran, whether or not it still does.
+    pub fn has_started(&self) -> bool {
+        self.started.is_some()
+    }
+
+    /// It ended for good without ever having run.
+    pub fn never_ran(&self) -> bool {
+        !self.has_started() && matches!(self.life, Life::Exited | Life::Gone)
+    }
+
+    /// The code of a container that ran to its end.
+    pub fn exit_code(&self) -> Option<i32> {
+        self.exit.filter(|_| self.has_started())
+    }
+
+    /// A process of it may be alive.
+    pub fn may_have_process(&self) -> bool {
+        matches!(self.life, Life::Starting | Life::Running)
+    }
+
+    /// Nothing is left of it and nothing is under way.
+    pub fn is_settled(&self) -> bool {
+        self.life == Life::Gone && self.doing.is_none() && !matches!(self.image, Image::Pulling { .. })
+    }
+
+    /// The start was confirmed.
+    pub fn on_started(&mut self, pid: u32, now: Millis) {
+        (self.life, self.pid, self.started) = (Life::Running, Some(pid), Some(now));
+        (self.retry, self.reason) = (Retry::default(), None);
+        if let Some(exit) = self.early_exit.take() {
+            self.on_exited(&exit);
+        }
+    }
+
+    /// The process ended. A container that is starting keeps this until its start is confirmed.
+    pub fn on_exited(&mut self, exit: &Exit) {
+        match self.life {
+            // A start that seemed to fail may have happened: the next try finds the same attempt.
+            Life::Waiting if self.attempted => self.early_exit = Some(exit.clone()),
+            Life::Starting => self.early_exit = Some(exit.clone()),
+            Life::Running => {
+                (self.life, self.exit, self.finished) = (Life::Exited, Some(exit.code), Some(exit.at));
+                self.pid = None;
+                self.retry = Retry::default();
+                if exit.oom_killed && exit.code == 137 {
+                    self.reason = Some(OOM_REASON.into());
+                }
+            }
+            Life::Waiting | Life::Exited | Life::Gone => {}
+        }
+    }
+
+    /// It will never run (again): a failed start, a failed dependency, a stop before the start.
+    pub fn give_up(&mut self, exit: Option<i32>, reason: Option<String>) {
+        self.life = if self.attempted { Life::Exited } else { Life::Gone };
+        self.exit = self.exit.or(exit);
+        self.reason = self.reason.take().or(reason);
+        self.retry = Retry::default();
+        if self.image == Image::Wanted {
+            self.image = Image::Abandoned;
+        }
+    }
+
+    /// After a restart of the agent: no effect is under way, and the runtime says what is.
+    pub fn on_agent_restarted(
+        &mut self,
+        observed: Option<&ObservedState>,
+        exit: impl FnOnce(i32, Millis, bool) -> Exit,
+        now: Millis,
+    ) {
+        // A stop signal under way may not have been sent.
+        if self.doing.take() == Some(Doing::Signal(SignalKind::Stop)) {
+            self.stop = StopStage::NotAsked;
+        }
+        self.cancelled = false;
+        if matches!(self.image, Image::Pulling { .. }) {
+            self.image = Image::Wanted;
+        }
+        match (self.life, observed) {
+            (Life::Starting, Some(ObservedState::Running { pid })) => self.on_started(*pid, now),
+            (Life::Starting, Some(ObservedState::Exited { code, at, oom_killed })) => {
+                self.on_started(0, *at);
+                self.on_exited(&exit(*code, *at, *oom_killed));
+            }
+            // The same attempt is started again; nothing of it ever ran.
+            (Life::Starting, Some(ObservedState::Created) | None) => self.life = Life::Waiting,
+            (Life::Running, Some(ObservedState::Exited { code, at, oom_killed })) => {
+                self.on_exited(&exit(*code, *at, *oom_killed));
+            }
+            (Life::Running, Some(ObservedState::Created) | None) => {
+                self.on_exited(&exit(255, now, false));
+                self.reason = Some("container vanished from the runtime while the agent was away".into());
+            }
+            (Life::Running, Some(ObservedState::Running { .. }))
+            | (Life::Waiting | Life::Exited | Life::Gone, _) => {}
+        }
+    }
+
+    /// After a boot of the host: its process is gone with all others.
+    pub fn on_host_rebooted(&mut self, now: Millis) {
+        self.doing = None;
+        self.cancelled = false;
+        if matches!(self.image, Image::Pulling { .. }) {
+            self.image = Image::Abandoned;
+        }
+        if self.may_have_process() {
+            self.life = Life::Exited;
+            self.finished = Some(now);
+            self.reason = Some("host restarted".into());
+        }
+    }
+
+    /// What to say of a start that failed.
+    pub fn failure_reason(failure: &Failure) -> String {
+        format!("{}: {}", failure.kind, failure.message)
+    }
+
+    /// As it looks from outside.
+    pub fn state(&self, spec: &ContainerSpec) -> ContainerState {
+        let status = match self.life {
+            Life::Waiting | Life::Starting => Status::Pending,
+            Life::Running => Status::Running,
+            Life::Exited | Life::Gone => Status::Stopped,
+        };
+        let digest = match &self.image {
+            Image::Ready(image) => Some(image.digest.clone()),
+            _ => None,
+        };
+        ContainerState {
+            id: spec.id.clone(),
+            name: spec.name.clone(),
+            status,
+            exit_code: self.exit,
+            reason: self.reason.clone(),
+            runtime_id: self.attempted.then(|| runtime_id(&spec.id, self.attempt)),
+            image_digest: digest,
+            started: self.started,
+            finished: self.finished,
+            pid: self.pid,
+        }
+    }
+}
+
+impl Default for Container {
+    fn default() -> Self {
+        Self::new()
+    }
+}

@@ -1,0 +1,440 @@
+//! Owns the whole node: its tasks, accounts, addresses and ledger, and what each event does to them. Every input of
+//! the core comes in through [`Node::apply`].
+
+mod admission;
+mod desired_state;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use ipnet::Ipv4Net;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    addresses::Addresses,
+    change::Change,
+    container::Life,
+    desired::{Millis, Position},
+    effect::{Effect, Lane},
+    event::{Completion, Event, Restarted, TimerKey},
+    ids::TaskId,
+    ledger::{Ledger, LedgerWrite, Owned},
+    report::{Facts, Report, Status, StopCode, TaskState, Times},
+    resources::{Capacity, Resources},
+    task::{Logs, Phase, Task},
+};
+
+/// What the operator decided about this node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodeConfig {
+    pub capacity: Capacity,
+    /// Where task addresses come from.
+    pub task_range: Ipv4Net,
+    /// How long the logs of a stopped task are kept, milliseconds.
+    pub log_retention_ms: i64,
+    /// How long a task may wait for resources before it fails to start, milliseconds.
+    pub admission_deadline_ms: i64,
+}
+
+/// What is stored of the node itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeRecord {
+    pub position: Option<Position>,
+    /// Sequence number of the last report.
+    pub last_sequence: u64,
+    pub last_arrival: u64,
+    pub addresses: Addresses,
+}
+
+/// The core's state.
+#[derive(Debug)]
+pub struct Node {
+    config: NodeConfig,
+    record: NodeRecord,
+    tasks: BTreeMap<TaskId, Task>,
+    ledger: Ledger,
+    resources: Resources,
+    /// Resources were released, or somebody new wants some.
+    admission_due: bool,
+}
+
+impl Node {
+    /// A node that never ran.
+    pub fn new(config: NodeConfig) -> Self {
+        let addresses = Addresses::new(config.task_range);
+        let record = NodeRecord {
+            position: None,
+            last_sequence: 0,
+            last_arrival: 0,
+            addresses,
+        };
+        Self::load(config, record, [], Ledger::default())
+    }
+
+    /// A node as it was stored. [`Event::Restarted`] must be the first event.
+    pub fn load(
+        config: NodeConfig,
+        mut record: NodeRecord,
+        tasks: impl IntoIterator<Item = Task>,
+        ledger: Ledger,
+    ) -> Self {
+        let mut addresses = Addresses::new(config.task_range);
+        addresses.adopt(record.addresses);
+        record.addresses = addresses;
+        let tasks: BTreeMap<_, _> = tasks
+            .into_iter()
+            .map(|task| (task.spec.id.clone(), task))
+            .collect();
+        let mut resources = Resources::new(config.capacity.clone());
+        for task in tasks.values().filter(|task| task.holds_host()) {
+            resources.charge(&task.spec);
+            if !task.may_have_process() {
+                resources.release_processes(&task.spec.id);
+            }
+        }
+        Self {
+            config,
+            record,
+            tasks,
+            ledger,
+            resources,
+            admission_due: true,
+        }
+    }
+
+    pub fn record(&self) -> &NodeRecord {
+        &self.record
+    }
+
+    pub fn ledger(&self) -> &Ledger {
+        &self.ledger
+    }
+
+    pub fn task(&self, id: &TaskId) -> Option<&Task> {
+        self.tasks.get(id)
+    }
+
+    pub fn tasks(&self) -> impl Iterator<Item = &Task> {
+        self.tasks.values()
+    }
+
+    pub fn resources(&self) -> &Resources {
+        &self.resources
+    }
+
+    /// Conditions an operator should know of.
+    pub fn impairments(&self) -> Vec<String> {
+        self.tasks.values().filter_map(Task::impairment).collect()
+    }
+
+    /// Takes one event. The caller stores the change before it acts on it.
+    pub fn apply(&mut self, now: Millis, event: Event) -> Change {
+        let mut change = Change::default();
+        let touched = self.take(now, event, &mut change);
+        let mut due: BTreeSet<TaskId> = touched;
+        while !due.is_empty() || self.admission_due {
+            for id in std::mem::take(&mut due) {
+                self.advance(&id, now, &mut change);
+            }
+            if std::mem::take(&mut self.admission_due) {
+                due = self.admit(now, &mut change);
+            }
+        }
+        self.report(&mut change);
+        change
+    }
+
+    /// Updates facts. Returns the tasks whose facts changed.
+    fn take(&mut self, now: Millis, event: Event, change: &mut Change) -> BTreeSet<TaskId> {
+        match event {
+            Event::Restarted(restarted) => self.on_restarted(&restarted, now, change),
+            Event::Snapshot { position, tasks } => self.on_snapshot(position, tasks, now, change),
+            Event::Delta {
+                position,
+                changed,
+                removed,
+            } => self.on_delta(position, changed, &removed, now, change),
+            Event::Refused { task, reason } => self.on_refused(task, reason, now, change),
+            Event::Completed { lane, completion } => self.on_completed(&lane, completion, now, change),
+            Event::Exited(exit) => {
+                let Some(task) = self.tasks.get_mut(&exit.task) else {
+                    return BTreeSet::new();
+                };
+                task.on_exited(&exit);
+                BTreeSet::from([exit.task])
+            }
+            Event::Timer(key) => self.on_timer(key, now),
+            Event::Acknowledged { sequence } => {
+                // A node that lost its state goes on counting where the control plane saw it last: a repeated
+                // sequence number would be taken for a repeated report.
+                if sequence > self.record.last_sequence {
+                    self.record.last_sequence = sequence;
+                    change.node = true;
+                }
+                change.acknowledged = Some(sequence);
+                BTreeSet::new()
+            }
+            Event::StopAll { reason } => {
+                for task in self.tasks.values_mut() {
+                    task.begin_stop(StopCode::UserInitiated, reason.clone(), now);
+                }
+                self.tasks.keys().cloned().collect()
+            }
+        }
+    }
+
+    fn on_restarted(&mut self, restarted: &Restarted, now: Millis, change: &mut Change) -> BTreeSet<TaskId> {
+        let mut observed: BTreeMap<&TaskId, BTreeMap<_, _>> = BTreeMap::new();
+        for seen in &restarted.containers {
+            let of_task = observed.entry(&seen.task).or_default();
+            of_task.insert((seen.container.clone(), seen.attempt), seen.state.clone());
+        }
+        let none = BTreeMap::new();
+        for (id, task) in &mut self.tasks {
+            task.on_agent_restarted(observed.get(id).unwrap_or(&none), now);
+            if restarted.host_rebooted {
+                task.on_host_rebooted(now);
+            }
+            // Deadlines are in the tasks; the timers were in memory.
+            change.timers.extend(deadlines(task, &self.config));
+        }
+        change.timers.extend(
+            self.record
+                .addresses
+                .next_expiry()
+                .map(|at| (TimerKey::Quarantine, at)),
+        );
+        self.admission_due = true;
+        self.tasks.keys().cloned().collect()
+    }
+
+    fn on_completed(
+        &mut self,
+        lane: &Lane,
+        completion: Completion,
+        now: Millis,
+        change: &mut Change,
+    ) -> BTreeSet<TaskId> {
+        let id = lane.task();
+        let Some(task) = self.tasks.get_mut(id) else {
+            change
+                .anomalies
+                .push(format!("{lane:?} completed, but the task is not known"));
+            return BTreeSet::new();
+        };
+        let removed = completion == Completion::Removed;
+        if let Err(what) = task.on_completed(lane, completion, now) {
+            change.anomalies.push(format!("task {id}: {what}"));
+        }
+        if let (true, Lane::Lifecycle(task_id, container)) = (removed, lane) {
+            let attempt = task.container(container).attempt;
+            self.write_ledger(
+                LedgerWrite::Release(Owned::Attempt(task_id.clone(), container.clone(), attempt)),
+                change,
+            );
+        }
+        BTreeSet::from([id.clone()])
+    }
+
+    fn on_timer(&mut self, key: TimerKey, now: Millis) -> BTreeSet<TaskId> {
+        let id = match &key {
+            TimerKey::Stop(task, _) | TimerKey::StartTimeout(task, _) => task.clone(),
+            TimerKey::Admission(task) | TimerKey::Retention(task) => task.clone(),
+            TimerKey::Retry(lane) => lane.task().clone(),
+            TimerKey::Quarantine => {
+                self.record.addresses.expire(now);
+                self.admission_due = true;
+                return BTreeSet::new();
+            }
+        };
+        let Some(task) = self.tasks.get_mut(&id) else {
+            return BTreeSet::new();
+        };
+        match key {
+            TimerKey::StartTimeout(_, container) => task.on_start_timeout(&container),
+            TimerKey::Admission(_) => {
+                if let Phase::Waiting { reason, since, .. } = &task.phase
+                    && since.plus(self.config.admission_deadline_ms) <= now
+                {
+                    let seconds = self.config.admission_deadline_ms / 1000;
+                    let reason = format!("{reason}; waited {seconds} s for it");
+                    task.begin_stop(StopCode::TaskFailedToStart, reason, now);
+                }
+            }
+            TimerKey::Retention(_) if task.phase == Phase::Stopped && task.logs == Logs::Kept => {
+                task.logs = Logs::Expired;
+            }
+            _ => {}
+        }
+        BTreeSet::from([id])
+    }
+
+    /// Begins what can be begun, and settles the accounts.
+    fn advance(&mut self, id: &TaskId, now: Millis, change: &mut Change) {
+        let Some(task) = self.tasks.get_mut(id) else {
+            return;
+        };
+        let (had_process, was_stopped) = (task.may_have_process(), task.phase == Phase::Stopped);
+        let steps = task.advance(now);
+        let (has_process, is_stopped) = (task.may_have_process(), task.phase == Phase::Stopped);
+        let gone = is_stopped && task.forgotten && task.logs == Logs::None;
+        if is_stopped && !was_stopped && task.logs == Logs::Kept {
+            change.timers.push((
+                TimerKey::Retention(id.clone()),
+                now.plus(self.config.log_retention_ms),
+            ));
+        }
+        change.tasks.insert(id.clone());
+        for write in steps.ledger {
+            self.write_ledger(write, change);
+        }
+        change.effects.extend(steps.effects);
+        change.timers.extend(steps.timers);
+        if !has_process {
+            self.resources.release_processes(id);
+            self.admission_due |= had_process;
+        }
+        if is_stopped {
+            self.release(id, now, change);
+            if gone {
+                self.tasks.remove(id);
+            }
+        }
+    }
+
+    /// Nothing of the task is left on the host.
+    fn release(&mut self, id: &TaskId, now: Millis, change: &mut Change) {
+        self.resources.release_all(id);
+        if let Some(until) = self.record.addresses.release(id, now) {
+            change.node = true;
+            change.timers.push((
+                TimerKey::Quarantine,
+                self.record.addresses.next_expiry().unwrap_or(until),
+            ));
+            self.admission_due = true;
+        }
+    }
+
+    fn write_ledger(&mut self, write: LedgerWrite, change: &mut Change) {
+        self.ledger.apply(&write);
+        change.ledger.push(write);
+    }
+
+    /// Says what changed, for every task of the change whose facts are new.
+    fn report(&mut self, change: &mut Change) {
+        for id in &change.tasks {
+            let Some(task) = self.tasks.get_mut(id) else {
+                continue;
+            };
+            let state = task.state();
+            if task
+                .reported
+                .as_ref()
+                .is_some_and(|last| !is_news(last, &state.facts))
+            {
+                continue;
+            }
+            task.reported = Some(state.facts.clone());
+            self.record.last_sequence += 1;
+            change.node = true;
+            change.reports.push(Report {
+                sequence: self.record.last_sequence,
+                task: state,
+            });
+        }
+    }
+
+    /// A spec that this node does not understand: told once per time it is wanted, and not kept.
+    fn on_refused(
+        &mut self,
+        id: TaskId,
+        reason: String,
+        now: Millis,
+        change: &mut Change,
+    ) -> BTreeSet<TaskId> {
+        if let Some(task) = self.tasks.get_mut(&id) {
+            task.begin_stop(StopCode::TaskFailedToStart, reason, now);
+            return BTreeSet::from([id]);
+        }
+        self.record.last_sequence += 1;
+        change.node = true;
+        let facts = Facts {
+            status: Status::Stopped,
+            stop: Some((StopCode::TaskFailedToStart, reason)),
+            waiting: None,
+            address: None,
+            mac_address: None,
+            containers: Vec::new(),
+        };
+        let times = Times {
+            stopping: Some(now),
+            stopped: Some(now),
+            ..Times::default()
+        };
+        change.reports.push(Report {
+            sequence: self.record.last_sequence,
+            task: TaskState { id, facts, times },
+        });
+        BTreeSet::new()
+    }
+
+    /// How many containers run: for people.
+    pub fn running_containers(&self) -> usize {
+        self.tasks
+            .values()
+            .flat_map(Task::containers)
+            .filter(|(_, c)| c.life == Life::Running)
+            .count()
+    }
+
+    /// The effects that a stored node had under way are not repeated by themselves: [`Event::Restarted`] does it.
+    pub fn effects_under_way(&self) -> usize {
+        let busy = |task: &Task| task.containers().filter(|(_, c)| c.doing.is_some()).count();
+        self.tasks.values().map(busy).sum()
+    }
+}
+
+/// A wait that ended is no news by itself: what follows it is.
+fn is_news(last: &Facts, now: &Facts) -> bool {
+    if last == now {
+        return false;
+    }
+    let without_wait = |facts: &Facts| Facts {
+        waiting: None,
+        ..facts.clone()
+    };
+    now.waiting.is_some() || without_wait(last) != without_wait(now)
+}
+
+fn deadlines(task: &Task, config: &NodeConfig) -> Vec<(TimerKey, Millis)> {
+    let id = &task.spec.id;
+    let mut timers = Vec::new();
+    if let Phase::Waiting { since, .. } = task.phase {
+        timers.push((
+            TimerKey::Admission(id.clone()),
+            since.plus(config.admission_deadline_ms),
+        ));
+    }
+    if let (Phase::Stopped, Some(stopped)) = (&task.phase, task.times.stopped) {
+        timers.push((
+            TimerKey::Retention(id.clone()),
+            stopped.plus(config.log_retention_ms),
+        ));
+    }
+    for spec in &task.spec.containers {
+        let container = task.container(&spec.id);
+        if let (Life::Running, Some(started)) = (container.life, container.started)
+            && crate::dependency::is_waited_for(&task.spec, &spec.name)
+        {
+            let key = TimerKey::StartTimeout(id.clone(), spec.id.clone());
+            timers.push((key, started.plus(i64::from(spec.start_timeout_ms))));
+        }
+    }
+    timers
+}
+
+/// Effects of a change that are for a lane, cancellations excepted: what the executor must complete.
+pub fn expects_completion(effect: &Effect) -> bool {
+    !matches!(effect, Effect::Cancel(_))
+}

@@ -1,0 +1,114 @@
+//! Owns who may begin: strict about starvation, free of lost wake-ups. Runs after every event that released something
+//! or brought somebody new, over all that wait.
+
+use std::collections::BTreeSet;
+
+use super::Node;
+use crate::{change::Change, desired::Millis, ids::TaskId, report::StopCode, resources::Lack, task::Phase};
+
+/// A task that fits may pass one that does not, this many times; then nobody passes it any more.
+pub const OVERTAKEN_MAX: u32 = 16;
+/// How many of those that hold what is wanted are named in a reason.
+const HOLDERS_NAMED_MAX: usize = 3;
+
+impl Node {
+    /// Admits whoever fits, in order of arrival. Returns the tasks whose facts changed.
+    pub(super) fn admit(&mut self, now: Millis, change: &mut Change) -> BTreeSet<TaskId> {
+        let mut waiting: Vec<(u64, TaskId)> = self
+            .tasks
+            .values()
+            .filter(|task| matches!(task.phase, Phase::Waiting { .. }))
+            .map(|task| (task.arrival, task.spec.id.clone()))
+            .collect();
+        waiting.sort();
+        let mut changed = BTreeSet::new();
+        let mut passed: Vec<TaskId> = Vec::new();
+        for (_, id) in waiting {
+            match self.try_admit(&id, now, change) {
+                Ok(()) => {
+                    self.count_overtaken(&passed);
+                    changed.insert(id);
+                }
+                Err(Lack::Never(why)) => {
+                    if let Some(task) = self.tasks.get_mut(&id) {
+                        task.begin_stop(StopCode::TaskFailedToStart, why, now);
+                    }
+                    changed.insert(id);
+                }
+                Err(Lack::Now(why)) => {
+                    if self.set_waiting(&id, why) {
+                        changed.insert(id.clone());
+                    }
+                    if self.is_barrier(&id) {
+                        break;
+                    }
+                    passed.push(id);
+                }
+            }
+        }
+        changed
+    }
+
+    fn try_admit(&mut self, id: &TaskId, now: Millis, change: &mut Change) -> Result<(), Lack> {
+        let Some(task) = self.tasks.get_mut(id) else {
+            return Ok(());
+        };
+        self.resources.fits(&task.spec)?;
+        if task.wants_address() {
+            let addresses = &mut self.record.addresses;
+            let Some(address) = addresses.lease(id, now) else {
+                let range = addresses.range();
+                if addresses.capacity() == 0 {
+                    return Err(Lack::Never(format!(
+                        "RESOURCE:ENI: {range} has no address for a task"
+                    )));
+                }
+                let (held, resting) = addresses.counts();
+                return Err(Lack::Now(format!(
+                    "RESOURCE:ENI: no free address in {range}: {held} are in use, {resting} rest after use"
+                )));
+            };
+            task.address = Some(address);
+            change.node = true;
+        }
+        self.resources.charge(&task.spec);
+        task.phase = Phase::Active;
+        Ok(())
+    }
+
+    /// Whether the reason is new.
+    fn set_waiting(&mut self, id: &TaskId, why: String) -> bool {
+        let stopping: Vec<&str> = self
+            .tasks
+            .values()
+            .filter(|task| matches!(task.phase, Phase::Stopping | Phase::Releasing))
+            .map(|task| task.spec.id.as_str())
+            .take(HOLDERS_NAMED_MAX)
+            .collect();
+        let why = match stopping.as_slice() {
+            [] => why,
+            ids => format!("{why}; stopping now: {}", ids.join(", ")),
+        };
+        match self.tasks.get_mut(id).map(|task| &mut task.phase) {
+            Some(Phase::Waiting { reason, .. }) if *reason != why => {
+                *reason = why;
+                true
+            }
+            _ => false,
+        }
+    }
+
+    fn count_overtaken(&mut self, passed: &[TaskId]) {
+        for id in passed {
+            if let Some(Phase::Waiting { overtaken, .. }) = self.tasks.get_mut(id).map(|task| &mut task.phase)
+            {
+                *overtaken += 1;
+            }
+        }
+    }
+
+    fn is_barrier(&self, id: &TaskId) -> bool {
+        let phase = self.tasks.get(id).map(|task| &task.phase);
+        matches!(phase, Some(Phase::Waiting { overtaken, .. }) if *overtaken >= OVERTAKEN_MAX)
+    }
+}

@@ -1,0 +1,164 @@
+//! Owns how desired state is taken over: level-triggered, guarded against a control plane that lost its data.
+
+use std::collections::BTreeSet;
+
+use super::Node;
+use crate::{
+    change::{Change, DesiredAck},
+    desired::{DesiredStatus, Millis, Position, TaskSpec},
+    event::TimerKey,
+    ids::TaskId,
+    report::StopCode,
+    task::{Phase, Task},
+};
+
+/// From so many running tasks that a snapshot does not name, and half of all, it is taken for a mistake. A control
+/// plane keeps a task in its snapshots until the node reported it STOPPED, so one that is missing is never routine.
+const UNEXPLAINED_STOPS_MAX: usize = 2;
+
+impl Node {
+    pub(super) fn on_snapshot(
+        &mut self,
+        position: Position,
+        specs: Vec<TaskSpec>,
+        now: Millis,
+        change: &mut Change,
+    ) -> BTreeSet<TaskId> {
+        let named: BTreeSet<TaskId> = specs.iter().map(|spec| spec.id.clone()).collect();
+        if let Err(why) = self
+            .accepts(&position)
+            .and_then(|()| self.guards_against_mass_stop(&named))
+        {
+            change.desired_ack = Some(DesiredAck {
+                position,
+                refused: Some(why),
+            });
+            return BTreeSet::new();
+        }
+        let missing: Vec<TaskId> = self
+            .tasks
+            .keys()
+            .filter(|id| !named.contains(*id))
+            .cloned()
+            .collect();
+        self.take_over(position, specs, &missing, now, change)
+    }
+
+    pub(super) fn on_delta(
+        &mut self,
+        position: Position,
+        changed: Vec<TaskSpec>,
+        removed: &[TaskId],
+        now: Millis,
+        change: &mut Change,
+    ) -> BTreeSet<TaskId> {
+        if let Err(why) = self.accepts(&position) {
+            change.desired_ack = Some(DesiredAck {
+                position,
+                refused: Some(why),
+            });
+            return BTreeSet::new();
+        }
+        self.take_over(position, changed, removed, now, change)
+    }
+
+    fn take_over(
+        &mut self,
+        position: Position,
+        specs: Vec<TaskSpec>,
+        removed: &[TaskId],
+        now: Millis,
+        change: &mut Change,
+    ) -> BTreeSet<TaskId> {
+        let mut touched = BTreeSet::new();
+        for spec in specs {
+            touched.insert(spec.id.clone());
+            self.want(spec, now, change);
+        }
+        for id in removed {
+            if let Some(task) = self.tasks.get_mut(id) {
+                task.forgotten = true;
+                let reason = "the control plane no longer has this task".to_owned();
+                task.begin_stop(StopCode::UserInitiated, reason, now);
+                touched.insert(id.clone());
+            }
+        }
+        self.record.position = Some(position.clone());
+        change.node = true;
+        change.desired_ack = Some(DesiredAck {
+            position,
+            refused: None,
+        });
+        touched
+    }
+
+    /// Wants a task as `spec` says. A running task's spec never changes but for its desired status.
+    fn want(&mut self, spec: TaskSpec, now: Millis, change: &mut Change) {
+        let id = spec.id.clone();
+        let (desired, reason) = (spec.desired, spec.stop_reason.clone());
+        if !self.tasks.contains_key(&id) {
+            self.record.last_arrival += 1;
+            let deadline = now.plus(self.config.admission_deadline_ms);
+            change.timers.push((TimerKey::Admission(id.clone()), deadline));
+            self.tasks
+                .insert(id.clone(), Task::new(spec, self.record.last_arrival, now));
+            self.admission_due = true;
+        }
+        let Some(task) = self.tasks.get_mut(&id) else {
+            return;
+        };
+        task.spec.desired = desired;
+        task.forgotten = false;
+        if desired == DesiredStatus::Stopped {
+            let reason = if reason.is_empty() {
+                "Task stopped by user".into()
+            } else {
+                reason
+            };
+            task.begin_stop(StopCode::UserInitiated, reason, now);
+        }
+    }
+
+    /// Whether desired state from `position` may be taken over at all.
+    fn accepts(&self, position: &Position) -> Result<(), String> {
+        let Some(mine) = &self.record.position else {
+            return Ok(());
+        };
+        if mine.store_id != position.store_id {
+            return Err(format!(
+                "this node follows store {}, not {}: the control plane lost its data or is another one; \
+                 if that is meant, remove the node's state directory once its tasks are stopped",
+                mine.store_id, position.store_id
+            ));
+        }
+        let order = |p: &Position| (p.epoch, p.revision);
+        if order(position) < order(mine) {
+            return Err(format!(
+                "this node has seen epoch {} revision {}, which is newer than epoch {} revision {}: \
+                 the control plane was restored from an older backup without raising its epoch",
+                mine.epoch, mine.revision, position.epoch, position.revision
+            ));
+        }
+        Ok(())
+    }
+
+    fn guards_against_mass_stop(&self, named: &BTreeSet<TaskId>) -> Result<(), String> {
+        let wanted = |task: &&Task| {
+            task.spec.desired == DesiredStatus::Running
+                && matches!(task.phase, Phase::Active | Phase::Waiting { .. })
+        };
+        let running = self.tasks.values().filter(wanted).count();
+        let missing = self
+            .tasks
+            .values()
+            .filter(wanted)
+            .filter(|task| !named.contains(&task.spec.id))
+            .count();
+        if missing >= UNEXPLAINED_STOPS_MAX && missing * 2 >= running {
+            return Err(format!(
+                "the snapshot would stop {missing} of {running} running tasks without a word of why"
+            ));
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,148 @@
+//! Owns the `linux` part: namespaces, cgroup limits, devices, sysctls. Never sets the task's own limits: they are on
+//! the cgroup above.
+
+use serde_json::{Map, Value, json};
+
+use super::{Cgroups, Network, OciError, OciSpec, mounts, process::DEFAULT_CAPABILITIES, seccomp};
+use crate::desired::ContainerSpec;
+
+/// Processes and threads of one container. Docker sets no limit and so a fork bomb takes the host's last pid;
+/// 32 768 is above what threaded servers use.
+pub const PIDS_MAX_DEFAULT: i64 = 32_768;
+/// Open files, soft and hard: what Fargate documents. Docker hands down whatever its daemon was started with, which
+/// differs from host to host.
+pub const NOFILE_DEFAULT: u64 = 65_535;
+/// The range of a v1 cpu.shares; runtimes convert it to a v2 weight.
+const CPU_SHARES: (u32, u32) = (2, 262_144);
+/// The unprivileged may send ICMP echo and bind ports below 1024, as under Docker ≥ 20.10.
+const SYSCTLS: [(&str, &str); 2] = [
+    ("net.ipv4.ip_unprivileged_port_start", "0"),
+    ("net.ipv4.ping_group_range", "0 2147483647"),
+];
+
+/// What one container may use, beside its task's limits. Zero is no limit of its own.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Limits {
+    /// Relative weight; 1024 = one core's worth.
+    pub cpu_units: u32,
+    pub memory_bytes: u64,
+    pub memory_reservation_bytes: u64,
+}
+
+impl Limits {
+    pub(super) fn of(spec: &ContainerSpec) -> Self {
+        Self {
+            cpu_units: spec.cpu_units,
+            memory_bytes: spec.memory_bytes,
+            memory_reservation_bytes: spec.memory_reservation_bytes,
+        }
+    }
+}
+
+pub(super) fn linux(spec: &OciSpec) -> Result<Value, OciError> {
+    let mut linux = json!({
+        "cgroupsPath": spec.cgroups_path,
+        "namespaces": namespaces(spec),
+        "resources": resources(spec)?,
+        "maskedPaths": mounts::MASKED,
+        "readonlyPaths": mounts::READONLY,
+    });
+    if let Some(profile) = seccomp::profile(spec.host.arch, spec.host.kernel, &DEFAULT_CAPABILITIES) {
+        linux["seccomp"] = profile;
+    }
+    if spec.network != Network::Host {
+        // A runtime refuses these in the host's namespace, where they would change the host.
+        linux["sysctl"] = SYSCTLS
+            .iter()
+            .map(|(key, value)| ((*key).to_owned(), json!(value)))
+            .collect::<Map<_, _>>()
+            .into();
+    }
+    Ok(linux)
+}
+
+fn namespaces(spec: &OciSpec) -> Vec<Value> {
+    let mut all: Vec<Value> = ["pid", "ipc", "uts", "mount"]
+        .iter()
+        .map(|kind| json!({"type": kind}))
+        .collect();
+    match &spec.network {
+        Network::Join(path) => all.push(json!({"type": "network", "path": path})),
+        Network::Private => all.push(json!({"type": "network"})),
+        Network::Host => {}
+    }
+    if spec.host.cgroups == Cgroups::Unified {
+        // Docker's default on v2: the container sees its own cgroup as the root.
+        all.push(json!({"type": "cgroup"}));
+    }
+    all
+}
+
+fn resources(spec: &OciSpec) -> Result<Value, OciError> {
+    let mut resources = json!({
+        "devices": devices(),
+        "memory": memory(spec)?,
+        "cpu": {"shares": spec.limits.cpu_units.clamp(CPU_SHARES.0, CPU_SHARES.1)},
+        "pids": {"limit": PIDS_MAX_DEFAULT},
+    });
+    if spec.host.cgroups == Cgroups::Unified {
+        // The container dies as a whole, and its siblings do not. Never on the task: that would take the shim's
+        // other containers along. v1 has no such switch.
+        resources["unified"] = json!({"memory.oom.group": "1"});
+    }
+    Ok(resources)
+}
+
+fn memory(spec: &OciSpec) -> Result<Value, OciError> {
+    let Limits {
+        memory_bytes: limit,
+        memory_reservation_bytes: reservation,
+        ..
+    } = spec.limits;
+    if limit != 0 && reservation > limit {
+        return Err(OciError::Reservation { reservation, limit });
+    }
+    let mut memory = Map::new();
+    if limit != 0 {
+        memory.insert("limit".to_owned(), json!(limit));
+        if spec.host.swap_limit {
+            // The sum of memory and swap: no swap beyond the limit.
+            memory.insert("swap".to_owned(), json!(limit));
+        }
+    }
+    if reservation != 0 {
+        memory.insert("reservation".to_owned(), json!(reservation));
+    }
+    Ok(memory.into())
+}
+
+/// Nothing but what every program expects: null, zero, full, random, urandom, tty, console, the pseudo terminals;
+/// and nodes may be made that cannot be opened (Docker).
+fn devices() -> Vec<Value> {
+    const ALLOWED: [(&str, Option<u32>, Option<u32>, &str); 11] = [
+        ("c", None, None, "m"),
+        ("b", None, None, "m"),
+        ("c", Some(1), Some(3), "rwm"),
+        ("c", Some(1), Some(5), "rwm"),
+        ("c", Some(1), Some(7), "rwm"),
+        ("c", Some(1), Some(8), "rwm"),
+        ("c", Some(1), Some(9), "rwm"),
+        ("c", Some(5), Some(0), "rwm"),
+        ("c", Some(5), Some(1), "rwm"),
+        ("c", Some(5), Some(2), "rwm"),
+        ("c", Some(136), None, "rwm"),
+    ];
+    let rule = |&(kind, major, minor, access): &(&str, Option<u32>, Option<u32>, &str)| {
+        let mut rule = json!({"allow": true, "type": kind, "access": access});
+        for (name, number) in [("major", major), ("minor", minor)] {
+            if let Some(number) = number {
+                rule[name] = json!(number);
+            }
+        }
+        rule
+    };
+    let deny_all = json!({"allow": false, "access": "rwm"});
+    std::iter::once(deny_all)
+        .chain(ALLOWED.iter().map(rule))
+        .collect()
+}

@@ -1,0 +1,120 @@
+//! Owns the mounts every container gets, and those the agent adds. Never creates their sources.
+
+use serde_json::{Value, json};
+
+use super::OciError;
+
+/// A file or directory of the host, seen in the container.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mount {
+    source: String,
+    destination: String,
+    readonly: bool,
+}
+
+impl Mount {
+    /// `source` on the host appears at `destination`.
+    pub fn bind(source: impl Into<String>, destination: impl Into<String>) -> Self {
+        Self {
+            source: source.into(),
+            destination: destination.into(),
+            readonly: false,
+        }
+    }
+
+    /// As [`bind`](Self::bind), and the container cannot write to it.
+    pub fn read_only(source: impl Into<String>, destination: impl Into<String>) -> Self {
+        Self {
+            readonly: true,
+            ..Self::bind(source, destination)
+        }
+    }
+
+    fn json(&self) -> Result<Value, OciError> {
+        let plain = |path: &str| path.starts_with('/') && !path.split('/').any(|part| part == "..");
+        if !plain(&self.destination) {
+            return Err(OciError::RelativeMount(self.destination.clone()));
+        }
+        let access = if self.readonly { "ro" } else { "rw" };
+        Ok(json!({
+            "destination": self.destination,
+            "type": "bind",
+            "source": self.source,
+            "options": ["rbind", "rprivate", access],
+        }))
+    }
+}
+
+/// Destination, type, source, options: Docker's, with /dev/shm of 64 MiB.
+const DEFAULTS: [(&str, &str, &str, &[&str]); 7] = [
+    ("/proc", "proc", "proc", &["nosuid", "noexec", "nodev"]),
+    (
+        "/dev",
+        "tmpfs",
+        "tmpfs",
+        &["nosuid", "strictatime", "mode=755", "size=65536k"],
+    ),
+    (
+        "/dev/pts",
+        "devpts",
+        "devpts",
+        &[
+            "nosuid",
+            "noexec",
+            "newinstance",
+            "ptmxmode=0666",
+            "mode=0620",
+            "gid=5",
+        ],
+    ),
+    ("/sys", "sysfs", "sysfs", &["nosuid", "noexec", "nodev", "ro"]),
+    (
+        "/sys/fs/cgroup",
+        "cgroup",
+        "cgroup",
+        &["ro", "nosuid", "noexec", "nodev"],
+    ),
+    ("/dev/mqueue", "mqueue", "mqueue", &["nosuid", "noexec", "nodev"]),
+    (
+        "/dev/shm",
+        "tmpfs",
+        "shm",
+        &["nosuid", "noexec", "nodev", "mode=1777", "size=65536k"],
+    ),
+];
+
+/// Hidden from the container (Docker 28).
+pub(super) const MASKED: [&str; 12] = [
+    "/proc/acpi",
+    "/proc/asound",
+    "/proc/interrupts",
+    "/proc/kcore",
+    "/proc/keys",
+    "/proc/latency_stats",
+    "/proc/sched_debug",
+    "/proc/scsi",
+    "/proc/timer_list",
+    "/proc/timer_stats",
+    "/sys/devices/virtual/powercap",
+    "/sys/firmware",
+];
+
+/// Seen, not written (Docker).
+pub(super) const READONLY: [&str; 5] = [
+    "/proc/bus",
+    "/proc/fs",
+    "/proc/irq",
+    "/proc/sys",
+    "/proc/sysrq-trigger",
+];
+
+pub(super) fn mounts(own: &[Mount]) -> Result<Vec<Value>, OciError> {
+    let default = |&(destination, kind, source, options): &(&str, &str, &str, &[&str])| {
+        Ok(json!({"destination": destination, "type": kind, "source": source, "options": options}))
+    };
+    DEFAULTS
+        .iter()
+        .map(default)
+        .chain(own.iter().map(Mount::json))
+        .collect()
+}

@@ -1,0 +1,81 @@
+//! Owns what a task looks like from outside: the content of a `StateChange`. Derived from a task, never kept beside it.
+
+use std::net::Ipv4Addr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    desired::Millis,
+    ids::{ContainerId, TaskId},
+};
+
+/// How far a task is, as its node knows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Status {
+    Pending,
+    Running,
+    Stopping,
+    Deprovisioning,
+    Stopped,
+}
+
+/// ECS's `stopCode`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum StopCode {
+    TaskFailedToStart,
+    EssentialContainerExited,
+    UserInitiated,
+    HostRestarted,
+}
+
+/// One entry of the outbox: the whole state of a task after a change.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Report {
+    pub sequence: u64,
+    pub task: TaskState,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TaskState {
+    pub id: TaskId,
+    pub facts: Facts,
+    pub times: Times,
+}
+
+/// What makes a new report when it changes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Facts {
+    pub status: Status,
+    pub stop: Option<(StopCode, String)>,
+    /// Why it waits for admission or a dependency.
+    pub waiting: Option<String>,
+    pub address: Option<Ipv4Addr>,
+    pub mac_address: Option<String>,
+    pub containers: Vec<ContainerState>,
+}
+
+/// When things happened; carried along by the next report, never the reason for one.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Times {
+    pub pull_started: Option<Millis>,
+    pub pull_stopped: Option<Millis>,
+    pub started: Option<Millis>,
+    pub stopping: Option<Millis>,
+    pub execution_stopped: Option<Millis>,
+    pub stopped: Option<Millis>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ContainerState {
+    pub id: ContainerId,
+    pub name: String,
+    /// Pending, Running or Stopped.
+    pub status: Status,
+    pub exit_code: Option<i32>,
+    pub reason: Option<String>,
+    pub runtime_id: Option<String>,
+    pub image_digest: Option<String>,
+    pub started: Option<Millis>,
+    pub finished: Option<Millis>,
+    pub pid: Option<u32>,
+}

@@ -1,0 +1,417 @@
+//! Owns one task: its facts, what events do to them, and what is to be done next ([`advance`]).
+//!
+//! A task is driven by its facts, not by a script: every event updates facts, and `advance` compares them with what is
+//! wanted. So an event that comes late, twice, or after a restart finds the same answer.
+//!
+//! ```text
+//! Waiting ──admitted──▶ Active ──stop, failure, essential exit──▶ Stopping ──nothing left in the runtime──▶ Releasing ──▶ Stopped
+//!    └──────────────────────────────stop─────────────────────────────▲
+//! ```
+
+mod advance;
+
+use std::{collections::BTreeMap, net::Ipv4Addr};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    container::{Container, Doing, Image, Life, Retry, StopStage},
+    dependency::{self, Verdict},
+    desired::{Millis, NetworkMode, TaskSpec},
+    effect::Lane,
+    event::{Completion, Exit, Failure, ObservedState},
+    ids::{Attempt, ContainerId},
+    report::{Facts, Status, StopCode, TaskState, Times},
+};
+pub use advance::Steps;
+
+/// How often a step that may succeed later is tried before the task fails to start.
+pub const START_TRIES_MAX: u32 = 4;
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Task {
+    pub spec: TaskSpec,
+    /// Order of arrival on this node.
+    pub arrival: u64,
+    pub phase: Phase,
+    pub host: Host,
+    pub host_retry: Retry,
+    pub address: Option<Ipv4Addr>,
+    pub mac_address: Option<String>,
+    containers: BTreeMap<ContainerId, Container>,
+    pub stop: Option<(StopCode, String)>,
+    pub times: Times,
+    /// The last thing said about it.
+    pub reported: Option<Facts>,
+    /// The control plane no longer has it.
+    pub forgotten: bool,
+    pub logs: Logs,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Phase {
+    /// For resources.
+    Waiting {
+        reason: String,
+        since: Millis,
+        overtaken: u32,
+    },
+    Active,
+    Stopping,
+    Releasing,
+    Stopped,
+}
+
+/// What the task has of the host: cgroups, directories, network.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Host {
+    Nothing,
+    Preparing {
+        cancelled: bool,
+    },
+    Ready,
+    /// A preparation failed or was given up: something may exist.
+    HalfMade,
+    Releasing,
+    Released,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Logs {
+    None,
+    Kept,
+    Expired,
+    Removing,
+    Removed,
+}
+
+impl Task {
+    pub fn new(spec: TaskSpec, arrival: u64, now: Millis) -> Self {
+        let containers = spec
+            .containers
+            .iter()
+            .map(|c| (c.id.clone(), Container::new()))
+            .collect();
+        Self {
+            spec,
+            arrival,
+            phase: Phase::Waiting {
+                reason: "waits for admission".into(),
+                since: now,
+                overtaken: 0,
+            },
+            host: Host::Nothing,
+            host_retry: Retry::default(),
+            address: None,
+            mac_address: None,
+            containers,
+            stop: None,
+            times: Times::default(),
+            reported: None,
+            forgotten: false,
+            logs: Logs::None,
+        }
+    }
+
+    /// The container of that id.
+    ///
+    /// # Panics
+    /// When the spec has no such container: ids come from the same spec.
+    pub fn container(&self, id: &ContainerId) -> &Container {
+        &self.containers[id]
+    }
+
+    fn container_mut(&mut self, id: &ContainerId) -> Option<&mut Container> {
+        self.containers.get_mut(id)
+    }
+
+    pub fn containers(&self) -> impl Iterator<Item = (&ContainerId, &Container)> {
+        self.containers.iter()
+    }
+
+    /// Processes of it may be alive, so its CPU and memory are in use.
+    pub fn may_have_process(&self) -> bool {
+        match self.phase {
+            Phase::Waiting { .. } | Phase::Releasing | Phase::Stopped => false,
+            Phase::Active => true,
+            Phase::Stopping => self.containers.values().any(Container::may_have_process),
+        }
+    }
+
+    /// Something of it may exist on the host.
+    pub fn holds_host(&self) -> bool {
+        !matches!(self.phase, Phase::Waiting { .. } | Phase::Stopped)
+    }
+
+    /// How far it is.
+    pub fn status(&self) -> Status {
+        match self.phase {
+            Phase::Waiting { .. } => Status::Pending,
+            Phase::Active => {
+                let done = |c: &Container| c.has_started() || matches!(c.life, Life::Exited | Life::Gone);
+                if self.containers.values().all(done) {
+                    Status::Running
+                } else {
+                    Status::Pending
+                }
+            }
+            Phase::Stopping if self.may_have_process() => Status::Stopping,
+            Phase::Stopping | Phase::Releasing => Status::Deprovisioning,
+            Phase::Stopped => Status::Stopped,
+        }
+    }
+
+    /// What a report would say.
+    pub fn state(&self) -> TaskState {
+        let containers = self
+            .spec
+            .containers
+            .iter()
+            .map(|spec| self.container(&spec.id).state(spec))
+            .collect();
+        let facts = Facts {
+            status: self.status(),
+            stop: self.stop.clone(),
+            waiting: self.waiting(),
+            address: self.address,
+            mac_address: self.mac_address.clone(),
+            containers,
+        };
+        TaskState {
+            id: self.spec.id.clone(),
+            facts,
+            times: self.times.clone(),
+        }
+    }
+
+    /// Why it is not further, for people.
+    pub fn waiting(&self) -> Option<String> {
+        match &self.phase {
+            Phase::Waiting { reason, .. } => Some(reason.clone()),
+            Phase::Active => self
+                .spec
+                .containers
+                .iter()
+                .find_map(|spec| self.container_waits_for(spec)),
+            Phase::Stopping => self.containers.values().find_map(|c| match c.stop {
+                StopStage::Killed { .. } if c.retry.failures > 0 || c.may_have_process() => {
+                    Some("SIGKILL was sent; waits for the kernel to end the process".into())
+                }
+                _ => None,
+            }),
+            Phase::Releasing if self.host_retry.failures > 0 => Some(format!(
+                "removal from the host failed {} times; it goes on",
+                self.host_retry.failures
+            )),
+            Phase::Releasing | Phase::Stopped => None,
+        }
+    }
+
+    fn container_waits_for(&self, spec: &crate::desired::ContainerSpec) -> Option<String> {
+        let container = self.container(&spec.id);
+        if container.life != Life::Waiting {
+            return None;
+        }
+        if container.retry.failures > 0 {
+            return container.reason.clone();
+        }
+        match &container.image {
+            Image::Wanted | Image::Pulling { .. } => Some(format!("pulls {}", spec.image)),
+            Image::Abandoned => None,
+            Image::Ready(_) => match dependency::verdict(self, spec) {
+                Verdict::Waiting(reason) => Some(format!("container {} {reason}", spec.name)),
+                Verdict::Satisfied | Verdict::Impossible(_) => None,
+            },
+        }
+    }
+
+    /// Wants it stopped. The first cause wins; a task that is stopping goes on stopping.
+    pub fn begin_stop(&mut self, code: StopCode, reason: String, now: Millis) {
+        if matches!(self.phase, Phase::Stopping | Phase::Releasing | Phase::Stopped) {
+            return;
+        }
+        self.stop = Some((code, reason));
+        self.times.stopping = Some(now);
+        self.phase = Phase::Stopping;
+    }
+
+    /// An effect ended. Says what was impossible.
+    pub fn on_completed(&mut self, lane: &Lane, completion: Completion, now: Millis) -> Result<(), String> {
+        match lane {
+            Lane::Host(_) => self.on_host(completion, now),
+            Lane::Pull(_, id) => self.on_pulled(id, completion, now),
+            Lane::Lifecycle(_, id) => self.on_lifecycle(id, completion, now),
+        }
+    }
+
+    fn on_host(&mut self, completion: Completion, now: Millis) -> Result<(), String> {
+        match (self.host, completion) {
+            (Host::Preparing { .. }, Completion::HostReady { mac_address }) => {
+                self.host = Host::Ready;
+                self.host_retry = Retry::default();
+                self.mac_address = Some(mac_address).filter(|mac| !mac.is_empty());
+            }
+            (Host::Preparing { .. }, Completion::Cancelled) => self.host = Host::HalfMade,
+            (Host::Preparing { .. }, Completion::Failed(failure)) => {
+                self.host = Host::HalfMade;
+                self.host_retry.failed(now);
+                if !failure.retryable || self.host_retry.failures >= START_TRIES_MAX {
+                    self.begin_stop(
+                        StopCode::TaskFailedToStart,
+                        Container::failure_reason(&failure),
+                        now,
+                    );
+                    self.host_retry = Retry::default();
+                }
+            }
+            (Host::Releasing, Completion::HostReleased) => {
+                self.host = Host::Released;
+                self.host_retry = Retry::default();
+            }
+            (Host::Releasing, Completion::Failed(_) | Completion::Cancelled) => {
+                self.host = Host::HalfMade;
+                self.host_retry.failed(now);
+            }
+            (_, Completion::LogsRemoved) if self.logs == Logs::Removing => self.logs = Logs::Removed,
+            (_, Completion::Failed(_) | Completion::Cancelled) if self.logs == Logs::Removing => {
+                self.logs = Logs::Expired;
+                self.host_retry.failed(now);
+            }
+            (host, completion) => return Err(format!("host is {host:?} at {completion:?}")),
+        }
+        Ok(())
+    }
+
+    fn on_pulled(&mut self, id: &ContainerId, completion: Completion, now: Millis) -> Result<(), String> {
+        let Some(container) = self.container_mut(id) else {
+            return Err(format!("no container {id}"));
+        };
+        if !matches!(container.image, Image::Pulling { .. }) {
+            return Err(format!("image is {:?} at {completion:?}", container.image));
+        }
+        match completion {
+            Completion::ImageReady(image) => container.image = Image::Ready(image),
+            Completion::Cancelled => container.image = Image::Abandoned,
+            Completion::Failed(failure) => {
+                container.image = Image::Abandoned;
+                self.on_cannot_start(id, failure, now);
+            }
+            other => return Err(format!("pull completed with {other:?}")),
+        }
+        let pulling = |c: &Container| matches!(c.image, Image::Wanted | Image::Pulling { .. });
+        if !self.containers.values().any(pulling) {
+            self.times.pull_stopped = Some(now);
+        }
+        Ok(())
+    }
+
+    fn on_lifecycle(&mut self, id: &ContainerId, completion: Completion, now: Millis) -> Result<(), String> {
+        let active = self.phase == Phase::Active;
+        let Some(container) = self.container_mut(id) else {
+            return Err(format!("no container {id}"));
+        };
+        let Some(doing) = container.doing.take() else {
+            return Err(format!("nothing under way at {completion:?}"));
+        };
+        match (doing, completion) {
+            (Doing::Start, Completion::Started { pid, .. }) => container.on_started(pid, now),
+            (Doing::Start, Completion::Cancelled) => container.give_up(None, None),
+            (Doing::Start, Completion::Failed(failure)) => {
+                container.retry.failed(now);
+                container.life = Life::Waiting;
+                if failure.retryable && container.retry.failures < START_TRIES_MAX && active {
+                    container.reason = Some(Container::failure_reason(&failure));
+                } else {
+                    self.on_cannot_start(id, failure, now);
+                }
+            }
+            // The exit itself arrives as an observation; a signal that failed is repeated by the stop timer.
+            (Doing::Signal(_), Completion::Signalled | Completion::Failed(_) | Completion::Cancelled) => {}
+            (Doing::Remove, Completion::Removed) => {
+                container.life = Life::Gone;
+                container.attempted = false;
+                container.retry = Retry::default();
+            }
+            (Doing::Remove, Completion::Failed(_) | Completion::Cancelled) => {
+                container.retry.failed(now);
+            }
+            (doing, other) => return Err(format!("{doing:?} completed with {other:?}")),
+        }
+        Ok(())
+    }
+
+    /// A container can never run. Stops the task when the container is essential.
+    fn on_cannot_start(&mut self, id: &ContainerId, failure: Failure, now: Millis) {
+        let reason = Container::failure_reason(&failure);
+        if let Some(container) = self.container_mut(id) {
+            container.reason = None;
+            container.give_up(None, Some(reason.clone()));
+        }
+        if self.is_essential(id) {
+            self.begin_stop(StopCode::TaskFailedToStart, reason, now);
+        }
+    }
+
+    fn is_essential(&self, id: &ContainerId) -> bool {
+        self.spec.container(id).is_some_and(|c| c.essential)
+    }
+
+    /// A container's process ended. Repeats, and exits of other attempts, change nothing.
+    pub fn on_exited(&mut self, exit: &Exit) {
+        if let Some(container) = self.container_mut(&exit.container)
+            && container.attempt == exit.attempt
+        {
+            container.on_exited(exit);
+        }
+    }
+
+    /// The agent started again: no effect is under way.
+    pub fn on_agent_restarted(
+        &mut self,
+        observed: &BTreeMap<(ContainerId, Attempt), ObservedState>,
+        now: Millis,
+    ) {
+        self.host = match self.host {
+            Host::Preparing { .. } | Host::Releasing => Host::HalfMade,
+            other => other,
+        };
+        if self.logs == Logs::Removing {
+            self.logs = Logs::Expired;
+        }
+        let task = self.spec.id.clone();
+        for (id, container) in &mut self.containers {
+            let attempt = container.attempt;
+            let seen = observed.get(&(id.clone(), attempt));
+            let exit = |code, at, oom_killed| Exit {
+                task: task.clone(),
+                container: id.clone(),
+                attempt,
+                code,
+                at,
+                oom_killed,
+            };
+            container.on_agent_restarted(seen, exit, now);
+        }
+    }
+
+    /// The host booted: what was made in memory is gone, what was made on disk is not.
+    pub fn on_host_rebooted(&mut self, now: Millis) {
+        if !self.holds_host() {
+            return;
+        }
+        self.host = if self.host == Host::Nothing {
+            Host::Nothing
+        } else {
+            Host::HalfMade
+        };
+        for container in self.containers.values_mut() {
+            container.on_host_rebooted(now);
+        }
+        self.begin_stop(StopCode::HostRestarted, "host restarted".into(), now);
+    }
+
+    /// Whether it needs an address of its own.
+    pub fn wants_address(&self) -> bool {
+        self.spec.network == NetworkMode::Awsvpc
+    }
+}

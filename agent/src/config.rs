@@ -1,0 +1,273 @@
+//! Owns the agent's settings: parsed once, checked once. Never reads anything but the file it is given.
+//!
+//! Every key is described in `docs/configuration.md`.
+
+use std::{
+    net::Ipv4Addr,
+    path::{Path, PathBuf},
+};
+
+use berth_agent_core::ids::NodeId;
+use ipnet::Ipv4Net;
+use serde::{Deserialize, Serialize};
+
+/// The agent's settings.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// Every host-global name derives from it: containerd namespace, nftables table, cgroup, link prefix.
+    /// 1–16 of `[a-z0-9-]`.
+    #[serde(default = "default_instance")]
+    pub instance: String,
+    /// Durable state: database, logs.
+    #[serde(default = "default_state_dir")]
+    pub state_dir: PathBuf,
+    /// State that ends with the boot: namespaces, sockets.
+    #[serde(default = "default_run_dir")]
+    pub run_dir: PathBuf,
+    /// containerd's socket.
+    #[serde(default = "default_containerd")]
+    pub containerd_address: PathBuf,
+    /// For example `https://cp.example:7071`.
+    pub control_plane: String,
+    /// This node's id: 32 hexadecimal digits, the same as in its certificate.
+    pub node_id: String,
+    /// The node's certificate chain, PEM.
+    pub certificate: PathBuf,
+    /// The node's private key, PEM, readable by its owner only.
+    pub key: PathBuf,
+    /// The control plane's authority, PEM.
+    pub authority: PathBuf,
+    /// The logger's executable; by default the one beside the agent's.
+    pub logger: Option<PathBuf>,
+    /// Where task addresses come from.
+    #[serde(default = "default_task_cidr")]
+    pub task_cidr: Ipv4Net,
+    /// containerd's runtime for tasks.
+    #[serde(default = "default_runtime")]
+    pub runtime: String,
+    /// The OCI runtime's executable for `io.containerd.runc.v2`: runc, crun, or a path.
+    pub runtime_binary: Option<String>,
+    #[serde(default = "default_snapshotter")]
+    pub snapshotter: String,
+    #[serde(default)]
+    pub reserved: Reserved,
+    #[serde(default)]
+    pub registries: Registries,
+    /// OCI and docker archives in this directory are imported at start: for sites without a registry.
+    pub images_dir: Option<PathBuf>,
+    /// How long the logs of a stopped task are kept, seconds.
+    #[serde(default = "default_log_retention_s")]
+    pub log_retention_s: u32,
+    /// How long a task may wait for resources, seconds.
+    #[serde(default = "default_admission_deadline_s")]
+    pub admission_deadline_s: u32,
+    /// Custom attributes of the node, for placement constraints.
+    #[serde(default)]
+    pub attributes: std::collections::BTreeMap<String, String>,
+}
+
+/// What tasks do not get.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Reserved {
+    /// 1024 = one core.
+    pub cpu_units: u32,
+    pub memory_mib: u32,
+    pub tcp_ports: Vec<u16>,
+    pub udp_ports: Vec<u16>,
+}
+
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Registries {
+    /// `host` or `host:port` that speak plain HTTP, besides loopback.
+    pub plain_http_hosts: Vec<String>,
+    /// Authorities to trust besides the host's, PEM files.
+    pub extra_ca: Vec<PathBuf>,
+    pub credentials: Vec<Credential>,
+    /// A tag that was resolved so recently is not asked for again, seconds.
+    pub resolve_ttl_s: u32,
+}
+
+/// Basic credentials of one registry. The password is in a file of its own, readable by its owner only.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Credential {
+    pub host: String,
+    pub username: String,
+    pub password_file: PathBuf,
+}
+
+impl Default for Registries {
+    fn default() -> Self {
+        Self { plain_http_hosts: Vec::new(), extra_ca: Vec::new(), credentials: Vec::new(), resolve_ttl_s: 30 }
+    }
+}
+
+/// Settings that cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    #[error("read configuration {path}")]
+    Read { path: PathBuf, source: std::io::Error },
+    #[error("configuration {path}")]
+    Parse { path: PathBuf, source: Box<toml::de::Error> },
+    #[error("configuration: {key} = {value:?}: {problem}")]
+    Value { key: &'static str, value: String, problem: String },
+}
+
+impl Config {
+    /// Reads and checks a TOML file.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let text =
+            std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.into(), source })?;
+        let config: Self = toml::from_str(&text)
+            .map_err(|source| ConfigError::Parse { path: path.into(), source: Box::new(source) })?;
+        config.check()?;
+        Ok(config)
+    }
+
+    /// Refuses values that would fail later, or quietly do something else.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        let bad = |key, value: &dyn std::fmt::Display, problem: &str| {
+            Err(ConfigError::Value { key, value: value.to_string(), problem: problem.into() })
+        };
+        let name = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
+        if !(1..=16).contains(&self.instance.len()) || !self.instance.bytes().all(name) {
+            return bad("instance", &self.instance, "must be 1 to 16 of a-z, 0-9 and -");
+        }
+        if self.node_id.parse::<NodeId>().is_err() {
+            return bad("node_id", &self.node_id, "must be 32 lower-case hexadecimal digits");
+        }
+        if !self.control_plane.starts_with("https://") {
+            return bad("control_plane", &self.control_plane, "must begin with https://");
+        }
+        if self.task_cidr.prefix_len() > 29 || self.task_cidr.prefix_len() < 8 {
+            return bad("task_cidr", &self.task_cidr, "must be a /8 to /29 network");
+        }
+        let link_local = Ipv4Net::new(Ipv4Addr::new(169, 254, 0, 0), 16);
+        if link_local.is_ok_and(|net| net.contains(&self.task_cidr.network())) {
+            return bad("task_cidr", &self.task_cidr, "link-local addresses are taken for the tasks' endpoints");
+        }
+        for (key, path) in [("state_dir", &self.state_dir), ("run_dir", &self.run_dir)] {
+            if !path.is_absolute() {
+                return bad(key, &path.display(), "must be an absolute path");
+            }
+        }
+        Ok(())
+    }
+
+    /// The agent's database.
+    pub fn database(&self) -> PathBuf {
+        self.state_dir.join("agent.db")
+    }
+
+    /// `<log_dir>/<task>/<container name>/<container id>-json.log`
+    pub fn log_dir(&self) -> PathBuf {
+        self.state_dir.join("logs")
+    }
+
+    /// Where loggers register.
+    pub fn logger_socket(&self) -> PathBuf {
+        self.run_dir.join("logger.sock")
+    }
+
+    /// The logger's executable.
+    pub fn logger_path(&self) -> std::io::Result<PathBuf> {
+        if let Some(path) = &self.logger {
+            return Ok(path.clone());
+        }
+        Ok(std::env::current_exe()?.with_file_name("berth-logger"))
+    }
+}
+
+/// Reads a secret of one line. The file must be readable by its owner only.
+pub fn read_secret(path: &Path) -> Result<String, ConfigError> {
+    use std::os::unix::fs::MetadataExt as _;
+    let read = |source| ConfigError::Read { path: path.into(), source };
+    let mode = std::fs::metadata(path).map_err(read)?.mode();
+    if mode & 0o077 != 0 {
+        let problem = format!("mode {:o} lets others read it: chmod 600", mode & 0o777);
+        return Err(ConfigError::Value { key: "password_file", value: path.display().to_string(), problem });
+    }
+    Ok(std::fs::read_to_string(path).map_err(read)?.trim_end_matches(['\r', '\n']).to_owned())
+}
+
+fn default_instance() -> String {
+    "berth".into()
+}
+
+fn default_state_dir() -> PathBuf {
+    "/var/lib/berth".into()
+}
+
+fn default_run_dir() -> PathBuf {
+    "/run/berth".into()
+}
+
+fn default_containerd() -> PathBuf {
+    "/run/containerd/containerd.sock".into()
+}
+
+/// Inside 10.0.0.0/8, away from what docker (172.17+), Kubernetes (10.96, 10.244) and home routers take.
+fn default_task_cidr() -> Ipv4Net {
+    Ipv4Net::new_assert(Ipv4Addr::new(10, 89, 0, 0), 22)
+}
+
+fn default_runtime() -> String {
+    "io.containerd.runc.v2".into()
+}
+
+fn default_snapshotter() -> String {
+    "overlayfs".into()
+}
+
+fn default_log_retention_s() -> u32 {
+    3 * 3600
+}
+
+fn default_admission_deadline_s() -> u32 {
+    15 * 60
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MINIMAL: &str = r#"
+        control_plane = "https://127.0.0.1:7071"
+        node_id = "0123456789abcdef0123456789abcdef"
+        certificate = "/c"
+        key = "/k"
+        authority = "/a"
+    "#;
+
+    #[test]
+    fn the_minimal_file_gets_the_documented_defaults() {
+        let config: Config = toml::from_str(MINIMAL).unwrap();
+        config.check().unwrap();
+        assert_eq!((config.instance.as_str(), config.log_retention_s), ("berth", 10_800));
+        assert_eq!(config.task_cidr.to_string(), "10.89.0.0/22");
+    }
+
+    #[test]
+    fn a_misspelt_key_is_named() {
+        let error = toml::from_str::<Config>(&format!("{MINIMAL}\ntask_cdir = \"10.0.0.0/8\"")).unwrap_err();
+        assert!(error.to_string().contains("task_cdir"), "{error}");
+    }
+
+    #[test]
+    fn impossible_values_are_refused_by_key() {
+        let refused = |change: fn(&mut Config)| {
+            let mut config: Config = toml::from_str(MINIMAL).unwrap();
+            change(&mut config);
+            config.check().unwrap_err().to_string()
+        };
+        assert!(refused(|c| c.instance = "Über".into()).contains("instance"));
+        assert!(refused(|c| c.node_id = "x".into()).contains("node_id"));
+        assert!(refused(|c| c.control_plane = "http://x".into()).contains("control_plane"));
+        assert!(refused(|c| c.task_cidr = "10.0.0.0/30".parse().unwrap()).contains("task_cidr"));
+        assert!(refused(|c| c.task_cidr = "169.254.0.0/20".parse().unwrap()).contains("task_cidr"));
+        assert!(refused(|c| c.state_dir = "state".into()).contains("state_dir"));
+    }
+}

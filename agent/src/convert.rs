@@ -1,0 +1,345 @@
+//! Owns the border between the wire and the core: the only module that sees both. Checks every bound of what it is
+//! sent; refuses by name what this agent does not know. Never repairs.
+
+use std::collections::BTreeSet;
+
+use berth_agent_core::{
+    desired::{
+        CONTAINERS_PER_TASK_MAX, Condition, ContainerSpec, Dependency, DesiredStatus, Limits, LogSpec, Millis,
+        NetworkMode, PortMapping, Position, Protocol, TaskSpec, Ulimit,
+    },
+    event::Event,
+    ids::TaskId,
+    report::{Report, Status, StopCode},
+};
+use berth_proto::node::v1 as wire;
+
+/// What this agent honours beyond the plain fields of a spec. A spec that requires more is refused by that name.
+pub const FEATURES: &[&str] = &[
+    "net.awsvpc",
+    "net.host",
+    "net.none",
+    "log.json-file",
+    "depends.start",
+    "depends.complete",
+    "depends.success",
+    "limits.task",
+    "limits.container",
+    "ulimits",
+    "rootfs.readonly",
+];
+
+const ENTRIES_MAX: usize = 1_000;
+const STOP_TIMEOUT_MS_MAX: u32 = 86_400_000;
+const LOG_FILES_MAX: u32 = 1_000;
+const LOG_FILE_BYTES_MIN: u64 = 4096;
+const CPU_UNITS_MAX: u32 = 1_024 * 1_024;
+
+/// A spec that cannot be run as it is.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{field}: {problem}")]
+pub struct Refusal {
+    pub field: String,
+    pub problem: String,
+}
+
+fn refuse<T>(field: impl Into<String>, problem: impl Into<String>) -> Result<T, Refusal> {
+    Err(Refusal { field: field.into(), problem: problem.into() })
+}
+
+/// A snapshot as one event, and one for each spec in it that was refused.
+pub fn snapshot(message: wire::Snapshot) -> Result<Vec<Event>, Refusal> {
+    let position = position(message.position)?;
+    let (tasks, mut events) = specs(message.tasks)?;
+    events.insert(0, Event::Snapshot { position, tasks });
+    Ok(events)
+}
+
+/// A delta likewise.
+pub fn delta(message: wire::Delta) -> Result<Vec<Event>, Refusal> {
+    let position = position(message.position)?;
+    let (changed, mut events) = specs(message.changed)?;
+    let removed = message.removed_task_ids.iter().map(|id| task_id(id)).collect::<Result<_, _>>()?;
+    events.insert(0, Event::Delta { position, changed, removed });
+    Ok(events)
+}
+
+fn position(position: Option<wire::Position>) -> Result<Position, Refusal> {
+    match position {
+        Some(p) if !p.store_id.is_empty() => {
+            Ok(Position { store_id: p.store_id, epoch: p.epoch, revision: p.revision })
+        }
+        _ => refuse("position", "missing, or without a store id"),
+    }
+}
+
+pub fn position_to_wire(position: &Position) -> wire::Position {
+    wire::Position { store_id: position.store_id.clone(), epoch: position.epoch, revision: position.revision }
+}
+
+fn task_id(id: &str) -> Result<TaskId, Refusal> {
+    id.parse().map_err(|error: berth_agent_core::ids::InvalidId| Refusal {
+        field: "task_id".into(),
+        problem: error.to_string(),
+    })
+}
+
+/// Good specs, and refusals as events. A spec without a usable id refuses the whole message.
+fn specs(specs: Vec<wire::TaskSpec>) -> Result<(Vec<TaskSpec>, Vec<Event>), Refusal> {
+    let (mut good, mut refused) = (Vec::new(), Vec::new());
+    for wire in specs {
+        let id = task_id(&wire.task_id)?;
+        let stopped = wire.desired_status == i32::from(wire::DesiredStatus::Stopped);
+        match task_spec(wire) {
+            Ok(spec) => good.push(spec),
+            // What is to be stopped needs no understanding beyond its id: it never ran here.
+            Err(refusal) if stopped => refused.push(Event::Refused { task: id, reason: format!("never ran: {refusal}") }),
+            Err(refusal) => {
+                refused.push(Event::Refused { task: id, reason: format!("this node cannot run the task: {refusal}") });
+            }
+        }
+    }
+    Ok((good, refused))
+}
+
+/// One task.
+pub fn task_spec(wire: wire::TaskSpec) -> Result<TaskSpec, Refusal> {
+    let id = task_id(&wire.task_id)?;
+    let unknown: Vec<_> = wire.required_features.iter().filter(|f| !FEATURES.contains(&f.as_str())).collect();
+    if !unknown.is_empty() {
+        return refuse("required_features", format!("{unknown:?} is not known to agent {}", env!("CARGO_PKG_VERSION")));
+    }
+    let desired = match wire::DesiredStatus::try_from(wire.desired_status) {
+        Ok(wire::DesiredStatus::Running) => DesiredStatus::Running,
+        Ok(wire::DesiredStatus::Stopped) => DesiredStatus::Stopped,
+        _ => return refuse("desired_status", "is not RUNNING or STOPPED"),
+    };
+    let network = match wire::NetworkMode::try_from(wire.network_mode) {
+        Ok(wire::NetworkMode::Awsvpc) => NetworkMode::Awsvpc,
+        Ok(wire::NetworkMode::Host) => NetworkMode::Host,
+        Ok(wire::NetworkMode::None) => NetworkMode::None,
+        _ => return refuse("network_mode", "is not AWSVPC, HOST or NONE"),
+    };
+    if wire.restart_after_reboot {
+        return refuse("restart_after_reboot", "not supported yet");
+    }
+    let limits = wire.limits.unwrap_or_default();
+    if limits.cpu_units > CPU_UNITS_MAX {
+        return refuse("limits.cpu_units", format!("{} is above {CPU_UNITS_MAX}", limits.cpu_units));
+    }
+    let containers = containers(wire.containers)?;
+    Ok(TaskSpec {
+        id,
+        arn: wire.task_arn,
+        cluster: wire.cluster,
+        family: wire.family,
+        revision: wire.revision,
+        desired,
+        network,
+        limits: Limits { cpu_units: limits.cpu_units, memory_bytes: limits.memory_bytes },
+        charge: Limits { cpu_units: wire.charged_cpu_units, memory_bytes: wire.charged_memory_bytes },
+        containers,
+        restart_after_reboot: false,
+        stop_reason: wire.stop_reason,
+        created_at: Millis(wire.created_at_ms),
+    })
+}
+
+fn containers(wire: Vec<wire::ContainerSpec>) -> Result<Vec<ContainerSpec>, Refusal> {
+    if !(1..=CONTAINERS_PER_TASK_MAX).contains(&wire.len()) {
+        return refuse("containers", format!("{} is not 1 to {CONTAINERS_PER_TASK_MAX}", wire.len()));
+    }
+    let convert = |(i, c)| {
+        container(c).map_err(|r: Refusal| Refusal { field: format!("containers[{i}].{}", r.field), ..r })
+    };
+    let containers: Vec<ContainerSpec> = wire.into_iter().enumerate().map(convert).collect::<Result<_, _>>()?;
+    let names: BTreeSet<_> = containers.iter().map(|c| &c.name).collect();
+    let ids: BTreeSet<_> = containers.iter().map(|c| &c.id).collect();
+    if names.len() != containers.len() || ids.len() != containers.len() {
+        return refuse("containers", "names and ids must be unique");
+    }
+    if !containers.iter().any(|c| c.essential) {
+        return refuse("containers", "none is essential");
+    }
+    dependencies_end(&containers)?;
+    Ok(containers)
+}
+
+/// Every dependency names another container, and none waits for itself by way of others.
+fn dependencies_end(containers: &[ContainerSpec]) -> Result<(), Refusal> {
+    let names: BTreeSet<&str> = containers.iter().map(|c| c.name.as_str()).collect();
+    let mut settled: BTreeSet<&str> = BTreeSet::new();
+    for container in containers {
+        if let Some(missing) = container.depends_on.iter().find(|d| !names.contains(d.container.as_str())) {
+            return refuse("depends_on", format!("no container is named {:?}", missing.container));
+        }
+    }
+    while settled.len() < containers.len() {
+        let free = |c: &&ContainerSpec| c.depends_on.iter().all(|d| settled.contains(d.container.as_str()));
+        let next: Vec<_> =
+            containers.iter().filter(|c| !settled.contains(c.name.as_str())).filter(free).map(|c| c.name.as_str()).collect();
+        if next.is_empty() {
+            let stuck: Vec<_> = names.difference(&settled).collect();
+            return refuse("depends_on", format!("{stuck:?} wait for each other"));
+        }
+        settled.extend(next);
+    }
+    Ok(())
+}
+
+fn container(wire: wire::ContainerSpec) -> Result<ContainerSpec, Refusal> {
+    let id = wire.container_id.parse().map_err(|error: berth_agent_core::ids::InvalidId| Refusal {
+        field: "container_id".into(),
+        problem: error.to_string(),
+    })?;
+    let name_ok = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'_';
+    if !(1..=255).contains(&wire.name.len()) || !wire.name.bytes().all(name_ok) {
+        return refuse("name", format!("{:?} is not 1 to 255 of A-Z, a-z, 0-9, - and _", wire.name));
+    }
+    if wire.image.is_empty() || wire.image.len() > 4096 {
+        return refuse("image", "is empty or longer than 4096 bytes");
+    }
+    for (field, count) in [
+        ("entry_point", wire.entry_point.len()),
+        ("command", wire.command.len()),
+        ("environment", wire.environment.len()),
+        ("depends_on", wire.depends_on.len()),
+        ("ports", wire.ports.len()),
+        ("labels", wire.labels.len()),
+        ("ulimits", wire.ulimits.len()),
+    ] {
+        if count > ENTRIES_MAX {
+            return refuse(field, format!("{count} entries are more than {ENTRIES_MAX}"));
+        }
+    }
+    for (field, ms) in [("stop_timeout_ms", wire.stop_timeout_ms), ("start_timeout_ms", wire.start_timeout_ms)] {
+        if !(1..=STOP_TIMEOUT_MS_MAX).contains(&ms) {
+            return refuse(field, format!("{ms} is not 1 to {STOP_TIMEOUT_MS_MAX}"));
+        }
+    }
+    let environment = wire.environment.into_iter().map(environment).collect::<Result<_, _>>()?;
+    Ok(ContainerSpec {
+        id,
+        name: wire.name,
+        image: wire.image,
+        entry_point: wire.entry_point,
+        command: wire.command,
+        environment,
+        working_directory: wire.working_directory,
+        user: wire.user,
+        cpu_units: wire.cpu_units,
+        memory_bytes: wire.memory_bytes,
+        memory_reservation_bytes: wire.memory_reservation_bytes,
+        essential: wire.essential,
+        depends_on: wire.depends_on.into_iter().map(dependency).collect::<Result<_, _>>()?,
+        stop_timeout_ms: wire.stop_timeout_ms,
+        start_timeout_ms: wire.start_timeout_ms,
+        ports: wire.ports.iter().map(port).collect::<Result<_, _>>()?,
+        labels: wire.labels.into_iter().collect(),
+        readonly_root_filesystem: wire.readonly_root_filesystem,
+        ulimits: wire.ulimits.into_iter().map(|u| Ulimit { name: u.name, soft: u.soft, hard: u.hard }).collect(),
+        log: log(wire.log)?,
+    })
+}
+
+fn environment(pair: wire::KeyValue) -> Result<(String, String), Refusal> {
+    if pair.key.is_empty() || pair.key.contains(['=', '\0']) || pair.value.contains('\0') {
+        return refuse("environment", format!("{:?} is not a usable name or has a NUL in its value", pair.key));
+    }
+    Ok((pair.key, pair.value))
+}
+
+fn dependency(wire: wire::Dependency) -> Result<Dependency, Refusal> {
+    let condition = match wire::DependencyCondition::try_from(wire.condition) {
+        Ok(wire::DependencyCondition::Start) => Condition::Start,
+        Ok(wire::DependencyCondition::Complete) => Condition::Complete,
+        Ok(wire::DependencyCondition::Success) => Condition::Success,
+        _ => return refuse("depends_on.condition", "is not START, COMPLETE or SUCCESS"),
+    };
+    Ok(Dependency { container: wire.container_name, condition })
+}
+
+fn port(wire: &wire::PortMapping) -> Result<PortMapping, Refusal> {
+    let number = |field: &str, port: u32| match u16::try_from(port) {
+        Ok(port) if port > 0 => Ok(port),
+        _ => refuse(format!("ports.{field}"), format!("{port} is not 1 to 65535")),
+    };
+    let protocol = match wire::Protocol::try_from(wire.protocol) {
+        Ok(wire::Protocol::Tcp) => Protocol::Tcp,
+        Ok(wire::Protocol::Udp) => Protocol::Udp,
+        _ => return refuse("ports.protocol", "is not TCP or UDP"),
+    };
+    let container_port = number("container_port", wire.container_port)?;
+    Ok(PortMapping { container_port, host_port: number("host_port", wire.host_port)?, protocol })
+}
+
+fn log(wire: Option<wire::LogSpec>) -> Result<LogSpec, Refusal> {
+    let Some(log) = wire else { return refuse("log", "missing") };
+    if log.max_size_bytes < LOG_FILE_BYTES_MIN || !(1..=LOG_FILES_MAX).contains(&log.max_files) {
+        return refuse("log", format!("needs at least {LOG_FILE_BYTES_MIN} bytes and 1 to {LOG_FILES_MAX} files"));
+    }
+    Ok(LogSpec { max_size_bytes: log.max_size_bytes, max_files: log.max_files })
+}
+
+/// A report as it goes over the wire.
+pub fn state_change(report: &Report) -> wire::StateChange {
+    let facts = &report.task.facts;
+    let times = &report.task.times;
+    let ms = |time: Option<Millis>| time.map_or(0, |time| time.0);
+    let (stop_code, stopped_reason) = match &facts.stop {
+        Some((code, reason)) => (stop_code(*code), reason.clone()),
+        None => (wire::StopCode::Unspecified, String::new()),
+    };
+    let container = |c: &berth_agent_core::report::ContainerState| wire::ContainerState {
+        container_id: c.id.to_string(),
+        name: c.name.clone(),
+        status: status(c.status).into(),
+        exit_code: c.exit_code,
+        reason: c.reason.clone().unwrap_or_default(),
+        runtime_id: c.runtime_id.clone().unwrap_or_default(),
+        image_digest: c.image_digest.clone().unwrap_or_default(),
+        started_at_ms: ms(c.started),
+        finished_at_ms: ms(c.finished),
+        pid: c.pid.unwrap_or_default(),
+    };
+    let task = wire::TaskState {
+        task_id: report.task.id.to_string(),
+        status: status(facts.status).into(),
+        stop_code: stop_code.into(),
+        stopped_reason,
+        waiting_reason: facts.waiting.clone().unwrap_or_default(),
+        ipv4_address: facts.address.map(|a| a.to_string()).unwrap_or_default(),
+        mac_address: facts.mac_address.clone().unwrap_or_default(),
+        pull_started_at_ms: ms(times.pull_started),
+        pull_stopped_at_ms: ms(times.pull_stopped),
+        started_at_ms: ms(times.started),
+        stopping_at_ms: ms(times.stopping),
+        execution_stopped_at_ms: ms(times.execution_stopped),
+        stopped_at_ms: ms(times.stopped),
+        containers: facts.containers.iter().map(container).collect(),
+    };
+    wire::StateChange { sequence: report.sequence, task: Some(task) }
+}
+
+pub fn status(status: Status) -> wire::TaskStatus {
+    match status {
+        Status::Pending => wire::TaskStatus::Pending,
+        Status::Running => wire::TaskStatus::Running,
+        Status::Stopping => wire::TaskStatus::Stopping,
+        Status::Deprovisioning => wire::TaskStatus::Deprovisioning,
+        Status::Stopped => wire::TaskStatus::Stopped,
+    }
+}
+
+fn stop_code(code: StopCode) -> wire::StopCode {
+    match code {
+        StopCode::TaskFailedToStart => wire::StopCode::TaskFailedToStart,
+        StopCode::EssentialContainerExited => wire::StopCode::EssentialContainerExited,
+        StopCode::UserInitiated => wire::StopCode::UserInitiated,
+        StopCode::HostRestarted => wire::StopCode::HostRestarted,
+    }
+}
+
+#[cfg(test)]
+#[path = "convert_tests.rs"]
+mod tests;

@@ -1,0 +1,105 @@
+use proptest::prelude::*;
+use prost::Message as _;
+
+use super::*;
+
+fn good() -> wire::TaskSpec {
+    let container = |n: u8, name: &str| wire::ContainerSpec {
+        container_id: format!("{n:032x}"),
+        name: name.into(),
+        image: "localhost/busy".into(),
+        essential: true,
+        stop_timeout_ms: 30_000,
+        start_timeout_ms: 60_000,
+        log: Some(wire::LogSpec { max_size_bytes: 1 << 20, max_files: 2 }),
+        ..Default::default()
+    };
+    wire::TaskSpec {
+        task_id: format!("{:032x}", 9),
+        desired_status: wire::DesiredStatus::Running.into(),
+        network_mode: wire::NetworkMode::Awsvpc.into(),
+        containers: vec![container(1, "a"), container(2, "b")],
+        required_features: vec!["net.awsvpc".into()],
+        ..Default::default()
+    }
+}
+
+fn depends(on: &str) -> wire::Dependency {
+    wire::Dependency { container_name: on.into(), condition: wire::DependencyCondition::Start.into() }
+}
+
+#[test]
+fn every_bound_is_checked_and_named() {
+    type Spoil = fn(&mut wire::TaskSpec);
+    assert!(task_spec(good()).is_ok());
+    let table: &[(&str, Spoil)] = &[
+        ("task_id", |t| t.task_id = "../x".into()),
+        ("desired_status", |t| t.desired_status = 0),
+        ("network_mode", |t| t.network_mode = 9),
+        ("required_features", |t| t.required_features.push("gpu".into())),
+        ("restart_after_reboot", |t| t.restart_after_reboot = true),
+        ("limits.cpu_units", |t| t.limits = Some(wire::Limits { cpu_units: u32::MAX, memory_bytes: 0 })),
+        ("containers", |t| t.containers.clear()),
+        ("containers", |t| t.containers[1].name = "a".into()),
+        ("containers", |t| t.containers.iter_mut().for_each(|c| c.essential = false)),
+        ("containers[1].container_id", |t| t.containers[1].container_id.clear()),
+        ("containers[0].name", |t| t.containers[0].name = "a/b".into()),
+        ("containers[0].image", |t| t.containers[0].image.clear()),
+        ("containers[0].stop_timeout_ms", |t| t.containers[0].stop_timeout_ms = 0),
+        ("containers[0].log", |t| t.containers[0].log = None),
+        ("containers[0].environment", |t| {
+            t.containers[0].environment.push(wire::KeyValue { key: "A=B".into(), value: String::new() });
+        }),
+        ("containers[0].ports.container_port", |t| {
+            let port = wire::PortMapping { container_port: 70_000, host_port: 1, protocol: 1 };
+            t.containers[0].ports.push(port);
+        }),
+        ("depends_on", |t| t.containers[0].depends_on.push(depends("nobody"))),
+        ("depends_on", |t| {
+            t.containers[0].depends_on.push(depends("b"));
+            t.containers[1].depends_on.push(depends("a"));
+        }),
+    ];
+    for (field, spoil) in table {
+        let mut spec = good();
+        spoil(&mut spec);
+        assert_eq!(&task_spec(spec).unwrap_err().field, field);
+    }
+}
+
+#[test]
+fn one_bad_spec_is_refused_and_the_others_are_taken() {
+    let mut bad = good();
+    bad.task_id = format!("{:032x}", 10);
+    bad.required_features.push("gpu".into());
+    let position = Some(wire::Position { store_id: "s".into(), epoch: 1, revision: 2 });
+    let events = snapshot(wire::Snapshot { position, tasks: vec![good(), bad] }).unwrap();
+    let [Event::Snapshot { tasks, .. }, Event::Refused { reason, .. }] = events.as_slice() else { panic!("{events:?}") };
+    assert_eq!(tasks.len(), 1);
+    assert!(reason.contains("gpu"), "{reason}");
+}
+
+proptest! {
+    /// Whatever comes over the wire is converted or refused.
+    #[test]
+    fn foreign_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..512)) {
+        if let Ok(spec) = wire::TaskSpec::decode(bytes.as_slice()) {
+            let _ = task_spec(spec);
+        }
+    }
+
+    #[test]
+    fn foreign_fields_never_panic(
+        task in ".{0,40}", name in ".{0,20}", image in ".{0,20}", desired in any::<i32>(), network in any::<i32>(),
+        cpu in any::<u32>(), port in any::<u32>(), key in ".{0,5}", timeout in any::<u32>(),
+    ) {
+        let mut spec = good();
+        (spec.task_id, spec.desired_status, spec.network_mode) = (task, desired, network);
+        spec.limits = Some(wire::Limits { cpu_units: cpu, memory_bytes: u64::from(port) });
+        let c = &mut spec.containers[0];
+        (c.name, c.image, c.stop_timeout_ms) = (name, image, timeout);
+        c.ports.push(wire::PortMapping { container_port: port, host_port: port, protocol: network });
+        c.environment.push(wire::KeyValue { key, value: String::new() });
+        let _ = task_spec(spec);
+    }
+}

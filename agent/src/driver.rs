@@ -1,0 +1,236 @@
+//! Owns the core's state: the only place where it changes. Takes inputs one by one, stores what they changed as one
+//! transaction, then acts. Never decides (the core does) and never touches the host (effects do).
+
+use std::{
+    collections::BTreeMap,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use berth_agent_core::{
+    change::{Change, DesiredAck},
+    desired::{Millis, Position},
+    event::{Event, TimerKey},
+    ids::{ContainerId, TaskId},
+    ledger::Ledger,
+    node::Node,
+    report::Status,
+};
+use tokio::sync::{mpsc, oneshot, watch};
+
+use crate::{
+    executor::Executor,
+    store::{Batch, Store, StoreError},
+    sys::Chain,
+    timers::Timers,
+};
+
+/// Inputs that may wait. Completions wait in their own tasks, so the driver never waits for itself.
+pub const INPUTS_MAX: usize = 1024;
+/// Inputs that are stored in one transaction.
+const ROUND_MAX: usize = 64;
+/// Between tries to store what could not be stored.
+const STORE_RETRY: Duration = Duration::from_millis(500);
+
+/// What comes in.
+#[derive(Debug)]
+pub enum Input {
+    Event(Event),
+    /// For the audit: what this agent answers for now.
+    Ledger(oneshot::Sender<Ledger>),
+    /// What the node knows of its containers: name, id, and whether it may still write.
+    Containers { task: TaskId, reply: oneshot::Sender<Option<Vec<ContainerView>>> },
+}
+
+/// A container as the log reader needs it.
+#[derive(Clone, Debug)]
+pub struct ContainerView {
+    pub name: String,
+    pub id: ContainerId,
+    pub ended: bool,
+}
+
+/// What the link says of the node, always the latest.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct NodeStatus {
+    pub position: Option<Position>,
+    pub last_sequence: u64,
+    pub tasks: BTreeMap<TaskId, Status>,
+    pub impairments: Vec<String>,
+}
+
+/// Ends of the channels that the driver fills.
+#[derive(Debug)]
+pub struct Outputs {
+    pub status: watch::Sender<NodeStatus>,
+    pub desired_acks: mpsc::Sender<DesiredAck>,
+}
+
+#[derive(Debug)]
+pub struct Driver {
+    pub node: Node,
+    pub store: Store,
+    pub executor: Executor,
+    pub timers: Timers,
+    pub inputs: mpsc::Receiver<Input>,
+    pub outputs: Outputs,
+}
+
+impl Driver {
+    /// Runs until every sender of inputs is gone, or the database is damaged.
+    pub async fn run(mut self) -> Result<(), StoreError> {
+        let mut waiting = Vec::with_capacity(ROUND_MAX);
+        loop {
+            let received = self.inputs.recv_many(&mut waiting, ROUND_MAX).await;
+            if received == 0 {
+                return Ok(());
+            }
+            let (changes, queries) = self.apply(waiting.drain(..));
+            let batch = self.batch(&changes)?;
+            if !batch.is_empty() {
+                self.commit(batch).await?;
+            }
+            for change in changes {
+                self.act(change);
+            }
+            self.publish(None);
+            queries.into_iter().for_each(|query| self.answer(query));
+        }
+    }
+
+    fn apply(&mut self, inputs: impl Iterator<Item = Input>) -> (Vec<Change>, Vec<Input>) {
+        let (mut changes, mut queries) = (Vec::new(), Vec::new());
+        for input in inputs {
+            match input {
+                Input::Event(event) => {
+                    tracing::debug!(?event, "event");
+                    let change = self.node.apply(now(), event);
+                    for anomaly in &change.anomalies {
+                        tracing::error!(%anomaly, "the core met what cannot happen; please report it");
+                    }
+                    changes.push(change);
+                }
+                query => queries.push(query),
+            }
+        }
+        (changes, queries)
+    }
+
+    /// One transaction for the round. Later records of a task replace earlier ones.
+    fn batch(&self, changes: &[Change]) -> Result<Batch, StoreError> {
+        let mut batch = Batch::default();
+        let mut tasks = BTreeMap::new();
+        let mut node = false;
+        for change in changes {
+            for id in &change.tasks {
+                tasks.entry(id.clone()).or_insert(());
+            }
+            node |= change.node;
+            batch.ledger.extend(change.ledger.iter().cloned());
+            batch.reports.extend(change.reports.iter().cloned());
+            batch.acknowledged = batch.acknowledged.max(change.acknowledged);
+            batch.promise |= change.desired_ack.is_some() || change.acknowledged.is_some();
+        }
+        for (id, ()) in tasks {
+            let json = self.node.task(&id).map(serde_json::to_string).transpose();
+            let json = json.map_err(|source| StoreError::Encode { what: "task", source })?;
+            batch.tasks.push((id, json));
+        }
+        if node {
+            let json = serde_json::to_string(self.node.record());
+            batch.node = Some(json.map_err(|source| StoreError::Encode { what: "node", source })?);
+        }
+        Ok(batch)
+    }
+
+    /// Tries until it is stored: nothing new is begun meanwhile. Only damage ends the process.
+    async fn commit(&mut self, batch: Batch) -> Result<(), StoreError> {
+        let mut told = false;
+        loop {
+            match self.store.commit(batch.clone()).await {
+                Ok(()) => {
+                    if told {
+                        tracing::info!("database: stores again");
+                    }
+                    return Ok(());
+                }
+                Err(StoreError::Unavailable { action, source }) => {
+                    if !told {
+                        tracing::error!(action, error = %source, "database cannot store; no new work until it can: make room on its disk");
+                        told = true;
+                    }
+                    self.publish(Some(format!("store: {action}: {source}")));
+                    tokio::time::sleep(STORE_RETRY).await;
+                }
+                Err(other) => return Err(other),
+            }
+        }
+    }
+
+    fn act(&mut self, change: Change) {
+        for (key, at) in change.timers {
+            self.set_timer(key, at);
+        }
+        for effect in change.effects {
+            self.executor.submit(effect);
+        }
+        if let Some(ack) = change.desired_ack {
+            if let Some(reason) = &ack.refused {
+                tracing::error!(%reason, "desired state refused");
+            }
+            // The queue holds more than one link can have unanswered; without a link nobody wants the answer.
+            if self.outputs.desired_acks.try_send(ack).is_err() {
+                tracing::debug!("no link takes the acknowledgement of desired state");
+            }
+        }
+    }
+
+    fn set_timer(&self, key: TimerKey, at: Millis) {
+        let delay = u64::try_from(at.0.saturating_sub(now().0)).unwrap_or(0);
+        self.timers.set(key, Duration::from_millis(delay));
+    }
+
+    fn publish(&self, store_problem: Option<String>) {
+        let status = NodeStatus {
+            position: self.node.record().position.clone(),
+            last_sequence: self.node.record().last_sequence,
+            tasks: self.node.tasks().map(|task| (task.spec.id.clone(), task.status())).collect(),
+            impairments: store_problem.into_iter().chain(self.node.impairments()).collect(),
+        };
+        self.outputs.status.send_if_modified(|last| {
+            let changed = *last != status;
+            *last = status;
+            changed
+        });
+    }
+
+    fn answer(&self, query: Input) {
+        match query {
+            Input::Event(_) => {}
+            Input::Ledger(reply) => drop(reply.send(self.node.ledger().clone())),
+            Input::Containers { task, reply } => {
+                let view = self.node.task(&task).map(|task| {
+                    let of = |spec: &berth_agent_core::desired::ContainerSpec| ContainerView {
+                        name: spec.name.clone(),
+                        id: spec.id.clone(),
+                        ended: task.container(&spec.id).life == berth_agent_core::container::Life::Gone,
+                    };
+                    task.spec.containers.iter().map(of).collect()
+                });
+                drop(reply.send(view));
+            }
+        }
+    }
+}
+
+/// The host's clock: the core is told, it never asks.
+pub fn now() -> Millis {
+    let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Millis(i64::try_from(since_epoch.as_millis()).unwrap_or(i64::MAX))
+}
+
+/// Sends an event; says so once when the driver is gone, which only happens on the way out.
+pub async fn send(inputs: &mpsc::Sender<Input>, event: Event) {
+    if let Err(error) = inputs.send(Input::Event(event)).await {
+        tracing::debug!(error = %Chain(&error), "event after the driver ended");
+    }
+}

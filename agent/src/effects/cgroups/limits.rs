@@ -1,0 +1,270 @@
+//! Owns the translation of a task's limits into cgroup files, and the check that a host can honour them. Writes through
+//! the `cgroups-rs` controllers; never touches a container's own cgroup.
+
+use std::{
+    error::Error,
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use berth_agent_core::desired::Limits;
+use cgroups_rs::fs::{cpu::CpuController, memory::MemController};
+
+use super::{error::CgroupError, hierarchies::read_small};
+
+/// Length of a CPU accounting period, µs: the kernel's default, and what runc and docker use.
+pub const CPU_PERIOD_USEC: u64 = 100_000;
+/// The kernel takes no quota below this, µs.
+const CPU_QUOTA_USEC_MIN: u64 = 1_000;
+/// CPU units of one core.
+const CPU_UNITS_PER_CORE: u32 = 1024;
+/// Below this, bytes, not even a shell starts; ECS refuses less than 4 MiB as well.
+pub const MEMORY_BYTES_MIN: u64 = 4 * 1024 * 1024;
+/// "No limit", as both versions of cgroups-rs' controllers take it.
+const NO_LIMIT: i64 = -1;
+
+/// What the host has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HostResources {
+    pub cpu_units: u32,
+    pub memory_bytes: u64,
+}
+
+impl HostResources {
+    /// Cores that are online and memory that the kernel manages.
+    pub(super) fn read() -> Result<Self, CgroupError> {
+        const ONLINE: &str = "/sys/devices/system/cpu/online";
+        const MEMINFO: &str = "/proc/meminfo";
+        let read = |path: &'static str| {
+            read_small(Path::new(path)).map_err(|source| CgroupError::Io {
+                step: "read",
+                path: path.into(),
+                source,
+            })
+        };
+        let malformed = |path: &'static str| CgroupError::Io {
+            step: "understand",
+            path: path.into(),
+            source: io::ErrorKind::InvalidData.into(),
+        };
+        let cores = count_cpus(&read(ONLINE)?).ok_or_else(|| malformed(ONLINE))?;
+        let memory_bytes = memory_total(&read(MEMINFO)?).ok_or_else(|| malformed(MEMINFO))?;
+        Ok(Self {
+            cpu_units: cores.saturating_mul(CPU_UNITS_PER_CORE),
+            memory_bytes,
+        })
+    }
+
+    /// Refuses limits that mean nothing on this host.
+    pub(super) fn check(&self, limits: &Limits) -> Result<(), CgroupError> {
+        let Limits {
+            cpu_units,
+            memory_bytes,
+        } = *limits;
+        if cpu_units > self.cpu_units {
+            return Err(CgroupError::CpuAboveHost {
+                asked: cpu_units,
+                available: self.cpu_units,
+            });
+        }
+        if memory_bytes > self.memory_bytes {
+            return Err(CgroupError::MemoryAboveHost {
+                asked: memory_bytes,
+                available: self.memory_bytes,
+            });
+        }
+        if memory_bytes != 0 && memory_bytes < MEMORY_BYTES_MIN {
+            return Err(CgroupError::MemoryBelowLeast {
+                asked: memory_bytes,
+                least: MEMORY_BYTES_MIN,
+            });
+        }
+        Ok(())
+    }
+}
+
+/// `0-3,8` is five.
+fn count_cpus(list: &str) -> Option<u32> {
+    list.trim().split(',').try_fold(0u32, |sum, range| {
+        let (first, last) = range.split_once('-').unwrap_or((range, range));
+        let (first, last): (u32, u32) = (first.parse().ok()?, last.parse().ok()?);
+        sum.checked_add(last.checked_sub(first)?.checked_add(1)?)
+    })
+}
+
+fn memory_total(meminfo: &str) -> Option<u64> {
+    let line = meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
+    line.trim()
+        .strip_suffix("kB")?
+        .trim()
+        .parse::<u64>()
+        .ok()?
+        .checked_mul(1024)
+}
+
+/// The quota for one period, µs.
+fn quota_usec(cpu_units: u32) -> i64 {
+    if cpu_units == 0 {
+        return NO_LIMIT;
+    }
+    let quota = u64::from(cpu_units) * CPU_PERIOD_USEC / u64::from(CPU_UNITS_PER_CORE);
+    quota.max(CPU_QUOTA_USEC_MIN).cast_signed()
+}
+
+/// Writes the CPU ceiling; zero units take it away.
+pub(super) fn set_cpu(dir: &Path, v2: bool, cpu_units: u32) -> Result<(), CgroupError> {
+    let quota = quota_usec(cpu_units);
+    let file = dir.join(if v2 { "cpu.max" } else { "cpu.cfs_quota_us" });
+    CpuController::new(dir.to_owned(), PathBuf::new(), v2)
+        .set_cfs_quota_and_period(Some(quota), Some(CPU_PERIOD_USEC))
+        .map_err(failed(file, quota))
+}
+
+/// Writes the memory ceiling, which swap does not extend; zero bytes take it away.
+pub(super) fn set_memory(dir: &Path, v2: bool, memory_bytes: u64) -> Result<(), CgroupError> {
+    let limit = match i64::try_from(memory_bytes) {
+        Ok(0) => NO_LIMIT,
+        Ok(bytes) => bytes,
+        Err(_) => i64::MAX,
+    };
+    let memory = MemController::new(dir.to_owned(), PathBuf::new(), v2);
+    if v2 {
+        let file = dir.join("memory.max");
+        memory.set_limit(limit).map_err(failed(file, limit))?;
+        // Absent on kernels without swap accounting.
+        let swap_file = dir.join("memory.swap.max");
+        let swap = if memory_bytes == 0 { NO_LIMIT } else { 0 };
+        if exists(&swap_file) {
+            memory.set_memswap_limit(swap).map_err(failed(swap_file, swap))?;
+        }
+        return Ok(());
+    }
+    let file = dir.join("memory.limit_in_bytes");
+    let swap_file = dir.join("memory.memsw.limit_in_bytes");
+    if !exists(&swap_file) {
+        return memory.set_limit(limit).map_err(failed(file, limit));
+    }
+    // Memory and swap together may never be less than memory alone, so the order depends on whether it rises.
+    let set = memory.set_limit(limit).is_ok();
+    memory
+        .set_memswap_limit(limit)
+        .map_err(failed(swap_file, limit))?;
+    if !set {
+        memory.set_limit(limit).map_err(failed(file, limit))?;
+    }
+    Ok(())
+}
+
+fn exists(path: &Path) -> bool {
+    fs::exists(path).unwrap_or(false)
+}
+
+/// The crate's errors print their cause themselves; only the cause is kept, once.
+fn failed(path: PathBuf, value: i64) -> impl FnOnce(cgroups_rs::fs::error::Error) -> CgroupError {
+    move |error| {
+        let cause = error.source().and_then(|cause| cause.downcast_ref::<io::Error>());
+        let source = match cause.and_then(io::Error::raw_os_error) {
+            Some(code) => io::Error::from_raw_os_error(code),
+            None => io::Error::other(error),
+        };
+        CgroupError::Write {
+            path,
+            value: value.to_string(),
+            source,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HOST: HostResources = HostResources {
+        cpu_units: 2048,
+        memory_bytes: 1 << 30,
+    };
+
+    #[test]
+    fn units_become_a_share_of_a_period() {
+        for (units, quota) in [
+            (0, -1),
+            (1, 1_000),
+            (256, 25_000),
+            (1024, 100_000),
+            (2048, 200_000),
+        ] {
+            assert_eq!(quota_usec(units), quota, "{units}");
+        }
+    }
+
+    #[test]
+    fn limits_beyond_the_host_or_below_sense_are_refused() {
+        let limits = |cpu_units, memory_bytes| Limits {
+            cpu_units,
+            memory_bytes,
+        };
+        assert!(HOST.check(&limits(0, 0)).is_ok());
+        assert!(HOST.check(&limits(2048, 1 << 30)).is_ok());
+        assert!(matches!(
+            HOST.check(&limits(2049, 0)),
+            Err(CgroupError::CpuAboveHost {
+                asked: 2049,
+                available: 2048
+            })
+        ));
+        assert!(matches!(
+            HOST.check(&limits(0, (1 << 30) + 1)),
+            Err(CgroupError::MemoryAboveHost { .. })
+        ));
+        assert!(matches!(
+            HOST.check(&limits(0, 4096)),
+            Err(CgroupError::MemoryBelowLeast { .. })
+        ));
+    }
+
+    #[test]
+    fn the_host_is_read_as_the_kernel_writes_it() {
+        assert_eq!(count_cpus("0-3,8\n"), Some(5));
+        assert_eq!(count_cpus("0\n"), Some(1));
+        assert_eq!(count_cpus("3-1"), None);
+        assert_eq!(count_cpus(""), None);
+        assert_eq!(
+            memory_total("MemTotal:       24684084 kB\nMemFree: 1 kB\n"),
+            Some(24_684_084 * 1024)
+        );
+        assert!(HostResources::read().unwrap().memory_bytes > MEMORY_BYTES_MIN);
+    }
+
+    #[test]
+    fn v2_files_say_max_for_no_limit() {
+        let dir = tempfile::tempdir().unwrap();
+        let read = |name: &str| fs::read_to_string(dir.path().join(name)).unwrap();
+        fs::write(dir.path().join("cpu.max"), "max 100000\n").unwrap();
+        fs::write(dir.path().join("memory.swap.max"), "max\n").unwrap();
+        set_cpu(dir.path(), true, 256).unwrap();
+        set_memory(dir.path(), true, 64 << 20).unwrap();
+        assert_eq!(read("cpu.max"), "25000 100000");
+        assert_eq!(
+            (read("memory.max"), read("memory.swap.max")),
+            ("67108864".into(), "0".into())
+        );
+        set_cpu(dir.path(), true, 0).unwrap();
+        set_memory(dir.path(), true, 0).unwrap();
+        assert_eq!(read("cpu.max"), "max 100000");
+        assert_eq!(
+            (read("memory.max"), read("memory.swap.max")),
+            ("max".into(), "max".into())
+        );
+    }
+
+    #[test]
+    fn v1_keeps_swap_out_of_the_limit_where_the_kernel_counts_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let read = |name: &str| fs::read_to_string(dir.path().join(name)).unwrap();
+        set_memory(dir.path(), false, 64 << 20).unwrap();
+        assert!(!dir.path().join("memory.memsw.limit_in_bytes").exists());
+        fs::write(dir.path().join("memory.memsw.limit_in_bytes"), "-1").unwrap();
+        set_memory(dir.path(), false, 64 << 20).unwrap();
+        assert_eq!(read("memory.limit_in_bytes"), read("memory.memsw.limit_in_bytes"));
+    }
+}

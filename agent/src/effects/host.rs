@@ -1,0 +1,351 @@
+//! Owns the host as the executor sees it: each effect of the core, made of calls to the modules beside this one; and
+//! the list of everything that this instance has on the host. Never decides.
+
+use std::{
+    os::unix::fs::DirBuilderExt,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use anyhow::Context as _;
+use berth_agent_core::{
+    desired::NetworkMode,
+    effect::{Effect, PrepareHost, StartContainer},
+    event::{Completion, Exit, Failure, Observed, ObservedState},
+    ids::{ContainerId, TaskId},
+    ledger::HostObject,
+};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    cgroups::Cgroups,
+    images::{Images, ImagesConfig, Limits, Platform, RegistryCredential},
+    network::{self, Network, NetworkConfig},
+    runtime::{Runtime, RuntimeConfig},
+};
+use crate::{
+    audit::{ListError, directories},
+    config::Config,
+    logs::{self, LoggerRegistry},
+    observe::{Observer, OomCounter},
+    sys::{self, Chain},
+    telemetry::Sampler,
+};
+
+/// Starts at a time per core: more is no faster, and each waits longer.
+const STARTS_PER_CORE: usize = 3;
+
+/// Everything the agent has to do with the host.
+#[derive(Debug)]
+pub struct Host {
+    pub images: Images,
+    pub runtime: Runtime,
+    pub network: Network,
+    pub cgroups: Cgroups,
+    pub sampler: Arc<Mutex<Sampler>>,
+    pub loggers: Arc<LoggerRegistry>,
+    run_dir: PathBuf,
+    log_dir: PathBuf,
+}
+
+impl OomCounter for Cgroups {
+    fn oom_kills(&self, task: &TaskId, container: &ContainerId) -> u64 {
+        Self::oom_kills(self, task, container)
+    }
+}
+
+impl Host {
+    /// Connects to containerd and sets up what all tasks share.
+    ///
+    /// # Errors
+    /// What is missing on this host, and what to do about it.
+    pub async fn start(config: &Config) -> anyhow::Result<Self> {
+        let logger = config.logger_path().context("find the agent's own executable")?;
+        anyhow::ensure!(
+            logger.is_file(),
+            "the logger {} is missing: it is installed beside berth-agent, or named by `logger` in the configuration",
+            logger.display()
+        );
+        let channel = containerd_client::connect(&config.containerd_address).await.with_context(|| {
+            format!("connect to containerd at {}: is it running?", config.containerd_address.display())
+        })?;
+        let cgroups = Cgroups::new(&config.instance)?;
+        let network = Network::start(NetworkConfig {
+            instance: config.instance.clone(),
+            run_dir: config.run_dir.clone(),
+            task_cidr: config.task_cidr,
+        })
+        .await?;
+        let images = Images::new(channel.clone(), images_config(config)?)?;
+        images.recover().await?;
+        let loggers = Arc::new(LoggerRegistry::listen(config.logger_socket(), logger.clone()).await?);
+        let runtime = Runtime::new(channel, runtime_config(config, logger, cgroups.version()));
+        let sampler = Sampler::new(cgroups.clone(), &config.instance, &config.state_dir)?;
+        Ok(Self {
+            images,
+            runtime: runtime.with_registry(Arc::clone(&loggers) as _),
+            network,
+            cgroups,
+            sampler: Arc::new(Mutex::new(sampler)),
+            loggers,
+            run_dir: config.run_dir.clone(),
+            log_dir: config.log_dir(),
+        })
+    }
+
+    /// Watches containers; exits go into `exits`.
+    pub fn observer(&self, exits: mpsc::Sender<Exit>) -> Observer {
+        Observer::new(self.runtime.clone(), Arc::new(self.cgroups.clone()), exits)
+    }
+
+    /// What runs already, with whether the kernel killed it for want of memory.
+    pub async fn observe(&self) -> anyhow::Result<Vec<Observed>> {
+        let listed = self.runtime.list().await?;
+        let observed = |c: super::runtime::ListedContainer| {
+            let state = match c.state {
+                ObservedState::Exited { code, at, .. } => {
+                    let oom_killed = self.cgroups.oom_kills(&c.task, &c.container) > 0;
+                    ObservedState::Exited { code, at, oom_killed }
+                }
+                other => other,
+            };
+            Observed { task: c.task, container: c.container, attempt: c.attempt, state }
+        };
+        Ok(listed.into_iter().map(observed).collect())
+    }
+
+    /// Performs one effect to its completion.
+    pub async fn perform(&self, effect: Effect, cancel: CancellationToken) -> Completion {
+        match effect {
+            Effect::PrepareHost(prepare) => match self.prepare(&prepare).await {
+                Ok(mac_address) => Completion::HostReady { mac_address },
+                Err(failure) => Completion::Failed(failure),
+            },
+            Effect::PullImage { image, .. } => match self.images.ensure(&image, cancel).await {
+                Ok(image) => Completion::ImageReady(image),
+                Err(error) if error.is_cancelled() => Completion::Cancelled,
+                Err(error) => Completion::Failed(Failure {
+                    kind: error.kind().into(),
+                    message: Chain(&error).to_string(),
+                    retryable: error.retryable(),
+                }),
+            },
+            Effect::Start(start) => self.start_container(&start, cancel).await,
+            Effect::Signal { container, attempt, kind, .. } => {
+                match self.runtime.signal(&container, attempt, kind).await {
+                    Ok(()) => Completion::Signalled,
+                    Err(error) => Completion::Failed(error.failure()),
+                }
+            }
+            Effect::Remove { container, attempt, .. } => {
+                let removed = self.runtime.remove(&container, attempt).await;
+                self.loggers.forget(&berth_agent_core::ids::runtime_id(&container, attempt));
+                match removed {
+                    Ok(()) => Completion::Removed,
+                    Err(error) => Completion::Failed(error.failure()),
+                }
+            }
+            Effect::ReleaseHost { task, .. } => match self.release(&task).await {
+                Ok(()) => Completion::HostReleased,
+                Err(failure) => Completion::Failed(failure),
+            },
+            Effect::RemoveLogs { task } => match logs::remove_task_logs(&self.log_dir, &task) {
+                Ok(()) => Completion::LogsRemoved,
+                Err(error) => Completion::Failed(failure(&error, true)),
+            },
+            // The executor keeps cancellations to itself.
+            Effect::Cancel(_) => Completion::Cancelled,
+        }
+    }
+
+    /// Cgroups and directories beside the network: neither needs the other.
+    async fn prepare(&self, prepare: &PrepareHost) -> Result<String, Failure> {
+        let network = async {
+            match (prepare.network, prepare.address) {
+                (NetworkMode::Awsvpc, Some(address)) => {
+                    let attached = self.network.attach(&prepare.task, address).await;
+                    attached.map(|attached| attached.mac).map_err(|error| network_failure(&error))
+                }
+                (NetworkMode::Awsvpc, None) => Err(Failure {
+                    kind: "ResourceInitializationError".into(),
+                    message: "the task has no address".into(),
+                    retryable: false,
+                }),
+                (NetworkMode::None, _) => {
+                    let isolated = self.network.attach_isolated(&prepare.task).await;
+                    isolated.map(|_| String::new()).map_err(|error| network_failure(&error))
+                }
+                (NetworkMode::Host, _) => Ok(String::new()),
+            }
+        };
+        let files = async {
+            self.cgroups.create_task(&prepare.task, &prepare.limits).map_err(|error| {
+                let retryable = error.retry() == super::cgroups::Retry::Backoff;
+                failure(&error, retryable)
+            })?;
+            for (_, name) in &prepare.containers {
+                let dir = self.log_dir.join(prepare.task.as_str()).join(name);
+                let made = std::fs::DirBuilder::new().recursive(true).mode(0o750).create(&dir);
+                made.map_err(|source| {
+                    let message = format!("create log directory {}: {source}", dir.display());
+                    Failure { kind: "ResourceInitializationError".into(), message, retryable: true }
+                })?;
+            }
+            Ok(())
+        };
+        let (mac, ()) = tokio::try_join!(network, files)?;
+        self.sampler().register(&prepare.task, &prepare.containers);
+        Ok(mac)
+    }
+
+    async fn start_container(&self, start: &StartContainer, cancel: CancellationToken) -> Completion {
+        let netns = (start.network != NetworkMode::Host).then(|| self.network.netns_path(&start.task));
+        match self.runtime.start(start, netns.as_deref(), cancel).await {
+            Ok(started) => {
+                tracing::debug!(task = %start.task, container = %start.spec.name, pid = started.pid, timings = ?started.timings, "started");
+                Completion::Started { attempt: start.attempt, pid: started.pid }
+            }
+            Err(error) if error.is_cancelled() => Completion::Cancelled,
+            Err(error) => Completion::Failed(error.failure()),
+        }
+    }
+
+    async fn release(&self, task: &TaskId) -> Result<(), Failure> {
+        self.sampler().unregister(task);
+        let network = async { self.network.detach(task).await.map_err(|error| network_failure(&error)) };
+        let cgroups = async { self.cgroups.remove_task(task).await.map_err(|error| failure(&error, true)) };
+        let (network, cgroups) = tokio::join!(network, cgroups);
+        network.and(cgroups)?;
+        remove_directory(&self.run_dir.join("tasks").join(task.as_str())).map_err(|error| failure(&error, true))
+    }
+
+    fn sampler(&self) -> MutexGuard<'_, Sampler> {
+        self.sampler.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Everything of this instance on the host, as the host says.
+    ///
+    /// # Errors
+    /// When a list cannot be had: never a partial list.
+    pub async fn list(&self) -> Result<Vec<HostObject>, ListError> {
+        let mut objects = Vec::new();
+        let containers = self.runtime.list().await.map_err(|e| list_error("containers", e))?;
+        let id = |c: &super::runtime::ListedContainer| berth_agent_core::ids::runtime_id(&c.container, c.attempt);
+        objects.extend(containers.iter().map(|c| HostObject::Container(id(c))));
+        let snapshots = self.runtime.snapshots().await.map_err(|e| list_error("snapshots", e))?;
+        objects.extend(snapshots.into_iter().map(|s| HostObject::Snapshot(s.key)));
+        let network = self.network.list().await.map_err(|e| list_error("network", e))?;
+        objects.extend(network.iter().map(network_object));
+        for name in self.cgroups.list().map_err(|e| list_error("cgroups", e))? {
+            objects.push(named("cgroup", name));
+        }
+        let of_run = |task| HostObject::OfTask { kind: "run directory".into(), task };
+        let run = directories(&self.run_dir.join("tasks"), of_run, "run directory");
+        objects.extend(run.map_err(|e| list_error("run directories", e))?);
+        let kept = directories(&self.log_dir, HostObject::Logs, "log directory");
+        objects.extend(kept.map_err(|e| list_error("log directories", e))?);
+        Ok(objects)
+    }
+
+    /// Removes what nobody answers for; says what cannot be removed. Strangers in our directories are left alone.
+    pub async fn remove_unowned(&self, leaks: &[HostObject]) {
+        for leak in leaks {
+            let removed: anyhow::Result<()> = match leak {
+                HostObject::Container(id) => match berth_agent_core::ids::parse_runtime_id(id) {
+                    Some((container, attempt)) => {
+                        self.runtime.remove(&container, attempt).await.map_err(Into::into)
+                    }
+                    None => Ok(()),
+                },
+                HostObject::Snapshot(key) => self.runtime.remove_snapshot(key).await.map_err(Into::into),
+                HostObject::OfTask { task, .. } => {
+                    self.release(task).await.map_err(|failure| anyhow::anyhow!(failure.message))
+                }
+                HostObject::Logs(task) => logs::remove_task_logs(&self.log_dir, task).map_err(Into::into),
+                HostObject::Unnamed { .. } => Ok(()),
+            };
+            if let Err(error) = removed {
+                tracing::error!(object = ?leak, error = %Chain(error.as_ref()), "cannot remove an object that nobody answers for");
+            }
+        }
+    }
+
+    /// Removes what tasks share: for a private agent on its way out.
+    pub async fn remove_traces(&self) -> anyhow::Result<()> {
+        self.images.close().await;
+        self.network.stop().await?;
+        self.cgroups.remove_parent()?;
+        remove_directory(&self.run_dir).with_context(|| format!("remove {}", self.run_dir.display()))
+    }
+}
+
+fn images_config(config: &Config) -> anyhow::Result<ImagesConfig> {
+    let registries = &config.registries;
+    let credential = |c: &crate::config::Credential| -> anyhow::Result<RegistryCredential> {
+        let password = crate::config::read_secret(&c.password_file)?;
+        Ok(RegistryCredential { host: c.host.clone(), username: c.username.clone(), password })
+    };
+    Ok(ImagesConfig {
+        containerd_namespace: config.instance.clone(),
+        instance: config.instance.clone(),
+        snapshotter: config.snapshotter.clone(),
+        plain_http_hosts: registries.plain_http_hosts.clone(),
+        credentials: registries.credentials.iter().map(credential).collect::<Result<_, _>>()?,
+        extra_ca_pem: registries.extra_ca.clone(),
+        archives_dir: config.images_dir.clone(),
+        platform: Platform::detect(),
+        resolve_ttl: std::time::Duration::from_secs(registries.resolve_ttl_s.into()),
+        limits: Limits::default(),
+    })
+}
+
+fn runtime_config(config: &Config, logger: PathBuf, cgroup_version: u8) -> RuntimeConfig {
+    RuntimeConfig {
+        instance: config.instance.clone(),
+        namespace: config.instance.clone(),
+        snapshotter: config.snapshotter.clone(),
+        runtime: config.runtime.clone(),
+        binary_name: config.runtime_binary.clone(),
+        logger,
+        logger_socket: config.logger_socket(),
+        log_dir: config.log_dir(),
+        run_dir: config.run_dir.clone(),
+        cgroup_parent: config.instance.clone(),
+        cgroup_version,
+        start_concurrency: usize::try_from(sys::cpu_count()).unwrap_or(1) * STARTS_PER_CORE,
+    }
+}
+
+fn failure(error: &(dyn std::error::Error + 'static), retryable: bool) -> Failure {
+    Failure { kind: "ResourceInitializationError".into(), message: Chain(error).to_string(), retryable }
+}
+
+fn network_failure(error: &network::NetworkError) -> Failure {
+    failure(error, error.retry() == network::Retry::Backoff)
+}
+
+fn list_error(what: &'static str, source: impl std::error::Error + Send + Sync + 'static) -> ListError {
+    ListError { what, source: Box::new(source) }
+}
+
+fn named(kind: &str, name: String) -> HostObject {
+    match name.parse() {
+        Ok(task) => HostObject::OfTask { kind: kind.into(), task },
+        Err(_) => HostObject::Unnamed { kind: kind.into(), name },
+    }
+}
+
+fn network_object(object: &network::HostObject) -> HostObject {
+    match object.task() {
+        Some(task) => HostObject::OfTask { kind: "network".into(), task: task.clone() },
+        None => HostObject::Unnamed { kind: "network".into(), name: format!("{object:?}") },
+    }
+}
+
+fn remove_directory(path: &Path) -> std::io::Result<()> {
+    match std::fs::remove_dir_all(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,117 @@
+//! Owns what can go wrong with a task's network, and whether trying again may help.
+
+use std::{
+    io,
+    net::Ipv4Addr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use ipnet::Ipv4Net;
+
+/// Why something about the network could not be done.
+#[derive(Debug, thiserror::Error)]
+pub enum NetworkError {
+    #[error("instance name {name:?}: 1 to 32 of a-z, 0-9 and -, starting with a letter")]
+    InstanceName { name: String },
+    #[error("task range {range}: at least a /30 outside 169.254.0.0/16 and 127.0.0.0/8")]
+    TaskRange { range: Ipv4Net },
+    #[error("{step} {}", path.display())]
+    Directory {
+        step: &'static str,
+        path: PathBuf,
+        source: io::Error,
+    },
+    #[error("set {} to {value}", path.display())]
+    Setting {
+        path: PathBuf,
+        value: &'static str,
+        source: io::Error,
+    },
+    #[error("run nft to {step}")]
+    NftSpawn { step: &'static str, source: io::Error },
+    #[error("nft failed to {step}: {stderr}")]
+    Nft { step: &'static str, stderr: String },
+    #[error("start a thread to {step}")]
+    Thread { step: &'static str, source: io::Error },
+    #[error("the thread to {step} ended without a result")]
+    ThreadDied { step: &'static str },
+    #[error("{step} network namespace {}", netns.display())]
+    Namespace {
+        step: &'static str,
+        netns: PathBuf,
+        source: io::Error,
+    },
+    #[error("open a netlink socket")]
+    Socket { source: io::Error },
+    #[error("the netlink socket closed while asked to {step} {link}")]
+    SocketClosed { step: &'static str, link: String },
+    #[error("{step} {link}")]
+    Netlink {
+        step: &'static str,
+        link: String,
+        source: io::Error,
+    },
+    #[error("link name {link} is taken by {owner:?}")]
+    LinkTaken { link: String, owner: String },
+    #[error("link {link} was made and is not there")]
+    LinkVanished { link: String },
+    #[error("link {link} carries no packets {waited:?} after it was brought up")]
+    LinkDown { link: String, waited: Duration },
+    #[error("address {address} is not in {range}")]
+    AddressOutside { address: Ipv4Addr, range: Ipv4Net },
+    #[error("address {address} is already routed to another link than {link}")]
+    AddressInUse { address: Ipv4Addr, link: String },
+    #[error("link {link} remained {waited:?} after its namespace was unmounted, and after being deleted")]
+    LinkRemains { link: String, waited: Duration },
+    #[error("no answer within {deadline:?} while asked to {step} {subject}")]
+    Deadline {
+        step: &'static str,
+        subject: String,
+        deadline: Duration,
+    },
+    #[error("{} still holds {count} namespaces", path.display())]
+    NotEmpty { path: PathBuf, count: usize },
+}
+
+/// Whether the same request may succeed later.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Retry {
+    /// The host may be in a better state later.
+    Backoff,
+    /// The request itself is wrong.
+    Never,
+}
+
+impl NetworkError {
+    /// Exhaustive on purpose: a new variant must choose.
+    pub fn retry(&self) -> Retry {
+        match self {
+            Self::InstanceName { .. }
+            | Self::TaskRange { .. }
+            | Self::AddressOutside { .. }
+            | Self::LinkTaken { .. } => Retry::Never,
+            Self::Directory { .. }
+            | Self::Setting { .. }
+            | Self::NftSpawn { .. }
+            | Self::Nft { .. }
+            | Self::Thread { .. }
+            | Self::ThreadDied { .. }
+            | Self::Namespace { .. }
+            | Self::Socket { .. }
+            | Self::SocketClosed { .. }
+            | Self::Netlink { .. }
+            | Self::LinkVanished { .. }
+            | Self::LinkDown { .. }
+            | Self::AddressInUse { .. }
+            | Self::LinkRemains { .. }
+            | Self::Deadline { .. }
+            | Self::NotEmpty { .. } => Retry::Backoff,
+        }
+    }
+
+    pub(super) fn directory(step: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
+        let path = path.to_owned();
+        move |source| Self::Directory { step, path, source }
+    }
+}

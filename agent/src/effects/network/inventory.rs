@@ -1,0 +1,173 @@
+//! Owns the listing of what this instance has on the host, for the audit, and the removal of what nobody owns. Lists
+//! the host, never a memory of what was made.
+
+use std::{fs, path::PathBuf};
+
+use berth_agent_core::ids::TaskId;
+
+use super::{
+    Names, Network,
+    error::NetworkError,
+    netlink::{HostRoute, Link, Netlink, Socket},
+    netns,
+    threads::block_on,
+};
+
+/// Something that this instance made on the host.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum HostObject {
+    /// A namespace file; `mounted`: with a namespace on it.
+    Netns {
+        path: PathBuf,
+        /// None: the file's name is not a task's id.
+        task: Option<TaskId>,
+        mounted: bool,
+    },
+    /// The host's end of a veth pair.
+    Link {
+        name: String,
+        /// None: its alias names no task of this instance.
+        task: Option<TaskId>,
+    },
+    /// A host route to an address of the task range.
+    Route {
+        address: std::net::Ipv4Addr,
+        link_index: u32,
+        /// None: it leads to a link that is no task's.
+        task: Option<TaskId>,
+    },
+}
+
+impl HostObject {
+    /// The task it was made for, as far as the object itself tells.
+    pub fn task(&self) -> Option<&TaskId> {
+        match self {
+            Self::Netns { task, .. } | Self::Link { task, .. } | Self::Route { task, .. } => task.as_ref(),
+        }
+    }
+}
+
+impl Network {
+    /// Everything of this instance on the host: namespace files and mounts, links, routes. Ordered.
+    ///
+    /// # Errors
+    /// When the host cannot be read; never a partial list.
+    pub async fn list(&self) -> Result<Vec<HostObject>, NetworkError> {
+        let (dir, names) = (self.netns_dir.clone(), self.names.clone());
+        let look = move || {
+            let objects = list_namespaces(&dir)?;
+            let netlink = async |host: &Netlink| {
+                let mut links = host.links().await?;
+                links.retain(|link| link.name.starts_with(names.prefix()));
+                Ok((links, host.host_routes().await?))
+            };
+            let listed = block_on(async { Socket::open()?.with("list", "links", netlink).await });
+            listed.map(|(links, routes)| (objects, links, routes))
+        };
+        let ((mut objects, links, routes), ()) = self.threads.run("list", "the host", (), look).await?;
+        let task = |link: &Link| self.names.task_of_alias(&link.alias);
+        for route in routes {
+            let link = links.iter().find(|link| link.index == route.link_index);
+            if link.is_some() || self.range.contains(&route.address) {
+                objects.push(HostObject::Route {
+                    address: route.address,
+                    link_index: route.link_index,
+                    task: link.and_then(task),
+                });
+            }
+        }
+        objects.extend(links.iter().map(|link| HostObject::Link {
+            name: link.name.clone(),
+            task: task(link),
+        }));
+        objects.sort();
+        Ok(objects)
+    }
+
+    /// Removes one object that has no owner. Idempotent.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub async fn remove_stray(&self, stray: &HostObject) -> Result<(), NetworkError> {
+        self.remove_strays(std::slice::from_ref(stray)).await
+    }
+
+    /// Removes objects that have no owner: all links in one operation, because one by one is slow. Idempotent.
+    ///
+    /// # Errors
+    /// The first refusal of the kernel; the rest is still removed.
+    pub async fn remove_strays(&self, strays: &[HostObject]) -> Result<(), NetworkError> {
+        let (strays, names, dir) = (strays.to_vec(), self.names.clone(), self.netns_dir.clone());
+        let remove = move || {
+            let mut result = Ok(());
+            for stray in &strays {
+                match stray {
+                    HostObject::Netns { path, .. } if path.starts_with(&dir) => {
+                        result = result.and(netns::remove(path).map(|_| ()));
+                    }
+                    _ => {}
+                }
+            }
+            let netlink = async |host: &Netlink| remove_links_and_routes(host, &names, &strays).await;
+            result.and(block_on(async {
+                Socket::open()?.with("remove", "strays", netlink).await
+            }))
+        };
+        self.threads.run("remove", "strays", (), remove).await.map(|_| ())
+    }
+}
+
+async fn remove_links_and_routes(
+    host: &Netlink,
+    names: &Names,
+    strays: &[HostObject],
+) -> Result<(), NetworkError> {
+    let mut result = Ok(());
+    let mut links = false;
+    for stray in strays {
+        let done = match stray {
+            HostObject::Link { name, .. } if name.starts_with(names.prefix()) => {
+                links = true;
+                host.set_group(name, names.stray_group()).await
+            }
+            HostObject::Route {
+                address, link_index, ..
+            } => {
+                host.delete_host_route(&HostRoute {
+                    address: *address,
+                    link_index: *link_index,
+                })
+                .await
+            }
+            HostObject::Netns { .. } | HostObject::Link { .. } => Ok(()),
+        };
+        result = result.and(done);
+    }
+    if links {
+        result = result.and(host.delete_group(names.stray_group()).await);
+    }
+    result
+}
+
+/// Namespace files, and mounts whose file is gone.
+fn list_namespaces(dir: &std::path::Path) -> Result<Vec<HostObject>, NetworkError> {
+    let mut mounts = netns::mounts_under(dir)?;
+    mounts.retain(|mount| mount != dir);
+    let mut objects = Vec::new();
+    let mut add = |path: PathBuf, mounted: bool| {
+        let name = path.file_name().and_then(|name| name.to_str());
+        let task = name.and_then(|name| name.parse().ok());
+        objects.push(HostObject::Netns { path, task, mounted });
+    };
+    for entry in fs::read_dir(dir).map_err(NetworkError::directory("list", dir))? {
+        let path = entry.map_err(NetworkError::directory("list", dir))?.path();
+        let mounted = mounts.contains(&path);
+        mounts.retain(|mount| *mount != path);
+        add(path, mounted);
+    }
+    mounts.dedup();
+    for path in mounts {
+        add(path, true);
+    }
+    Ok(objects)
+}

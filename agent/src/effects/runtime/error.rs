@@ -1,0 +1,311 @@
+//! Owns what can go wrong with a container, in ECS's words. Never retries.
+
+use std::{error::Error, io, path::PathBuf, time::Duration};
+
+use berth_agent_core::{
+    event::Failure,
+    oci::{OciError, user::UserError},
+};
+use tonic::{Code, Status};
+
+/// Bytes of a reason that are kept: ECS cuts at 1,024, and the kind comes before it.
+const MESSAGE_BYTES_MAX: usize = 900;
+
+/// What was being done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    Version,
+    Prepare,
+    Record,
+    Create,
+    Start,
+    Inspect,
+    Kill,
+    Wait,
+    Delete,
+    DeleteRecord,
+    RemoveSnapshot,
+    List,
+    Watch,
+}
+
+impl std::fmt::Display for Step {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Version => "ask containerd's version",
+            Self::Prepare => "prepare the snapshot",
+            Self::Record => "create the record",
+            Self::Create => "create the process",
+            Self::Start => "start the process",
+            Self::Inspect => "inspect",
+            Self::Kill => "signal",
+            Self::Wait => "wait for the end",
+            Self::Delete => "delete the process",
+            Self::DeleteRecord => "delete the record",
+            Self::RemoveSnapshot => "remove the snapshot",
+            Self::List => "list",
+            Self::Watch => "watch events",
+        })
+    }
+}
+
+/// What containerd answered instead of doing it.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("containerd: {message} ({code:?})")]
+pub struct Answer {
+    pub code: Code,
+    /// One line.
+    pub message: String,
+}
+
+/// Why an effect on a container failed.
+#[derive(Debug, thiserror::Error)]
+pub enum RuntimeError {
+    #[error("the container cannot be described")]
+    Spec { id: String, source: OciError },
+    #[error("user {user:?}")]
+    User {
+        id: String,
+        user: String,
+        source: UserError,
+    },
+    #[error("read the accounts of the image")]
+    Accounts { id: String, source: io::Error },
+    #[error("user {user:?} needs the image's accounts, which a {kind:?} mount does not show")]
+    OpaqueSnapshot { id: String, user: String, kind: String },
+    #[error("write {}", path.display())]
+    File { path: PathBuf, source: io::Error },
+    #[error("{step} of {id}")]
+    Call { step: Step, id: String, source: Answer },
+    /// The OCI runtime's own words.
+    #[error("{message}")]
+    Refused { step: Step, id: String, message: String },
+    #[error("{step} of {id}: no answer from containerd in {} s", after.as_secs())]
+    Deadline { step: Step, id: String, after: Duration },
+    #[error("the logger of {id} did not register")]
+    NoLogger { id: String },
+    #[error("{id} was given up")]
+    Cancelled { id: String },
+    #[error("processes of {id} are alive {} s after SIGKILL", after.as_secs())]
+    StillAlive { id: String, after: Duration },
+}
+
+impl RuntimeError {
+    pub(super) fn answered(step: Step, id: &str, status: &Status) -> Self {
+        let (id, message) = (id.to_owned(), status.message());
+        match refusal(message) {
+            Some(message) => Self::Refused { step, id, message },
+            None => Self::Call {
+                step,
+                id,
+                source: Answer {
+                    code: status.code(),
+                    message: one_line(message),
+                },
+            },
+        }
+    }
+
+    fn code(&self) -> Option<Code> {
+        if let Self::Call { source, .. } = self {
+            Some(source.code)
+        } else {
+            None
+        }
+    }
+
+    pub(super) fn is_not_found(&self) -> bool {
+        self.code() == Some(Code::NotFound)
+    }
+
+    pub(super) fn is_already_there(&self) -> bool {
+        self.code() == Some(Code::AlreadyExists)
+    }
+
+    /// A shim that was on its way out took the call: the task's last container had just been removed. A new one
+    /// starts with the next call.
+    pub(super) fn is_shim_leaving(&self) -> bool {
+        let Self::Call {
+            step: Step::Create,
+            source,
+            ..
+        } = self
+        else {
+            return false;
+        };
+        [
+            "ttrpc: closed",
+            "connection refused",
+            "connection reset",
+            "broken pipe",
+            "EOF",
+        ]
+        .iter()
+        .any(|sign| source.message.contains(sign))
+    }
+
+    /// The name ECS gives to failures of this kind.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Spec { .. } | Self::File { .. } => "CannotCreateContainerError",
+            // Docker finds these when it starts a container.
+            Self::User { .. }
+            | Self::Accounts { .. }
+            | Self::OpaqueSnapshot { .. }
+            | Self::NoLogger { .. } => "CannotStartContainerError",
+            Self::Cancelled { .. } => "Cancelled",
+            Self::StillAlive { .. } => "CannotStopContainerError",
+            Self::Call { step, .. } | Self::Refused { step, .. } | Self::Deadline { step, .. } => {
+                match step {
+                    Step::Prepare | Step::Record => "CannotCreateContainerError",
+                    Step::Create | Step::Start => "CannotStartContainerError",
+                    Step::Kill | Step::Wait => "CannotStopContainerError",
+                    Step::Delete | Step::DeleteRecord | Step::RemoveSnapshot => "CannotRemoveContainerError",
+                    Step::Version | Step::Inspect | Step::List | Step::Watch => "CannotInspectContainerError",
+                }
+            }
+        }
+    }
+
+    /// Trying the same again may help. Exhaustive on purpose: a new variant must choose.
+    pub fn retryable(&self) -> bool {
+        match self {
+            Self::Spec { .. } | Self::User { .. } | Self::OpaqueSnapshot { .. } | Self::Cancelled { .. } => {
+                false
+            }
+            Self::Accounts { .. } | Self::File { .. } | Self::Deadline { .. } => true,
+            Self::NoLogger { .. } | Self::StillAlive { .. } => true,
+            Self::Refused { message, .. } => passing(message),
+            // The image's layers are gone, or the request is wrong: the same request meets the same answer.
+            Self::Call { source, .. } => !matches!(
+                source.code,
+                Code::NotFound | Code::InvalidArgument | Code::Unimplemented | Code::AlreadyExists
+            ),
+        }
+    }
+
+    /// For the core: the kind, and the whole chain of causes in one line.
+    pub fn failure(&self) -> Failure {
+        let mut message = self.to_string();
+        let mut source = self.source();
+        while let Some(cause) = source {
+            message.push_str(": ");
+            message.push_str(&cause.to_string());
+            source = cause.source();
+        }
+        Failure {
+            kind: self.kind().to_owned(),
+            message: cut(message),
+            retryable: self.retryable(),
+        }
+    }
+}
+
+/// The host ran short of something, rather than the container being wrong.
+fn passing(message: &str) -> bool {
+    const SIGNS: [&str; 6] = [
+        "resource temporarily unavailable",
+        "device or resource busy",
+        "cannot allocate memory",
+        "too many open files",
+        "no space left on device",
+        "interrupted system call",
+    ];
+    SIGNS.iter().any(|sign| message.contains(sign))
+}
+
+/// What the OCI runtime said, without the names of those who passed it on; `None` where it did not speak.
+fn refusal(message: &str) -> Option<String> {
+    const MARKS: [&str; 2] = ["OCI runtime create failed: ", "OCI runtime start failed: "];
+    // Said by runc, crun and containerd in front of the cause.
+    const PREFIXES: [&str; 6] = [
+        "runc create failed: ",
+        "runc start failed: ",
+        "crun create failed: ",
+        "crun: ",
+        "unable to start container process: ",
+        "error during container init: ",
+    ];
+    let mut rest = MARKS
+        .iter()
+        .find_map(|mark| message.split_once(mark).map(|(_, rest)| rest))?;
+    while let Some(shorter) = PREFIXES.iter().find_map(|prefix| rest.strip_prefix(prefix)) {
+        rest = shorter;
+    }
+    let rest = rest.trim_end();
+    Some(one_line(rest.strip_suffix(": unknown").unwrap_or(rest)))
+}
+
+fn one_line(text: &str) -> String {
+    cut(text.split_whitespace().collect::<Vec<_>>().join(" "))
+}
+
+fn cut(mut text: String) -> String {
+    if text.len() > MESSAGE_BYTES_MAX {
+        let end = (0..=MESSAGE_BYTES_MAX)
+            .rev()
+            .find(|i| text.is_char_boundary(*i))
+            .unwrap_or(0);
+        text.truncate(end);
+        text.push('…');
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(step: Step, code: Code, message: &str) -> Failure {
+        RuntimeError::answered(step, "c-1", &Status::new(code, message)).failure()
+    }
+
+    #[test]
+    fn the_runtimes_own_words_are_what_is_reported() {
+        let runc = "failed to create shim task: OCI runtime create failed: runc create failed: unable to start \
+                    container process: exec: \"nope\": executable file not found in $PATH: unknown";
+        let failure = of(Step::Create, Code::Unknown, runc);
+        assert_eq!(
+            failure.message,
+            "exec: \"nope\": executable file not found in $PATH"
+        );
+        assert_eq!(failure.kind, "CannotStartContainerError");
+        assert!(!failure.retryable);
+
+        let init = "OCI runtime create failed: runc create failed: unable to start container process: error during \
+                    container init:\n  mkdir /x:\tread-only file system: unknown";
+        assert_eq!(
+            of(Step::Create, Code::Unknown, init).message,
+            "mkdir /x: read-only file system"
+        );
+        let crun =
+            "OCI runtime create failed: crun: executable file `nope` not found: No such file: not found";
+        assert_eq!(
+            of(Step::Create, Code::NotFound, crun).message,
+            "executable file `nope` not found: No such file: not found"
+        );
+        assert!(
+            of(
+                Step::Create,
+                Code::Unknown,
+                "OCI runtime create failed: fork: resource temporarily unavailable: unknown"
+            )
+            .retryable
+        );
+    }
+
+    #[test]
+    fn other_answers_say_what_was_done_to_what() {
+        let failure = of(
+            Step::Prepare,
+            Code::NotFound,
+            "parent snapshot sha256:1 does not exist",
+        );
+        let want =
+            "prepare the snapshot of c-1: containerd: parent snapshot sha256:1 does not exist (NotFound)";
+        assert_eq!((failure.message.as_str(), failure.retryable), (want, false));
+        assert_eq!(failure.kind, "CannotCreateContainerError");
+        assert!(of(Step::Record, Code::Unavailable, "x").retryable);
+        assert!(of(Step::Record, Code::Unknown, &"é".repeat(2000)).message.len() < 1024);
+    }
+}

@@ -1,0 +1,230 @@
+//! Owns the files that are mounted into a container: `/etc/hosts`, `/etc/hostname`, `/etc/resolv.conf`. Never changes
+//! them while it runs.
+
+use std::{
+    fs, io,
+    net::Ipv4Addr,
+    path::{Path, PathBuf},
+};
+
+use berth_agent_core::{desired::NetworkMode, effect::StartContainer, ids::TaskId, oci::Mount};
+
+use super::{Runtime, RuntimeError};
+
+/// Below the run directory.
+const TASKS: &str = "tasks";
+/// A sibling's removal may take the task's empty directory away between its making and its use.
+const MAKE_DIRECTORY_TRIES: usize = 3;
+/// systemd-resolved's own list, where `/etc/resolv.conf` names only its stub on loopback.
+const RESOLVED: &str = "/run/systemd/resolve/resolv.conf";
+
+/// What a container finds under `/etc`.
+struct Contents {
+    hosts: String,
+    hostname: String,
+    resolv_conf: String,
+}
+
+impl Runtime {
+    fn task_directory(&self, task: &TaskId) -> PathBuf {
+        self.config().run_dir.join(TASKS).join(task.as_str())
+    }
+
+    /// The name inside: of the host in its network, else the task's short id.
+    pub(super) fn hostname(&self, request: &StartContainer) -> String {
+        match request.network {
+            NetworkMode::Host => {
+                let own = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+                Some(own.trim())
+                    .filter(|name| !name.is_empty())
+                    .unwrap_or("localhost")
+                    .to_owned()
+            }
+            NetworkMode::Awsvpc | NetworkMode::None => request.task.short().to_owned(),
+        }
+    }
+
+    /// Where the files will be; read-only where the root is, as Docker has it.
+    pub(super) fn file_mounts(&self, id: &str, request: &StartContainer) -> Vec<Mount> {
+        let directory = self.task_directory(&request.task).join(id);
+        let mount = |name: &str| {
+            let (source, destination) = (
+                directory.join(name).to_string_lossy().into_owned(),
+                format!("/etc/{name}"),
+            );
+            if request.spec.readonly_root_filesystem {
+                Mount::read_only(source, destination)
+            } else {
+                Mount::bind(source, destination)
+            }
+        };
+        ["hosts", "hostname", "resolv.conf"].map(mount).into()
+    }
+
+    pub(super) async fn write_files(&self, id: &str, request: &StartContainer) -> Result<(), RuntimeError> {
+        let directory = self.task_directory(&request.task).join(id);
+        let (hostname, mode, address) = (self.hostname(request), request.network, request.address);
+        let at = directory.clone();
+        let write = move || write_all(&directory, &Contents::new(&hostname, mode, address));
+        let written = tokio::task::spawn_blocking(write).await.map_err(io::Error::other);
+        written
+            .flatten()
+            .map_err(|source| RuntimeError::File { path: at, source })
+    }
+
+    /// Removes an attempt's files, and the task's directory with the last of them. Without a task, looks for it.
+    pub(super) async fn remove_files(&self, id: &str, task: Option<&TaskId>) -> Result<(), RuntimeError> {
+        let tasks = self.config().run_dir.join(TASKS);
+        let (at, id) = (tasks.clone(), id.to_owned());
+        let known = task.map(|task| self.task_directory(task));
+        let remove = move || match known {
+            Some(directory) => remove_from(&directory, &id),
+            None => remove_anywhere(&tasks, &id),
+        };
+        let removed = tokio::task::spawn_blocking(remove)
+            .await
+            .map_err(io::Error::other);
+        removed
+            .flatten()
+            .map_err(|source| RuntimeError::File { path: at, source })
+    }
+}
+
+fn write_all(directory: &Path, contents: &Contents) -> io::Result<()> {
+    let mut tries = 1;
+    while let Err(error) = fs::create_dir_all(directory) {
+        if error.kind() != io::ErrorKind::NotFound || tries == MAKE_DIRECTORY_TRIES {
+            return Err(error);
+        }
+        tries += 1;
+    }
+    let files = [
+        ("hosts", &contents.hosts),
+        ("hostname", &contents.hostname),
+        ("resolv.conf", &contents.resolv_conf),
+    ];
+    for (name, content) in files {
+        // Renamed into place: an earlier try's container keeps the file it has, and none is ever half written.
+        let temporary = directory.join(format!(".{name}"));
+        fs::write(&temporary, content)?;
+        fs::rename(&temporary, directory.join(name))?;
+    }
+    Ok(())
+}
+
+fn remove_from(task: &Path, id: &str) -> io::Result<()> {
+    gone_is_fine(fs::remove_dir_all(task.join(id)))?;
+    match fs::remove_dir(task) {
+        Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => Ok(()),
+        other => gone_is_fine(other),
+    }
+}
+
+fn remove_anywhere(tasks: &Path, id: &str) -> io::Result<()> {
+    let entries = match fs::read_dir(tasks) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        entries => entries?,
+    };
+    for entry in entries {
+        let task = entry?.path();
+        if task.join(id).exists() {
+            remove_from(&task, id)?;
+        }
+    }
+    Ok(())
+}
+
+fn gone_is_fine(result: io::Result<()>) -> io::Result<()> {
+    match result {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
+}
+
+impl Contents {
+    fn new(hostname: &str, mode: NetworkMode, address: Option<Ipv4Addr>) -> Self {
+        let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
+        let hostname_line = format!("{hostname}\n");
+        match mode {
+            NetworkMode::Host => Self {
+                hosts: read("/etc/hosts"),
+                hostname: hostname_line,
+                resolv_conf: read("/etc/resolv.conf"),
+            },
+            NetworkMode::Awsvpc | NetworkMode::None => {
+                let mut resolv_conf = outside_resolv_conf(&read("/etc/resolv.conf"));
+                if !resolv_conf.contains("nameserver") {
+                    resolv_conf = outside_resolv_conf(&read(RESOLVED));
+                }
+                Self {
+                    hosts: hosts(hostname, address),
+                    hostname: hostname_line,
+                    resolv_conf,
+                }
+            }
+        }
+    }
+}
+
+/// Without an address of its own, the task's name is loopback's.
+fn hosts(hostname: &str, address: Option<Ipv4Addr>) -> String {
+    let own = address.unwrap_or(Ipv4Addr::LOCALHOST);
+    format!("127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n{own}\t{hostname}\n")
+}
+
+/// The host's list without name servers that a task cannot reach from its own namespace: those on loopback, and
+/// those tied to one of the host's links. It may come out empty; no foreign server is put in their place.
+fn outside_resolv_conf(host: &str) -> String {
+    let unreachable = |line: &str| {
+        let mut words = line.split_whitespace();
+        let server = (words.next() == Some("nameserver"))
+            .then(|| words.next().unwrap_or(""))
+            .unwrap_or("");
+        let loopback = server
+            .parse::<std::net::IpAddr>()
+            .is_ok_and(|address| address.is_loopback());
+        loopback || server.contains('%')
+    };
+    host.lines()
+        .filter(|line| !unreachable(line))
+        .map(|line| format!("{line}\n"))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn name_servers_on_loopback_stay_behind() {
+        let host = "# c\nnameserver 127.0.0.53\nnameserver\t10.0.0.2\nnameserver ::1\nnameserver fe80::1%eth0\nsearch a.b\noptions ndots:1\n";
+        assert_eq!(
+            outside_resolv_conf(host),
+            "# c\nnameserver\t10.0.0.2\nsearch a.b\noptions ndots:1\n"
+        );
+        assert_eq!(outside_resolv_conf("nameserver 127.0.0.1\n"), "");
+    }
+
+    #[test]
+    fn a_task_knows_its_own_name() {
+        assert!(hosts("abc", Some(Ipv4Addr::new(10, 1, 2, 3))).ends_with("10.1.2.3\tabc\n"));
+        assert!(hosts("abc", None).starts_with("127.0.0.1\tlocalhost\n"));
+    }
+
+    #[test]
+    fn the_tasks_directory_goes_with_its_last_container() {
+        let root = tempfile::tempdir().unwrap();
+        let task = root.path().join("t");
+        let contents = Contents::new("h", NetworkMode::None, None);
+        write_all(&task.join("a-1"), &contents).unwrap();
+        write_all(&task.join("a-1"), &contents).unwrap();
+        write_all(&task.join("b-1"), &contents).unwrap();
+        assert_eq!(fs::read_to_string(task.join("a-1/hostname")).unwrap(), "h\n");
+        assert_eq!(fs::read_dir(task.join("a-1")).unwrap().count(), 3);
+        remove_from(&task, "a-1").unwrap();
+        assert!(task.join("b-1").exists());
+        remove_anywhere(root.path(), "b-1").unwrap();
+        assert!(!task.exists());
+        remove_from(&task, "b-1").unwrap();
+    }
+}

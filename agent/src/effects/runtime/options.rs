@@ -1,0 +1,91 @@
+//! Owns what the runc shim is told beside the specification: its cgroup, its binary, its logger. Never starts it.
+
+use std::path::Path;
+
+use prost::Message;
+use prost_types::Any;
+
+/// containerd compares this name as it is: a leading slash passes Containers.Create and fails Tasks.Create.
+const RUNC_OPTIONS_TYPE: &str = "containerd.runc.v1.Options";
+/// The type of a specification's `Any`, as containerd's own client writes it.
+const SPEC_TYPE: &str = "types.containerd.io/opencontainers/runtime-spec/1/Spec";
+
+/// The fields of `containerd.runc.v1.Options` that are used here; the numbers are the protocol's.
+#[derive(Clone, PartialEq, Message)]
+struct RuncOptions {
+    #[prost(string, tag = "3")]
+    shim_cgroup: String,
+    #[prost(string, tag = "6")]
+    binary_name: String,
+}
+
+/// Options of the runc v2 shim, which crun shares.
+pub(super) fn runc_options(shim_cgroup: String, binary_name: Option<&str>) -> Any {
+    let options = RuncOptions {
+        shim_cgroup,
+        binary_name: binary_name.unwrap_or_default().to_owned(),
+    };
+    Any {
+        type_url: RUNC_OPTIONS_TYPE.to_owned(),
+        value: options.encode_to_vec(),
+    }
+}
+
+/// The specification as containerd stores it: JSON in an `Any`.
+pub(super) fn spec_any(spec: &serde_json::Value) -> Any {
+    Any {
+        type_url: SPEC_TYPE.to_owned(),
+        value: spec.to_string().into_bytes(),
+    }
+}
+
+/// The shim runs `logger` for the container's output, with the pairs as arguments in no particular order.
+pub(super) fn logger_uri(logger: &Path, pairs: &[(&str, &str)]) -> String {
+    let query: Vec<String> = pairs
+        .iter()
+        .map(|(key, value)| format!("{key}={}", escape(value)))
+        .collect();
+    format!(
+        "binary://{}?{}",
+        escape(&logger.to_string_lossy()),
+        query.join("&")
+    )
+}
+
+/// RFC 3986: everything but the unreserved characters, and the slash, which both path and query allow.
+fn escape(text: &str) -> String {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~/".contains(&byte);
+    text.bytes()
+        .map(|b| {
+            if plain(b) {
+                char::from(b).to_string()
+            } else {
+                format!("%{b:02X}")
+            }
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_logger_uri_survives_odd_paths() {
+        let uri = logger_uri(
+            Path::new("/opt/a b/log?ger"),
+            &[("path", "/l/ä&x=1"), ("max-size", "10")],
+        );
+        assert_eq!(
+            uri,
+            "binary:///opt/a%20b/log%3Fger?path=/l/%C3%A4%26x%3D1&max-size=10"
+        );
+    }
+
+    #[test]
+    fn options_are_the_protocols() {
+        let any = runc_options("/a".into(), Some("crun"));
+        assert_eq!(any.type_url, "containerd.runc.v1.Options");
+        assert_eq!(any.value, b"\x1a\x02/a\x32\x04crun");
+    }
+}

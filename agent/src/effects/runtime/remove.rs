@@ -1,0 +1,112 @@
+//! Owns the end of a container: nothing of an attempt is left in containerd or below the run directory. Never removes
+//! logs or cgroups of the task.
+
+use std::time::Duration;
+
+use berth_agent_core::ids::{Attempt, ContainerId, runtime_id};
+use containerd_client::services::v1::{
+    DeleteContainerRequest, DeleteTaskRequest, WaitRequest, snapshots::RemoveSnapshotRequest,
+};
+
+use super::{
+    Runtime, RuntimeError, Step,
+    call::{DEADLINE, DELETE_DEADLINE, call, or_gone},
+};
+
+/// From SIGKILL to the end of the last process: longer means that the kernel holds one (dead NFS, mostly).
+const KILL_WAIT: Duration = Duration::from_secs(10);
+
+impl Runtime {
+    /// Kills what is alive, waits for its end and removes process, files, record and snapshot. What is not there is
+    /// a success, so it may be repeated.
+    pub async fn remove(&self, container: &ContainerId, attempt: Attempt) -> Result<(), RuntimeError> {
+        self.remove_id(&runtime_id(container, attempt)).await
+    }
+
+    pub(super) async fn remove_id(&self, id: &str) -> Result<(), RuntimeError> {
+        // In this order: a record that goes before its process strands the process.
+        self.delete_process(id).await?;
+        let identity = self.identify(id).await?;
+        self.remove_files(id, identity.as_ref().map(|identity| &identity.task))
+            .await?;
+        let (record, snapshot) = tokio::join!(self.delete_record(id), self.remove_snapshot(id));
+        record.and(snapshot)?;
+        self.shared.index.removed(id);
+        Ok(())
+    }
+
+    /// The usual container has ended by now, and deleting it is one call.
+    async fn delete_process(&self, id: &str) -> Result<(), RuntimeError> {
+        match self.delete_ended(id).await {
+            // Alive: containerd's versions say so with different codes.
+            Err(RuntimeError::Call { .. }) => {}
+            done => return done,
+        }
+        self.kill_all(id).await?;
+        self.wait(id).await?;
+        self.delete_ended(id).await
+    }
+
+    async fn delete_ended(&self, id: &str) -> Result<(), RuntimeError> {
+        let request = DeleteTaskRequest {
+            container_id: id.to_owned(),
+        };
+        let mut client = self.tasks();
+        or_gone(
+            call(
+                Step::Delete,
+                id,
+                DELETE_DEADLINE,
+                client.delete(self.request(request)),
+            )
+            .await,
+        )
+        .map(drop)
+    }
+
+    async fn wait(&self, id: &str) -> Result<(), RuntimeError> {
+        let request = WaitRequest {
+            container_id: id.to_owned(),
+            ..WaitRequest::default()
+        };
+        let mut client = self.tasks();
+        match or_gone(call(Step::Wait, id, KILL_WAIT, client.wait(self.request(request))).await) {
+            Err(RuntimeError::Deadline { id, after, .. }) => Err(RuntimeError::StillAlive { id, after }),
+            other => other.map(drop),
+        }
+    }
+
+    async fn delete_record(&self, id: &str) -> Result<(), RuntimeError> {
+        let request = DeleteContainerRequest { id: id.to_owned() };
+        let mut client = self.containers();
+        or_gone(
+            call(
+                Step::DeleteRecord,
+                id,
+                DEADLINE,
+                client.delete(self.request(request)),
+            )
+            .await,
+        )
+        .map(drop)
+    }
+
+    /// Removes one snapshot that [`Runtime::snapshots`] listed and nobody owns; gone is a success.
+    pub async fn remove_snapshot(&self, key: &str) -> Result<(), RuntimeError> {
+        let request = RemoveSnapshotRequest {
+            snapshotter: self.config().snapshotter.clone(),
+            key: key.to_owned(),
+        };
+        let mut client = self.snapshot_service();
+        or_gone(
+            call(
+                Step::RemoveSnapshot,
+                key,
+                DEADLINE,
+                client.remove(self.request(request)),
+            )
+            .await,
+        )
+        .map(drop)
+    }
+}

@@ -1,0 +1,370 @@
+//! Owns the start of a container: snapshot, files, record, process, in as few waits as their order allows. Never
+//! leaves a half of it behind when it fails or is cancelled, and never starts one attempt twice.
+
+use std::{
+    path::Path,
+    sync::atomic::{AtomicBool, Ordering::Relaxed},
+    time::{Duration, Instant},
+};
+
+use berth_agent_core::{
+    desired::NetworkMode,
+    effect::StartContainer,
+    ids::runtime_id,
+    oci::{self, Network, OciError, OciSpec, TaskFacts, User},
+};
+use containerd_client::{
+    services::v1::{
+        Container, CreateContainerRequest, CreateTaskRequest, StartRequest, container,
+        snapshots::PrepareSnapshotRequest,
+    },
+    types::{Mount, v1::Status as TaskStatus},
+};
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    Identity, Runtime, RuntimeError, Step,
+    call::{DEADLINE, PROCESS_DEADLINE, call, unless_cancelled},
+    labels,
+    options::{logger_uri, runc_options, spec_any},
+};
+
+/// The first, one after leftovers were cleared, one after a shim that was leaving took the call.
+const ROUNDS_MAX: usize = 3;
+/// A shim that is told to leave is gone by then.
+const SHIM_LEAVES: Duration = Duration::from_millis(50);
+
+/// A started container.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Started {
+    /// Of its first process, on the host.
+    pub pid: u32,
+    /// Zero for one that was running already.
+    pub timings: Timings,
+}
+
+/// Where a start's time went.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Timings {
+    /// For a free place among the starts.
+    pub queued: Duration,
+    /// Snapshot, files and record, which overlap.
+    pub prepare: Duration,
+    /// Tasks.Create: shim, logger, `runc create`.
+    pub create: Duration,
+    /// Tasks.Start: `runc start`.
+    pub start: Duration,
+}
+
+/// One attempt's names and inputs.
+struct Attempt<'a> {
+    runtime: &'a Runtime,
+    id: String,
+    request: &'a StartContainer,
+    netns: Option<&'a Path>,
+    stop_signal: u32,
+    cancel: &'a CancellationToken,
+    /// This call asked for the process, so it may take it away again.
+    asked: AtomicBool,
+}
+
+impl Runtime {
+    /// Creates and starts one attempt of a container. Its image is unpacked, its task's cgroups and network exist.
+    ///
+    /// Repeating it is safe: an attempt that was started is only looked up, and what an earlier try left half made is
+    /// finished or made anew. One at a time per container: its lane sees to that.
+    pub async fn start(
+        &self,
+        request: &StartContainer,
+        netns: Option<&Path>,
+        cancel: CancellationToken,
+    ) -> Result<Started, RuntimeError> {
+        let id = runtime_id(&request.spec.id, request.attempt);
+        let unfit = |source| RuntimeError::Spec {
+            id: id.clone(),
+            source,
+        };
+        let stop_signal = oci::signal::parse(&request.image.config.stop_signal).map_err(unfit)?;
+        let attempt = Attempt {
+            runtime: self,
+            id: id.clone(),
+            request,
+            netns,
+            stop_signal,
+            cancel: &cancel,
+            asked: AtomicBool::new(false),
+        };
+
+        let began = Instant::now();
+        let place = tokio::select! {
+            biased;
+            () = cancel.cancelled() => None,
+            place = self.shared.starts.acquire() => place.ok(),
+        };
+        let Some(_place) = place else {
+            return Err(RuntimeError::Cancelled { id });
+        };
+        let queued = began.elapsed();
+        let mut started = attempt.run().await?;
+        started.timings.queued = queued;
+        tracing::debug!(task = %request.task, id = %attempt.id, pid = started.pid, timings = ?started.timings, "started");
+        self.shared.index.put(attempt.identity(), true);
+        Ok(started)
+    }
+}
+
+impl Attempt<'_> {
+    async fn run(&self) -> Result<Started, RuntimeError> {
+        let mut round = 1;
+        loop {
+            let last = round == ROUNDS_MAX;
+            match self.once().await {
+                Err(error) if error.is_already_there() && !last => {
+                    if let Some(pid) = self.adopt().await? {
+                        return Ok(Started {
+                            pid,
+                            timings: Timings::default(),
+                        });
+                    }
+                }
+                Err(error) if error.is_shim_leaving() && !last => {
+                    self.undo().await;
+                    tokio::time::sleep(SHIM_LEAVES).await;
+                }
+                Err(error) => {
+                    self.undo().await;
+                    return Err(error);
+                }
+                done => return done,
+            }
+            round += 1;
+        }
+    }
+
+    async fn once(&self) -> Result<Started, RuntimeError> {
+        let began = Instant::now();
+        let mounts = self.guarded(self.make_ready()).await?;
+        let ready = Instant::now();
+        self.guarded(self.create_process(mounts)).await?;
+        self.check_logger()?;
+        let created = Instant::now();
+        let pid = self.guarded(self.start_process()).await?;
+        let timings = Timings {
+            queued: Duration::ZERO,
+            prepare: ready - began,
+            create: created - ready,
+            start: created.elapsed(),
+        };
+        Ok(Started { pid, timings })
+    }
+
+    async fn guarded<T>(
+        &self,
+        work: impl Future<Output = Result<T, RuntimeError>>,
+    ) -> Result<T, RuntimeError> {
+        unless_cancelled(self.cancel, &self.id, work).await
+    }
+
+    /// Snapshot, files and record. All three are awaited even when one fails: none may be made after the undoing.
+    async fn make_ready(&self) -> Result<Vec<Mount>, RuntimeError> {
+        let (chain_id, user) = (&self.request.image.chain_id, self.user());
+        let files = self.runtime.write_files(&self.id, self.request);
+        if let Some(user) = self.runtime.cached_user(chain_id, user) {
+            let spec = self.spec(user)?;
+            let (mounts, files, record) = tokio::join!(self.prepare(), files, self.record(&spec));
+            record?;
+            files?;
+            return mounts;
+        }
+        let (mounts, files) = tokio::join!(self.prepare(), files);
+        let mounts = mounts?;
+        files?;
+        let user = self
+            .runtime
+            .resolve_user(&self.id, chain_id, user, &mounts)
+            .await?;
+        self.record(&self.spec(user)?).await?;
+        Ok(mounts)
+    }
+
+    /// The definition's user, else the image's.
+    fn user(&self) -> &str {
+        let own = &self.request.spec.user;
+        if own.is_empty() {
+            &self.request.image.config.user
+        } else {
+            own
+        }
+    }
+
+    fn identity(&self) -> Identity {
+        Identity {
+            task: self.request.task.clone(),
+            container: self.request.spec.id.clone(),
+            attempt: self.request.attempt,
+            stop_signal: self.stop_signal,
+        }
+    }
+
+    fn spec(&self, user: User) -> Result<serde_json::Value, RuntimeError> {
+        let network = match (self.request.network, self.netns) {
+            (NetworkMode::Host, _) => Network::Host,
+            (_, Some(path)) => Network::Join(path.to_string_lossy().into_owned()),
+            (_, None) => Network::Private,
+        };
+        let facts = TaskFacts {
+            cgroup_parent: self.runtime.config().cgroup_parent.clone(),
+            hostname: self.runtime.hostname(self.request),
+            network,
+            mounts: self.runtime.file_mounts(&self.id, self.request),
+        };
+        let unfit = |source: OciError| RuntimeError::Spec {
+            id: self.id.clone(),
+            source,
+        };
+        OciSpec::for_container(self.request, user, facts, self.runtime.shared.host)
+            .build()
+            .map_err(unfit)
+    }
+
+    async fn prepare(&self) -> Result<Vec<Mount>, RuntimeError> {
+        let config = self.runtime.config();
+        let mut labels = labels::identity(&config.instance, self.request);
+        // Neither record nor lease refers to it yet: without this the collector may take it at once.
+        let now = OffsetDateTime::now_utc().format(&Rfc3339).unwrap_or_default();
+        labels.insert(labels::GC_ROOT.to_owned(), now);
+        let request = PrepareSnapshotRequest {
+            snapshotter: config.snapshotter.clone(),
+            key: self.id.clone(),
+            parent: self.request.image.chain_id.clone(),
+            labels,
+        };
+        let mut client = self.runtime.snapshot_service();
+        let prepared = client.prepare(self.runtime.request(request));
+        Ok(call(Step::Prepare, &self.id, DEADLINE, prepared).await?.mounts)
+    }
+
+    async fn record(&self, spec: &serde_json::Value) -> Result<(), RuntimeError> {
+        let config = self.runtime.config();
+        let shim_cgroup = oci::shim_cgroup(&config.cgroup_parent, &self.request.task);
+        let options = runc_options(shim_cgroup, config.binary_name.as_deref());
+        let container = Container {
+            id: self.id.clone(),
+            labels: labels::record(&config.instance, self.request, self.stop_signal),
+            image: self.request.image.reference.clone(),
+            runtime: Some(container::Runtime {
+                name: config.runtime.clone(),
+                options: Some(options),
+            }),
+            spec: Some(spec_any(spec)),
+            snapshotter: config.snapshotter.clone(),
+            snapshot_key: self.id.clone(),
+            ..Container::default()
+        };
+        let request = CreateContainerRequest {
+            container: Some(container),
+        };
+        let mut client = self.runtime.containers();
+        call(
+            Step::Record,
+            &self.id,
+            DEADLINE,
+            client.create(self.runtime.request(request)),
+        )
+        .await
+        .map(drop)
+    }
+
+    async fn create_process(&self, rootfs: Vec<Mount>) -> Result<(), RuntimeError> {
+        let output = self.output();
+        let request = CreateTaskRequest {
+            container_id: self.id.clone(),
+            rootfs,
+            stdout: output.clone(),
+            stderr: output,
+            ..CreateTaskRequest::default()
+        };
+        let mut client = self.runtime.tasks();
+        self.asked.store(true, Relaxed);
+        let created = client.create(self.runtime.request(request));
+        let created = call(Step::Create, &self.id, PROCESS_DEADLINE, created).await;
+        if created.as_ref().is_err_and(RuntimeError::is_already_there) {
+            self.asked.store(false, Relaxed);
+        }
+        created.map(drop)
+    }
+
+    /// The logger, and what it is told.
+    fn output(&self) -> String {
+        let config = self.runtime.config();
+        let (spec, task) = (&self.request.spec, &self.request.task);
+        let file = format!("{}-json.log", spec.id);
+        let path = config.log_dir.join(task.as_str()).join(&spec.name).join(file);
+        let pairs = [
+            ("id", self.id.as_str()),
+            ("socket", &config.logger_socket.to_string_lossy()),
+            ("path", &path.to_string_lossy()),
+            ("max-size", &spec.log.max_size_bytes.to_string()),
+            ("max-file", &spec.log.max_files.to_string()),
+        ];
+        logger_uri(&config.logger, &pairs)
+    }
+
+    /// The logger registers before it lets Tasks.Create return.
+    fn check_logger(&self) -> Result<(), RuntimeError> {
+        match &self.runtime.registry {
+            Some(registry) if !registry.registered(&self.id) => {
+                Err(RuntimeError::NoLogger { id: self.id.clone() })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    async fn start_process(&self) -> Result<u32, RuntimeError> {
+        let request = StartRequest {
+            container_id: self.id.clone(),
+            ..StartRequest::default()
+        };
+        let mut client = self.runtime.tasks();
+        let started = client.start(self.runtime.request(request));
+        Ok(call(Step::Start, &self.id, PROCESS_DEADLINE, started).await?.pid)
+    }
+
+    /// What an earlier try left: a started process is what was wanted, a created one is started now, and anything
+    /// less is cleared away.
+    async fn adopt(&self) -> Result<Option<u32>, RuntimeError> {
+        match self.runtime.process(&self.id).await? {
+            Some(process) if process.status() != TaskStatus::Created => Ok(Some(process.pid)),
+            Some(_) if self.check_logger().is_ok() => {
+                self.asked.store(true, Relaxed);
+                let started = self.guarded(self.start_process()).await;
+                if started.is_err() {
+                    self.undo().await;
+                }
+                started.map(Some)
+            }
+            _ => self.runtime.remove_id(&self.id).await.map(|()| None),
+        }
+    }
+
+    /// Takes away what this call made, and never a process that an earlier one started. What cannot be removed now is
+    /// found by its labels later.
+    async fn undo(&self) {
+        if !self.asked.load(Relaxed) && self.may_be_started().await {
+            return;
+        }
+        self.runtime.shared.index.put(self.identity(), false);
+        if let Err(error) = self.runtime.remove_id(&self.id).await {
+            let failure = error.failure();
+            tracing::warn!(task = %self.request.task, id = %self.id, error = failure.message, "undo of a start failed");
+        }
+    }
+
+    async fn may_be_started(&self) -> bool {
+        match self.runtime.process(&self.id).await {
+            Ok(process) => process.is_some_and(|process| process.status() != TaskStatus::Created),
+            Err(_) => true,
+        }
+    }
+}

@@ -1,0 +1,112 @@
+//! Owns effects under way: one task per lane, a deadline on each, exactly one completion each. Never decides what to
+//! do next.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use berth_agent_core::{
+    effect::{Effect, Lane},
+    event::{Completion, Event, Failure},
+};
+use tokio::{
+    sync::mpsc,
+    task::{AbortHandle, JoinSet},
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    driver::{Input, send},
+    effects::Host,
+};
+
+/// What a cancelled effect may still take to undo what it began.
+const CANCEL_GRACE: Duration = Duration::from_secs(20);
+
+/// How long an effect may take. Pulls are bounded by their own, finer deadlines; this one is the last resort.
+fn deadline(effect: &Effect) -> Duration {
+    let seconds = match effect {
+        Effect::PullImage { .. } => 2 * 3600,
+        Effect::Start(_) => 180,
+        Effect::PrepareHost(_) | Effect::ReleaseHost { .. } | Effect::RemoveLogs { .. } => 60,
+        Effect::Signal { .. } => 15,
+        Effect::Remove { .. } => 60,
+        Effect::Cancel(_) => 0,
+    };
+    Duration::from_secs(seconds)
+}
+
+#[derive(Debug)]
+struct Running {
+    cancel: CancellationToken,
+    handle: AbortHandle,
+}
+
+#[derive(Debug)]
+pub struct Executor {
+    host: Arc<Host>,
+    inputs: mpsc::WeakSender<Input>,
+    lanes: HashMap<Lane, Running>,
+    tasks: JoinSet<()>,
+}
+
+impl Executor {
+    /// Completions go to `inputs`, whose lifetime is the driver's.
+    pub fn new(host: Arc<Host>, inputs: &mpsc::Sender<Input>) -> Self {
+        Self { host, inputs: inputs.downgrade(), lanes: HashMap::new(), tasks: JoinSet::new() }
+    }
+
+    /// Begins an effect, or cancels one. Never blocks.
+    pub fn submit(&mut self, effect: Effect) {
+        while self.tasks.try_join_next().is_some() {}
+        self.lanes.retain(|_, running| !running.handle.is_finished());
+        let lane = effect.lane();
+        if matches!(effect, Effect::Cancel(_)) {
+            if let Some(running) = self.lanes.get(&lane) {
+                running.cancel.cancel();
+            }
+            return;
+        }
+        let Some(inputs) = self.inputs.upgrade() else { return };
+        let cancel = CancellationToken::new();
+        let work = perform(Arc::clone(&self.host), effect, cancel.clone());
+        let of_lane = lane.clone();
+        let handle = self.tasks.spawn(async move {
+            let completion = work.await;
+            send(&inputs, Event::Completed { lane: of_lane, completion }).await;
+        });
+        self.lanes.insert(lane, Running { cancel, handle });
+    }
+}
+
+async fn perform(host: Arc<Host>, effect: Effect, cancel: CancellationToken) -> Completion {
+    let limit = deadline(&effect);
+    let what = describe(&effect);
+    let work = host.perform(effect, cancel.clone());
+    tokio::pin!(work);
+    let late = async {
+        tokio::select! {
+            () = tokio::time::sleep(limit) => {}
+            () = async { cancel.cancelled().await; tokio::time::sleep(CANCEL_GRACE).await } => {}
+        }
+    };
+    tokio::select! {
+        completion = &mut work => completion,
+        () = late => {
+            tracing::warn!(effect = %what, "effect gave no answer within its deadline");
+            let message = format!("{what} gave no answer within {} s", limit.as_secs());
+            Completion::Failed(Failure { kind: "TimeoutError".into(), message, retryable: true })
+        }
+    }
+}
+
+fn describe(effect: &Effect) -> String {
+    match effect {
+        Effect::PrepareHost(p) => format!("preparing cgroups and network of task {}", p.task),
+        Effect::PullImage { image, .. } => format!("pulling {image}"),
+        Effect::Start(s) => format!("starting container {} of task {}", s.spec.name, s.task),
+        Effect::Signal { container, kind, .. } => format!("sending {kind:?} to container {container}"),
+        Effect::Remove { container, .. } => format!("removing container {container}"),
+        Effect::ReleaseHost { task, .. } => format!("removing cgroups and network of task {task}"),
+        Effect::RemoveLogs { task } => format!("removing logs of task {task}"),
+        Effect::Cancel(lane) => format!("cancelling {lane:?}"),
+    }
+}

@@ -1,0 +1,59 @@
+//! Owns what the node says of itself at the start of every link.
+
+use std::collections::BTreeMap;
+
+use berth_agent_core::ids::NodeId;
+use berth_proto::node::v1 as wire;
+
+use crate::{
+    convert,
+    driver::{NodeStatus, now},
+    sys,
+};
+
+/// What does not change while the agent runs.
+#[derive(Clone, Debug)]
+pub struct Facts {
+    pub boot_id: String,
+    /// For example "containerd 1.6.20".
+    pub runtime_version: String,
+    pub cgroup_version: u8,
+    pub capacity: wire::Capacity,
+    /// Found and configured.
+    pub attributes: BTreeMap<String, String>,
+}
+
+impl Facts {
+    pub(super) fn hello(&self, node: &NodeId, status: &NodeStatus) -> wire::Hello {
+        let known = |(id, status): (&berth_agent_core::ids::TaskId, &berth_agent_core::report::Status)| wire::KnownTask {
+            task_id: id.to_string(),
+            status: convert::status(*status).into(),
+        };
+        wire::Hello {
+            version_min: wire::VERSION,
+            version_max: wire::VERSION,
+            node_id: node.to_string(),
+            description: Some(self.description()),
+            capacity: Some(self.capacity.clone()),
+            features: convert::FEATURES.iter().map(ToString::to_string).collect(),
+            attributes: self.attributes.clone().into_iter().collect(),
+            known_tasks: status.tasks.iter().map(known).collect(),
+            position: status.position.as_ref().map(convert::position_to_wire),
+            last_sequence: status.last_sequence,
+            sent_at_ms: now().0,
+        }
+    }
+
+    fn description(&self) -> wire::NodeDescription {
+        wire::NodeDescription {
+            hostname: sys::hostname().unwrap_or_default(),
+            boot_id: self.boot_id.clone(),
+            agent_version: env!("CARGO_PKG_VERSION").into(),
+            kernel_version: sys::kernel_version().unwrap_or_default(),
+            architecture: sys::architecture().into(),
+            os: "linux".into(),
+            runtime_version: self.runtime_version.clone(),
+            cgroup_version: self.cgroup_version.into(),
+        }
+    }
+}

@@ -1,0 +1,135 @@
+//! Owns the agent's side of the link: one stream to the control plane, reconnected for as long as the agent runs.
+//! Never changes state: what comes in becomes events, what goes out is what the driver stored.
+
+mod bulk;
+mod hello;
+mod session;
+mod usage;
+
+use std::{
+    path::PathBuf,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use berth_agent_core::{change::DesiredAck, ids::NodeId};
+use rand::Rng;
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
+
+use crate::{
+    driver::{Input, NodeStatus},
+    store::Store,
+    sys::Chain,
+    telemetry::Sampler,
+};
+pub use hello::Facts;
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(5);
+const BACKOFF_FIRST: Duration = Duration::from_millis(100);
+const BACKOFF_LAST: Duration = Duration::from_secs(10);
+/// A session that lasted so long was good: the next failure starts with the shortest back-off again.
+const GOOD_SESSION: Duration = Duration::from_secs(30);
+
+#[derive(Debug, thiserror::Error)]
+pub enum LinkError {
+    #[error("read {what} {path}")]
+    Identity { what: &'static str, path: PathBuf, source: std::io::Error },
+    #[error("control plane address {address}")]
+    Address { address: String, source: tonic::transport::Error },
+    #[error("connect to the control plane at {address}")]
+    Connect { address: String, source: tonic::transport::Error },
+    #[error("the control plane ended the link")]
+    Refused { source: Box<tonic::Status> },
+    #[error("the control plane closed the link")]
+    Closed,
+    #[error("{what} took longer than {seconds} s")]
+    Slow { what: &'static str, seconds: u64 },
+    #[error("the control plane sent {what}")]
+    Protocol { what: String },
+    #[error("read the outbox")]
+    Outbox { source: crate::store::StoreError },
+}
+
+/// Where the control plane is, and who this node is.
+#[derive(Clone, Debug)]
+pub struct Target {
+    pub address: String,
+    pub certificate: PathBuf,
+    pub key: PathBuf,
+    pub authority: PathBuf,
+}
+
+impl Target {
+    /// The endpoint with its identity, read anew each time: certificates are renewed while the agent runs.
+    fn endpoint(&self) -> Result<Endpoint, LinkError> {
+        let read = |what, path: &PathBuf| {
+            std::fs::read(path).map_err(|source| LinkError::Identity { what, path: path.clone(), source })
+        };
+        let identity = Identity::from_pem(read("certificate", &self.certificate)?, read("key", &self.key)?);
+        let authority = Certificate::from_pem(read("authority", &self.authority)?);
+        let tls = ClientTlsConfig::new().ca_certificate(authority).identity(identity);
+        let address = |source| LinkError::Address { address: self.address.clone(), source };
+        Ok(Endpoint::from_shared(self.address.clone())
+            .map_err(address)?
+            .tls_config(tls)
+            .map_err(address)?
+            .connect_timeout(CONNECT_TIMEOUT)
+            .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
+            .keep_alive_timeout(KEEPALIVE_TIMEOUT)
+            .keep_alive_while_idle(true)
+            .tcp_nodelay(true))
+    }
+
+    async fn connect(&self) -> Result<Channel, LinkError> {
+        let connect = |source| LinkError::Connect { address: self.address.clone(), source };
+        self.endpoint()?.connect().await.map_err(connect)
+    }
+}
+
+/// The link and what it needs of the rest.
+#[derive(Debug)]
+pub struct Link {
+    pub target: Target,
+    pub node: NodeId,
+    pub facts: Facts,
+    pub inputs: mpsc::Sender<Input>,
+    pub store: Store,
+    pub status: watch::Receiver<NodeStatus>,
+    pub desired_acks: mpsc::Receiver<DesiredAck>,
+    pub sampler: Arc<Mutex<Sampler>>,
+    pub log_dir: PathBuf,
+    /// Whether a link is up: for readiness and for people.
+    pub connected: watch::Sender<bool>,
+}
+
+impl Link {
+    /// Keeps the link up until `stop`.
+    pub async fn run(mut self, stop: CancellationToken) {
+        let mut backoff = BACKOFF_FIRST;
+        let mut told = false;
+        while !stop.is_cancelled() {
+            let begun = tokio::time::Instant::now();
+            let session = session::run(&mut self, &stop);
+            let Err(error) = session.await else { break };
+            let was_up = self.connected.send_replace(false);
+            if was_up || !told {
+                tracing::warn!(error = %Chain(&error), "link is down; tasks go on, reports are kept");
+                told = true;
+            }
+            if was_up && begun.elapsed() > GOOD_SESSION {
+                backoff = BACKOFF_FIRST;
+            }
+            let jitter = rand::rng().random_range(0.5..1.0);
+            tokio::select! {
+                () = tokio::time::sleep(backoff.mul_f64(jitter)) => {}
+                () = stop.cancelled() => break,
+            }
+            backoff = (backoff * 2).min(BACKOFF_LAST);
+        }
+        self.connected.send_replace(false);
+    }
+}

@@ -1,0 +1,135 @@
+//! Owns the agent's database: the core's state, the ledger and the outbox, in SQLite. No other module speaks SQL.
+//!
+//! One thread has the connection. A batch is one transaction, so state and effects' intents are stored together.
+//! Syncs fully only where a promise is made to somebody else: `Batch::promise`.
+
+mod sqlite;
+#[cfg(test)]
+mod tests;
+
+use std::path::Path;
+
+use berth_agent_core::{
+    ids::TaskId,
+    ledger::{Ledger, LedgerWrite},
+    node::NodeRecord,
+    report::Report,
+    task::Task,
+};
+use tokio::sync::{mpsc, oneshot};
+
+/// Requests that may wait for the database.
+const QUEUE_MAX: usize = 64;
+
+/// What one round of the driver stores.
+#[derive(Clone, Debug, Default)]
+pub struct Batch {
+    /// JSON of the task, or `None` when it is gone.
+    pub tasks: Vec<(TaskId, Option<String>)>,
+    /// JSON of the node's record.
+    pub node: Option<String>,
+    pub ledger: Vec<LedgerWrite>,
+    pub reports: Vec<Report>,
+    /// The outbox is emptied up to here.
+    pub acknowledged: Option<u64>,
+    /// Somebody else will rely on this: sync to the disk before returning.
+    pub promise: bool,
+}
+
+impl Batch {
+    pub fn is_empty(&self) -> bool {
+        self.tasks.is_empty()
+            && self.node.is_none()
+            && self.ledger.is_empty()
+            && self.reports.is_empty()
+            && self.acknowledged.is_none()
+    }
+}
+
+/// What an earlier run left.
+#[derive(Debug, Default)]
+pub struct Loaded {
+    pub node: Option<NodeRecord>,
+    pub tasks: Vec<Task>,
+    pub ledger: Ledger,
+    /// The boot during which it was written.
+    pub boot_id: Option<String>,
+    /// Records that could not be read; they are set aside in a table of their own.
+    pub quarantined: Vec<String>,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    #[error("open database {path}")]
+    Open { path: String, source: rusqlite::Error },
+    #[error("database {path} is used by another agent")]
+    InUse { path: String },
+    /// Trying again does not help; the operator has to look.
+    #[error("database is damaged; move it away and restart: running containers are found again by their labels")]
+    Corrupt { source: rusqlite::Error },
+    /// Full, or an I/O error: may pass.
+    #[error("{action}")]
+    Unavailable { action: &'static str, source: rusqlite::Error },
+    #[error("serialise {what}")]
+    Encode { what: &'static str, source: serde_json::Error },
+    #[error("the database thread has ended")]
+    Closed,
+}
+
+#[derive(Debug)]
+enum Request {
+    Commit(Box<Batch>, oneshot::Sender<Result<(), StoreError>>),
+    Outbox { after: u64, limit: usize, reply: oneshot::Sender<Result<Vec<Report>, StoreError>> },
+}
+
+/// A handle on the database thread, which ends when the last handle is dropped.
+#[derive(Clone, Debug)]
+pub struct Store {
+    requests: mpsc::Sender<Request>,
+}
+
+impl Store {
+    /// Opens or creates the database and reads all of it.
+    ///
+    /// # Errors
+    /// When it cannot be opened, is damaged, or another process has it.
+    pub fn open(path: &Path, boot_id: &str) -> Result<(Self, Loaded), StoreError> {
+        let (mut connection, loaded) = sqlite::Database::open(path, boot_id)?;
+        let (requests, mut queue) = mpsc::channel(QUEUE_MAX);
+        let serve = move || {
+            while let Some(request) = queue.blocking_recv() {
+                match request {
+                    Request::Commit(batch, reply) => drop(reply.send(connection.commit(&batch))),
+                    Request::Outbox { after, limit, reply } => drop(reply.send(connection.outbox(after, limit))),
+                }
+            }
+        };
+        let spawned = std::thread::Builder::new().name("store".into()).spawn(serve);
+        spawned.map_err(|error| StoreError::Open {
+            path: path.display().to_string(),
+            source: rusqlite::Error::ToSqlConversionFailure(Box::new(error)),
+        })?;
+        Ok((Self { requests }, loaded))
+    }
+
+    /// Stores a batch as one transaction.
+    pub async fn commit(&self, batch: Batch) -> Result<(), StoreError> {
+        let (reply, answer) = oneshot::channel();
+        self.ask(Request::Commit(Box::new(batch), reply), answer).await
+    }
+
+    /// Reports after a sequence number, oldest first, at most `limit`.
+    pub async fn outbox(&self, after: u64, limit: usize) -> Result<Vec<Report>, StoreError> {
+        let (reply, answer) = oneshot::channel();
+        self.ask(Request::Outbox { after, limit, reply }, answer).await
+    }
+
+    async fn ask<T>(
+        &self,
+        request: Request,
+        answer: oneshot::Receiver<Result<T, StoreError>>,
+    ) -> Result<T, StoreError> {
+        self.requests.send(request).await.map_err(|_| StoreError::Closed)?;
+        answer.await.map_err(|_| StoreError::Closed)?
+    }
+}

@@ -1,0 +1,207 @@
+//! Owns the SQL.
+
+use std::path::Path;
+
+use berth_agent_core::{
+    ledger::{Ledger, LedgerWrite, Owned},
+    report::Report,
+    task::Task,
+};
+use rusqlite::{Connection, ErrorCode, OptionalExtension, params};
+use serde::de::DeserializeOwned;
+
+use super::{Batch, Loaded, StoreError};
+
+/// Deleted to make room for a last word when the disk is full, bytes.
+const RESERVE_BYTES: u64 = 1 << 20;
+
+const SCHEMA: &str = "
+    PRAGMA journal_mode = WAL;
+    PRAGMA synchronous = NORMAL;
+    PRAGMA cache_size = -512;
+    PRAGMA locking_mode = EXCLUSIVE;
+    PRAGMA foreign_keys = ON;
+    CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+    CREATE TABLE IF NOT EXISTS tasks (id TEXT PRIMARY KEY, json TEXT NOT NULL) WITHOUT ROWID;
+    CREATE TABLE IF NOT EXISTS ledger (json TEXT PRIMARY KEY) WITHOUT ROWID;
+    CREATE TABLE IF NOT EXISTS outbox (sequence INTEGER PRIMARY KEY, json TEXT NOT NULL);
+    CREATE TABLE IF NOT EXISTS quarantine (what TEXT NOT NULL, json TEXT NOT NULL, error TEXT NOT NULL);
+    PRAGMA user_version = 1;
+";
+
+#[derive(Debug)]
+pub(super) struct Database {
+    connection: Connection,
+    reserve: std::path::PathBuf,
+    synced: bool,
+}
+
+impl Database {
+    pub(super) fn open(path: &Path, boot_id: &str) -> Result<(Self, Loaded), StoreError> {
+        let open = |source| match classify(source, "open") {
+            StoreError::Unavailable { source, .. } if source.sqlite_error_code() == Some(ErrorCode::DatabaseBusy) => {
+                StoreError::InUse { path: path.display().to_string() }
+            }
+            StoreError::Unavailable { source, .. } => StoreError::Open { path: path.display().to_string(), source },
+            other => other,
+        };
+        let connection = Connection::open(path).map_err(open)?;
+        connection.execute_batch(SCHEMA).map_err(open)?;
+        let mut database = Self { connection, reserve: path.with_extension("reserve"), synced: false };
+        let loaded = database.load().map_err(open)?;
+        let boot = "INSERT OR REPLACE INTO meta VALUES ('boot_id', ?1)";
+        database.connection.execute(boot, params![boot_id]).map_err(open)?;
+        database.make_reserve();
+        Ok((database, loaded))
+    }
+
+    /// Room that is given back when the disk is full. A host without that room has none to give back.
+    fn make_reserve(&self) {
+        if std::fs::metadata(&self.reserve).is_ok_and(|m| m.len() == RESERVE_BYTES) {
+            return;
+        }
+        let zeros = vec![0u8; usize::try_from(RESERVE_BYTES).unwrap_or(0)];
+        if std::fs::write(&self.reserve, zeros).is_err() {
+            let _ = std::fs::remove_file(&self.reserve);
+        }
+    }
+
+    fn load(&mut self) -> rusqlite::Result<Loaded> {
+        let mut loaded = Loaded { boot_id: self.meta("boot_id")?, ..Loaded::default() };
+        let mut bad = Vec::new();
+        if let Some(json) = self.meta("node")? {
+            loaded.node = parse("node", json, &mut bad);
+        }
+        for json in self.column("SELECT json FROM tasks ORDER BY id")? {
+            loaded.tasks.extend(parse::<Task>("task", json, &mut bad));
+        }
+        let mut owned = Vec::new();
+        for json in self.column("SELECT json FROM ledger")? {
+            owned.extend(parse::<Owned>("ledger", json, &mut bad));
+        }
+        loaded.ledger = Ledger::load(owned);
+        let transaction = self.connection.transaction()?;
+        for (what, json, error) in bad {
+            transaction.execute("INSERT INTO quarantine VALUES (?1, ?2, ?3)", params![what, json, error])?;
+            match what {
+                "task" => transaction.execute("DELETE FROM tasks WHERE json = ?1", params![json])?,
+                "ledger" => transaction.execute("DELETE FROM ledger WHERE json = ?1", params![json])?,
+                _ => transaction.execute("DELETE FROM meta WHERE key = ?1", params![what])?,
+            };
+            loaded.quarantined.push(format!("{what}: {error}"));
+        }
+        transaction.commit()?;
+        Ok(loaded)
+    }
+
+    fn meta(&self, key: &str) -> rusqlite::Result<Option<String>> {
+        self.connection.query_row("SELECT value FROM meta WHERE key = ?1", params![key], |row| row.get(0)).optional()
+    }
+
+    fn column(&self, query: &str) -> rusqlite::Result<Vec<String>> {
+        self.connection.prepare(query)?.query_map([], |row| row.get(0))?.collect()
+    }
+
+    pub(super) fn commit(&mut self, batch: &Batch) -> Result<(), StoreError> {
+        let result = self.write(batch);
+        match &result {
+            Ok(()) => {}
+            Err(StoreError::Unavailable { source, .. })
+                if source.sqlite_error_code() == Some(ErrorCode::DiskFull) =>
+            {
+                // Its room is for this one transaction: the retry finds it.
+                let _ = std::fs::remove_file(&self.reserve);
+            }
+            Err(_) => {}
+        }
+        result
+    }
+
+    fn write(&mut self, batch: &Batch) -> Result<(), StoreError> {
+        let fail = |action| move |source| classify(source, action);
+        if batch.promise != self.synced {
+            let level = if batch.promise { "FULL" } else { "NORMAL" };
+            self.connection.pragma_update(None, "synchronous", level).map_err(fail("set sync level"))?;
+            self.synced = batch.promise;
+        }
+        let transaction = self.connection.transaction().map_err(fail("begin transaction"))?;
+        for (id, json) in &batch.tasks {
+            match json {
+                Some(json) => execute(&transaction, "INSERT OR REPLACE INTO tasks VALUES (?1, ?2)", params![id.as_str(), json]),
+                None => execute(&transaction, "DELETE FROM tasks WHERE id = ?1", params![id.as_str()]),
+            }
+            .map_err(fail("store task"))?;
+        }
+        if let Some(json) = &batch.node {
+            let put = "INSERT OR REPLACE INTO meta VALUES ('node', ?1)";
+            execute(&transaction, put, params![json]).map_err(fail("store node"))?;
+        }
+        for write in &batch.ledger {
+            let (sql, owned) = match write {
+                LedgerWrite::Intend(owned) => ("INSERT OR REPLACE INTO ledger VALUES (?1)", owned),
+                LedgerWrite::Release(owned) => ("DELETE FROM ledger WHERE json = ?1", owned),
+            };
+            let json = encode("ledger entry", owned)?;
+            execute(&transaction, sql, params![json]).map_err(fail("write ledger"))?;
+        }
+        for report in &batch.reports {
+            let sequence = i64::try_from(report.sequence).unwrap_or(i64::MAX);
+            let put = "INSERT OR REPLACE INTO outbox VALUES (?1, ?2)";
+            let json = encode("report", report)?;
+            execute(&transaction, put, params![sequence, json]).map_err(fail("write outbox"))?;
+        }
+        if let Some(sequence) = batch.acknowledged {
+            let sequence = i64::try_from(sequence).unwrap_or(i64::MAX);
+            let delete = "DELETE FROM outbox WHERE sequence <= ?1";
+            execute(&transaction, delete, params![sequence]).map_err(fail("empty outbox"))?;
+        }
+        transaction.commit().map_err(fail("commit"))
+    }
+
+    pub(super) fn outbox(&mut self, after: u64, limit: usize) -> Result<Vec<Report>, StoreError> {
+        let fail = |source| classify(source, "read outbox");
+        let (after, limit) = (i64::try_from(after).unwrap_or(i64::MAX), i64::try_from(limit).unwrap_or(i64::MAX));
+        let query = "SELECT json FROM outbox WHERE sequence > ?1 ORDER BY sequence LIMIT ?2";
+        let mut statement = self.connection.prepare_cached(query).map_err(fail)?;
+        let rows = statement.query_map(params![after, limit], |row| row.get::<_, String>(0)).map_err(fail)?;
+        let rows: Vec<String> = rows.collect::<Result<_, _>>().map_err(fail)?;
+        let decode = |json: &String| serde_json::from_str(json);
+        rows.iter()
+            .map(decode)
+            .collect::<Result<_, _>>()
+            .map_err(|source| StoreError::Encode { what: "report", source })
+    }
+}
+
+fn execute(
+    transaction: &rusqlite::Transaction<'_>,
+    sql: &str,
+    params: impl rusqlite::Params,
+) -> rusqlite::Result<usize> {
+    transaction.prepare_cached(sql)?.execute(params)
+}
+
+fn encode(what: &'static str, value: &impl serde::Serialize) -> Result<String, StoreError> {
+    serde_json::to_string(value).map_err(|source| StoreError::Encode { what, source })
+}
+
+fn parse<T: DeserializeOwned>(
+    what: &'static str,
+    json: String,
+    bad: &mut Vec<(&'static str, String, String)>,
+) -> Option<T> {
+    match serde_json::from_str(&json) {
+        Ok(value) => Some(value),
+        Err(error) => {
+            bad.push((what, json, error.to_string()));
+            None
+        }
+    }
+}
+
+fn classify(source: rusqlite::Error, action: &'static str) -> StoreError {
+    match source.sqlite_error_code() {
+        Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => StoreError::Corrupt { source },
+        _ => StoreError::Unavailable { action, source },
+    }
+}

@@ -1,0 +1,9 @@
+//! Tasks' networks on real kernels: every test has network and mount namespaces of its own. Needs root, `ip`, `nft`,
+//! `nsenter` and `unshare`.
+
+#![allow(clippy::unwrap_used)]
+
+mod host;
+mod lifecycle;
+mod refusals;
+mod traffic;

@@ -1,0 +1,19 @@
+//! Containers on a real containerd: private to each test, with its own root, state and socket. Needs root, containerd,
+//! runc, ctr, ip and a static busybox; fails without them.
+
+#[path = "runtime/cgroups.rs"]
+mod cgroups;
+#[path = "runtime/failing.rs"]
+mod failing;
+#[path = "runtime/host.rs"]
+mod host;
+#[path = "runtime/image.rs"]
+mod image;
+#[path = "runtime/inside.rs"]
+mod inside;
+#[path = "runtime/latency.rs"]
+mod latency;
+#[path = "runtime/lifecycle.rs"]
+mod lifecycle;
+#[path = "runtime/observing.rs"]
+mod observing;

@@ -1,0 +1,480 @@
+//! RunTask and StartTask.
+
+use berth_control_plane::model::Node;
+use berth_proto::node::v1::{DesiredStatus, NetworkMode};
+use serde_json::{Value, json};
+
+use crate::world::{MIB, World, awsvpc, host, id_of, network};
+
+fn run_body(definition: &str) -> Value {
+    json!({"taskDefinition": definition, "networkConfiguration": network()})
+}
+
+/// `body` with one field set.
+fn with(mut body: Value, field: &str, value: Value) -> Value {
+    body[field] = value;
+    body
+}
+
+#[tokio::test]
+async fn a_task_is_placed_recorded_and_wanted_on_its_node() {
+    let (world, node) = World::with_node().await;
+    world.register("web").await;
+    let body = json!({
+        "taskDefinition": "web", "networkConfiguration": network(), "startedBy": "me", "launchType": "FARGATE",
+        "tags": [{"key": "team", "value": "a"}], "enableECSManagedTags": true,
+    });
+    let answer = world.ok("RunTask", body).await;
+    assert_eq!(answer["failures"], json!([]));
+    let task = &answer["tasks"][0];
+    let id = id_of(task["taskArn"].as_str().unwrap());
+    assert_eq!(
+        task["taskArn"],
+        format!("arn:aws:ecs:eu-central-1:123456789012:task/default/{id}")
+    );
+    assert_eq!(id_of(task["containerInstanceArn"].as_str().unwrap()), node);
+    assert_eq!(
+        (&task["lastStatus"], &task["desiredStatus"]),
+        (&json!("PROVISIONING"), &json!("RUNNING"))
+    );
+    assert_eq!(
+        (&task["launchType"], &task["startedBy"]),
+        (&json!("FARGATE"), &json!("me"))
+    );
+    assert_eq!(
+        (&task["cpu"], &task["memory"], &task["group"]),
+        (&json!("256"), &json!("512"), &json!("family:web"))
+    );
+    assert_eq!(
+        (&task["version"], &task["connectivity"]),
+        (&json!(1), &json!("CONNECTED"))
+    );
+    assert!(task["createdAt"].is_f64() && task.get("startedAt").is_none());
+    let tags = json!([{"key": "aws:ecs:clusterName", "value": "default"}, {"key": "team", "value": "a"}]);
+    assert_eq!(task["tags"], tags);
+    assert_eq!(task["attachments"][0]["type"], "ElasticNetworkInterface");
+    assert_eq!(task["attachments"][0]["status"], "PRECREATED");
+    assert_eq!(task["containers"].as_array().unwrap().len(), 2);
+    assert_eq!(task["containers"][0]["lastStatus"], "PENDING");
+    assert_eq!(task["overrides"]["containerOverrides"][0], json!({"name": "web"}));
+
+    let spec = world.desired(&node, &id).await.unwrap();
+    assert_eq!(spec.desired_status(), DesiredStatus::Running);
+    assert_eq!(spec.network_mode(), NetworkMode::Awsvpc);
+    assert_eq!(
+        (spec.charged_cpu_units, spec.charged_memory_bytes),
+        (256, 512 * MIB)
+    );
+    assert_eq!(spec.task_arn, task["taskArn"].as_str().unwrap());
+    assert_eq!(spec.containers.len(), 2);
+    assert_eq!(spec.containers[0].depends_on[0].container_name, "cache");
+    let arn = task["containers"][0]["containerArn"].as_str().unwrap();
+    assert_eq!(spec.containers[0].container_id, id_of(arn));
+    let held = world.allocation(&node, &id).await.unwrap();
+    assert_eq!(
+        (held.cpu_units, held.memory_bytes, held.address, held.stopping),
+        (256, 512 * MIB, true, false)
+    );
+    assert_eq!(held.group, "family:web");
+}
+
+#[tokio::test]
+async fn what_fits_nowhere_fails_at_once_with_every_nodes_reason() {
+    let (world, node) = World::with_node().await;
+    let mut large = awsvpc("large");
+    large["cpu"] = json!("4096");
+    large["memory"] = json!("8192");
+    world.register_as(large).await;
+    let answer = world.ok("RunTask", run_body("large")).await;
+    assert_eq!(answer["tasks"], json!([]));
+    let failure = &answer["failures"][0];
+    assert!(
+        failure["reason"].as_str().unwrap().starts_with("RESOURCE:"),
+        "{failure}"
+    );
+    assert!(
+        failure["detail"].as_str().unwrap().contains(&node[..12]),
+        "{failure}"
+    );
+    world.assert_nothing_runs().await;
+}
+
+#[tokio::test]
+async fn without_a_node_there_is_a_failure() {
+    let world = World::new().await;
+    world.ok("CreateCluster", json!({})).await;
+    world.register("web").await;
+    let answer = world.ok("RunTask", run_body("web")).await;
+    assert_eq!(
+        (
+            answer["tasks"].as_array().unwrap().len(),
+            answer["failures"].as_array().unwrap().len()
+        ),
+        (0, 1)
+    );
+    assert!(!answer["failures"][0]["reason"].as_str().unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn as_many_as_fit_run_and_the_rest_fails() {
+    let (world, node) = World::with_node().await;
+    world.register("web").await;
+    let answer = world
+        .ok("RunTask", with(run_body("web"), "count", json!(10)))
+        .await;
+    // 2048 CPU units, 256 each; 4096 MiB, 512 each.
+    assert_eq!(answer["tasks"].as_array().unwrap().len(), 8);
+    assert_eq!(answer["failures"].as_array().unwrap().len(), 2);
+    let remaining = world
+        .ok(
+            "DescribeContainerInstances",
+            json!({"containerInstances": [node]}),
+        )
+        .await;
+    let remaining = &remaining["containerInstances"][0]["remainingResources"];
+    assert_eq!(
+        (&remaining[0]["integerValue"], &remaining[1]["integerValue"]),
+        (&json!(0), &json!(0))
+    );
+}
+
+#[tokio::test]
+async fn racing_calls_never_overcommit() {
+    let (world, node) = World::with_node().await;
+    world.register("web").await;
+    let calls = (0..12).map(|_| world.ok("RunTask", run_body("web")));
+    let answers = futures_util::future::join_all(calls).await;
+    let placed: usize = answers
+        .iter()
+        .map(|answer| answer["tasks"].as_array().unwrap().len())
+        .sum();
+    assert_eq!(placed, 8);
+    assert_eq!(world.node(&node).await.allocations.len(), 8);
+}
+
+#[tokio::test]
+async fn a_node_that_reports_meanwhile_loses_nothing() {
+    let (world, node) = World::with_node().await;
+    world.register("web").await;
+    let reports = async {
+        for index in 0..60 {
+            world.edit_node(&node, |node| node.connectivity_at = index).await;
+            tokio::task::yield_now().await;
+        }
+    };
+    let calls = futures_util::future::join_all((0..8).map(|_| world.ok("RunTask", run_body("web"))));
+    let (answers, ()) = futures_util::future::join(calls, reports).await;
+    assert!(answers.iter().all(|answer| answer["failures"] == json!([])));
+    let node = world.node(&node).await;
+    assert_eq!((node.allocations.len(), node.connectivity_at), (8, 59));
+}
+
+#[tokio::test]
+async fn spread_binpack_and_constraints_decide_where() {
+    let (world, first) = World::with_node().await;
+    let second = world
+        .add_node("default", |node| {
+            node.attributes.insert("rack".into(), Some("b".into()));
+        })
+        .await;
+    world.register("web").await;
+    let nodes = |answer: &Value| -> Vec<String> {
+        let tasks = answer["tasks"].as_array().unwrap();
+        tasks
+            .iter()
+            .map(|task| id_of(task["containerInstanceArn"].as_str().unwrap()))
+            .collect()
+    };
+    let member = json!([{"type": "memberOf", "expression": "attribute:rack == b"}]);
+    let answer = world
+        .ok("RunTask", with(run_body("web"), "placementConstraints", member))
+        .await;
+    assert_eq!(nodes(&answer), std::slice::from_ref(&second));
+    let body = with(
+        with(run_body("web"), "count", json!(2)),
+        "placementConstraints",
+        json!([{"type": "distinctInstance"}]),
+    );
+    let mut where_to = nodes(&world.ok("RunTask", with(body, "group", json!("pair"))).await);
+    where_to.sort();
+    let mut both = vec![first.clone(), second.clone()];
+    both.sort();
+    assert_eq!(where_to, both);
+    let pack = json!([{"type": "binpack", "field": "memory"}]);
+    let answer = world
+        .ok("RunTask", with(run_body("web"), "placementStrategy", pack))
+        .await;
+    assert_eq!(nodes(&answer), [second]);
+    let spread = json!([{"type": "spread", "field": "instanceId"}]);
+    let answer = world
+        .ok("RunTask", with(run_body("web"), "placementStrategy", spread))
+        .await;
+    assert_eq!(nodes(&answer), [first]);
+}
+
+#[tokio::test]
+async fn ports_of_the_host_are_held_until_the_node_says_stopped() {
+    let (world, node) = World::with_node().await;
+    world.register_as(host("edge", 8080)).await;
+    let body = json!({"taskDefinition": "edge"});
+    let answer = world.ok("RunTask", body.clone()).await;
+    let id = id_of(answer["tasks"][0]["taskArn"].as_str().unwrap());
+    assert_eq!(answer["tasks"][0]["attachments"], json!([]));
+    assert_eq!(
+        world.ok("RunTask", body.clone()).await["failures"][0]["reason"],
+        "RESOURCE:PORTS"
+    );
+    world.ok("StopTask", json!({"task": id})).await;
+    assert_eq!(
+        world.ok("RunTask", body.clone()).await["failures"][0]["reason"],
+        "RESOURCE:PORTS"
+    );
+    let described = world
+        .ok(
+            "DescribeContainerInstances",
+            json!({"containerInstances": [node]}),
+        )
+        .await;
+    let remaining = &described["containerInstances"][0]["remainingResources"];
+    assert_eq!(remaining[0]["integerValue"], 2048);
+    assert_eq!(remaining[2]["stringSetValue"], json!(["22", "8080"]));
+    world.report_stopped(&id).await;
+    assert_eq!(world.ok("RunTask", body).await["failures"], json!([]));
+}
+
+#[tokio::test]
+async fn a_client_token_runs_once() {
+    let (world, node) = World::with_node().await;
+    world.register("web").await;
+    let body = with(run_body("web"), "clientToken", json!("token/1"));
+    let first = world.ok("RunTask", body.clone()).await;
+    assert_eq!(world.ok("RunTask", body.clone()).await, first);
+    assert_eq!(world.node(&node).await.allocations.len(), 1);
+    let other = with(body.clone(), "count", json!(2));
+    let answer = world.call("RunTask", other).await;
+    assert!(answer.refused("ConflictException").contains("token/1"));
+    assert_eq!(answer.json()["resourceIds"], json!([]));
+    // The same one sent several times at once.
+    let body = with(run_body("web"), "clientToken", json!("token-2"));
+    let answers = futures_util::future::join_all((0..6).map(|_| world.ok("RunTask", body.clone()))).await;
+    assert!(answers.iter().all(|answer| *answer == answers[0]));
+    assert_eq!(world.node(&node).await.allocations.len(), 2);
+    let bad = with(run_body("web"), "clientToken", json!("no spaces"));
+    world.refused("RunTask", bad, "InvalidParameterException").await;
+}
+
+#[tokio::test]
+async fn bad_requests_say_what_and_leave_nothing() {
+    let (world, _) = World::with_node().await;
+    world.register("web").await;
+    world.register_as(host("edge", 8080)).await;
+    let web = || run_body("web");
+    let vpc = |config: Value| {
+        with(
+            web(),
+            "networkConfiguration",
+            json!({"awsvpcConfiguration": config}),
+        )
+    };
+    for (body, words) in [
+        (json!({}), "taskDefinition: is required"),
+        (with(web(), "count", json!(11)), "count: must be between 1 and 10"),
+        (with(web(), "count", json!("2")), "count: must be a whole number"),
+        (with(web(), "bogus", json!(1)), "bogus: unknown field"),
+        (
+            with(web(), "launchType", json!("MOON")),
+            "launchType: 'MOON' is not a valid value",
+        ),
+        (
+            with(web(), "launchType", json!("MANAGED_INSTANCES")),
+            "launchType: 'MANAGED_INSTANCES' is not supported",
+        ),
+        (
+            with(web(), "launchType", json!("EXTERNAL")),
+            "does not support launch_type EXTERNAL",
+        ),
+        (
+            with(web(), "platformVersion", json!("1.4.0")),
+            "platformVersion: must be absent with launch type EC2",
+        ),
+        (
+            with(web(), "propagateTags", json!("SERVICE")),
+            "propagateTags: 'SERVICE' is only valid",
+        ),
+        (
+            with(web(), "enableExecuteCommand", json!(true)),
+            "enableExecuteCommand: not supported yet",
+        ),
+        (
+            with(web(), "overrides", json!({"cpu": "512"})),
+            "overrides.cpu: not supported yet",
+        ),
+        (
+            with(
+                web(),
+                "overrides",
+                json!({"containerOverrides": [{"name": "web", "command": ["x"]}]}),
+            ),
+            "overrides.containerOverrides[0].command[0]: not supported yet",
+        ),
+        (
+            with(web(), "overrides", json!({"colour": 1})),
+            "overrides.colour: unknown field",
+        ),
+        (
+            with(
+                web(),
+                "capacityProviderStrategy",
+                json!([{"capacityProvider": "x"}]),
+            ),
+            "capacityProviderStrategy: not",
+        ),
+        (
+            with(web(), "group", json!("service:x")),
+            "group: the prefix service:",
+        ),
+        (with(web(), "startedBy", json!("a b")), "startedBy: must be"),
+        (
+            with(web(), "placementConstraints", json!([{"type": "near"}])),
+            "placementConstraints[0].type: 'near'",
+        ),
+        (
+            with(
+                web(),
+                "placementConstraints",
+                json!([{"type": "memberOf", "expression": "attribute:x =="}]),
+            ),
+            "placementConstraints[0].expression: column",
+        ),
+        (
+            with(
+                web(),
+                "placementStrategy",
+                json!([{"type": "binpack", "field": "luck"}]),
+            ),
+            "placementStrategy[0].field",
+        ),
+        (
+            json!({"taskDefinition": "web"}),
+            "Network Configuration must be provided",
+        ),
+        (
+            with(web(), "taskDefinition", json!("edge")),
+            "Network Configuration is not valid",
+        ),
+        (
+            vpc(json!({"subnets": ["subnet-1"]})),
+            "The subnet ID 'subnet-1' does not exist",
+        ),
+        (
+            vpc(json!({"subnets": []})),
+            "networkConfiguration.awsvpcConfiguration.subnets: is required",
+        ),
+        (
+            vpc(json!({"subnets": ["subnet-default"], "securityGroups": ["sg-1"]})),
+            "'sg-1' does not exist",
+        ),
+        (
+            vpc(json!({"subnets": ["subnet-default"], "assignPublicIp": "ENABLED"})),
+            "assignPublicIp: 'ENABLED'",
+        ),
+        (
+            vpc(json!({"subnets": ["subnet-default"], "assignPublicIp": "MAYBE"})),
+            "'MAYBE' is not a valid value",
+        ),
+    ] {
+        let message = world.refused("RunTask", body, "InvalidParameterException").await;
+        assert!(message.contains(words), "{message} lacks {words}");
+    }
+    for (reference, words) in [
+        ("nope", "TaskDefinition not found"),
+        ("web:9", "TaskDefinition not found"),
+    ] {
+        let message = world
+            .refused("RunTask", run_body(reference), "ClientException")
+            .await;
+        assert!(message.contains(words), "{message}");
+    }
+    let other = with(
+        with(web(), "launchType", json!("FARGATE")),
+        "platformVersion",
+        json!("9"),
+    );
+    world.refused("RunTask", other, "PlatformUnknownException").await;
+    world
+        .refused(
+            "RunTask",
+            with(web(), "cluster", json!("nope")),
+            "ClusterNotFoundException",
+        )
+        .await;
+    world
+        .ok("DeregisterTaskDefinition", json!({"taskDefinition": "web:1"}))
+        .await;
+    let message = world
+        .refused("RunTask", run_body("web:1"), "ClientException")
+        .await;
+    assert!(message.contains("inactive"), "{message}");
+    world.assert_nothing_runs().await;
+}
+
+#[tokio::test]
+async fn tags_of_the_definition_are_propagated_when_asked() {
+    let (world, _) = World::with_node().await;
+    let tags = json!([{"key": "team", "value": "def"}, {"key": "tier", "value": "1"}]);
+    world.register_as(with(awsvpc("web"), "tags", tags)).await;
+    let body = with(run_body("web"), "tags", json!([{"key": "team", "value": "run"}]));
+    let answer = world
+        .ok("RunTask", with(body, "propagateTags", json!("TASK_DEFINITION")))
+        .await;
+    let expected = json!([{"key": "team", "value": "run"}, {"key": "tier", "value": "1"}]);
+    assert_eq!(answer["tasks"][0]["tags"], expected);
+    assert_eq!(
+        world.ok("RunTask", run_body("web")).await["tasks"][0]["tags"],
+        json!([])
+    );
+    let restart = json!([{"key": "berth.restart-after-reboot", "value": "true"}]);
+    let answer = world.ok("RunTask", with(run_body("web"), "tags", restart)).await;
+    let task = &answer["tasks"][0];
+    let (node, id) = (
+        id_of(task["containerInstanceArn"].as_str().unwrap()),
+        id_of(task["taskArn"].as_str().unwrap()),
+    );
+    assert!(world.desired(&node, &id).await.unwrap().restart_after_reboot);
+}
+
+#[tokio::test]
+async fn start_task_goes_where_it_is_told_or_says_why_not() {
+    let (world, good) = World::with_node().await;
+    let draining = world
+        .add_node("default", |node: &mut Node| node.status = "DRAINING".into())
+        .await;
+    let small = world
+        .add_node("default", |node: &mut Node| node.cpu_units = 128)
+        .await;
+    world.register("web").await;
+    let unknown = "0".repeat(32);
+    let body = with(
+        run_body("web"),
+        "containerInstances",
+        json!([good, draining, small, unknown]),
+    );
+    let answer = world.ok("StartTask", body.clone()).await;
+    assert_eq!(answer["tasks"].as_array().unwrap().len(), 1);
+    assert_eq!(
+        id_of(answer["tasks"][0]["containerInstanceArn"].as_str().unwrap()),
+        good
+    );
+    let failures = answer["failures"].as_array().unwrap();
+    assert_eq!(failures.len(), 3);
+    assert_eq!(id_of(failures[0]["arn"].as_str().unwrap()), draining);
+    assert_eq!(failures[1]["reason"], "RESOURCE:CPU");
+    assert_eq!(failures[2]["reason"], "MISSING");
+    let twice = with(body, "containerInstances", json!([good, good]));
+    world
+        .refused("StartTask", twice, "InvalidParameterException")
+        .await;
+    world
+        .refused("StartTask", run_body("web"), "InvalidParameterException")
+        .await;
+}

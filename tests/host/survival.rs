@@ -1,0 +1,127 @@
+//! What tasks survive: the agent's end, the control plane's, containerd's.
+
+use std::time::{Duration, Instant};
+
+use berth_tests::cluster::Cluster;
+use serde_json::json;
+
+const COUNTER: &str = "i=0; while true; do i=$((i+1)); echo line $i; sleep 0.01; done";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_agent_finds_its_tasks_again_untouched() {
+    let mut cluster = Cluster::start().await;
+    let mut tasks = Vec::new();
+    for _ in 0..3 {
+        tasks.push(cluster.running(COUNTER, |d| d["cpu"] = json!("128")).await);
+    }
+    let before: Vec<_> = tasks.iter().map(|task| first_process(&cluster, task)).collect();
+    cluster.kill_agent();
+    cluster.wait_connected(false).await;
+    let described = cluster.describe(&tasks[0]).await;
+    assert_eq!((&described["connectivity"], &described["lastStatus"]), (&json!("DISCONNECTED"), &json!("RUNNING")));
+    let begun = Instant::now();
+    cluster.start_agent();
+    cluster.wait_connected(true).await;
+    let took = begun.elapsed();
+    assert!(took < Duration::from_secs(2), "took {took:?} to come back");
+    let after: Vec<_> = tasks.iter().map(|task| first_process(&cluster, task)).collect();
+    assert_eq!(before, after, "same processes");
+    for task in &tasks {
+        assert_eq!(cluster.describe(task).await["lastStatus"], "RUNNING");
+        lines_are_complete(&cluster, task).await;
+        cluster.stop(task).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_exit_while_the_agent_is_away_is_reported_when_it_is_back() {
+    let mut cluster = Cluster::start().await;
+    let task = cluster.running("sleep 2; exit 5", |_| {}).await;
+    cluster.kill_agent();
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    cluster.start_agent();
+    let stopped = cluster.wait_status(&task, "STOPPED").await;
+    assert_eq!(stopped["containers"][0]["exitCode"], 5);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sigterm_leaves_tasks_running_and_a_stop_meanwhile_is_done_later() {
+    let mut cluster = Cluster::alone().await;
+    let before = cluster.listing();
+    let task = cluster.running(COUNTER, |_| {}).await;
+    let pids = first_process(&cluster, &task);
+    assert_eq!(cluster.stop_agent(), Some(0));
+    assert_eq!(first_process(&cluster, &task), pids);
+    cluster.client.ok("StopTask", json!({ "task": task })).await;
+    cluster.start_agent();
+    cluster.wait_status(&task, "STOPPED").await;
+    // The agent's own directories and table stay; they were there before.
+    cluster.assert_nothing_left(&before).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_control_plane_tasks_go_on_and_reports_are_kept() {
+    let mut cluster = Cluster::start().await;
+    let stays = cluster.running(COUNTER, |d| d["cpu"] = json!("128")).await;
+    let ends = cluster.running("sleep 2; exit 3", |d| d["cpu"] = json!("128")).await;
+    let pids = first_process(&cluster, &stays);
+    cluster.stop_control_plane().await;
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    cluster.start_control_plane().await;
+    let stopped = cluster.wait_status(&ends, "STOPPED").await;
+    assert_eq!(stopped["containers"][0]["exitCode"], 3);
+    cluster.wait_connected(true).await;
+    assert_eq!(cluster.describe(&stays).await["lastStatus"], "RUNNING");
+    assert_eq!(first_process(&cluster, &stays), pids);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_containerd_costs_no_task() {
+    let mut cluster = Cluster::start().await;
+    let task = cluster.running(COUNTER, |_| {}).await;
+    let pids = first_process(&cluster, &task);
+    cluster.containerd.kill_and_restart();
+    let later = cluster.running("sleep 3600", |_| {}).await;
+    assert_eq!(first_process(&cluster, &task), pids);
+    lines_are_complete(&cluster, &task).await;
+    cluster.stop(&task).await;
+    cluster.stop(&later).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whatever_moment_the_agent_dies_nothing_is_left_and_nothing_runs_twice() {
+    let mut cluster = Cluster::alone().await;
+    let before = cluster.listing();
+    let definition = cluster.register("echo started; sleep 3600", |d| d["cpu"] = json!("128")).await;
+    for round in 0..8u64 {
+        let task = cluster.run(&definition).await;
+        tokio::time::sleep(Duration::from_millis(15 * round)).await;
+        cluster.kill_agent();
+        cluster.start_agent();
+        cluster.wait_status(&task, "RUNNING").await;
+        let started = cluster.client.logs(&task).await;
+        assert_eq!(started.len(), 1, "one start, one line: {started:?}");
+        cluster.client.ok("StopTask", json!({ "task": task })).await;
+        tokio::time::sleep(Duration::from_millis(20 * round)).await;
+        cluster.kill_agent();
+        cluster.start_agent();
+        cluster.wait_status(&task, "STOPPED").await;
+    }
+    cluster.assert_nothing_left(&before).await;
+}
+
+/// The oldest process of the task: the container's own, not the script's children.
+fn first_process(cluster: &Cluster, task: &str) -> i32 {
+    *cluster.pids(task).first().expect("the task has a process")
+}
+
+async fn lines_are_complete(cluster: &Cluster, task: &str) {
+    let lines = cluster.client.logs(task).await;
+    let numbers: Vec<u64> = lines
+        .iter()
+        .map(|line| line["line"].as_str().unwrap().trim().strip_prefix("line ").unwrap().parse().unwrap())
+        .collect();
+    assert!(numbers.len() > 10, "{numbers:?}");
+    let expected: Vec<u64> = (1..=numbers.len() as u64).collect();
+    assert_eq!(numbers, expected, "no line is lost, none is repeated");
+}

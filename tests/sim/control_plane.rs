@@ -1,0 +1,96 @@
+//! Owns a model of the control plane: what it wants, and what it was told. Asserts order and once-only application.
+
+use std::collections::BTreeMap;
+
+use berth_agent_core::{
+    desired::{DesiredStatus, Position, TaskSpec},
+    event::Event,
+    ids::TaskId,
+    report::{Report, Status},
+};
+
+#[derive(Debug)]
+pub struct ControlPlane {
+    pub desired: BTreeMap<TaskId, TaskSpec>,
+    /// Last status of every task ever wanted.
+    pub known: BTreeMap<TaskId, Status>,
+    pub applied: u64,
+    revision: u64,
+}
+
+impl ControlPlane {
+    pub fn new() -> Self {
+        Self {
+            desired: BTreeMap::new(),
+            known: BTreeMap::new(),
+            applied: 0,
+            revision: 1,
+        }
+    }
+
+    fn position(&mut self) -> Position {
+        self.revision += 1;
+        Position {
+            store_id: "sim".into(),
+            epoch: 1,
+            revision: self.revision,
+        }
+    }
+
+    pub fn snapshot(&mut self) -> Event {
+        Event::Snapshot {
+            position: self.position(),
+            tasks: self.desired.values().cloned().collect(),
+        }
+    }
+
+    pub fn want(&mut self, spec: TaskSpec) -> Event {
+        self.known.insert(spec.id.clone(), Status::Pending);
+        self.desired.insert(spec.id.clone(), spec.clone());
+        Event::Delta {
+            position: self.position(),
+            changed: vec![spec],
+            removed: Vec::new(),
+        }
+    }
+
+    pub fn stop(&mut self, id: &TaskId) -> Option<Event> {
+        let spec = self.desired.get_mut(id)?;
+        spec.desired = DesiredStatus::Stopped;
+        let spec = spec.clone();
+        Some(Event::Delta {
+            position: self.position(),
+            changed: vec![spec],
+            removed: Vec::new(),
+        })
+    }
+
+    /// Applies a report once. A task reported STOPPED is no longer wanted, which the node is told.
+    pub fn report(&mut self, report: &Report) -> Option<Event> {
+        if report.sequence <= self.applied {
+            return None;
+        }
+        assert_eq!(
+            report.sequence,
+            self.applied + 1,
+            "reports come in order, without a gap"
+        );
+        self.applied = report.sequence;
+        let id = &report.task.id;
+        let last = self.known.insert(id.clone(), report.task.facts.status);
+        let status = report.task.facts.status;
+        assert!(
+            last.is_none_or(|last| status >= last),
+            "task {id} went back from {last:?} to {status:?}"
+        );
+        if status != Status::Stopped {
+            return None;
+        }
+        self.desired.remove(id)?;
+        Some(Event::Delta {
+            position: self.position(),
+            changed: Vec::new(),
+            removed: vec![id.clone()],
+        })
+    }
+}

@@ -1,0 +1,321 @@
+//! Owns a model of the host: what exists, what runs, and what ever ran. Asserts what may never happen there.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::Ipv4Addr,
+};
+
+use berth_agent_core::{
+    addresses::QUARANTINE_MS,
+    desired::{Condition, Millis, NetworkMode, TaskSpec},
+    effect::{Effect, SignalKind, StartContainer},
+    event::{Completion, Exit, Failure, Observed, ObservedState},
+    ids::{Attempt, ContainerId, TaskId, runtime_id},
+    image::{ImageConfig, ResolvedImage},
+    ledger::HostObject,
+};
+
+use crate::random::Random;
+
+type Key = (ContainerId, Attempt);
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum Process {
+    Created,
+    Running,
+    Exited { code: i32, at: Millis },
+}
+
+#[derive(Clone, Debug)]
+pub struct Instance {
+    pub task: TaskId,
+    pub process: Process,
+    /// Survives SIGTERM.
+    stubborn: bool,
+}
+
+#[derive(Debug, Default)]
+pub struct Host {
+    pub prepared: BTreeMap<TaskId, Option<Ipv4Addr>>,
+    pub containers: BTreeMap<Key, Instance>,
+    pub logs: BTreeSet<TaskId>,
+    /// Containers that ever ran, with the exit code once they have one.
+    ran: BTreeMap<ContainerId, Option<i32>>,
+    starts: BTreeMap<Key, u32>,
+    address_freed: BTreeMap<Ipv4Addr, Millis>,
+}
+
+/// How an effect goes.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Luck {
+    Good,
+    /// Fails before it did anything.
+    FailsBefore,
+    /// Does it, and then fails to say so.
+    FailsAfter,
+}
+
+fn failed(retryable: bool) -> Completion {
+    let message = "the simulator said no".to_owned();
+    Completion::Failed(Failure {
+        kind: "SimulatedError".into(),
+        message,
+        retryable,
+    })
+}
+
+impl Host {
+    /// Performs an effect; returns how it completes and what exits it causes.
+    pub fn perform(
+        &mut self,
+        effect: &Effect,
+        luck: Luck,
+        cancelled: bool,
+        specs: &BTreeMap<TaskId, TaskSpec>,
+        now: Millis,
+        random: &mut Random,
+    ) -> (Completion, Vec<Exit>) {
+        let retryable = random.percent(70);
+        if luck == Luck::FailsBefore {
+            return (failed(retryable), Vec::new());
+        }
+        if cancelled && random.percent(60) {
+            return (Completion::Cancelled, Vec::new());
+        }
+        let mut exits = Vec::new();
+        let completion = match effect {
+            Effect::PrepareHost(prepare) => {
+                self.prepare(&prepare.task, prepare.address, now);
+                Completion::HostReady {
+                    mac_address: "02:00:00:00:00:01".into(),
+                }
+            }
+            Effect::PullImage { image, .. } => Completion::ImageReady(ResolvedImage {
+                reference: image.clone(),
+                digest: "sha256:0".into(),
+                chain_id: "sha256:1".into(),
+                config: ImageConfig::default(),
+            }),
+            Effect::Start(start) => {
+                self.start(start, specs, random);
+                if random.percent(10) {
+                    exits.extend(self.exit(&(start.spec.id.clone(), start.attempt), code(random), now));
+                }
+                Completion::Started {
+                    attempt: start.attempt,
+                    pid: 42,
+                }
+            }
+            Effect::Signal {
+                container,
+                attempt,
+                kind,
+                ..
+            } => {
+                let key = (container.clone(), *attempt);
+                let dies = self
+                    .containers
+                    .get(&key)
+                    .is_some_and(|c| *kind == SignalKind::Kill || !c.stubborn);
+                if dies {
+                    let code = if *kind == SignalKind::Kill { 137 } else { 143 };
+                    exits.extend(self.exit(&key, code, now));
+                }
+                Completion::Signalled
+            }
+            Effect::Remove {
+                container, attempt, ..
+            } => {
+                let key = (container.clone(), *attempt);
+                exits.extend(self.exit(&key, 137, now));
+                self.containers.remove(&key);
+                Completion::Removed
+            }
+            Effect::ReleaseHost { task, .. } => {
+                assert!(
+                    self.alive_of(task).is_empty(),
+                    "cgroups of {task} removed under its processes"
+                );
+                if let Some(Some(address)) = self.prepared.remove(task) {
+                    self.address_freed.insert(address, now);
+                }
+                Completion::HostReleased
+            }
+            Effect::RemoveLogs { task } => {
+                self.logs.remove(task);
+                Completion::LogsRemoved
+            }
+            Effect::Cancel(_) => unreachable!("cancellations complete nothing"),
+        };
+        if luck == Luck::FailsAfter {
+            return (failed(true), exits);
+        }
+        (completion, exits)
+    }
+
+    fn prepare(&mut self, task: &TaskId, address: Option<Ipv4Addr>, now: Millis) {
+        self.logs.insert(task.clone());
+        if let Some(address) = address {
+            let other = self
+                .prepared
+                .iter()
+                .find(|(owner, a)| **a == Some(address) && *owner != task);
+            assert_eq!(other, None, "address {address} given to two tasks");
+            if !self.prepared.contains_key(task)
+                && let Some(freed) = self.address_freed.get(&address)
+            {
+                let rested = now.0 - freed.0;
+                assert!(
+                    rested >= QUARANTINE_MS,
+                    "address {address} rested only {rested} ms"
+                );
+            }
+        }
+        self.prepared.insert(task.clone(), address);
+    }
+
+    fn start(&mut self, start: &StartContainer, specs: &BTreeMap<TaskId, TaskSpec>, random: &mut Random) {
+        let key = (start.spec.id.clone(), start.attempt);
+        if self
+            .containers
+            .get(&key)
+            .is_some_and(|c| c.process != Process::Created)
+        {
+            return; // idempotent: it was started before
+        }
+        assert!(
+            self.prepared.contains_key(&start.task),
+            "started without its host side"
+        );
+        assert_eq!(
+            start.network == NetworkMode::Awsvpc,
+            start.address.is_some(),
+            "awsvpc, and only it, has an address"
+        );
+        for dependency in &start.spec.depends_on {
+            let other = specs[&start.task].container_named(&dependency.container).unwrap();
+            let ran = self.ran.get(&other.id);
+            let satisfied = match dependency.condition {
+                Condition::Start => ran.is_some(),
+                Condition::Complete => matches!(ran, Some(Some(_))),
+                Condition::Success => matches!(ran, Some(Some(0))),
+            };
+            assert!(
+                satisfied,
+                "{} started before {:?} held: {ran:?}",
+                start.spec.name, dependency
+            );
+        }
+        let starts = self.starts.entry(key.clone()).or_default();
+        *starts += 1;
+        assert_eq!(*starts, 1, "attempt {key:?} was started twice");
+        let twin = self
+            .containers
+            .iter()
+            .find(|((id, _), c)| *id == key.0 && c.process == Process::Running);
+        assert!(twin.is_none(), "two processes of one container");
+        self.ran.insert(key.0.clone(), None);
+        let instance = Instance {
+            task: start.task.clone(),
+            process: Process::Running,
+            stubborn: random.percent(30),
+        };
+        self.containers.insert(key, instance);
+    }
+
+    /// Ends a process, if it runs.
+    pub fn exit(&mut self, key: &Key, code: i32, now: Millis) -> Option<Exit> {
+        let instance = self.containers.get_mut(key)?;
+        if instance.process != Process::Running {
+            return None;
+        }
+        instance.process = Process::Exited { code, at: now };
+        self.ran.insert(key.0.clone(), Some(code));
+        let (container, attempt) = key.clone();
+        Some(Exit {
+            task: instance.task.clone(),
+            container,
+            attempt,
+            code,
+            at: now,
+            oom_killed: false,
+        })
+    }
+
+    pub fn running(&self) -> Vec<Key> {
+        let running = |(_, c): &(&Key, &Instance)| c.process == Process::Running;
+        self.containers
+            .iter()
+            .filter(running)
+            .map(|(key, _)| key.clone())
+            .collect()
+    }
+
+    pub fn alive_of(&self, task: &TaskId) -> Vec<Key> {
+        let alive = |(_, c): &(&Key, &Instance)| c.task == *task && c.process == Process::Running;
+        self.containers
+            .iter()
+            .filter(alive)
+            .map(|(key, _)| key.clone())
+            .collect()
+    }
+
+    /// Nothing of the task is left but its logs.
+    pub fn is_clean_of(&self, task: &TaskId) -> bool {
+        !self.prepared.contains_key(task) && self.containers.values().all(|c| c.task != *task)
+    }
+
+    pub fn objects(&self) -> Vec<HostObject> {
+        let containers = self
+            .containers
+            .keys()
+            .map(|(id, attempt)| HostObject::Container(runtime_id(id, *attempt)));
+        let hosts = self.prepared.keys().map(|t| HostObject::OfTask {
+            kind: "cgroup".into(),
+            task: t.clone(),
+        });
+        containers
+            .chain(hosts)
+            .chain(self.logs.iter().cloned().map(HostObject::Logs))
+            .collect()
+    }
+
+    /// What an agent that starts would find.
+    pub fn observe(&self) -> Vec<Observed> {
+        let observed = |((id, attempt), c): (&Key, &Instance)| Observed {
+            task: c.task.clone(),
+            container: id.clone(),
+            attempt: *attempt,
+            state: match c.process {
+                Process::Created => ObservedState::Created,
+                Process::Running => ObservedState::Running { pid: 42 },
+                Process::Exited { code, at } => ObservedState::Exited {
+                    code,
+                    at,
+                    oom_killed: false,
+                },
+            },
+        };
+        self.containers.iter().map(observed).collect()
+    }
+
+    /// The power fails: processes, cgroups and namespaces are gone, records on disk are not.
+    pub fn reboot(&mut self, now: Millis) {
+        for key in self.running() {
+            self.exit(&key, 137, now);
+        }
+        for (_, address) in std::mem::take(&mut self.prepared) {
+            if let Some(address) = address {
+                self.address_freed.insert(address, now);
+            }
+        }
+    }
+}
+
+pub fn code(random: &mut Random) -> i32 {
+    if random.percent(60) {
+        0
+    } else {
+        i32::try_from(random.up_to(254)).unwrap() + 1
+    }
+}

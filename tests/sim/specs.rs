@@ -1,0 +1,89 @@
+//! Owns made-up task specs.
+
+use berth_agent_core::desired::{
+    Condition, ContainerSpec, Dependency, DesiredStatus, Limits, LogSpec, Millis, NetworkMode, PortMapping,
+    Protocol, TaskSpec,
+};
+
+use crate::random::Random;
+
+pub fn task(number: u64, random: &mut Random) -> TaskSpec {
+    let count = 1 + random.up_to(3);
+    let essential = random.up_to(count - 1);
+    let network = match random.up_to(5) {
+        0 => NetworkMode::Host,
+        1 => NetworkMode::None,
+        _ => NetworkMode::Awsvpc,
+    };
+    TaskSpec {
+        id: format!("{number:032x}").parse().unwrap(),
+        arn: format!("arn:aws:ecs:here:0:task/default/{number:032x}"),
+        cluster: "default".into(),
+        family: "sim".into(),
+        revision: 1,
+        desired: DesiredStatus::Running,
+        network,
+        limits: Limits::default(),
+        charge: Limits {
+            cpu_units: 64 * u32::try_from(random.up_to(8)).unwrap(),
+            memory_bytes: (64 * random.up_to(8)) << 20,
+        },
+        containers: (0..count)
+            .map(|i| container(number, i, i == essential, network, random))
+            .collect(),
+        restart_after_reboot: false,
+        stop_reason: String::new(),
+        created_at: Millis(0),
+    }
+}
+
+fn container(task: u64, i: u64, essential: bool, network: NetworkMode, random: &mut Random) -> ContainerSpec {
+    let depends_on = (0..i)
+        .filter(|_| random.percent(40))
+        .map(|on| on.to_string())
+        .collect::<Vec<_>>();
+    let depends_on = depends_on
+        .into_iter()
+        .map(|container| {
+            let condition = *random
+                .pick(&[Condition::Start, Condition::Complete, Condition::Success])
+                .unwrap();
+            Dependency { container, condition }
+        })
+        .collect();
+    let port = u16::try_from(8000 + random.up_to(3)).unwrap();
+    let ports = if network == NetworkMode::Host && i == 0 {
+        vec![PortMapping {
+            container_port: port,
+            host_port: port,
+            protocol: Protocol::Tcp,
+        }]
+    } else {
+        Vec::new()
+    };
+    ContainerSpec {
+        id: format!("{:032x}", (task << 8) + i + (1 << 60)).parse().unwrap(),
+        name: i.to_string(),
+        image: format!("image-{}", random.up_to(3)),
+        entry_point: Vec::new(),
+        command: Vec::new(),
+        environment: Vec::new(),
+        working_directory: String::new(),
+        user: String::new(),
+        cpu_units: 0,
+        memory_bytes: 0,
+        memory_reservation_bytes: 0,
+        essential,
+        depends_on,
+        stop_timeout_ms: 1_000 + u32::try_from(random.up_to(20_000)).unwrap(),
+        start_timeout_ms: 5_000 + u32::try_from(random.up_to(60_000)).unwrap(),
+        ports,
+        labels: Default::default(),
+        readonly_root_filesystem: false,
+        ulimits: Vec::new(),
+        log: LogSpec {
+            max_size_bytes: 1 << 20,
+            max_files: 2,
+        },
+    }
+}

@@ -1,0 +1,466 @@
+//! Owns one run: the core, its disk, the host, the control plane, and time.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use berth_agent_core::{
+    desired::{DesiredStatus, Millis, TaskSpec},
+    effect::{Effect, Lane},
+    event::{Event, Restarted, TimerKey},
+    ids::TaskId,
+    ledger::{Ledger, Owned},
+    node::{Node, NodeConfig, NodeRecord},
+    report::{Report, Status},
+    resources::Capacity,
+    task::Task,
+};
+
+use crate::{
+    control_plane::ControlPlane,
+    host::{Host, Luck, code},
+    random::Random,
+    specs,
+};
+
+const TASKS_AT_ONCE: usize = 12;
+/// Steps after healing within which everything must have come to rest.
+const QUIET_STEPS: usize = 20_000;
+const LOG_RETENTION_MS: i64 = 60_000;
+
+/// What survives a crash: what was committed.
+#[derive(Debug, Default)]
+struct Disk {
+    node: Option<String>,
+    tasks: BTreeMap<TaskId, String>,
+    ledger: Ledger,
+    outbox: VecDeque<Report>,
+}
+
+#[derive(Debug)]
+struct UnderWay {
+    effect: Effect,
+    due: Millis,
+    cancelled: bool,
+}
+
+#[derive(Debug)]
+pub struct World {
+    random: Random,
+    now: Millis,
+    node: Node,
+    disk: Disk,
+    host: Host,
+    control_plane: ControlPlane,
+    specs: BTreeMap<TaskId, TaskSpec>,
+    under_way: BTreeMap<Lane, UnderWay>,
+    timers: BTreeMap<TimerKey, Millis>,
+    /// Exits and desired state on their way to the agent.
+    in_flight: Vec<(Millis, Event)>,
+    link_up: bool,
+    faults: bool,
+    tasks_made: u64,
+    history: Vec<String>,
+    trace: bool,
+}
+
+fn config() -> NodeConfig {
+    NodeConfig {
+        capacity: Capacity {
+            cpu_units: 2048,
+            memory_bytes: 2 << 30,
+            reserved_ports: [(berth_agent_core::desired::Protocol::Tcp, 8003)].into(),
+        },
+        task_range: "10.0.0.0/28".parse().unwrap(),
+        log_retention_ms: LOG_RETENTION_MS,
+        admission_deadline_ms: 600_000,
+    }
+}
+
+impl World {
+    pub fn new(seed: u64, trace: bool) -> Self {
+        let mut world = Self {
+            random: Random::new(seed),
+            now: Millis(1_000_000),
+            node: Node::new(config()),
+            disk: Disk::default(),
+            host: Host::default(),
+            control_plane: ControlPlane::new(),
+            specs: BTreeMap::new(),
+            under_way: BTreeMap::new(),
+            timers: BTreeMap::new(),
+            in_flight: Vec::new(),
+            link_up: true,
+            faults: true,
+            tasks_made: 0,
+            history: Vec::new(),
+            trace,
+        };
+        world.apply(Event::Restarted(Restarted::default()));
+        world
+    }
+
+    pub fn history(self) -> Vec<String> {
+        self.history
+    }
+
+    pub fn run_steps(&mut self, steps: usize) {
+        for _ in 0..steps {
+            self.step();
+        }
+    }
+
+    pub fn heal(&mut self) {
+        self.faults = false;
+        self.link_up = true;
+        let snapshot = self.control_plane.snapshot();
+        self.apply(snapshot);
+        let running: Vec<_> = self.control_plane.desired.keys().cloned().collect();
+        for id in running {
+            if self.random.percent(60) {
+                let stop = self.control_plane.stop(&id);
+                stop.into_iter().for_each(|event| self.apply(event));
+            }
+        }
+    }
+
+    fn step(&mut self) {
+        self.now = self.now.plus(i64::try_from(self.random.up_to(400)).unwrap());
+        match self.random.up_to(99) {
+            0..=11 if self.faults => self.want_another(),
+            12..=17 if self.faults => self.stop_one(),
+            18..=22 if self.faults => self.one_exits(),
+            23 if self.faults => self.crash(false),
+            24 if self.faults && self.random.percent(10) => self.crash(true),
+            25..=26 if self.faults => self.toggle_link(),
+            27 if self.faults => self.repeat_an_exit(),
+            _ => {}
+        }
+        self.deliver();
+        self.fire_timers();
+        self.complete_effects();
+        self.send_reports();
+        self.check();
+    }
+
+    fn want_another(&mut self) {
+        if self.control_plane.desired.len() >= TASKS_AT_ONCE || !self.link_up {
+            return;
+        }
+        self.tasks_made += 1;
+        let spec = specs::task(self.tasks_made, &mut self.random);
+        self.specs.insert(spec.id.clone(), spec.clone());
+        let event = self.control_plane.want(spec);
+        self.apply(event);
+    }
+
+    fn stop_one(&mut self) {
+        let ids: Vec<_> = self.control_plane.desired.keys().cloned().collect();
+        let Some(id) = self.random.pick(&ids).cloned() else {
+            return;
+        };
+        let event = self.control_plane.stop(&id);
+        if self.link_up {
+            event.into_iter().for_each(|event| self.apply(event));
+        }
+    }
+
+    fn one_exits(&mut self) {
+        let running = self.host.running();
+        let Some(key) = self.random.pick(&running).cloned() else {
+            return;
+        };
+        let code = code(&mut self.random);
+        if let Some(exit) = self.host.exit(&key, code, self.now) {
+            self.observe(Event::Exited(exit));
+        }
+    }
+
+    fn repeat_an_exit(&mut self) {
+        let Some((_, event)) = self.random.pick(&self.in_flight).cloned() else {
+            return;
+        };
+        self.observe(event);
+    }
+
+    fn observe(&mut self, event: Event) {
+        let delay = i64::try_from(self.random.up_to(300)).unwrap();
+        self.in_flight.push((self.now.plus(delay), event));
+    }
+
+    fn toggle_link(&mut self) {
+        self.link_up = !self.link_up;
+        if self.link_up {
+            let applied = self.control_plane.applied;
+            self.apply(Event::Acknowledged { sequence: applied });
+            let snapshot = self.control_plane.snapshot();
+            self.apply(snapshot);
+        }
+    }
+
+    /// The agent dies and starts again; with `reboot`, the host does.
+    fn crash(&mut self, reboot: bool) {
+        // What was under way may have been done, or not.
+        for (_, under_way) in std::mem::take(&mut self.under_way) {
+            if self.random.percent(50) {
+                let specs = &self.specs;
+                self.host.perform(
+                    &under_way.effect,
+                    Luck::Good,
+                    false,
+                    specs,
+                    self.now,
+                    &mut self.random,
+                );
+            }
+        }
+        self.timers.clear();
+        self.in_flight.clear();
+        if reboot {
+            self.host.reboot(self.now);
+        }
+        let tasks = self
+            .disk
+            .tasks
+            .values()
+            .map(|json| serde_json::from_str::<Task>(json).unwrap());
+        let record = self
+            .disk
+            .node
+            .as_ref()
+            .map(|json| serde_json::from_str::<NodeRecord>(json).unwrap());
+        let fresh = Node::new(config()).record().clone();
+        self.node = Node::load(config(), record.unwrap_or(fresh), tasks, self.disk.ledger.clone());
+        self.log(format!("crash, reboot {reboot}"));
+        self.apply(Event::Restarted(Restarted {
+            host_rebooted: reboot,
+            containers: self.host.observe(),
+        }));
+        self.link_up = true;
+        let snapshot = self.control_plane.snapshot();
+        self.apply(snapshot);
+    }
+
+    fn deliver(&mut self) {
+        let now = self.now;
+        let (due, later) = std::mem::take(&mut self.in_flight)
+            .into_iter()
+            .partition(|(at, _)| *at <= now);
+        self.in_flight = later;
+        let due: Vec<(Millis, Event)> = due;
+        for (_, event) in due {
+            self.apply(event);
+        }
+    }
+
+    fn fire_timers(&mut self) {
+        let now = self.now;
+        let due: Vec<_> = self
+            .timers
+            .iter()
+            .filter(|(_, at)| **at <= now)
+            .map(|(key, _)| key.clone())
+            .collect();
+        for key in due {
+            self.timers.remove(&key);
+            self.apply(Event::Timer(key));
+        }
+    }
+
+    fn complete_effects(&mut self) {
+        let now = self.now;
+        let due: Vec<_> = self
+            .under_way
+            .iter()
+            .filter(|(_, u)| u.due <= now)
+            .map(|(l, _)| l.clone())
+            .collect();
+        for lane in due {
+            let Some(UnderWay {
+                effect, cancelled, ..
+            }) = self.under_way.remove(&lane)
+            else {
+                continue;
+            };
+            let luck = match self.random.up_to(99) {
+                0..=5 if self.faults => Luck::FailsBefore,
+                6..=8 if self.faults => Luck::FailsAfter,
+                _ => Luck::Good,
+            };
+            let (completion, exits) =
+                self.host
+                    .perform(&effect, luck, cancelled, &self.specs, now, &mut self.random);
+            for exit in exits {
+                self.observe(Event::Exited(exit));
+            }
+            self.apply(Event::Completed { lane, completion });
+        }
+    }
+
+    fn send_reports(&mut self) {
+        if !self.link_up || self.random.percent(30) {
+            return;
+        }
+        for report in self.disk.outbox.clone() {
+            if let Some(removed) = self.control_plane.report(&report) {
+                self.apply(removed);
+            }
+        }
+        // The acknowledgement may be lost: the reports come again.
+        if self.random.percent(80) {
+            let applied = self.control_plane.applied;
+            self.apply(Event::Acknowledged { sequence: applied });
+        }
+    }
+
+    /// As the driver does: apply, commit, act.
+    fn apply(&mut self, event: Event) {
+        self.log(format!("{event:?}"));
+        let change = self.node.apply(self.now, event);
+        assert!(change.anomalies.is_empty(), "anomalies: {:?}", change.anomalies);
+        for id in &change.tasks {
+            match self.node.task(id) {
+                Some(task) => self
+                    .disk
+                    .tasks
+                    .insert(id.clone(), serde_json::to_string(task).unwrap()),
+                None => self.disk.tasks.remove(id),
+            };
+        }
+        if change.node {
+            self.disk.node = Some(serde_json::to_string(self.node.record()).unwrap());
+        }
+        change
+            .ledger
+            .iter()
+            .for_each(|write| self.disk.ledger.apply(write));
+        self.disk.outbox.extend(change.reports.iter().cloned());
+        if let Some(sequence) = change.acknowledged {
+            self.disk.outbox.retain(|report| report.sequence > sequence);
+        }
+        if let Some(ack) = change.desired_ack {
+            assert_eq!(ack.refused, None, "an honest control plane is never refused");
+        }
+        for report in &change.reports {
+            if report.task.facts.status == Status::Stopped {
+                let id = &report.task.id;
+                assert!(
+                    self.host.is_clean_of(id),
+                    "{id} reported STOPPED, but something of it is left"
+                );
+            }
+        }
+        self.timers.extend(change.timers);
+        for effect in change.effects {
+            self.submit(effect);
+        }
+    }
+
+    fn submit(&mut self, effect: Effect) {
+        self.log(format!("  {effect:?}"));
+        let lane = effect.lane();
+        if matches!(effect, Effect::Cancel(_)) {
+            let now = self.now;
+            if let Some(under_way) = self.under_way.get_mut(&lane) {
+                under_way.cancelled = true;
+                under_way.due = under_way.due.min(now.plus(100));
+            }
+            return;
+        }
+        let due = self.now.plus(i64::try_from(self.random.up_to(2_000)).unwrap());
+        let before = self.under_way.insert(
+            lane,
+            UnderWay {
+                effect,
+                due,
+                cancelled: false,
+            },
+        );
+        assert!(before.is_none(), "lane is busy with {before:?}");
+    }
+
+    fn log(&mut self, line: String) {
+        let line = format!("{} {line}", self.now.0);
+        if self.trace {
+            eprintln!("{line}");
+        }
+        self.history.push(line);
+    }
+
+    /// What must hold at every moment.
+    fn check(&self) {
+        let leaks = self.disk.ledger.unowned(self.host.objects());
+        assert!(leaks.is_empty(), "nobody answers for {leaks:?}");
+        let charged = self.host.running().len();
+        let used = self.node.resources().used();
+        let capacity = self.node.resources().capacity();
+        assert!(
+            used.cpu_units <= capacity.cpu_units,
+            "CPU is overcommitted with {charged} containers"
+        );
+        assert!(
+            used.memory_bytes <= capacity.memory_bytes,
+            "memory is overcommitted with {charged} containers"
+        );
+        let mut ports = BTreeMap::new();
+        for (key, instance) in self
+            .host
+            .containers
+            .iter()
+            .filter(|(_, c)| c.process == crate::host::Process::Running)
+        {
+            for port in self.specs[&instance.task].host_ports() {
+                let owner = ports.insert(port, instance.task.clone());
+                assert!(
+                    owner.is_none_or(|o| o == instance.task),
+                    "{port:?} is held twice, by {key:?} too"
+                );
+            }
+        }
+    }
+
+    pub fn run_until_quiet(&mut self) {
+        for _ in 0..QUIET_STEPS {
+            self.step();
+            let timers_far = self.timers.values().all(|at| at.0 > self.now.0 + 1_000_000);
+            if self.under_way.is_empty()
+                && self.in_flight.is_empty()
+                && self.disk.outbox.is_empty()
+                && timers_far
+            {
+                return;
+            }
+        }
+        panic!("still busy: {:?}; timers {:?}", self.under_way, self.timers);
+    }
+
+    pub fn assert_converged(&self) {
+        for (id, spec) in &self.control_plane.desired {
+            let task = self
+                .node
+                .task(id)
+                .unwrap_or_else(|| panic!("{id} is wanted and not known"));
+            assert_eq!(
+                spec.desired,
+                DesiredStatus::Running,
+                "{id} is to be stopped and is {:?}",
+                task.status()
+            );
+            assert_eq!(task.status(), Status::Running, "{id} waits: {:?}", task.waiting());
+        }
+        for task in self.node.tasks() {
+            let wanted = self.control_plane.desired.contains_key(&task.spec.id);
+            assert!(
+                wanted,
+                "{} is kept for nobody: {:?} {:?}",
+                task.spec.id, task.phase, task.logs
+            );
+        }
+        for owned in self.disk.ledger.entries() {
+            let (Owned::Host(task) | Owned::Attempt(task, _, _) | Owned::Logs(task)) = owned;
+            assert!(
+                self.control_plane.desired.contains_key(task),
+                "ledger still has {owned:?}"
+            );
+        }
+        assert_eq!(self.disk.tasks.len(), self.control_plane.desired.len());
+    }
+}

@@ -1,0 +1,354 @@
+//! Owns a whole Berth on this host: private containerd, control plane in this process, agent in a process of its own.
+
+use std::{
+    net::SocketAddr,
+    path::PathBuf,
+    process::{Child, Command, Stdio},
+    sync::{
+        Arc, LazyLock,
+        atomic::{AtomicU8, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use berth_control_plane::{api::ApiKey, app::ControlPlane, config::Config};
+use serde_json::{Value, json};
+use tokio::sync::{OwnedRwLockReadGuard, OwnedRwLockWriteGuard, RwLock};
+
+use crate::{
+    containerd::Containerd,
+    ecs::{ACCESS_KEY_ID, Client, SECRET_ACCESS_KEY},
+    image,
+    listing::{self, Listing},
+};
+
+const NODE_ID: &str = "00000000000000000000000000007e57";
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// What a test wants different.
+#[derive(Clone, Debug)]
+pub struct Options {
+    pub task_cidr: String,
+    /// Lines added to the agent's configuration.
+    pub agent_config: String,
+    /// Where the agent's state goes instead of the test's directory.
+    pub agent_state_dir: Option<PathBuf>,
+}
+
+impl Default for Options {
+    /// Every cluster of a run has a range of its own: they share one host.
+    fn default() -> Self {
+        static NEXT: AtomicU8 = AtomicU8::new(0);
+        let n = NEXT.fetch_add(1, Ordering::Relaxed);
+        Self { task_cidr: format!("10.91.{n}.0/24"), agent_config: String::new(), agent_state_dir: None }
+    }
+}
+
+/// Tests that list the whole host, or measure it, have it to themselves; the others share it.
+static HOST: LazyLock<Arc<RwLock<()>>> = LazyLock::new(Arc::default);
+
+#[derive(Debug)]
+#[allow(dead_code, reason = "held until the cluster is gone")]
+enum Share {
+    Shared(OwnedRwLockReadGuard<()>),
+    Exclusive(OwnedRwLockWriteGuard<()>),
+}
+
+pub struct Cluster {
+    pub instance: String,
+    pub client: Client,
+    pub containerd: Containerd,
+    pub options: Options,
+    dir: tempfile::TempDir,
+    control_plane: Option<ControlPlane>,
+    api: SocketAddr,
+    nodes: SocketAddr,
+    agent: Option<Child>,
+    _share: Share,
+}
+
+impl Cluster {
+    pub async fn start() -> Self {
+        Self::with(Options::default()).await
+    }
+
+    /// With the host to itself.
+    pub async fn alone() -> Self {
+        let share = Share::Exclusive(Arc::clone(&HOST).write_owned().await);
+        Self::build(Options::default(), share).await
+    }
+
+    pub async fn with(options: Options) -> Self {
+        let share = Share::Shared(Arc::clone(&HOST).read_owned().await);
+        Self::build(options, share).await
+    }
+
+    async fn build(options: Options, share: Share) -> Self {
+        assert!(nix::unistd::geteuid().is_root(), "these tests start containers: run them as root");
+        let dir = tempfile::Builder::new().prefix("berth-test-").tempdir().unwrap();
+        let containerd = Containerd::start(&dir.path().join("containerd"));
+        std::fs::create_dir(dir.path().join("images")).unwrap();
+        image::busybox(&dir.path().join("images/busy.tar"));
+        let any: SocketAddr = "127.0.0.1:0".parse().unwrap();
+        let control_plane = ControlPlane::start(control_plane_config(&dir, any, any)).await.unwrap();
+        let identity = control_plane.authority().issue_node(NODE_ID, "default").unwrap();
+        identity.write_to(&dir.path().join("node")).unwrap();
+        let (api, nodes) = (control_plane.api_addr(), control_plane.node_addr());
+        let instance = format!("bt{}", &uuid::Uuid::new_v4().simple().to_string()[..8]);
+        let client = Client::new(api);
+        let control_plane = Some(control_plane);
+        let mut cluster =
+            Self { instance, client, containerd, options, dir, control_plane, api, nodes, agent: None, _share: share };
+        cluster.client.ok("CreateCluster", json!({ "clusterName": "default" })).await;
+        cluster.start_agent();
+        cluster.wait_connected(true).await;
+        cluster
+    }
+
+    pub fn run_dir(&self) -> PathBuf {
+        PathBuf::from("/run").join(&self.instance)
+    }
+
+    pub fn agent_state_dir(&self) -> PathBuf {
+        self.options.agent_state_dir.clone().unwrap_or_else(|| self.dir.path().join("agent"))
+    }
+
+    fn agent_log(&self) -> PathBuf {
+        self.dir.path().join("agent.log")
+    }
+
+    /// What the agent has logged so far.
+    pub fn agent_says(&self) -> String {
+        std::fs::read_to_string(self.agent_log()).unwrap_or_default()
+    }
+
+    pub fn start_agent(&mut self) {
+        let path = |name: &str| self.dir.path().join(name).display().to_string();
+        let config = format!(
+            "instance = {:?}\nstate_dir = {:?}\nrun_dir = {:?}\ncontainerd_address = {:?}\n\
+             control_plane = \"https://{}\"\nnode_id = \"{NODE_ID}\"\ncertificate = {:?}\nkey = {:?}\n\
+             authority = {:?}\ntask_cidr = {:?}\nimages_dir = {:?}\n{}",
+            self.instance,
+            self.agent_state_dir().display().to_string(),
+            self.run_dir().display().to_string(),
+            self.containerd.socket().display().to_string(),
+            self.nodes,
+            path("node/node.pem"),
+            path("node/node.key"),
+            path("node/authority.pem"),
+            self.options.task_cidr,
+            path("images"),
+            self.options.agent_config,
+        );
+        let file = self.dir.path().join("agent.toml");
+        std::fs::write(&file, config).unwrap();
+        let log = std::fs::OpenOptions::new().create(true).append(true).open(self.agent_log()).unwrap();
+        let agent = Command::new(binary("berth-agent"))
+            .args(["run", "--config", &file.display().to_string()])
+            .env("BERTH_LOG", "debug,h2=info,hyper=info,tower=info,rustls=info")
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        self.agent = Some(agent);
+    }
+
+    pub fn agent_pid(&self) -> i32 {
+        i32::try_from(self.agent.as_ref().expect("the agent runs").id()).unwrap()
+    }
+
+    /// SIGKILL: the agent gets no chance to tidy up.
+    pub fn kill_agent(&mut self) {
+        let mut agent = self.agent.take().expect("the agent runs");
+        agent.kill().unwrap();
+        agent.wait().unwrap();
+    }
+
+    /// SIGTERM, and its exit code.
+    pub fn stop_agent(&mut self) -> Option<i32> {
+        let pid = nix::unistd::Pid::from_raw(self.agent_pid());
+        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
+        self.agent.take().unwrap().wait().unwrap().code()
+    }
+
+    pub async fn stop_control_plane(&mut self) {
+        self.control_plane.take().unwrap().shutdown(Duration::from_secs(5)).await;
+    }
+
+    pub async fn start_control_plane(&mut self) {
+        let config = control_plane_config(&self.dir, self.api, self.nodes);
+        self.control_plane = Some(ControlPlane::start(config).await.unwrap());
+    }
+
+    pub async fn wait_connected(&self, wanted: bool) {
+        self.until(&format!("agentConnected {wanted}"), LIMIT, async || {
+            let nodes = self.client.ok("ListContainerInstances", json!({})).await;
+            let arns = nodes["containerInstanceArns"].clone();
+            if arns.as_array().is_none_or(Vec::is_empty) {
+                return None;
+            }
+            let body = json!({ "containerInstances": arns });
+            let described = self.client.ok("DescribeContainerInstances", body).await;
+            let connected = described["containerInstances"][0]["agentConnected"].as_bool();
+            (connected == Some(wanted)).then_some(())
+        })
+        .await;
+    }
+
+    /// Asks until there is an answer, and fails with what the agent said when there is none in time.
+    pub async fn until<T>(&self, what: &str, limit: Duration, mut ask: impl AsyncFnMut() -> Option<T>) -> T {
+        let begun = Instant::now();
+        loop {
+            if let Some(answer) = ask().await {
+                return answer;
+            }
+            assert!(begun.elapsed() < limit, "waited {limit:?} for {what}; the agent said:\n{}", self.agent_says());
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    /// Registers a definition of one essential container `main` that runs `sh -c SCRIPT`, changed by `change`.
+    pub async fn register(&self, script: &str, change: impl FnOnce(&mut Value)) -> String {
+        let mut definition = json!({
+            "family": "test", "networkMode": "awsvpc", "cpu": "256", "memory": "128",
+            "containerDefinitions": [container("main", script)],
+        });
+        change(&mut definition);
+        let answer = self.client.ok("RegisterTaskDefinition", definition).await;
+        answer["taskDefinition"]["taskDefinitionArn"].as_str().unwrap().to_owned()
+    }
+
+    /// Runs one task; its ARN.
+    pub async fn run(&self, definition: &str) -> String {
+        let answer = self.try_run(definition).await;
+        assert_eq!(answer["failures"], json!([]), "{answer}");
+        answer["tasks"][0]["taskArn"].as_str().unwrap().to_owned()
+    }
+
+    pub async fn try_run(&self, definition: &str) -> Value {
+        let described = self.client.ok("DescribeTaskDefinition", json!({ "taskDefinition": definition })).await;
+        let mut body = json!({ "taskDefinition": definition });
+        if described["taskDefinition"]["networkMode"] == "awsvpc" {
+            body["networkConfiguration"] = json!({ "awsvpcConfiguration": { "subnets": ["subnet-default"] } });
+        }
+        self.client.ok("RunTask", body).await
+    }
+
+    pub async fn describe(&self, task: &str) -> Value {
+        let answer = self.client.ok("DescribeTasks", json!({ "tasks": [task] })).await;
+        answer["tasks"][0].clone()
+    }
+
+    pub async fn wait_status(&self, task: &str, status: &str) -> Value {
+        self.until(&format!("{task} to be {status}"), LIMIT, async || {
+            let described = self.describe(task).await;
+            if described["lastStatus"] == "STOPPED" && status != "STOPPED" {
+                panic!("stopped instead of {status}: {described:#}\n{}", self.agent_says());
+            }
+            (described["lastStatus"] == status).then_some(described)
+        })
+        .await
+    }
+
+    /// Registers, runs, and waits until it runs.
+    pub async fn running(&self, script: &str, change: impl FnOnce(&mut Value)) -> String {
+        let definition = self.register(script, change).await;
+        let task = self.run(&definition).await;
+        self.wait_status(&task, "RUNNING").await;
+        task
+    }
+
+    pub async fn stop(&self, task: &str) -> Value {
+        self.client.ok("StopTask", json!({ "task": task })).await;
+        self.wait_status(task, "STOPPED").await
+    }
+
+    /// Processes of a container of the task, by the kernel's own account.
+    pub fn pids(&self, task: &str) -> Vec<i32> {
+        let dir = self.cgroup("memory", task).join("c");
+        let mut pids = Vec::new();
+        for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
+            let procs = std::fs::read_to_string(entry.path().join("cgroup.procs")).unwrap_or_default();
+            pids.extend(procs.lines().filter_map(|line| line.parse::<i32>().ok()));
+        }
+        pids.sort_unstable();
+        pids
+    }
+
+    /// The task's cgroup in a hierarchy of v1, or in the only one of v2.
+    pub fn cgroup(&self, controller: &str, task: &str) -> PathBuf {
+        let id = task.rsplit('/').next().unwrap();
+        let root = PathBuf::from("/sys/fs/cgroup");
+        let v1 = root.join(controller);
+        let root = if v1.is_dir() { v1 } else { root };
+        root.join(&self.instance).join(id)
+    }
+
+    pub fn listing(&self) -> Listing {
+        listing::host(&self.instance, &self.run_dir(), &self.containerd)
+    }
+
+    /// The listing, once it is as it was; otherwise fails with the difference.
+    pub async fn assert_nothing_left(&self, before: &Listing) {
+        let begun = Instant::now();
+        loop {
+            let left: Vec<_> = self.listing().difference(before).cloned().collect();
+            if left.is_empty() {
+                return;
+            }
+            assert!(begun.elapsed() < Duration::from_secs(2), "left behind: {left:#?}");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+}
+
+/// The body of one container.
+pub fn container(name: &str, script: &str) -> Value {
+    json!({
+        "name": name, "image": image::BUSYBOX, "essential": true, "stopTimeout": 2,
+        "command": ["sh", "-c", script],
+    })
+}
+
+fn control_plane_config(dir: &tempfile::TempDir, api_listen: SocketAddr, node_listen: SocketAddr) -> Config {
+    let key = ApiKey { access_key_id: ACCESS_KEY_ID.into(), secret_access_key: SECRET_ACCESS_KEY.into() };
+    Config {
+        api_listen,
+        node_listen,
+        node_silence: Duration::from_secs(3),
+        heartbeat_interval: Duration::from_millis(500),
+        ..Config::new(dir.path().join("control-plane"), vec![key])
+    }
+}
+
+/// A binary of this workspace, in the profile of the test.
+fn binary(name: &str) -> PathBuf {
+    let mut dir = std::env::current_exe().unwrap();
+    while dir.file_name().is_some_and(|name| name != "deps") {
+        dir.pop();
+    }
+    let path = dir.with_file_name(name);
+    assert!(path.is_file(), "{} is missing: cargo build --workspace --bins", path.display());
+    path
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        if let Some(mut agent) = self.agent.take() {
+            let _ = agent.kill();
+            let _ = agent.wait();
+        }
+        // What a failed test left: this instance's shims by pid, then its namespaces, links, cgroups and table.
+        let script = format!(
+            "for p in $(pgrep -f -- '-namespace {0} '); do kill -9 $p; done; \
+             for d in /sys/fs/cgroup/*/{0} /sys/fs/cgroup/{0}; do [ -d $d ] && find $d -name cgroup.procs | \
+             xargs cat 2>/dev/null | xargs -r kill -9; done; sleep 0.2; \
+             for n in /run/{0}/netns/*; do umount -l $n; done; umount -l /run/{0}/netns; rm -rf /run/{0}; \
+             for d in /sys/fs/cgroup/*/{0} /sys/fs/cgroup/{0}; do [ -d $d ] && find $d -depth -type d -exec rmdir {{}} +; done; \
+             nft delete table inet {0}; true",
+            self.instance
+        );
+        let _ = Command::new("sh").args(["-c", &script]).stderr(Stdio::null()).stdout(Stdio::null()).status();
+    }
+}
