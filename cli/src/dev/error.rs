@@ -81,6 +81,10 @@ pub enum DevError {
     Certificate { source: Cause },
     #[error("the agent did not start")]
     Agent { source: Cause },
+    #[error("the agent could not stop all tasks")]
+    StopAll { source: Cause },
+    #[error("the agent failed")]
+    AgentFailed { source: Cause },
     #[error("the agent did not register within {seconds} s: --log-level info says more")]
     NodeSilent { seconds: u64 },
     #[error("the control plane just started cannot be used")]

@@ -51,6 +51,10 @@ async fn serve(mut session: Session, stop: &mut StopSignals) -> Session {
                 eprintln!("berth: {name}: ending");
                 return session;
             }
+            error = session.agent_failed() => {
+                eprintln!("berth: {}: ending", Chain(&error));
+                return session;
+            }
             _ = tick.tick() => {
                 if let Err(error) = session.supervise().await {
                     eprintln!("berth: {}: ending", Chain(&error));

@@ -90,8 +90,13 @@ impl Session {
         }
     }
 
+    /// Waits until the agent fails, which it does not by itself; returns why. Cancel-safe.
+    pub async fn agent_failed(&mut self) -> DevError {
+        compose::failed(&mut self.agent).await
+    }
+
     /// Ends everything; returns what it could not remove from this host.
-    pub async fn end(self, args: &DevArgs) -> Result<Vec<String>, DevError> {
+    pub async fn end(mut self, args: &DevArgs) -> Result<Vec<String>, DevError> {
         let paths = self.ground.paths.clone();
         // Nobody shall talk to an address where nobody is.
         let _ = std::fs::remove_file(paths.dev_env());
@@ -106,7 +111,7 @@ impl Session {
                 Chain(&error)
             );
         }
-        if let Err(error) = compose::stop_all(&self.agent, REASON).await {
+        if let Err(error) = compose::stop_all(&mut self.agent, REASON).await {
             eprintln!("berth: {}", Chain(&error));
         }
         compose::shut_down(self.agent, self.control_plane).await;
