@@ -86,18 +86,13 @@ impl Task {
 
     /// Why it stopped, with what each container has to say.
     pub fn why_stopped(&self) -> String {
-        let mut reasons = vec![
-            self.stopped_reason
-                .clone()
-                .unwrap_or_else(|| "no reason given".into()),
-        ];
+        let reason = self.stopped_reason.as_deref().unwrap_or("no reason given");
+        let mut reasons = vec![reason.to_owned()];
         for container in &self.containers {
             let exit = container.exit_code.map(|code| format!("exit code {code}"));
-            let said = [exit, container.reason.clone()]
-                .into_iter()
-                .flatten()
-                .collect::<Vec<_>>()
-                .join(", ");
+            // One that failed the task before it ran has said so already.
+            let own = container.reason.clone().filter(|own| own != reason);
+            let said = [exit, own].into_iter().flatten().collect::<Vec<_>>().join(", ");
             if !said.is_empty() {
                 reasons.push(format!("{}: {said}", container.name));
             }
@@ -182,6 +177,16 @@ mod tests {
             task.why_stopped(),
             "Essential container in task exited; web: exit code 137, OutOfMemoryError: over 64 MiB"
         );
+    }
+
+    #[test]
+    fn a_reason_is_said_once() {
+        let reason = "CannotPullContainerError: manifest unknown";
+        let task: Task = serde_json::from_value(serde_json::json!({
+            "stoppedReason": reason, "containers": [{"name": "web", "reason": reason}],
+        }))
+        .unwrap();
+        assert_eq!(task.why_stopped(), reason);
     }
 
     #[test]

@@ -103,14 +103,18 @@ fn agent_config(
 
 /// Stops what the API could not, and removes everything the agent made on this host.
 pub async fn stop_all(agent: &mut Agent, reason: &str) -> Result<(), DevError> {
-    let failed = |source: anyhow::Error| DevError::StopAll { source: source.into() };
+    let failed = |source: anyhow::Error| DevError::StopAll {
+        source: source.into(),
+    };
     agent.stop_all(reason, STOP_ALL_TIMEOUT).await.map_err(failed)?;
     agent.remove_traces().await.map_err(failed)
 }
 
 /// Waits until a part of the agent fails; returns why. Cancel-safe.
 pub async fn failed(agent: &mut Agent) -> DevError {
-    DevError::AgentFailed { source: agent.failed().await.into() }
+    DevError::AgentFailed {
+        source: agent.failed().await.into(),
+    }
 }
 
 /// Ends both; tasks are left as they are. The agent first, so that its last reports are taken.

@@ -14,6 +14,8 @@ mod secrets;
 mod session;
 mod tasks;
 
+use std::io::IsTerminal;
+
 use nix::sys::signal::Signal;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -82,7 +84,11 @@ async fn end(
     if left.is_empty() {
         eprintln!(
             "berth: ended, {}",
-            if args.keep_tasks { "tasks and containerd go on" } else { "nothing is left on this host" }
+            if args.keep_tasks {
+                "tasks and containerd go on"
+            } else {
+                "nothing is left on this host"
+            }
         );
         return Ok(0);
     }
@@ -101,6 +107,7 @@ fn start_logging(level: &str) -> Result<(), DevError> {
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
         .init();
     Ok(())
 }

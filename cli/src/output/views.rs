@@ -5,6 +5,9 @@ use crate::api::{ContainerInstance, Task};
 use crate::duration;
 use crate::ids;
 
+/// Characters of a reason in a table that is not wide: `berth why` has all of it.
+const REASON_SHOWN_MAX: usize = 60;
+
 /// Tasks, newest first. `now_ms` dates them.
 pub fn tasks(tasks: &[Task], wide: bool, now_ms: i64) -> Table {
     let mut sorted: Vec<&Task> = tasks.iter().collect();
@@ -38,7 +41,8 @@ pub fn tasks(tasks: &[Task], wide: bool, now_ms: i64) -> Table {
                 or_dash(&task.group),
             ]);
         }
-        row.push(task.stopped_reason.clone().unwrap_or_default());
+        let reason = task.stopped_reason.clone().unwrap_or_default();
+        row.push(if wide { reason } else { shortened(&reason) });
         table.row(row);
     }
     table
@@ -79,7 +83,14 @@ pub fn nodes(nodes: &[ContainerInstance], wide: bool, now_ms: i64) -> Table {
     table
 }
 
-/// The last status; with what is wanted, where that differs.
+fn shortened(reason: &str) -> String {
+    match reason.char_indices().nth(REASON_SHOWN_MAX) {
+        Some((end, _)) => format!("{}…", &reason[..end]),
+        None => reason.into(),
+    }
+}
+
+/// The last status, and that it may be old.
 fn status(task: &Task) -> String {
     let disconnected = task.connectivity.as_deref() == Some("DISCONNECTED") && !task.is_stopped();
     let suffix = if disconnected { " (node silent)" } else { "" };
