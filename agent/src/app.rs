@@ -67,7 +67,13 @@ impl Agent {
         let (inputs, received) = mpsc::channel(INPUTS_MAX);
         let stop = CancellationToken::new();
         let mut parts = JoinSet::new();
-        let host = Arc::new(Host::start(&config).await?);
+        let (host, loggers) = Host::start(&config).await?;
+        let host = Arc::new(host);
+        let serve_loggers = loggers.run(stop.clone());
+        parts.spawn(async move {
+            serve_loggers.await;
+            Ok(())
+        });
         import_archives(&config, &host).await;
         let node_config = node_config(&config)?;
         let facts = facts(&config, &node_config, &host, &boot_id).await?;
@@ -80,8 +86,14 @@ impl Agent {
         let timers = Timers::default();
         let executor = Executor::new(Arc::clone(&host), &inputs);
         let outputs = Outputs { status, desired_acks };
-        let driver =
-            Driver { node, store: store.clone(), executor, timers: timers.clone(), inputs: received, outputs };
+        let driver = Driver {
+            node,
+            store: store.clone(),
+            executor,
+            timers: timers.clone(),
+            inputs: received,
+            outputs,
+        };
         send(&inputs, Event::Restarted(restarted)).await;
         parts.spawn(async move { driver.run().await.context("the database") });
         let until = |stop: &CancellationToken, work: BoxFuture| stop.clone().run_until_cancelled_owned(work);
@@ -91,7 +103,16 @@ impl Agent {
             until(&stop, Box::pin(timers.run(inputs.clone()))),
             until(&stop, Box::pin(observer.run(stop.clone()))),
             until(&stop, Box::pin(forward_exits(seen, inputs.clone()))),
-            until(&stop, Box::pin(Audit { host: Arc::clone(&host), inputs: inputs.clone() }.run())),
+            until(
+                &stop,
+                Box::pin(
+                    Audit {
+                        host: Arc::clone(&host),
+                        inputs: inputs.clone(),
+                    }
+                    .run(),
+                ),
+            ),
         ];
         for part in work {
             parts.spawn(async move {
@@ -116,7 +137,14 @@ impl Agent {
             link.run(link_stop).await;
             Ok(())
         });
-        Ok(Self { inputs, status: status_seen, connected: connected_seen, stop, parts, host })
+        Ok(Self {
+            inputs,
+            status: status_seen,
+            connected: connected_seen,
+            stop,
+            parts,
+            host,
+        })
     }
 
     /// Whether the link is up, now and later.
@@ -151,15 +179,30 @@ impl Agent {
     /// # Errors
     /// Names the tasks that were not stopped within `limit`.
     pub async fn stop_all(&mut self, reason: &str, limit: Duration) -> anyhow::Result<()> {
-        send(&self.inputs, Event::StopAll { reason: reason.into() }).await;
+        send(
+            &self.inputs,
+            Event::StopAll {
+                reason: reason.into(),
+            },
+        )
+        .await;
         let stopped = |status: &NodeStatus| status.tasks.values().all(|status| *status == Status::Stopped);
-        match tokio::time::timeout(limit, self.status.wait_for(stopped)).await {
-            Ok(Ok(_)) => Ok(()),
+        let waited =
+            tokio::time::timeout(limit, async { self.status.wait_for(stopped).await.map(|_| ()) }).await;
+        match waited {
+            Ok(Ok(())) => Ok(()),
             Ok(Err(_)) => Err(anyhow::anyhow!("the agent ended while it was stopping its tasks")),
             Err(_) => {
                 let status = self.status.borrow();
-                let left: Vec<_> = status.tasks.iter().filter(|(_, s)| **s != Status::Stopped).collect();
-                Err(anyhow::anyhow!("still not stopped after {} s: {left:?}", limit.as_secs()))
+                let left: Vec<_> = status
+                    .tasks
+                    .iter()
+                    .filter(|(_, s)| **s != Status::Stopped)
+                    .collect();
+                Err(anyhow::anyhow!(
+                    "still not stopped after {} s: {left:?}",
+                    limit.as_secs()
+                ))
             }
         }
     }
@@ -174,13 +217,19 @@ impl Agent {
     /// the next start.
     pub async fn shutdown(mut self, limit: Duration) {
         self.stop.cancel();
-        let Self { inputs, ref mut parts, .. } = self;
+        let Self {
+            inputs,
+            ref mut parts,
+            ..
+        } = self;
         drop(inputs);
         let joined = tokio::time::timeout(limit, async {
             while let Some(part) = parts.join_next().await {
                 match part {
                     Ok(Ok(())) => {}
-                    Ok(Err(error)) => tracing::error!(error = %Chain(error.as_ref()), "a part ended with an error"),
+                    Ok(Err(error)) => {
+                        tracing::error!(error = %Chain(error.as_ref()), "a part ended with an error")
+                    }
                     Err(error) => tracing::error!(%error, "a part panicked"),
                 }
             }
@@ -220,7 +269,9 @@ fn node_config(config: &Config) -> anyhow::Result<NodeConfig> {
     let capacity = Capacity {
         cpu_units: all - reserved.cpu_units,
         memory_bytes: memory - (u64::from(reserved.memory_mib) << 20),
-        reserved_ports: tcp.chain(reserved.udp_ports.iter().map(|port| (Udp, *port))).collect(),
+        reserved_ports: tcp
+            .chain(reserved.udp_ports.iter().map(|port| (Udp, *port)))
+            .collect(),
     };
     Ok(NodeConfig {
         capacity,
@@ -233,12 +284,19 @@ fn node_config(config: &Config) -> anyhow::Result<NodeConfig> {
 async fn facts(config: &Config, node: &NodeConfig, host: &Host, boot_id: &str) -> anyhow::Result<Facts> {
     let mut attributes = config.attributes.clone();
     attributes.insert("ecs.os-type".into(), "linux".into());
-    let cpu = if sys::architecture() == "amd64" { "x86_64" } else { sys::architecture() };
+    let cpu = if sys::architecture() == "amd64" {
+        "x86_64"
+    } else {
+        sys::architecture()
+    };
     attributes.insert("ecs.cpu-architecture".into(), cpu.into());
     attributes.insert("berth.cgroup-version".into(), host.cgroups.version().to_string());
     Ok(Facts {
         boot_id: boot_id.into(),
-        runtime_version: format!("containerd {}", host.runtime.version().await.context("ask containerd's version")?),
+        runtime_version: format!(
+            "containerd {}",
+            host.runtime.version().await.context("ask containerd's version")?
+        ),
         cgroup_version: host.cgroups.version(),
         capacity: wire::Capacity {
             cpu_units: node.capacity.cpu_units,
@@ -260,8 +318,15 @@ async fn restore(
     boot_id: &str,
 ) -> anyhow::Result<(Node, Restarted)> {
     let host_rebooted = loaded.boot_id.is_some_and(|then| then != boot_id);
-    let containers = host.observe().await.context("list the containers of this instance")?;
-    let restarted = Restarted { host_rebooted, containers };
+    let containers = host
+        .observe()
+        .await
+        .context("list the containers of this instance")?;
+    host.adopt_loggers(&containers).await;
+    let restarted = Restarted {
+        host_rebooted,
+        containers,
+    };
     let node = match loaded.node {
         Some(record) => Node::load(config, record, loaded.tasks, loaded.ledger),
         None => Node::new(config),
@@ -273,7 +338,12 @@ async fn restore(
 fn register_usage(node: &Node, host: &Host) {
     let mut sampler = host.sampler.lock().unwrap_or_else(PoisonError::into_inner);
     for task in node.tasks().filter(|task| task.may_have_process()) {
-        let containers: Vec<_> = task.spec.containers.iter().map(|c| (c.id.clone(), c.name.clone())).collect();
+        let containers: Vec<_> = task
+            .spec
+            .containers
+            .iter()
+            .map(|c| (c.id.clone(), c.name.clone()))
+            .collect();
         sampler.register(&task.spec.id, &containers);
     }
 }
@@ -299,7 +369,10 @@ async fn import_archives(config: &Config, host: &Host) {
                 }
             }
         }
-        Err(_) => tracing::error!(seconds = ARCHIVES_TIMEOUT.as_secs(), "importing images took too long; going on"),
+        Err(_) => tracing::error!(
+            seconds = ARCHIVES_TIMEOUT.as_secs(),
+            "importing images took too long; going on"
+        ),
     }
 }
 

@@ -47,13 +47,23 @@ impl Audit {
 
     /// One audit. Returns how many objects nobody answered for.
     pub async fn once(&self) -> Result<usize, ListError> {
-        let Some(suspects) = self.unowned().await? else { return Ok(0) };
+        let Some(suspects) = self.unowned().await? else {
+            return Ok(0);
+        };
         if suspects.is_empty() {
             return Ok(0);
         }
         tokio::time::sleep(SECOND_LOOK).await;
-        let Some(still) = self.unowned().await? else { return Ok(0) };
-        let leaks: Vec<_> = suspects.intersection(&still).cloned().collect();
+        let Some(still) = self.unowned().await? else {
+            return Ok(0);
+        };
+        let (strangers, leaks): (Vec<_>, Vec<_>) = suspects
+            .intersection(&still)
+            .cloned()
+            .partition(|o| matches!(o, HostObject::Unnamed { .. }));
+        if !strangers.is_empty() {
+            tracing::debug!(?strangers, "objects in our places that no task made; left alone");
+        }
         for leak in &leaks {
             tracing::warn!(object = ?leak, "nobody answers for this object; removing it");
         }
@@ -64,7 +74,9 @@ impl Audit {
     /// None when the driver has ended.
     async fn unowned(&self) -> Result<Option<BTreeSet<HostObject>>, ListError> {
         let objects = self.host.list().await?;
-        let Some(ledger) = self.ledger().await else { return Ok(None) };
+        let Some(ledger) = self.ledger().await else {
+            return Ok(None);
+        };
         Ok(Some(ledger.unowned(objects).into_iter().collect()))
     }
 
@@ -91,7 +103,10 @@ pub fn directories(
         let name = entry?.file_name().to_string_lossy().into_owned();
         objects.push(match name.parse() {
             Ok(task) => of_task(task),
-            Err(_) => HostObject::Unnamed { kind: kind.into(), name },
+            Err(_) => HostObject::Unnamed {
+                kind: kind.into(),
+                name,
+            },
         });
     }
     Ok(objects)

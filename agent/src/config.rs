@@ -101,7 +101,12 @@ pub struct Credential {
 
 impl Default for Registries {
     fn default() -> Self {
-        Self { plain_http_hosts: Vec::new(), extra_ca: Vec::new(), credentials: Vec::new(), resolve_ttl_s: 30 }
+        Self {
+            plain_http_hosts: Vec::new(),
+            extra_ca: Vec::new(),
+            credentials: Vec::new(),
+            resolve_ttl_s: 30,
+        }
     }
 }
 
@@ -111,18 +116,29 @@ pub enum ConfigError {
     #[error("read configuration {path}")]
     Read { path: PathBuf, source: std::io::Error },
     #[error("configuration {path}")]
-    Parse { path: PathBuf, source: Box<toml::de::Error> },
+    Parse {
+        path: PathBuf,
+        source: Box<toml::de::Error>,
+    },
     #[error("configuration: {key} = {value:?}: {problem}")]
-    Value { key: &'static str, value: String, problem: String },
+    Value {
+        key: &'static str,
+        value: String,
+        problem: String,
+    },
 }
 
 impl Config {
     /// Reads and checks a TOML file.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
-        let text =
-            std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.into(), source })?;
-        let config: Self = toml::from_str(&text)
-            .map_err(|source| ConfigError::Parse { path: path.into(), source: Box::new(source) })?;
+        let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read {
+            path: path.into(),
+            source,
+        })?;
+        let config: Self = toml::from_str(&text).map_err(|source| ConfigError::Parse {
+            path: path.into(),
+            source: Box::new(source),
+        })?;
         config.check()?;
         Ok(config)
     }
@@ -130,14 +146,22 @@ impl Config {
     /// Refuses values that would fail later, or quietly do something else.
     pub fn check(&self) -> Result<(), ConfigError> {
         let bad = |key, value: &dyn std::fmt::Display, problem: &str| {
-            Err(ConfigError::Value { key, value: value.to_string(), problem: problem.into() })
+            Err(ConfigError::Value {
+                key,
+                value: value.to_string(),
+                problem: problem.into(),
+            })
         };
         let name = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
         if !(1..=16).contains(&self.instance.len()) || !self.instance.bytes().all(name) {
             return bad("instance", &self.instance, "must be 1 to 16 of a-z, 0-9 and -");
         }
         if self.node_id.parse::<NodeId>().is_err() {
-            return bad("node_id", &self.node_id, "must be 32 lower-case hexadecimal digits");
+            return bad(
+                "node_id",
+                &self.node_id,
+                "must be 32 lower-case hexadecimal digits",
+            );
         }
         if !self.control_plane.starts_with("https://") {
             return bad("control_plane", &self.control_plane, "must begin with https://");
@@ -147,7 +171,11 @@ impl Config {
         }
         let link_local = Ipv4Net::new(Ipv4Addr::new(169, 254, 0, 0), 16);
         if link_local.is_ok_and(|net| net.contains(&self.task_cidr.network())) {
-            return bad("task_cidr", &self.task_cidr, "link-local addresses are taken for the tasks' endpoints");
+            return bad(
+                "task_cidr",
+                &self.task_cidr,
+                "link-local addresses are taken for the tasks' endpoints",
+            );
         }
         for (key, path) in [("state_dir", &self.state_dir), ("run_dir", &self.run_dir)] {
             if !path.is_absolute() {
@@ -184,13 +212,23 @@ impl Config {
 /// Reads a secret of one line. The file must be readable by its owner only.
 pub fn read_secret(path: &Path) -> Result<String, ConfigError> {
     use std::os::unix::fs::MetadataExt as _;
-    let read = |source| ConfigError::Read { path: path.into(), source };
+    let read = |source| ConfigError::Read {
+        path: path.into(),
+        source,
+    };
     let mode = std::fs::metadata(path).map_err(read)?.mode();
     if mode & 0o077 != 0 {
         let problem = format!("mode {:o} lets others read it: chmod 600", mode & 0o777);
-        return Err(ConfigError::Value { key: "password_file", value: path.display().to_string(), problem });
+        return Err(ConfigError::Value {
+            key: "password_file",
+            value: path.display().to_string(),
+            problem,
+        });
     }
-    Ok(std::fs::read_to_string(path).map_err(read)?.trim_end_matches(['\r', '\n']).to_owned())
+    Ok(std::fs::read_to_string(path)
+        .map_err(read)?
+        .trim_end_matches(['\r', '\n'])
+        .to_owned())
 }
 
 fn default_instance() -> String {
@@ -246,7 +284,10 @@ mod tests {
     fn the_minimal_file_gets_the_documented_defaults() {
         let config: Config = toml::from_str(MINIMAL).unwrap();
         config.check().unwrap();
-        assert_eq!((config.instance.as_str(), config.log_retention_s), ("berth", 10_800));
+        assert_eq!(
+            (config.instance.as_str(), config.log_retention_s),
+            ("berth", 10_800)
+        );
         assert_eq!(config.task_cidr.to_string(), "10.89.0.0/22");
     }
 

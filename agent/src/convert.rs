@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 
 use berth_agent_core::{
     desired::{
-        CONTAINERS_PER_TASK_MAX, Condition, ContainerSpec, Dependency, DesiredStatus, Limits, LogSpec, Millis,
-        NetworkMode, PortMapping, Position, Protocol, TaskSpec, Ulimit,
+        CONTAINERS_PER_TASK_MAX, Condition, ContainerSpec, Dependency, DesiredStatus, Limits, LogSpec,
+        Millis, NetworkMode, PortMapping, Position, Protocol, TaskSpec, Ulimit,
     },
     event::Event,
     ids::TaskId,
@@ -44,7 +44,10 @@ pub struct Refusal {
 }
 
 fn refuse<T>(field: impl Into<String>, problem: impl Into<String>) -> Result<T, Refusal> {
-    Err(Refusal { field: field.into(), problem: problem.into() })
+    Err(Refusal {
+        field: field.into(),
+        problem: problem.into(),
+    })
 }
 
 /// A snapshot as one event, and one for each spec in it that was refused.
@@ -59,29 +62,47 @@ pub fn snapshot(message: wire::Snapshot) -> Result<Vec<Event>, Refusal> {
 pub fn delta(message: wire::Delta) -> Result<Vec<Event>, Refusal> {
     let position = position(message.position)?;
     let (changed, mut events) = specs(message.changed)?;
-    let removed = message.removed_task_ids.iter().map(|id| task_id(id)).collect::<Result<_, _>>()?;
-    events.insert(0, Event::Delta { position, changed, removed });
+    let removed = message
+        .removed_task_ids
+        .iter()
+        .map(|id| task_id(id))
+        .collect::<Result<_, _>>()?;
+    events.insert(
+        0,
+        Event::Delta {
+            position,
+            changed,
+            removed,
+        },
+    );
     Ok(events)
 }
 
 fn position(position: Option<wire::Position>) -> Result<Position, Refusal> {
     match position {
-        Some(p) if !p.store_id.is_empty() => {
-            Ok(Position { store_id: p.store_id, epoch: p.epoch, revision: p.revision })
-        }
+        Some(p) if !p.store_id.is_empty() => Ok(Position {
+            store_id: p.store_id,
+            epoch: p.epoch,
+            revision: p.revision,
+        }),
         _ => refuse("position", "missing, or without a store id"),
     }
 }
 
 pub fn position_to_wire(position: &Position) -> wire::Position {
-    wire::Position { store_id: position.store_id.clone(), epoch: position.epoch, revision: position.revision }
+    wire::Position {
+        store_id: position.store_id.clone(),
+        epoch: position.epoch,
+        revision: position.revision,
+    }
 }
 
 fn task_id(id: &str) -> Result<TaskId, Refusal> {
-    id.parse().map_err(|error: berth_agent_core::ids::InvalidId| Refusal {
-        field: "task_id".into(),
-        problem: error.to_string(),
-    })
+    id.parse()
+        .map_err(|error: berth_agent_core::ids::InvalidId| Refusal {
+            field: "task_id".into(),
+            problem: error.to_string(),
+        })
 }
 
 /// Good specs, and refusals as events. A spec without a usable id refuses the whole message.
@@ -93,9 +114,15 @@ fn specs(specs: Vec<wire::TaskSpec>) -> Result<(Vec<TaskSpec>, Vec<Event>), Refu
         match task_spec(wire) {
             Ok(spec) => good.push(spec),
             // What is to be stopped needs no understanding beyond its id: it never ran here.
-            Err(refusal) if stopped => refused.push(Event::Refused { task: id, reason: format!("never ran: {refusal}") }),
+            Err(refusal) if stopped => refused.push(Event::Refused {
+                task: id,
+                reason: format!("never ran: {refusal}"),
+            }),
             Err(refusal) => {
-                refused.push(Event::Refused { task: id, reason: format!("this node cannot run the task: {refusal}") });
+                refused.push(Event::Refused {
+                    task: id,
+                    reason: format!("this node cannot run the task: {refusal}"),
+                });
             }
         }
     }
@@ -105,9 +132,16 @@ fn specs(specs: Vec<wire::TaskSpec>) -> Result<(Vec<TaskSpec>, Vec<Event>), Refu
 /// One task.
 pub fn task_spec(wire: wire::TaskSpec) -> Result<TaskSpec, Refusal> {
     let id = task_id(&wire.task_id)?;
-    let unknown: Vec<_> = wire.required_features.iter().filter(|f| !FEATURES.contains(&f.as_str())).collect();
+    let unknown: Vec<_> = wire
+        .required_features
+        .iter()
+        .filter(|f| !FEATURES.contains(&f.as_str()))
+        .collect();
     if !unknown.is_empty() {
-        return refuse("required_features", format!("{unknown:?} is not known to agent {}", env!("CARGO_PKG_VERSION")));
+        return refuse(
+            "required_features",
+            format!("{unknown:?} is not known to agent {}", env!("CARGO_PKG_VERSION")),
+        );
     }
     let desired = match wire::DesiredStatus::try_from(wire.desired_status) {
         Ok(wire::DesiredStatus::Running) => DesiredStatus::Running,
@@ -125,7 +159,10 @@ pub fn task_spec(wire: wire::TaskSpec) -> Result<TaskSpec, Refusal> {
     }
     let limits = wire.limits.unwrap_or_default();
     if limits.cpu_units > CPU_UNITS_MAX {
-        return refuse("limits.cpu_units", format!("{} is above {CPU_UNITS_MAX}", limits.cpu_units));
+        return refuse(
+            "limits.cpu_units",
+            format!("{} is above {CPU_UNITS_MAX}", limits.cpu_units),
+        );
     }
     let containers = containers(wire.containers)?;
     Ok(TaskSpec {
@@ -136,8 +173,14 @@ pub fn task_spec(wire: wire::TaskSpec) -> Result<TaskSpec, Refusal> {
         revision: wire.revision,
         desired,
         network,
-        limits: Limits { cpu_units: limits.cpu_units, memory_bytes: limits.memory_bytes },
-        charge: Limits { cpu_units: wire.charged_cpu_units, memory_bytes: wire.charged_memory_bytes },
+        limits: Limits {
+            cpu_units: limits.cpu_units,
+            memory_bytes: limits.memory_bytes,
+        },
+        charge: Limits {
+            cpu_units: wire.charged_cpu_units,
+            memory_bytes: wire.charged_memory_bytes,
+        },
         containers,
         restart_after_reboot: false,
         stop_reason: wire.stop_reason,
@@ -147,12 +190,22 @@ pub fn task_spec(wire: wire::TaskSpec) -> Result<TaskSpec, Refusal> {
 
 fn containers(wire: Vec<wire::ContainerSpec>) -> Result<Vec<ContainerSpec>, Refusal> {
     if !(1..=CONTAINERS_PER_TASK_MAX).contains(&wire.len()) {
-        return refuse("containers", format!("{} is not 1 to {CONTAINERS_PER_TASK_MAX}", wire.len()));
+        return refuse(
+            "containers",
+            format!("{} is not 1 to {CONTAINERS_PER_TASK_MAX}", wire.len()),
+        );
     }
     let convert = |(i, c)| {
-        container(c).map_err(|r: Refusal| Refusal { field: format!("containers[{i}].{}", r.field), ..r })
+        container(c).map_err(|r: Refusal| Refusal {
+            field: format!("containers[{i}].{}", r.field),
+            ..r
+        })
     };
-    let containers: Vec<ContainerSpec> = wire.into_iter().enumerate().map(convert).collect::<Result<_, _>>()?;
+    let containers: Vec<ContainerSpec> = wire
+        .into_iter()
+        .enumerate()
+        .map(convert)
+        .collect::<Result<_, _>>()?;
     let names: BTreeSet<_> = containers.iter().map(|c| &c.name).collect();
     let ids: BTreeSet<_> = containers.iter().map(|c| &c.id).collect();
     if names.len() != containers.len() || ids.len() != containers.len() {
@@ -170,14 +223,29 @@ fn dependencies_end(containers: &[ContainerSpec]) -> Result<(), Refusal> {
     let names: BTreeSet<&str> = containers.iter().map(|c| c.name.as_str()).collect();
     let mut settled: BTreeSet<&str> = BTreeSet::new();
     for container in containers {
-        if let Some(missing) = container.depends_on.iter().find(|d| !names.contains(d.container.as_str())) {
-            return refuse("depends_on", format!("no container is named {:?}", missing.container));
+        if let Some(missing) = container
+            .depends_on
+            .iter()
+            .find(|d| !names.contains(d.container.as_str()))
+        {
+            return refuse(
+                "depends_on",
+                format!("no container is named {:?}", missing.container),
+            );
         }
     }
     while settled.len() < containers.len() {
-        let free = |c: &&ContainerSpec| c.depends_on.iter().all(|d| settled.contains(d.container.as_str()));
-        let next: Vec<_> =
-            containers.iter().filter(|c| !settled.contains(c.name.as_str())).filter(free).map(|c| c.name.as_str()).collect();
+        let free = |c: &&ContainerSpec| {
+            c.depends_on
+                .iter()
+                .all(|d| settled.contains(d.container.as_str()))
+        };
+        let next: Vec<_> = containers
+            .iter()
+            .filter(|c| !settled.contains(c.name.as_str()))
+            .filter(free)
+            .map(|c| c.name.as_str())
+            .collect();
         if next.is_empty() {
             let stuck: Vec<_> = names.difference(&settled).collect();
             return refuse("depends_on", format!("{stuck:?} wait for each other"));
@@ -188,13 +256,19 @@ fn dependencies_end(containers: &[ContainerSpec]) -> Result<(), Refusal> {
 }
 
 fn container(wire: wire::ContainerSpec) -> Result<ContainerSpec, Refusal> {
-    let id = wire.container_id.parse().map_err(|error: berth_agent_core::ids::InvalidId| Refusal {
-        field: "container_id".into(),
-        problem: error.to_string(),
-    })?;
+    let id = wire
+        .container_id
+        .parse()
+        .map_err(|error: berth_agent_core::ids::InvalidId| Refusal {
+            field: "container_id".into(),
+            problem: error.to_string(),
+        })?;
     let name_ok = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'_';
     if !(1..=255).contains(&wire.name.len()) || !wire.name.bytes().all(name_ok) {
-        return refuse("name", format!("{:?} is not 1 to 255 of A-Z, a-z, 0-9, - and _", wire.name));
+        return refuse(
+            "name",
+            format!("{:?} is not 1 to 255 of A-Z, a-z, 0-9, - and _", wire.name),
+        );
     }
     if wire.image.is_empty() || wire.image.len() > 4096 {
         return refuse("image", "is empty or longer than 4096 bytes");
@@ -212,12 +286,19 @@ fn container(wire: wire::ContainerSpec) -> Result<ContainerSpec, Refusal> {
             return refuse(field, format!("{count} entries are more than {ENTRIES_MAX}"));
         }
     }
-    for (field, ms) in [("stop_timeout_ms", wire.stop_timeout_ms), ("start_timeout_ms", wire.start_timeout_ms)] {
+    for (field, ms) in [
+        ("stop_timeout_ms", wire.stop_timeout_ms),
+        ("start_timeout_ms", wire.start_timeout_ms),
+    ] {
         if !(1..=STOP_TIMEOUT_MS_MAX).contains(&ms) {
             return refuse(field, format!("{ms} is not 1 to {STOP_TIMEOUT_MS_MAX}"));
         }
     }
-    let environment = wire.environment.into_iter().map(environment).collect::<Result<_, _>>()?;
+    let environment = wire
+        .environment
+        .into_iter()
+        .map(environment)
+        .collect::<Result<_, _>>()?;
     Ok(ContainerSpec {
         id,
         name: wire.name,
@@ -231,20 +312,35 @@ fn container(wire: wire::ContainerSpec) -> Result<ContainerSpec, Refusal> {
         memory_bytes: wire.memory_bytes,
         memory_reservation_bytes: wire.memory_reservation_bytes,
         essential: wire.essential,
-        depends_on: wire.depends_on.into_iter().map(dependency).collect::<Result<_, _>>()?,
+        depends_on: wire
+            .depends_on
+            .into_iter()
+            .map(dependency)
+            .collect::<Result<_, _>>()?,
         stop_timeout_ms: wire.stop_timeout_ms,
         start_timeout_ms: wire.start_timeout_ms,
         ports: wire.ports.iter().map(port).collect::<Result<_, _>>()?,
         labels: wire.labels.into_iter().collect(),
         readonly_root_filesystem: wire.readonly_root_filesystem,
-        ulimits: wire.ulimits.into_iter().map(|u| Ulimit { name: u.name, soft: u.soft, hard: u.hard }).collect(),
+        ulimits: wire
+            .ulimits
+            .into_iter()
+            .map(|u| Ulimit {
+                name: u.name,
+                soft: u.soft,
+                hard: u.hard,
+            })
+            .collect(),
         log: log(wire.log)?,
     })
 }
 
 fn environment(pair: wire::KeyValue) -> Result<(String, String), Refusal> {
     if pair.key.is_empty() || pair.key.contains(['=', '\0']) || pair.value.contains('\0') {
-        return refuse("environment", format!("{:?} is not a usable name or has a NUL in its value", pair.key));
+        return refuse(
+            "environment",
+            format!("{:?} is not a usable name or has a NUL in its value", pair.key),
+        );
     }
     Ok((pair.key, pair.value))
 }
@@ -256,7 +352,10 @@ fn dependency(wire: wire::Dependency) -> Result<Dependency, Refusal> {
         Ok(wire::DependencyCondition::Success) => Condition::Success,
         _ => return refuse("depends_on.condition", "is not START, COMPLETE or SUCCESS"),
     };
-    Ok(Dependency { container: wire.container_name, condition })
+    Ok(Dependency {
+        container: wire.container_name,
+        condition,
+    })
 }
 
 fn port(wire: &wire::PortMapping) -> Result<PortMapping, Refusal> {
@@ -270,15 +369,27 @@ fn port(wire: &wire::PortMapping) -> Result<PortMapping, Refusal> {
         _ => return refuse("ports.protocol", "is not TCP or UDP"),
     };
     let container_port = number("container_port", wire.container_port)?;
-    Ok(PortMapping { container_port, host_port: number("host_port", wire.host_port)?, protocol })
+    Ok(PortMapping {
+        container_port,
+        host_port: number("host_port", wire.host_port)?,
+        protocol,
+    })
 }
 
 fn log(wire: Option<wire::LogSpec>) -> Result<LogSpec, Refusal> {
-    let Some(log) = wire else { return refuse("log", "missing") };
+    let Some(log) = wire else {
+        return refuse("log", "missing");
+    };
     if log.max_size_bytes < LOG_FILE_BYTES_MIN || !(1..=LOG_FILES_MAX).contains(&log.max_files) {
-        return refuse("log", format!("needs at least {LOG_FILE_BYTES_MIN} bytes and 1 to {LOG_FILES_MAX} files"));
+        return refuse(
+            "log",
+            format!("needs at least {LOG_FILE_BYTES_MIN} bytes and 1 to {LOG_FILES_MAX} files"),
+        );
     }
-    Ok(LogSpec { max_size_bytes: log.max_size_bytes, max_files: log.max_files })
+    Ok(LogSpec {
+        max_size_bytes: log.max_size_bytes,
+        max_files: log.max_files,
+    })
 }
 
 /// A report as it goes over the wire.
@@ -318,7 +429,10 @@ pub fn state_change(report: &Report) -> wire::StateChange {
         stopped_at_ms: ms(times.stopped),
         containers: facts.containers.iter().map(container).collect(),
     };
-    wire::StateChange { sequence: report.sequence, task: Some(task) }
+    wire::StateChange {
+        sequence: report.sequence,
+        task: Some(task),
+    }
 }
 
 pub fn status(status: Status) -> wire::TaskStatus {

@@ -11,7 +11,10 @@ fn good() -> wire::TaskSpec {
         essential: true,
         stop_timeout_ms: 30_000,
         start_timeout_ms: 60_000,
-        log: Some(wire::LogSpec { max_size_bytes: 1 << 20, max_files: 2 }),
+        log: Some(wire::LogSpec {
+            max_size_bytes: 1 << 20,
+            max_files: 2,
+        }),
         ..Default::default()
     };
     wire::TaskSpec {
@@ -25,7 +28,10 @@ fn good() -> wire::TaskSpec {
 }
 
 fn depends(on: &str) -> wire::Dependency {
-    wire::Dependency { container_name: on.into(), condition: wire::DependencyCondition::Start.into() }
+    wire::Dependency {
+        container_name: on.into(),
+        condition: wire::DependencyCondition::Start.into(),
+    }
 }
 
 #[test]
@@ -38,23 +44,43 @@ fn every_bound_is_checked_and_named() {
         ("network_mode", |t| t.network_mode = 9),
         ("required_features", |t| t.required_features.push("gpu".into())),
         ("restart_after_reboot", |t| t.restart_after_reboot = true),
-        ("limits.cpu_units", |t| t.limits = Some(wire::Limits { cpu_units: u32::MAX, memory_bytes: 0 })),
+        ("limits.cpu_units", |t| {
+            t.limits = Some(wire::Limits {
+                cpu_units: u32::MAX,
+                memory_bytes: 0,
+            })
+        }),
         ("containers", |t| t.containers.clear()),
         ("containers", |t| t.containers[1].name = "a".into()),
-        ("containers", |t| t.containers.iter_mut().for_each(|c| c.essential = false)),
-        ("containers[1].container_id", |t| t.containers[1].container_id.clear()),
+        ("containers", |t| {
+            t.containers.iter_mut().for_each(|c| c.essential = false)
+        }),
+        ("containers[1].container_id", |t| {
+            t.containers[1].container_id.clear()
+        }),
         ("containers[0].name", |t| t.containers[0].name = "a/b".into()),
         ("containers[0].image", |t| t.containers[0].image.clear()),
-        ("containers[0].stop_timeout_ms", |t| t.containers[0].stop_timeout_ms = 0),
+        ("containers[0].stop_timeout_ms", |t| {
+            t.containers[0].stop_timeout_ms = 0
+        }),
         ("containers[0].log", |t| t.containers[0].log = None),
         ("containers[0].environment", |t| {
-            t.containers[0].environment.push(wire::KeyValue { key: "A=B".into(), value: String::new() });
+            t.containers[0].environment.push(wire::KeyValue {
+                key: "A=B".into(),
+                value: String::new(),
+            });
         }),
         ("containers[0].ports.container_port", |t| {
-            let port = wire::PortMapping { container_port: 70_000, host_port: 1, protocol: 1 };
+            let port = wire::PortMapping {
+                container_port: 70_000,
+                host_port: 1,
+                protocol: 1,
+            };
             t.containers[0].ports.push(port);
         }),
-        ("depends_on", |t| t.containers[0].depends_on.push(depends("nobody"))),
+        ("depends_on", |t| {
+            t.containers[0].depends_on.push(depends("nobody"))
+        }),
         ("depends_on", |t| {
             t.containers[0].depends_on.push(depends("b"));
             t.containers[1].depends_on.push(depends("a"));
@@ -72,9 +98,19 @@ fn one_bad_spec_is_refused_and_the_others_are_taken() {
     let mut bad = good();
     bad.task_id = format!("{:032x}", 10);
     bad.required_features.push("gpu".into());
-    let position = Some(wire::Position { store_id: "s".into(), epoch: 1, revision: 2 });
-    let events = snapshot(wire::Snapshot { position, tasks: vec![good(), bad] }).unwrap();
-    let [Event::Snapshot { tasks, .. }, Event::Refused { reason, .. }] = events.as_slice() else { panic!("{events:?}") };
+    let position = Some(wire::Position {
+        store_id: "s".into(),
+        epoch: 1,
+        revision: 2,
+    });
+    let events = snapshot(wire::Snapshot {
+        position,
+        tasks: vec![good(), bad],
+    })
+    .unwrap();
+    let [Event::Snapshot { tasks, .. }, Event::Refused { reason, .. }] = events.as_slice() else {
+        panic!("{events:?}")
+    };
     assert_eq!(tasks.len(), 1);
     assert!(reason.contains("gpu"), "{reason}");
 }

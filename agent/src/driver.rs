@@ -38,7 +38,10 @@ pub enum Input {
     /// For the audit: what this agent answers for now.
     Ledger(oneshot::Sender<Ledger>),
     /// What the node knows of its containers: name, id, and whether it may still write.
-    Containers { task: TaskId, reply: oneshot::Sender<Option<Vec<ContainerView>>> },
+    Containers {
+        task: TaskId,
+        reply: oneshot::Sender<Option<Vec<ContainerView>>>,
+    },
 }
 
 /// A container as the log reader needs it.
@@ -193,7 +196,11 @@ impl Driver {
         let status = NodeStatus {
             position: self.node.record().position.clone(),
             last_sequence: self.node.record().last_sequence,
-            tasks: self.node.tasks().map(|task| (task.spec.id.clone(), task.status())).collect(),
+            tasks: self
+                .node
+                .tasks()
+                .map(|task| (task.spec.id.clone(), task.status()))
+                .collect(),
             impairments: store_problem.into_iter().chain(self.node.impairments()).collect(),
         };
         self.outputs.status.send_if_modified(|last| {

@@ -51,7 +51,12 @@ pub struct Executor {
 impl Executor {
     /// Completions go to `inputs`, whose lifetime is the driver's.
     pub fn new(host: Arc<Host>, inputs: &mpsc::Sender<Input>) -> Self {
-        Self { host, inputs: inputs.downgrade(), lanes: HashMap::new(), tasks: JoinSet::new() }
+        Self {
+            host,
+            inputs: inputs.downgrade(),
+            lanes: HashMap::new(),
+            tasks: JoinSet::new(),
+        }
     }
 
     /// Begins an effect, or cancels one. Never blocks.
@@ -65,13 +70,22 @@ impl Executor {
             }
             return;
         }
-        let Some(inputs) = self.inputs.upgrade() else { return };
+        let Some(inputs) = self.inputs.upgrade() else {
+            return;
+        };
         let cancel = CancellationToken::new();
         let work = perform(Arc::clone(&self.host), effect, cancel.clone());
         let of_lane = lane.clone();
         let handle = self.tasks.spawn(async move {
             let completion = work.await;
-            send(&inputs, Event::Completed { lane: of_lane, completion }).await;
+            send(
+                &inputs,
+                Event::Completed {
+                    lane: of_lane,
+                    completion,
+                },
+            )
+            .await;
         });
         self.lanes.insert(lane, Running { cancel, handle });
     }

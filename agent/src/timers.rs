@@ -66,7 +66,13 @@ impl Timers {
     }
 
     fn next(&self) -> Option<Instant> {
-        self.0.set.lock().unwrap_or_else(PoisonError::into_inner).by_time.first().map(|(at, _)| *at)
+        self.0
+            .set
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .by_time
+            .first()
+            .map(|(at, _)| *at)
     }
 
     fn due(&self, now: Instant) -> Option<TimerKey> {
@@ -96,7 +102,9 @@ mod tests {
         let running = tokio::spawn(timers.run(inputs));
         let mut fired = Vec::new();
         for _ in 0..2 {
-            let Some(Input::Event(Event::Timer(key))) = received.recv().await else { panic!("a timer") };
+            let Some(Input::Event(Event::Timer(key))) = received.recv().await else {
+                panic!("a timer")
+            };
             fired.push(key);
         }
         assert_eq!(fired, [TimerKey::Quarantine, TimerKey::Admission(task(1))]);

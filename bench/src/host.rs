@@ -49,13 +49,18 @@ impl Host {
         let host = Self { dir, containerd };
         let begun = Instant::now();
         while host.ctr(&["version"]).await.is_err() {
-            ensure!(begun.elapsed() < START_LIMIT, "containerd did not answer within {START_LIMIT:?}");
+            ensure!(
+                begun.elapsed() < START_LIMIT,
+                "containerd did not answer within {START_LIMIT:?}"
+            );
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
         std::fs::create_dir(host.archives())?;
         let archive = host.archives().join("busy.tar");
         write_archive(&archive)?;
-        host.ctr(&["images", "import", &archive.display().to_string()]).await.context("import the image")?;
+        host.ctr(&["images", "import", &archive.display().to_string()])
+            .await
+            .context("import the image")?;
         Ok(host)
     }
 
@@ -78,8 +83,16 @@ impl Host {
 
     async fn ctr(&self, args: &[&str]) -> anyhow::Result<()> {
         let socket = self.socket().display().to_string();
-        let output = Command::new("ctr").args(["-a", &socket, "-n", NAMESPACE]).args(args).output().await?;
-        ensure!(output.status.success(), "ctr {args:?}: {}", String::from_utf8_lossy(&output.stderr).trim());
+        let output = Command::new("ctr")
+            .args(["-a", &socket, "-n", NAMESPACE])
+            .args(args)
+            .output()
+            .await?;
+        ensure!(
+            output.status.success(),
+            "ctr {args:?}: {}",
+            String::from_utf8_lossy(&output.stderr).trim()
+        );
         Ok(())
     }
 
@@ -88,7 +101,17 @@ impl Host {
         let memory = MEMORY_BYTES.to_string();
         let cpus = format!("{}", f64::from(CPU_UNITS) / 1024.0);
         let begun = Instant::now();
-        let flags = ["run", "-d", "--net-host", "--memory-limit", &memory, "--cpus", &cpus, IMAGE, id];
+        let flags = [
+            "run",
+            "-d",
+            "--net-host",
+            "--memory-limit",
+            &memory,
+            "--cpus",
+            &cpus,
+            IMAGE,
+            id,
+        ];
         self.ctr(&[&flags[..], &ARGS[..]].concat()).await?;
         Ok(begun.elapsed())
     }
@@ -102,14 +125,17 @@ impl Host {
         if let Some(pid) = self.containerd.id().and_then(|pid| i32::try_from(pid).ok()) {
             nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGTERM)?;
         }
-        tokio::time::timeout(START_LIMIT, self.containerd.wait()).await.context("containerd did not end")??;
+        tokio::time::timeout(START_LIMIT, self.containerd.wait())
+            .await
+            .context("containerd did not end")??;
         Ok(())
     }
 }
 
 /// A docker archive with one layer: a static busybox and its `sleep`.
 fn write_archive(path: &Path) -> anyhow::Result<()> {
-    let busybox = std::fs::read("/bin/busybox").context("/bin/busybox: install the package busybox-static")?;
+    let busybox =
+        std::fs::read("/bin/busybox").context("/bin/busybox: install the package busybox-static")?;
     let mut layer = tar::Builder::new(Vec::new());
     let mut header = tar::Header::new_gnu();
     header.set_mode(0o755);
@@ -121,16 +147,24 @@ fn write_archive(path: &Path) -> anyhow::Result<()> {
     link.set_mode(0o777);
     layer.append_link(&mut link, "bin/sleep", "busybox")?;
     let layer = layer.into_inner()?;
-    let architecture = if std::env::consts::ARCH == "aarch64" { "arm64" } else { "amd64" };
+    let architecture = if std::env::consts::ARCH == "aarch64" {
+        "arm64"
+    } else {
+        "amd64"
+    };
     let config = serde_json::json!({
         "architecture": architecture, "os": "linux",
         "config": { "Env": ["PATH=/bin"], "Cmd": ["sleep", "3600"] },
         "rootfs": { "type": "layers", "diff_ids": [format!("sha256:{}", hex::encode(Sha256::digest(&layer)))] },
     });
-    let manifest = serde_json::json!([{ "Config": "config.json", "RepoTags": [IMAGE], "Layers": ["layer.tar"] }]);
+    let manifest =
+        serde_json::json!([{ "Config": "config.json", "RepoTags": [IMAGE], "Layers": ["layer.tar"] }]);
     let mut archive = tar::Builder::new(std::fs::File::create(path)?);
-    let files =
-        [("config.json", config.to_string().into_bytes()), ("layer.tar", layer), ("manifest.json", manifest.to_string().into_bytes())];
+    let files = [
+        ("config.json", config.to_string().into_bytes()),
+        ("layer.tar", layer),
+        ("manifest.json", manifest.to_string().into_bytes()),
+    ];
     for (name, content) in files {
         let mut header = tar::Header::new_gnu();
         header.set_mode(0o644);

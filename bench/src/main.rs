@@ -45,7 +45,10 @@ struct Arguments {
 #[tokio::main(flavor = "multi_thread", worker_threads = 2)]
 async fn main() -> anyhow::Result<()> {
     let arguments = Arguments::parse();
-    anyhow::ensure!(nix::unistd::geteuid().is_root(), "the bench starts containers: run it as root");
+    anyhow::ensure!(
+        nix::unistd::geteuid().is_root(),
+        "the bench starts containers: run it as root"
+    );
     let host = Host::start().await?;
     let plan = Plan {
         rounds: arguments.rounds,

@@ -17,7 +17,13 @@ pub struct Plan {
 
 const PEER: &str = "ctr run -d (host network)";
 
-pub async fn all(plan: &Plan, host: &Host, node: &mut Node, report: &mut Report, trace: bool) -> anyhow::Result<()> {
+pub async fn all(
+    plan: &Plan,
+    host: &Host,
+    node: &mut Node,
+    report: &mut Report,
+    trace: bool,
+) -> anyhow::Result<()> {
     let pid = node.pid().context("the agent has ended")?;
     if !trace {
         tokio::time::sleep(plan.settle).await;
@@ -28,7 +34,9 @@ pub async fn all(plan: &Plan, host: &Host, node: &mut Node, report: &mut Report,
         return Ok(());
     }
     bursts(plan, host, node, report).await?;
-    let tasks: Vec<_> = (0..plan.burst_size).map(|_| specs::task(NetworkMode::Awsvpc)).collect();
+    let tasks: Vec<_> = (0..plan.burst_size)
+        .map(|_| specs::task(NetworkMode::Awsvpc))
+        .collect();
     node.run(&tasks).await?;
     let cpu = cpu_seconds(pid)?;
     let begun = Instant::now();
@@ -81,12 +89,16 @@ async fn peer_once(host: &Host, round: usize) -> anyhow::Result<Duration> {
 async fn bursts(plan: &Plan, host: &Host, node: &mut Node, report: &mut Report) -> anyhow::Result<()> {
     let (mut berth, mut peer) = (Vec::new(), Vec::new());
     for round in 0..plan.bursts {
-        let tasks: Vec<_> = (0..plan.burst_size).map(|_| specs::task(NetworkMode::Awsvpc)).collect();
+        let tasks: Vec<_> = (0..plan.burst_size)
+            .map(|_| specs::task(NetworkMode::Awsvpc))
+            .collect();
         let times = node.run(&tasks).await?;
         berth.push(ms(times.into_iter().max().context("an empty burst")?));
         node.remove(&tasks).await?;
 
-        let ids: Vec<_> = (0..plan.burst_size).map(|i| format!("burst-{round}-{i}")).collect();
+        let ids: Vec<_> = (0..plan.burst_size)
+            .map(|i| format!("burst-{round}-{i}"))
+            .collect();
         let begun = Instant::now();
         let mut starts = Vec::new();
         for id in &ids {
@@ -131,7 +143,10 @@ fn ms(duration: Duration) -> f64 {
 /// Resident memory as the kernel counts it (proc(5), VmRSS).
 fn rss_mib(pid: u32) -> anyhow::Result<f64> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmRSS:"))
+        .context("no VmRSS")?;
     let kib: f64 = line.trim().trim_end_matches("kB").trim().parse()?;
     Ok(kib / 1024.0)
 }
@@ -140,6 +155,12 @@ fn rss_mib(pid: u32) -> anyhow::Result<f64> {
 fn cpu_seconds(pid: u32) -> anyhow::Result<f64> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
     let (_, fields) = stat.rsplit_once(')').context("malformed stat")?;
-    let tick = |n: usize| fields.split_whitespace().nth(n).and_then(|t| t.parse::<f64>().ok()).context("no times");
+    let tick = |n: usize| {
+        fields
+            .split_whitespace()
+            .nth(n)
+            .and_then(|t| t.parse::<f64>().ok())
+            .context("no times")
+    };
     Ok((tick(11)? + tick(12)?) / 100.0)
 }

@@ -13,7 +13,8 @@ use std::{
 use anyhow::{Context as _, ensure};
 use berth_control_plane::pki::Authority;
 use berth_proto::node::v1::{
-    self as wire, ControlMessage, NodeMessage, TaskStatus, control_message::Message as Down,
+    self as wire, ControlMessage, NodeMessage, TaskStatus,
+    control_message::Message as Down,
     node_message::Message as Up,
     node_service_server::{NodeService, NodeServiceServer},
 };
@@ -21,8 +22,14 @@ use tokio::{
     process::{Child, Command},
     sync::{Notify, mpsc},
 };
-use tokio_stream::{Stream, StreamExt, wrappers::{ReceiverStream, TcpListenerStream}};
-use tonic::{Request, Response, Status, Streaming, transport::{Identity, Server, ServerTlsConfig}};
+use tokio_stream::{
+    Stream, StreamExt,
+    wrappers::{ReceiverStream, TcpListenerStream},
+};
+use tonic::{
+    Request, Response, Status, Streaming,
+    transport::{Identity, Server, ServerTlsConfig},
+};
 
 use crate::host::Host;
 
@@ -56,16 +63,24 @@ impl Node {
         let server = authority.issue_server(&["127.0.0.1".into()])?;
         let tls = ServerTlsConfig::new()
             .identity(Identity::from_pem(server.certificate_pem, server.key_pem))
-            .client_ca_root(tonic::transport::Certificate::from_pem(authority.certificate_pem()));
+            .client_ca_root(tonic::transport::Certificate::from_pem(
+                authority.certificate_pem(),
+            ));
         let heard = Arc::new(Heard::default());
         let service = NodeServiceServer::new(Service(Arc::clone(&heard)));
-        let serve = Server::builder().tcp_nodelay(true).tls_config(tls)?.add_service(service);
+        let serve = Server::builder()
+            .tcp_nodelay(true)
+            .tls_config(tls)?
+            .add_service(service);
         let server = tokio::spawn(async move {
             if let Err(error) = serve.serve_with_incoming(TcpListenerStream::new(listener)).await {
                 eprintln!("bench control plane: {error}");
             }
         });
-        authority.issue_node(NODE_ID, "default")?.write_to(&dir.join("node"))?;
+        std::fs::create_dir(dir.join("node"))?;
+        authority
+            .issue_node(NODE_ID, "default")?
+            .write_to(&dir.join("node"))?;
         let config = dir.join("agent.toml");
         std::fs::write(&config, agent_config(host, &address.to_string()))?;
         let log = std::fs::File::create(dir.join("agent.log"))?;
@@ -77,10 +92,16 @@ impl Node {
             .kill_on_drop(true)
             .spawn()
             .with_context(|| format!("start {}: build it first", bin_dir.join("berth-agent").display()))?;
-        let node = Self { heard, agent, server, revision: 1, wanted: BTreeMap::new() };
-        node.wait("the agent's link", |heard| lock(&heard.link).is_some()).await.with_context(|| {
-            std::fs::read_to_string(dir.join("agent.log")).unwrap_or_default()
-        })?;
+        let node = Self {
+            heard,
+            agent,
+            server,
+            revision: 1,
+            wanted: BTreeMap::new(),
+        };
+        node.wait("the agent's link", |heard| lock(&heard.link).is_some())
+            .await
+            .with_context(|| std::fs::read_to_string(dir.join("agent.log")).unwrap_or_default())?;
         Ok(node)
     }
 
@@ -95,14 +116,21 @@ impl Node {
         let ids: Vec<_> = specs.iter().map(|spec| spec.task_id.clone()).collect();
         let reached = |heard: &Heard| {
             let states = lock(&heard.states);
-            ids.iter().all(|id| states.get(id).is_some_and(|(s, ..)| *s as i32 >= TaskStatus::Running as i32))
+            ids.iter().all(|id| {
+                states
+                    .get(id)
+                    .is_some_and(|(s, ..)| *s as i32 >= TaskStatus::Running as i32)
+            })
         };
         self.wait("tasks to run", reached).await?;
         let states = lock(&self.heard.states);
         ids.iter()
             .map(|id| {
                 let (status, at, reason) = &states[id];
-                ensure!(*status == TaskStatus::Running, "task {id} is {status:?}: {reason}");
+                ensure!(
+                    *status == TaskStatus::Running,
+                    "task {id} is {status:?}: {reason}"
+                );
                 Ok(at.duration_since(begun))
             })
             .collect()
@@ -112,14 +140,21 @@ impl Node {
     pub async fn remove(&mut self, specs: &[wire::TaskSpec]) -> anyhow::Result<Duration> {
         let stopped = |spec: &wire::TaskSpec| {
             let desired_status = wire::DesiredStatus::Stopped.into();
-            wire::TaskSpec { desired_status, ..spec.clone() }
+            wire::TaskSpec {
+                desired_status,
+                ..spec.clone()
+            }
         };
         let begun = Instant::now();
         self.send(specs.iter().map(stopped).collect(), Vec::new()).await?;
         let ids: Vec<_> = specs.iter().map(|spec| spec.task_id.clone()).collect();
         let gone = |heard: &Heard| {
             let states = lock(&heard.states);
-            ids.iter().all(|id| states.get(id).is_some_and(|(status, ..)| *status == TaskStatus::Stopped))
+            ids.iter().all(|id| {
+                states
+                    .get(id)
+                    .is_some_and(|(status, ..)| *status == TaskStatus::Stopped)
+            })
         };
         self.wait("tasks to stop", gone).await?;
         let took = begun.elapsed();
@@ -131,14 +166,28 @@ impl Node {
         Ok(took)
     }
 
-    async fn send(&mut self, changed: Vec<wire::TaskSpec>, removed_task_ids: Vec<String>) -> anyhow::Result<()> {
+    async fn send(
+        &mut self,
+        changed: Vec<wire::TaskSpec>,
+        removed_task_ids: Vec<String>,
+    ) -> anyhow::Result<()> {
         for spec in &changed {
             self.wanted.insert(spec.task_id.clone(), spec.clone());
         }
         self.revision += 1;
-        let delta = wire::Delta { position: Some(position(self.revision)), changed, removed_task_ids };
-        let link = lock(&self.heard.link).clone().context("the agent is not linked")?;
-        link.send(Ok(ControlMessage { message: Some(Down::Delta(delta)) })).await.context("the link is gone")
+        let delta = wire::Delta {
+            position: Some(position(self.revision)),
+            changed,
+            removed_task_ids,
+        };
+        let link = lock(&self.heard.link)
+            .clone()
+            .context("the agent is not linked")?;
+        link.send(Ok(ControlMessage {
+            message: Some(Down::Delta(delta)),
+        }))
+        .await
+        .context("the link is gone")
     }
 
     async fn wait(&self, what: &str, done: impl Fn(&Heard) -> bool) -> anyhow::Result<()> {
@@ -151,7 +200,9 @@ impl Node {
                 changed.await;
             }
         };
-        tokio::time::timeout(LIMIT, waiting).await.with_context(|| format!("waited {LIMIT:?} for {what}"))
+        tokio::time::timeout(LIMIT, waiting)
+            .await
+            .with_context(|| format!("waited {LIMIT:?} for {what}"))
     }
 
     pub async fn stop(mut self) -> anyhow::Result<()> {
@@ -162,7 +213,9 @@ impl Node {
         if let Some(pid) = self.agent.id().and_then(|pid| i32::try_from(pid).ok()) {
             nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGTERM)?;
         }
-        let ended = tokio::time::timeout(LIMIT, self.agent.wait()).await.context("the agent did not end")??;
+        let ended = tokio::time::timeout(LIMIT, self.agent.wait())
+            .await
+            .context("the agent did not end")??;
         ensure!(ended.success(), "the agent ended with {ended}");
         self.server.abort();
         Ok(())
@@ -185,7 +238,11 @@ fn agent_config(host: &Host, address: &str) -> String {
 }
 
 fn position(revision: u64) -> wire::Position {
-    wire::Position { store_id: "bench".into(), epoch: 1, revision }
+    wire::Position {
+        store_id: "bench".into(),
+        epoch: 1,
+        revision,
+    }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
@@ -203,11 +260,15 @@ impl NodeService for Service {
     type BulkStream = Outgoing<wire::BulkToNode>;
 
     async fn register(&self, _: Request<wire::RegisterRequest>) -> Answer<wire::RegisterResponse> {
-        Err(Status::unimplemented("the bench issues its node's certificate itself"))
+        Err(Status::unimplemented(
+            "the bench issues its node's certificate itself",
+        ))
     }
 
     async fn renew(&self, _: Request<wire::RenewRequest>) -> Answer<wire::RenewResponse> {
-        Err(Status::unimplemented("the bench issues its node's certificate itself"))
+        Err(Status::unimplemented(
+            "the bench issues its node's certificate itself",
+        ))
     }
 
     async fn bulk(&self, _: Request<Streaming<wire::BulkFromNode>>) -> Answer<Self::BulkStream> {
@@ -219,10 +280,17 @@ impl NodeService for Service {
         let (sender, receiver) = mpsc::channel(MESSAGES_MAX);
         let heard = Arc::clone(&self.0);
         tokio::spawn(async move {
-            while let Some(Ok(NodeMessage { message: Some(message) })) = incoming.next().await {
+            while let Some(Ok(NodeMessage {
+                message: Some(message),
+            })) = incoming.next().await
+            {
                 let answers = hear(&heard, message, &sender);
                 for answer in answers {
-                    let _ = sender.send(Ok(ControlMessage { message: Some(answer) })).await;
+                    let _ = sender
+                        .send(Ok(ControlMessage {
+                            message: Some(answer),
+                        }))
+                        .await;
                 }
             }
             *lock(&heard.link) = None;
@@ -242,7 +310,10 @@ fn hear(heard: &Heard, message: Up, link: &mpsc::Sender<Result<ControlMessage, S
                 applied_sequence: hello.last_sequence,
                 cluster: "default".into(),
             };
-            let snapshot = wire::Snapshot { position: Some(position(1)), tasks: Vec::new() };
+            let snapshot = wire::Snapshot {
+                position: Some(position(1)),
+                tasks: Vec::new(),
+            };
             vec![Down::Welcome(welcome), Down::Snapshot(snapshot)]
         }
         Up::StateChange(change) => {
@@ -256,7 +327,9 @@ fn hear(heard: &Heard, message: Up, link: &mpsc::Sender<Result<ControlMessage, S
                 }
             }
             heard.changed.notify_waiters();
-            vec![Down::StateAck(wire::StateAck { sequence: change.sequence })]
+            vec![Down::StateAck(wire::StateAck {
+                sequence: change.sequence,
+            })]
         }
         Up::DesiredAck(ack) if !ack.refused_reason.is_empty() => {
             eprintln!("the agent refused desired state: {}", ack.refused_reason);

@@ -9,7 +9,11 @@ fn id() -> String {
 }
 
 pub fn task(network: wire::NetworkMode) -> wire::TaskSpec {
-    let feature = if network == wire::NetworkMode::Awsvpc { "net.awsvpc" } else { "net.host" };
+    let feature = if network == wire::NetworkMode::Awsvpc {
+        "net.awsvpc"
+    } else {
+        "net.host"
+    };
     let container = wire::ContainerSpec {
         container_id: id(),
         name: "main".into(),
@@ -19,7 +23,10 @@ pub fn task(network: wire::NetworkMode) -> wire::TaskSpec {
         stop_timeout_ms: 1,
         start_timeout_ms: 60_000,
         memory_bytes: MEMORY_BYTES,
-        log: Some(wire::LogSpec { max_size_bytes: 50 << 20, max_files: 3 }),
+        log: Some(wire::LogSpec {
+            max_size_bytes: 50 << 20,
+            max_files: 3,
+        }),
         ..Default::default()
     };
     wire::TaskSpec {
@@ -29,7 +36,10 @@ pub fn task(network: wire::NetworkMode) -> wire::TaskSpec {
         revision: 1,
         desired_status: wire::DesiredStatus::Running.into(),
         network_mode: network.into(),
-        limits: Some(wire::Limits { cpu_units: CPU_UNITS, memory_bytes: MEMORY_BYTES }),
+        limits: Some(wire::Limits {
+            cpu_units: CPU_UNITS,
+            memory_bytes: MEMORY_BYTES,
+        }),
         containers: vec![container],
         required_features: vec![feature.into()],
         ..Default::default()

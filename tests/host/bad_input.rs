@@ -18,21 +18,45 @@ async fn images_and_programs_that_are_not_there_are_named() {
     let cluster = Cluster::alone().await;
     let before = cluster.listing();
     // Nothing listens on port 1: the registry is down, and no such image was imported.
-    let (reason, _) = fails(&cluster, |d| d["containerDefinitions"][0]["image"] = json!("127.0.0.1:1/nothing:here")).await;
-    assert!(reason.starts_with("CannotPullContainerError") && reason.contains("127.0.0.1:1"), "{reason}");
-    let (reason, stopped) = fails(&cluster, |d| d["containerDefinitions"][0]["command"] = json!(["no-such-program"])).await;
+    let (reason, _) = fails(&cluster, |d| {
+        d["containerDefinitions"][0]["image"] = json!("127.0.0.1:1/nothing:here")
+    })
+    .await;
+    assert!(
+        reason.starts_with("CannotPullContainerError") && reason.contains("127.0.0.1:1"),
+        "{reason}"
+    );
+    let (reason, stopped) = fails(&cluster, |d| {
+        d["containerDefinitions"][0]["command"] = json!(["no-such-program"])
+    })
+    .await;
     assert!(reason.contains("no-such-program"), "{reason}");
-    assert!(stopped["containers"][0]["reason"].as_str().unwrap().contains("no-such-program"), "{stopped}");
-    let (reason, _) = fails(&cluster, |d| d["containerDefinitions"][0]["user"] = json!("nobody-knows")).await;
+    assert!(
+        stopped["containers"][0]["reason"]
+            .as_str()
+            .unwrap()
+            .contains("no-such-program"),
+        "{stopped}"
+    );
+    let (reason, _) = fails(&cluster, |d| {
+        d["containerDefinitions"][0]["user"] = json!("nobody-knows")
+    })
+    .await;
     assert!(reason.contains("nobody-knows"), "{reason}");
-    let (reason, _) = fails(&cluster, |d| d["containerDefinitions"][0]["image"] = json!("NOT A REFERENCE")).await;
+    let (reason, _) = fails(&cluster, |d| {
+        d["containerDefinitions"][0]["image"] = json!("NOT A REFERENCE")
+    })
+    .await;
     assert!(reason.contains("NOT A REFERENCE"), "{reason}");
     cluster.assert_nothing_left(&before).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn without_a_free_address_a_task_is_refused_at_once() {
-    let options = Options { task_cidr: "10.92.0.0/29".into(), ..Options::default() };
+    let options = Options {
+        task_cidr: "10.92.0.0/29".into(),
+        ..Options::default()
+    };
     let cluster = Cluster::with(options).await;
     let definition = cluster.register("sleep 3600", |d| d["cpu"] = json!("128")).await;
     for _ in 0..6 {
@@ -46,15 +70,30 @@ async fn without_a_free_address_a_task_is_refused_at_once() {
 #[tokio::test(flavor = "multi_thread")]
 async fn impossible_requests_are_refused_with_their_paths() {
     let cluster = Cluster::start().await;
-    let refuse = async |body: Value| cluster.client.call("RegisterTaskDefinition", body).await.unwrap_err();
+    let refuse = async |body: Value| {
+        cluster
+            .client
+            .call("RegisterTaskDefinition", body)
+            .await
+            .unwrap_err()
+    };
     let refusal = refuse(json!({
         "family": "bad", "networkMode": "awsvpc", "cpuu": "1",
         "containerDefinitions": [{ "name": "a", "image": "x", "memory": 3, "privileged": true, "essential": "yes" }],
     }))
     .await;
     assert_eq!(refusal.kind, "ClientException");
-    for part in ["cpuu: unknown field", "containerDefinitions[0].memory", "privileged", "essential: expected a boolean"] {
-        assert!(refusal.message.contains(part), "{part} is missing in: {}", refusal.message);
+    for part in [
+        "cpuu: unknown field",
+        "containerDefinitions[0].memory",
+        "privileged",
+        "essential: expected a boolean",
+    ] {
+        assert!(
+            refusal.message.contains(part),
+            "{part} is missing in: {}",
+            refusal.message
+        );
     }
     let definition = cluster.register("sleep 1", |d| d["cpu"] = json!("131072")).await;
     let answer = cluster.try_run(&definition).await;
@@ -82,13 +121,20 @@ impl Drop for SmallDisk {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_disk_stops_new_work_says_so_and_passes() {
     let disk = SmallDisk::new();
-    let options = Options { agent_state_dir: Some(disk.0.path().join("agent")), ..Options::default() };
+    let options = Options {
+        agent_state_dir: Some(disk.0.path().join("agent")),
+        ..Options::default()
+    };
     let cluster = Cluster::with(options).await;
     let running = cluster.running("sleep 3600", |d| d["cpu"] = json!("128")).await;
     let filler = disk.0.path().join("filler");
     let fill = |filler: &std::path::Path| {
         use std::io::Write as _;
-        let mut file = std::fs::OpenOptions::new().create(true).append(true).open(filler).unwrap();
+        let mut file = std::fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(filler)
+            .unwrap();
         while file.write_all(&[1; 4096]).is_ok() {}
     };
     fill(&filler);
@@ -102,7 +148,10 @@ async fn a_full_disk_stops_new_work_says_so_and_passes() {
     }
     cluster
         .until("the agent to say so", Duration::from_secs(20), async || {
-            cluster.agent_says().contains("database cannot store").then_some(())
+            cluster
+                .agent_says()
+                .contains("database cannot store")
+                .then_some(())
         })
         .await;
     assert_eq!(cluster.describe(&running).await["lastStatus"], "RUNNING");
@@ -112,7 +161,9 @@ async fn a_full_disk_stops_new_work_says_so_and_passes() {
             let status = cluster.describe(task).await["lastStatus"].clone();
             (status == "RUNNING" || status == "STOPPED").then_some(())
         };
-        cluster.until("every task to run or fail", Duration::from_secs(60), ends).await;
+        cluster
+            .until("every task to run or fail", Duration::from_secs(60), ends)
+            .await;
     }
     let later = cluster.running("sleep 3600", |d| d["cpu"] = json!("128")).await;
     cluster.stop(&later).await;

@@ -8,7 +8,10 @@ use serde_json::{Value, json};
 const SLEEP: &str = "trap 'exit 0' TERM; sleep 3600 & wait";
 
 fn address(task: &Value) -> String {
-    task["containers"][0]["networkInterfaces"][0]["privateIpv4Address"].as_str().unwrap().to_owned()
+    task["containers"][0]["networkInterfaces"][0]["privateIpv4Address"]
+        .as_str()
+        .unwrap()
+        .to_owned()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -16,9 +19,12 @@ async fn a_task_runs_is_reachable_and_leaves_nothing() {
     let cluster = Cluster::alone().await;
     let before = cluster.listing();
     let task = cluster
-        .running("echo hello from $FROM_IMAGE; while true; do echo answer | nc -l -p 8080; done", |d| {
-            d["containerDefinitions"][0]["portMappings"] = json!([{ "containerPort": 8080 }]);
-        })
+        .running(
+            "echo hello from $FROM_IMAGE; while true; do echo answer | nc -l -p 8080; done",
+            |d| {
+                d["containerDefinitions"][0]["portMappings"] = json!([{ "containerPort": 8080 }]);
+            },
+        )
         .await;
     let described = cluster.describe(&task).await;
     let mut answer = String::new();
@@ -26,10 +32,17 @@ async fn a_task_runs_is_reachable_and_leaves_nothing() {
     let mut stream = TcpStream::connect_timeout(&target, Duration::from_secs(5)).unwrap();
     stream.read_to_string(&mut answer).unwrap();
     assert_eq!(answer, "answer\n");
-    assert!(cluster.listing().difference(&before).count() > 10, "the listing sees what a task makes");
+    assert!(
+        cluster.listing().difference(&before).count() > 10,
+        "the listing sees what a task makes"
+    );
 
     let lines = cluster.client.logs(&task).await;
-    assert_eq!(lines[0]["line"].as_str().map(str::trim_end), Some("hello from yes"), "{lines:?}");
+    assert_eq!(
+        lines[0]["line"].as_str().map(str::trim_end),
+        Some("hello from yes"),
+        "{lines:?}"
+    );
 
     let stopped = cluster.stop(&task).await;
     assert_eq!(stopped["stopCode"], "UserInitiated");
@@ -70,30 +83,43 @@ async fn a_burst_of_tasks_in_every_mode_leaves_nothing() {
 async fn containers_of_a_task_meet_on_loopback_and_start_in_order() {
     let cluster = Cluster::start().await;
     let task = cluster
-        .running("for i in 1 2 3 4 5; do nc 127.0.0.1 9000 && break; sleep 0.2; done; sleep 3600", |d| {
-            let mut server = container("server", "while true; do echo from-server | nc -l -p 9000; done");
-            server["dependsOn"] = json!([{ "containerName": "init", "condition": "SUCCESS" }]);
-            let mut init = container("init", "sleep 0.5; echo init-done");
-            init["essential"] = json!(false);
-            let containers = d["containerDefinitions"].as_array_mut().unwrap();
-            containers[0]["dependsOn"] = json!([{ "containerName": "server", "condition": "START" }]);
-            containers.extend([server, init]);
-        })
+        .running(
+            "for i in 1 2 3 4 5; do nc 127.0.0.1 9000 && break; sleep 0.2; done; sleep 3600",
+            |d| {
+                let mut server = container("server", "while true; do echo from-server | nc -l -p 9000; done");
+                server["dependsOn"] = json!([{ "containerName": "init", "condition": "SUCCESS" }]);
+                let mut init = container("init", "sleep 0.5; echo init-done");
+                init["essential"] = json!(false);
+                let containers = d["containerDefinitions"].as_array_mut().unwrap();
+                containers[0]["dependsOn"] = json!([{ "containerName": "server", "condition": "START" }]);
+                containers.extend([server, init]);
+            },
+        )
         .await;
     let heard = cluster
         .until("the server's answer", Duration::from_secs(10), async || {
             let lines = cluster.client.logs(&task).await;
-            let of = |name: &str| lines.iter().position(|l| l["container"] == name && l["line"] != "");
+            let of = |name: &str| {
+                lines
+                    .iter()
+                    .position(|l| l["container"] == name && l["line"] != "")
+            };
             of("init").zip(of("main")).map(|places| (places, lines.clone()))
         })
         .await;
     let ((init, main), lines) = heard;
-    assert_eq!(lines[main]["line"].as_str().map(str::trim_end), Some("from-server"));
+    assert_eq!(
+        lines[main]["line"].as_str().map(str::trim_end),
+        Some("from-server")
+    );
     assert!(init < main, "init ran before: {lines:?}");
     let described = cluster.describe(&task).await;
     let containers = described["containers"].as_array().unwrap();
     let init = containers.iter().find(|c| c["name"] == "init").unwrap();
-    assert_eq!((&init["lastStatus"], &init["exitCode"]), (&json!("STOPPED"), &json!(0)));
+    assert_eq!(
+        (&init["lastStatus"], &init["exitCode"]),
+        (&json!("STOPPED"), &json!(0))
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -120,9 +146,17 @@ async fn every_field_that_is_honoured_reaches_the_container() {
     assert_eq!(stopped["stoppedReason"], "Essential container in task exited");
     assert_eq!(stopped["containers"][0]["exitCode"], 7);
     let lines: Vec<_> = cluster.client.logs(&task).await;
-    let out: Vec<_> = lines.iter().filter(|l| l["stream"] == "stdout").map(|l| l["line"].as_str().unwrap().trim()).collect();
+    let out: Vec<_> = lines
+        .iter()
+        .filter(|l| l["stream"] == "stdout")
+        .map(|l| l["line"].as_str().unwrap().trim())
+        .collect();
     assert_eq!(out[..5], ["1000", "1000", "/www", "hi there", "123"]);
-    assert!(out[5].ends_with("0000000000000000"), "no capability without root: {}", out[5]);
+    assert!(
+        out[5].ends_with("0000000000000000"),
+        "no capability without root: {}",
+        out[5]
+    );
     assert_eq!(out[6].split_whitespace().last(), Some("2"), "seccomp filters");
     assert_eq!(out[7], "read-only");
 }
@@ -130,10 +164,16 @@ async fn every_field_that_is_honoured_reaches_the_container() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_container_that_ignores_its_stop_signal_is_killed_after_its_stop_timeout() {
     let cluster = Cluster::start().await;
-    let task = cluster.running("trap '' TERM; while true; do sleep 1; done", |_| {}).await;
+    let task = cluster
+        .running("trap '' TERM; while true; do sleep 1; done", |_| {})
+        .await;
     let begun = std::time::Instant::now();
     let stopped = cluster.stop(&task).await;
-    assert!(begun.elapsed() >= Duration::from_secs(2), "stopTimeout was {:?}", begun.elapsed());
+    assert!(
+        begun.elapsed() >= Duration::from_secs(2),
+        "stopTimeout was {:?}",
+        begun.elapsed()
+    );
     assert_eq!(stopped["containers"][0]["exitCode"], 137);
 }
 
@@ -146,8 +186,13 @@ async fn a_waiting_task_starts_when_what_it_waits_for_is_released() {
         d["containerDefinitions"][0]["stopTimeout"] = json!(3);
     };
     // Ignores SIGTERM, so that it holds the port for the whole stop timeout.
-    let first = cluster.running("trap '' TERM; while true; do sleep 1; done", on_port).await;
-    let definition = cluster.describe(&first).await["taskDefinitionArn"].as_str().unwrap().to_owned();
+    let first = cluster
+        .running("trap '' TERM; while true; do sleep 1; done", on_port)
+        .await;
+    let definition = cluster.describe(&first).await["taskDefinitionArn"]
+        .as_str()
+        .unwrap()
+        .to_owned();
     let refused = cluster.try_run(&definition).await;
     assert_eq!(refused["failures"][0]["reason"], "RESOURCE:PORTS", "{refused}");
     let big = cluster
@@ -162,11 +207,20 @@ async fn a_waiting_task_starts_when_what_it_waits_for_is_released() {
     let why = cluster
         .until("a reason", Duration::from_secs(2), async || {
             let body = json!({ "cluster": "default", "task": task });
-            let answer = cluster.client.send("BerthV1.ExplainTask", body).await.text().await.unwrap();
+            let answer = cluster
+                .client
+                .send("BerthV1.ExplainTask", body)
+                .await
+                .text()
+                .await
+                .unwrap();
             answer.contains("RESOURCE:CPU").then_some(answer)
         })
         .await;
-    assert!(why.contains(first.rsplit('/').next().unwrap()), "names who holds it: {why}");
+    assert!(
+        why.contains(first.rsplit('/').next().unwrap()),
+        "names who holds it: {why}"
+    );
     cluster.wait_status(&task, "RUNNING").await;
     cluster.stop(&task).await;
 }

@@ -12,7 +12,10 @@ async fn a_memory_hog_is_killed_and_the_reason_is_reported() {
         .register("echo begin; tail /dev/zero", |d| {
             d["memory"] = json!("256");
             d["containerDefinitions"][0]["memory"] = json!(32);
-            d["containerDefinitions"].as_array_mut().unwrap().push(container("bystander", "sleep 3600"));
+            d["containerDefinitions"]
+                .as_array_mut()
+                .unwrap()
+                .push(container("bystander", "sleep 3600"));
         })
         .await;
     let task = cluster.run(&definition).await;
@@ -23,14 +26,22 @@ async fn a_memory_hog_is_killed_and_the_reason_is_reported() {
     };
     let hog = container("main");
     assert_eq!(hog["exitCode"], 137, "{stopped:#}");
-    assert!(hog["reason"].as_str().unwrap().starts_with("OutOfMemoryError"), "{hog}");
-    assert!(container("bystander").get("reason").is_none_or(|r| r.is_null()), "only the victim is blamed");
+    assert!(
+        hog["reason"].as_str().unwrap().starts_with("OutOfMemoryError"),
+        "{hog}"
+    );
+    assert!(
+        container("bystander").get("reason").is_none_or(|r| r.is_null()),
+        "only the victim is blamed"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cpu_hog_gets_its_quarter_of_a_core() {
     let cluster = Cluster::alone().await;
-    let task = cluster.running("while true; do :; done", |d| d["cpu"] = json!("256")).await;
+    let task = cluster
+        .running("while true; do :; done", |d| d["cpu"] = json!("256"))
+        .await;
     let used = || {
         let v1 = cluster.cgroup("cpuacct", &task).join("c/cpuacct.usage");
         if let Ok(nanos) = std::fs::read_to_string(&v1) {
@@ -56,15 +67,23 @@ async fn limits_are_in_the_kernel_and_usage_is_reported() {
         .await;
     let read = |controller: &str, file: &str| {
         let path = cluster.cgroup(controller, &task).join("c").join(file);
-        std::fs::read_to_string(&path).ok().map(|text| text.trim().to_owned())
+        std::fs::read_to_string(&path)
+            .ok()
+            .map(|text| text.trim().to_owned())
     };
     let memory = read("memory", "memory.limit_in_bytes").or_else(|| read("memory", "memory.max"));
     assert_eq!(memory.as_deref(), Some("134217728"), "the task's 128 MiB");
     let cpu = read("cpu", "cpu.cfs_quota_us").or_else(|| read("cpu", "cpu.max"));
-    assert!(cpu.is_some_and(|cpu| cpu.starts_with("25000")), "a quarter of 100 ms");
+    assert!(
+        cpu.is_some_and(|cpu| cpu.starts_with("25000")),
+        "a quarter of 100 ms"
+    );
     let usage = cluster
         .until("usage", Duration::from_secs(10), async || {
-            let answer = cluster.client.send("BerthV1.GetUsage", json!({ "cluster": "default" })).await;
+            let answer = cluster
+                .client
+                .send("BerthV1.GetUsage", json!({ "cluster": "default" }))
+                .await;
             let text = answer.text().await.unwrap();
             text.contains(task.rsplit('/').next().unwrap()).then_some(text)
         })

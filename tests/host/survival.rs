@@ -18,7 +18,10 @@ async fn a_killed_agent_finds_its_tasks_again_untouched() {
     cluster.kill_agent();
     cluster.wait_connected(false).await;
     let described = cluster.describe(&tasks[0]).await;
-    assert_eq!((&described["connectivity"], &described["lastStatus"]), (&json!("DISCONNECTED"), &json!("RUNNING")));
+    assert_eq!(
+        (&described["connectivity"], &described["lastStatus"]),
+        (&json!("DISCONNECTED"), &json!("RUNNING"))
+    );
     let begun = Instant::now();
     cluster.start_agent();
     cluster.wait_connected(true).await;
@@ -63,7 +66,9 @@ async fn sigterm_leaves_tasks_running_and_a_stop_meanwhile_is_done_later() {
 async fn without_a_control_plane_tasks_go_on_and_reports_are_kept() {
     let mut cluster = Cluster::start().await;
     let stays = cluster.running(COUNTER, |d| d["cpu"] = json!("128")).await;
-    let ends = cluster.running("sleep 2; exit 3", |d| d["cpu"] = json!("128")).await;
+    let ends = cluster
+        .running("sleep 2; exit 3", |d| d["cpu"] = json!("128"))
+        .await;
     let pids = first_process(&cluster, &stays);
     cluster.stop_control_plane().await;
     tokio::time::sleep(Duration::from_secs(3)).await;
@@ -92,7 +97,9 @@ async fn a_killed_containerd_costs_no_task() {
 async fn whatever_moment_the_agent_dies_nothing_is_left_and_nothing_runs_twice() {
     let mut cluster = Cluster::alone().await;
     let before = cluster.listing();
-    let definition = cluster.register("echo started; sleep 3600", |d| d["cpu"] = json!("128")).await;
+    let definition = cluster
+        .register("echo started; sleep 3600", |d| d["cpu"] = json!("128"))
+        .await;
     for round in 0..8u64 {
         let task = cluster.run(&definition).await;
         tokio::time::sleep(Duration::from_millis(15 * round)).await;
@@ -119,7 +126,16 @@ async fn lines_are_complete(cluster: &Cluster, task: &str) {
     let lines = cluster.client.logs(task).await;
     let numbers: Vec<u64> = lines
         .iter()
-        .map(|line| line["line"].as_str().unwrap().trim().strip_prefix("line ").unwrap().parse().unwrap())
+        .map(|line| {
+            line["line"]
+                .as_str()
+                .unwrap()
+                .trim()
+                .strip_prefix("line ")
+                .unwrap()
+                .parse()
+                .unwrap()
+        })
         .collect();
     assert!(numbers.len() > 10, "{numbers:?}");
     let expected: Vec<u64> = (1..=numbers.len() as u64).collect();

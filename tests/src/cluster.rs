@@ -40,7 +40,11 @@ impl Default for Options {
     fn default() -> Self {
         static NEXT: AtomicU8 = AtomicU8::new(0);
         let n = NEXT.fetch_add(1, Ordering::Relaxed);
-        Self { task_cidr: format!("10.91.{n}.0/24"), agent_config: String::new(), agent_state_dir: None }
+        Self {
+            task_cidr: format!("10.91.{n}.0/24"),
+            agent_config: String::new(),
+            agent_state_dir: None,
+        }
     }
 }
 
@@ -54,6 +58,7 @@ enum Share {
     Exclusive(OwnedRwLockWriteGuard<()>),
 }
 
+#[derive(Debug)]
 pub struct Cluster {
     pub instance: String,
     pub client: Client,
@@ -84,22 +89,41 @@ impl Cluster {
     }
 
     async fn build(options: Options, share: Share) -> Self {
-        assert!(nix::unistd::geteuid().is_root(), "these tests start containers: run them as root");
+        assert!(
+            nix::unistd::geteuid().is_root(),
+            "these tests start containers: run them as root"
+        );
         let dir = tempfile::Builder::new().prefix("berth-test-").tempdir().unwrap();
         let containerd = Containerd::start(&dir.path().join("containerd"));
         std::fs::create_dir(dir.path().join("images")).unwrap();
         image::busybox(&dir.path().join("images/busy.tar"));
         let any: SocketAddr = "127.0.0.1:0".parse().unwrap();
-        let control_plane = ControlPlane::start(control_plane_config(&dir, any, any)).await.unwrap();
+        let control_plane = ControlPlane::start(control_plane_config(&dir, any, any))
+            .await
+            .unwrap();
         let identity = control_plane.authority().issue_node(NODE_ID, "default").unwrap();
+        std::fs::create_dir(dir.path().join("node")).unwrap();
         identity.write_to(&dir.path().join("node")).unwrap();
         let (api, nodes) = (control_plane.api_addr(), control_plane.node_addr());
         let instance = format!("bt{}", &uuid::Uuid::new_v4().simple().to_string()[..8]);
         let client = Client::new(api);
         let control_plane = Some(control_plane);
-        let mut cluster =
-            Self { instance, client, containerd, options, dir, control_plane, api, nodes, agent: None, _share: share };
-        cluster.client.ok("CreateCluster", json!({ "clusterName": "default" })).await;
+        let mut cluster = Self {
+            instance,
+            client,
+            containerd,
+            options,
+            dir,
+            control_plane,
+            api,
+            nodes,
+            agent: None,
+            _share: share,
+        };
+        cluster
+            .client
+            .ok("CreateCluster", json!({ "clusterName": "default" }))
+            .await;
         cluster.start_agent();
         cluster.wait_connected(true).await;
         cluster
@@ -110,7 +134,10 @@ impl Cluster {
     }
 
     pub fn agent_state_dir(&self) -> PathBuf {
-        self.options.agent_state_dir.clone().unwrap_or_else(|| self.dir.path().join("agent"))
+        self.options
+            .agent_state_dir
+            .clone()
+            .unwrap_or_else(|| self.dir.path().join("agent"))
     }
 
     fn agent_log(&self) -> PathBuf {
@@ -142,7 +169,11 @@ impl Cluster {
         );
         let file = self.dir.path().join("agent.toml");
         std::fs::write(&file, config).unwrap();
-        let log = std::fs::OpenOptions::new().create(true).append(true).open(self.agent_log()).unwrap();
+        let log = std::fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(self.agent_log())
+            .unwrap();
         let agent = Command::new(binary("berth-agent"))
             .args(["run", "--config", &file.display().to_string()])
             .env("BERTH_LOG", "debug,h2=info,hyper=info,tower=info,rustls=info")
@@ -173,7 +204,11 @@ impl Cluster {
     }
 
     pub async fn stop_control_plane(&mut self) {
-        self.control_plane.take().unwrap().shutdown(Duration::from_secs(5)).await;
+        self.control_plane
+            .take()
+            .unwrap()
+            .shutdown(tokio::time::Instant::now() + Duration::from_secs(5))
+            .await;
     }
 
     pub async fn start_control_plane(&mut self) {
@@ -203,7 +238,11 @@ impl Cluster {
             if let Some(answer) = ask().await {
                 return answer;
             }
-            assert!(begun.elapsed() < limit, "waited {limit:?} for {what}; the agent said:\n{}", self.agent_says());
+            assert!(
+                begun.elapsed() < limit,
+                "waited {limit:?} for {what}; the agent said:\n{}",
+                self.agent_says()
+            );
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     }
@@ -216,7 +255,10 @@ impl Cluster {
         });
         change(&mut definition);
         let answer = self.client.ok("RegisterTaskDefinition", definition).await;
-        answer["taskDefinition"]["taskDefinitionArn"].as_str().unwrap().to_owned()
+        answer["taskDefinition"]["taskDefinitionArn"]
+            .as_str()
+            .unwrap()
+            .to_owned()
     }
 
     /// Runs one task; its ARN.
@@ -227,10 +269,14 @@ impl Cluster {
     }
 
     pub async fn try_run(&self, definition: &str) -> Value {
-        let described = self.client.ok("DescribeTaskDefinition", json!({ "taskDefinition": definition })).await;
+        let described = self
+            .client
+            .ok("DescribeTaskDefinition", json!({ "taskDefinition": definition }))
+            .await;
         let mut body = json!({ "taskDefinition": definition });
         if described["taskDefinition"]["networkMode"] == "awsvpc" {
-            body["networkConfiguration"] = json!({ "awsvpcConfiguration": { "subnets": ["subnet-default"] } });
+            body["networkConfiguration"] =
+                json!({ "awsvpcConfiguration": { "subnets": ["subnet-default"] } });
         }
         self.client.ok("RunTask", body).await
     }
@@ -244,7 +290,10 @@ impl Cluster {
         self.until(&format!("{task} to be {status}"), LIMIT, async || {
             let described = self.describe(task).await;
             if described["lastStatus"] == "STOPPED" && status != "STOPPED" {
-                panic!("stopped instead of {status}: {described:#}\n{}", self.agent_says());
+                panic!(
+                    "stopped instead of {status}: {described:#}\n{}",
+                    self.agent_says()
+                );
             }
             (described["lastStatus"] == status).then_some(described)
         })
@@ -312,7 +361,10 @@ pub fn container(name: &str, script: &str) -> Value {
 }
 
 fn control_plane_config(dir: &tempfile::TempDir, api_listen: SocketAddr, node_listen: SocketAddr) -> Config {
-    let key = ApiKey { access_key_id: ACCESS_KEY_ID.into(), secret_access_key: SECRET_ACCESS_KEY.into() };
+    let key = ApiKey {
+        access_key_id: ACCESS_KEY_ID.into(),
+        secret: SECRET_ACCESS_KEY.into(),
+    };
     Config {
         api_listen,
         node_listen,
@@ -329,7 +381,11 @@ fn binary(name: &str) -> PathBuf {
         dir.pop();
     }
     let path = dir.with_file_name(name);
-    assert!(path.is_file(), "{} is missing: cargo build --workspace --bins", path.display());
+    assert!(
+        path.is_file(),
+        "{} is missing: cargo build --workspace --bins",
+        path.display()
+    );
     path
 }
 
@@ -349,6 +405,10 @@ impl Drop for Cluster {
              nft delete table inet {0}; true",
             self.instance
         );
-        let _ = Command::new("sh").args(["-c", &script]).stderr(Stdio::null()).stdout(Stdio::null()).status();
+        let _ = Command::new("sh")
+            .args(["-c", &script])
+            .stderr(Stdio::null())
+            .stdout(Stdio::null())
+            .status();
     }
 }

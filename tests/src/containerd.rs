@@ -25,7 +25,10 @@ impl Containerd {
             path("containerd.sock")
         );
         std::fs::write(dir.join("containerd.toml"), config).unwrap();
-        let containerd = Self { dir: dir.into(), child: spawn(dir) };
+        let containerd = Self {
+            dir: dir.into(),
+            child: spawn(dir),
+        };
         containerd.wait_ready();
         containerd
     }
@@ -45,27 +48,46 @@ impl Containerd {
     fn wait_ready(&self) {
         let begun = Instant::now();
         while !self.ctr("default", &["version"]).status.success() {
-            assert!(begun.elapsed() < Duration::from_secs(20), "containerd does not answer: see {:?}", self.dir);
+            assert!(
+                begun.elapsed() < Duration::from_secs(20),
+                "containerd does not answer: see {:?}",
+                self.dir
+            );
             std::thread::sleep(Duration::from_millis(50));
         }
     }
 
     pub fn ctr(&self, namespace: &str, args: &[&str]) -> std::process::Output {
         let socket = self.socket().display().to_string();
-        Command::new("ctr").args(["-a", &socket, "-n", namespace]).args(args).output().expect("ctr is installed")
+        Command::new("ctr")
+            .args(["-a", &socket, "-n", namespace])
+            .args(args)
+            .output()
+            .expect("ctr is installed")
     }
 
     /// Lines that `ctr` prints.
     pub fn list(&self, namespace: &str, args: &[&str]) -> Vec<String> {
         let output = self.ctr(namespace, args);
-        assert!(output.status.success(), "ctr {args:?}: {}", String::from_utf8_lossy(&output.stderr));
+        assert!(
+            output.status.success(),
+            "ctr {args:?}: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
-        text.lines().map(str::to_owned).filter(|line| !line.trim().is_empty()).collect()
+        text.lines()
+            .map(str::to_owned)
+            .filter(|line| !line.trim().is_empty())
+            .collect()
     }
 }
 
 fn spawn(dir: &Path) -> Child {
-    let log = std::fs::OpenOptions::new().create(true).append(true).open(dir.join("containerd.log")).unwrap();
+    let log = std::fs::OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(dir.join("containerd.log"))
+        .unwrap();
     Command::new("containerd")
         .arg("--config")
         .arg(dir.join("containerd.toml"))

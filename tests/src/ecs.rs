@@ -31,12 +31,17 @@ impl Client {
     pub fn new(api: SocketAddr) -> Self {
         // reqwest wants a provider even for plain HTTP.
         let _ = rustls::crypto::ring::default_provider().install_default();
-        Self { http: reqwest::Client::new(), url: format!("http://{api}/") }
+        Self {
+            http: reqwest::Client::new(),
+            url: format!("http://{api}/"),
+        }
     }
 
     /// An ECS operation that must succeed.
     pub async fn ok(&self, operation: &str, body: Value) -> Value {
-        self.call(operation, body).await.unwrap_or_else(|refusal| panic!("{operation}: {refusal:?}"))
+        self.call(operation, body)
+            .await
+            .unwrap_or_else(|refusal| panic!("{operation}: {refusal:?}"))
     }
 
     pub async fn call(&self, operation: &str, body: Value) -> Result<Value, Refusal> {
@@ -48,7 +53,10 @@ impl Client {
             return Ok(value);
         }
         let field = |name: &str| value[name].as_str().unwrap_or_default().to_owned();
-        Err(Refusal { kind: field("__type"), message: field("message") })
+        Err(Refusal {
+            kind: field("__type"),
+            message: field("message"),
+        })
     }
 
     /// Lines of a task's log, as the control plane streams them.
@@ -57,7 +65,9 @@ impl Client {
         let response = self.send("BerthV1.StreamLogs", body).await;
         assert!(response.status().is_success(), "{:?}", response.text().await);
         let text = response.text().await.unwrap();
-        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+        text.lines()
+            .map(|line| serde_json::from_str(line).unwrap())
+            .collect()
     }
 
     pub async fn send(&self, target: &str, body: Value) -> reqwest::Response {
@@ -74,7 +84,12 @@ impl Client {
             .unwrap()
             .into();
         let headers = [("content-type", content_type), ("x-amz-target", target)];
-        let signable = SignableRequest::new("POST", &self.url, headers.into_iter(), SignableBody::Bytes(body.as_bytes()));
+        let signable = SignableRequest::new(
+            "POST",
+            &self.url,
+            headers.into_iter(),
+            SignableBody::Bytes(body.as_bytes()),
+        );
         let (instructions, _) = sign(signable.unwrap(), &parameters).unwrap().into_parts();
         let mut request = http::Request::builder()
             .method("POST")

@@ -10,20 +10,38 @@ pub const BUSYBOX: &str = "127.0.0.1:1/busy:latest";
 /// Writes an archive of an image with busybox and all its applets.
 pub fn busybox(path: &Path) {
     let binary = std::fs::read("/bin/busybox").expect("/bin/busybox: install the package busybox-static");
-    let applets = std::process::Command::new("/bin/busybox").arg("--list").output().unwrap().stdout;
+    let applets = std::process::Command::new("/bin/busybox")
+        .arg("--list")
+        .output()
+        .unwrap()
+        .stdout;
     let mut layer = tar::Builder::new(Vec::new());
     let mut header = tar::Header::new_gnu();
     header.set_mode(0o755);
     header.set_size(binary.len() as u64);
-    layer.append_data(&mut header, "bin/busybox", binary.as_slice()).unwrap();
-    for applet in String::from_utf8(applets).unwrap().lines().filter(|applet| *applet != "busybox") {
+    layer
+        .append_data(&mut header, "bin/busybox", binary.as_slice())
+        .unwrap();
+    for applet in String::from_utf8(applets)
+        .unwrap()
+        .lines()
+        .filter(|applet| *applet != "busybox")
+    {
         let mut header = tar::Header::new_gnu();
         header.set_entry_type(tar::EntryType::Symlink);
         header.set_size(0);
         header.set_mode(0o777);
-        layer.append_link(&mut header, format!("bin/{applet}"), "busybox").unwrap();
+        layer
+            .append_link(&mut header, format!("bin/{applet}"), "busybox")
+            .unwrap();
     }
-    for (name, content) in [("etc/passwd", "root:x:0:0::/root:/bin/sh\nweb:x:1000:1000::/:/bin/sh\n"), ("etc/group", "root:x:0:\nweb:x:1000:\n")] {
+    for (name, content) in [
+        (
+            "etc/passwd",
+            "root:x:0:0::/root:/bin/sh\nweb:x:1000:1000::/:/bin/sh\n",
+        ),
+        ("etc/group", "root:x:0:\nweb:x:1000:\n"),
+    ] {
         let mut header = tar::Header::new_gnu();
         header.set_mode(0o644);
         header.set_size(content.len() as u64);
@@ -37,13 +55,18 @@ pub fn busybox(path: &Path) {
         layer.append_data(&mut header, dir, std::io::empty()).unwrap();
     }
     let layer = layer.into_inner().unwrap();
-    let architecture = if std::env::consts::ARCH == "aarch64" { "arm64" } else { "amd64" };
+    let architecture = if std::env::consts::ARCH == "aarch64" {
+        "arm64"
+    } else {
+        "amd64"
+    };
     let config = serde_json::json!({
         "architecture": architecture, "os": "linux",
         "config": { "Env": ["PATH=/bin", "FROM_IMAGE=yes"], "Cmd": ["sleep", "3600"] },
         "rootfs": { "type": "layers", "diff_ids": [format!("sha256:{}", hex::encode(Sha256::digest(&layer)))] },
     });
-    let manifest = serde_json::json!([{ "Config": "config.json", "RepoTags": [BUSYBOX], "Layers": ["layer.tar"] }]);
+    let manifest =
+        serde_json::json!([{ "Config": "config.json", "RepoTags": [BUSYBOX], "Layers": ["layer.tar"] }]);
     let mut archive = tar::Builder::new(std::fs::File::create(path).unwrap());
     let files = [
         ("config.json", config.to_string().into_bytes()),
@@ -54,7 +77,9 @@ pub fn busybox(path: &Path) {
         let mut header = tar::Header::new_gnu();
         header.set_mode(0o644);
         header.set_size(content.len() as u64);
-        archive.append_data(&mut header, name, content.as_slice()).unwrap();
+        archive
+            .append_data(&mut header, name, content.as_slice())
+            .unwrap();
     }
     archive.finish().unwrap();
 }

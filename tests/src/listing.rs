@@ -11,12 +11,26 @@ pub type Listing = BTreeSet<String>;
 /// Everything that is named after `instance`, or lies under its directories, or belongs to its containerd.
 pub fn host(instance: &str, run_dir: &Path, containerd: &Containerd) -> Listing {
     let mut all = Listing::new();
-    let mut add = |kind: &str, items: Vec<String>| all.extend(items.into_iter().map(|item| format!("{kind} {item}")));
+    let mut add =
+        |kind: &str, items: Vec<String>| all.extend(items.into_iter().map(|item| format!("{kind} {item}")));
     add("process", processes(instance));
     add("netns", directory(&run_dir.join("netns")));
     add("run directory", directory(&run_dir.join("tasks")));
-    add("link", lines("ip", &["-br", "link"]).iter().filter_map(|l| l.split_whitespace().next()).map(link_name).collect());
-    add("address", lines("ip", &["-o", "addr"]).iter().map(|l| l.split_whitespace().skip(1).take(3).collect::<Vec<_>>().join(" ")).collect());
+    add(
+        "link",
+        lines("ip", &["-br", "link"])
+            .iter()
+            .filter_map(|l| l.split_whitespace().next())
+            .map(link_name)
+            .collect(),
+    );
+    add(
+        "address",
+        lines("ip", &["-o", "addr"])
+            .iter()
+            .map(|l| l.split_whitespace().skip(1).take(3).collect::<Vec<_>>().join(" "))
+            .collect(),
+    );
     add("route", lines("ip", &["route", "show", "table", "all"]));
     add("rule", lines("ip", &["rule"]));
     add("neighbour", lines("ip", &["neigh", "show", "nud", "permanent"]));
@@ -25,10 +39,20 @@ pub fn host(instance: &str, run_dir: &Path, containerd: &Containerd) -> Listing 
     let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
     let of_mount = |line: &str| line.split_whitespace().nth(4).unwrap_or_default().to_owned();
     add("mount", mounts.lines().map(of_mount).collect());
-    add("container", containerd.list(instance, &["containers", "ls", "-q"]));
+    add(
+        "container",
+        containerd.list(instance, &["containers", "ls", "-q"]),
+    );
     add("task", containerd.list(instance, &["tasks", "ls", "-q"]));
     let snapshots = containerd.list(instance, &["snapshots", "ls"]);
-    add("snapshot", snapshots.iter().filter(|l| l.contains("Active")).cloned().collect());
+    add(
+        "snapshot",
+        snapshots
+            .iter()
+            .filter(|l| l.contains("Active"))
+            .cloned()
+            .collect(),
+    );
     add("lease", containerd.list(instance, &["leases", "ls", "-q"]));
     all
 }
@@ -38,23 +62,42 @@ fn link_name(name: &str) -> String {
 }
 
 fn lines(command: &str, args: &[&str]) -> Vec<String> {
-    let output = Command::new(command).args(args).output().unwrap_or_else(|e| panic!("{command}: {e}"));
-    assert!(output.status.success(), "{command} {args:?}: {}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8_lossy(&output.stdout).lines().map(|line| line.trim().to_owned()).collect()
+    let output = Command::new(command)
+        .args(args)
+        .output()
+        .unwrap_or_else(|e| panic!("{command}: {e}"));
+    assert!(
+        output.status.success(),
+        "{command} {args:?}: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    String::from_utf8_lossy(&output.stdout)
+        .lines()
+        .map(|line| line.trim().to_owned())
+        .collect()
 }
 
 fn directory(path: &Path) -> Vec<String> {
-    let Ok(entries) = std::fs::read_dir(path) else { return Vec::new() };
-    entries.map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned()).collect()
+    let Ok(entries) = std::fs::read_dir(path) else {
+        return Vec::new();
+    };
+    entries
+        .map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned())
+        .collect()
 }
 
 /// Processes in the instance's cgroups, and shims and loggers that name it in their arguments.
 fn processes(instance: &str) -> Vec<String> {
     let mut found = Vec::new();
-    for pid in directory(Path::new("/proc")).into_iter().filter(|name| name.parse::<u32>().is_ok()) {
+    for pid in directory(Path::new("/proc"))
+        .into_iter()
+        .filter(|name| name.parse::<u32>().is_ok())
+    {
         let read = |file: &str| std::fs::read_to_string(format!("/proc/{pid}/{file}")).unwrap_or_default();
         let command = read("cmdline").replace('\0', " ");
-        let in_cgroup = read("cgroup").lines().any(|line| line.contains(&format!(":/{instance}/")));
+        let in_cgroup = read("cgroup")
+            .lines()
+            .any(|line| line.contains(&format!(":/{instance}/")));
         let of_instance = command.contains(&format!("-namespace {instance} "));
         if in_cgroup || of_instance {
             found.push(command);
@@ -75,7 +118,9 @@ fn cgroups(instance: &str) -> Vec<String> {
 }
 
 fn walk(dir: &Path, found: &mut Vec<String>) {
-    let Ok(entries) = std::fs::read_dir(dir) else { return };
+    let Ok(entries) = std::fs::read_dir(dir) else {
+        return;
+    };
     for entry in entries.flatten().filter(|entry| entry.path().is_dir()) {
         found.push(entry.path().display().to_string());
         walk(&entry.path(), found);

@@ -22,12 +22,12 @@ use super::{
     cgroups::Cgroups,
     images::{Images, ImagesConfig, Limits, Platform, RegistryCredential},
     network::{self, Network, NetworkConfig},
-    runtime::{Runtime, RuntimeConfig},
+    runtime::{Runtime, RuntimeConfig, RuntimeError},
 };
 use crate::{
     audit::{ListError, directories},
     config::Config,
-    logs::{self, LoggerRegistry},
+    logs::{self, LoggerRegistry, RegistryConfig},
     observe::{Observer, OomCounter},
     sys::{self, Chain},
     telemetry::Sampler,
@@ -44,7 +44,7 @@ pub struct Host {
     pub network: Network,
     pub cgroups: Cgroups,
     pub sampler: Arc<Mutex<Sampler>>,
-    pub loggers: Arc<LoggerRegistry>,
+    pub loggers: LoggerRegistry,
     run_dir: PathBuf,
     log_dir: PathBuf,
 }
@@ -55,21 +55,32 @@ impl OomCounter for Cgroups {
     }
 }
 
+impl super::runtime::LoggerRegistry for LoggerRegistry {
+    fn registered(&self, runtime_id: &str) -> bool {
+        Self::registered(self, runtime_id)
+    }
+}
+
 impl Host {
     /// Connects to containerd and sets up what all tasks share.
     ///
     /// # Errors
     /// What is missing on this host, and what to do about it.
-    pub async fn start(config: &Config) -> anyhow::Result<Self> {
+    pub async fn start(config: &Config) -> anyhow::Result<(Self, logs::Server)> {
         let logger = config.logger_path().context("find the agent's own executable")?;
         anyhow::ensure!(
             logger.is_file(),
             "the logger {} is missing: it is installed beside berth-agent, or named by `logger` in the configuration",
             logger.display()
         );
-        let channel = containerd_client::connect(&config.containerd_address).await.with_context(|| {
-            format!("connect to containerd at {}: is it running?", config.containerd_address.display())
-        })?;
+        let channel = containerd_client::connect(&config.containerd_address)
+            .await
+            .with_context(|| {
+                format!(
+                    "connect to containerd at {}: is it running?",
+                    config.containerd_address.display()
+                )
+            })?;
         let cgroups = Cgroups::new(&config.instance)?;
         let network = Network::start(NetworkConfig {
             instance: config.instance.clone(),
@@ -79,19 +90,41 @@ impl Host {
         .await?;
         let images = Images::new(channel.clone(), images_config(config)?)?;
         images.recover().await?;
-        let loggers = Arc::new(LoggerRegistry::listen(config.logger_socket(), logger.clone()).await?);
-        let runtime = Runtime::new(channel, runtime_config(config, logger, cgroups.version()));
+        let runtime = Runtime::new(channel, runtime_config(config, logger.clone(), cgroups.version()));
+        let (loggers, server) = LoggerRegistry::listen(RegistryConfig {
+            socket: config.logger_socket(),
+            logger,
+            place: place_logger(runtime.clone(), cgroups.clone()),
+        })?;
         let sampler = Sampler::new(cgroups.clone(), &config.instance, &config.state_dir)?;
-        Ok(Self {
+        let host = Self {
             images,
-            runtime: runtime.with_registry(Arc::clone(&loggers) as _),
+            runtime: runtime.with_registry(Arc::new(loggers.clone())),
             network,
             cgroups,
             sampler: Arc::new(Mutex::new(sampler)),
             loggers,
             run_dir: config.run_dir.clone(),
             log_dir: config.log_dir(),
-        })
+        };
+        Ok((host, server))
+    }
+
+    /// Takes up the loggers of what runs already, so that their containers survive them from now on.
+    pub async fn adopt_loggers(&self, observed: &[Observed]) {
+        for seen in observed
+            .iter()
+            .filter(|seen| matches!(seen.state, ObservedState::Running { .. }))
+        {
+            let id = berth_agent_core::ids::runtime_id(&seen.container, seen.attempt);
+            if let Err(error) = self
+                .loggers
+                .adopt(&id, &self.cgroups.rt_processes(&seen.task))
+                .await
+            {
+                tracing::warn!(container = %id, error = %Chain(&error), "cannot take up the container's logger: its output is lost if it dies");
+            }
+        }
     }
 
     /// Watches containers; exits go into `exits`.
@@ -110,7 +143,12 @@ impl Host {
                 }
                 other => other,
             };
-            Observed { task: c.task, container: c.container, attempt: c.attempt, state }
+            Observed {
+                task: c.task,
+                container: c.container,
+                attempt: c.attempt,
+                state,
+            }
         };
         Ok(listed.into_iter().map(observed).collect())
     }
@@ -132,15 +170,21 @@ impl Host {
                 }),
             },
             Effect::Start(start) => self.start_container(&start, cancel).await,
-            Effect::Signal { container, attempt, kind, .. } => {
-                match self.runtime.signal(&container, attempt, kind).await {
-                    Ok(()) => Completion::Signalled,
-                    Err(error) => Completion::Failed(error.failure()),
-                }
-            }
-            Effect::Remove { container, attempt, .. } => {
+            Effect::Signal {
+                container,
+                attempt,
+                kind,
+                ..
+            } => match self.runtime.signal(&container, attempt, kind).await {
+                Ok(()) => Completion::Signalled,
+                Err(error) => Completion::Failed(error.failure()),
+            },
+            Effect::Remove {
+                container, attempt, ..
+            } => {
                 let removed = self.runtime.remove(&container, attempt).await;
-                self.loggers.forget(&berth_agent_core::ids::runtime_id(&container, attempt));
+                self.loggers
+                    .forget(&berth_agent_core::ids::runtime_id(&container, attempt));
                 match removed {
                     Ok(()) => Completion::Removed,
                     Err(error) => Completion::Failed(error.failure()),
@@ -165,7 +209,9 @@ impl Host {
             match (prepare.network, prepare.address) {
                 (NetworkMode::Awsvpc, Some(address)) => {
                     let attached = self.network.attach(&prepare.task, address).await;
-                    attached.map(|attached| attached.mac).map_err(|error| network_failure(&error))
+                    attached
+                        .map(|attached| attached.mac)
+                        .map_err(|error| network_failure(&error))
                 }
                 (NetworkMode::Awsvpc, None) => Err(Failure {
                     kind: "ResourceInitializationError".into(),
@@ -174,22 +220,33 @@ impl Host {
                 }),
                 (NetworkMode::None, _) => {
                     let isolated = self.network.attach_isolated(&prepare.task).await;
-                    isolated.map(|_| String::new()).map_err(|error| network_failure(&error))
+                    isolated
+                        .map(|_| String::new())
+                        .map_err(|error| network_failure(&error))
                 }
                 (NetworkMode::Host, _) => Ok(String::new()),
             }
         };
         let files = async {
-            self.cgroups.create_task(&prepare.task, &prepare.limits).map_err(|error| {
-                let retryable = error.retry() == super::cgroups::Retry::Backoff;
-                failure(&error, retryable)
-            })?;
+            self.cgroups
+                .create_task(&prepare.task, &prepare.limits)
+                .map_err(|error| {
+                    let retryable = error.retry() == network::Retry::Backoff;
+                    failure(&error, retryable)
+                })?;
             for (_, name) in &prepare.containers {
                 let dir = self.log_dir.join(prepare.task.as_str()).join(name);
-                let made = std::fs::DirBuilder::new().recursive(true).mode(0o750).create(&dir);
+                let made = std::fs::DirBuilder::new()
+                    .recursive(true)
+                    .mode(0o750)
+                    .create(&dir);
                 made.map_err(|source| {
                     let message = format!("create log directory {}: {source}", dir.display());
-                    Failure { kind: "ResourceInitializationError".into(), message, retryable: true }
+                    Failure {
+                        kind: "ResourceInitializationError".into(),
+                        message,
+                        retryable: true,
+                    }
                 })?;
             }
             Ok(())
@@ -204,20 +261,34 @@ impl Host {
         match self.runtime.start(start, netns.as_deref(), cancel).await {
             Ok(started) => {
                 tracing::debug!(task = %start.task, container = %start.spec.name, pid = started.pid, timings = ?started.timings, "started");
-                Completion::Started { attempt: start.attempt, pid: started.pid }
+                Completion::Started {
+                    attempt: start.attempt,
+                    pid: started.pid,
+                }
             }
-            Err(error) if error.is_cancelled() => Completion::Cancelled,
+            Err(RuntimeError::Cancelled { .. }) => Completion::Cancelled,
             Err(error) => Completion::Failed(error.failure()),
         }
     }
 
     async fn release(&self, task: &TaskId) -> Result<(), Failure> {
         self.sampler().unregister(task);
-        let network = async { self.network.detach(task).await.map_err(|error| network_failure(&error)) };
-        let cgroups = async { self.cgroups.remove_task(task).await.map_err(|error| failure(&error, true)) };
+        let network = async {
+            self.network
+                .detach(task)
+                .await
+                .map_err(|error| network_failure(&error))
+        };
+        let cgroups = async {
+            self.cgroups
+                .remove_task(task)
+                .await
+                .map_err(|error| failure(&error, true))
+        };
         let (network, cgroups) = tokio::join!(network, cgroups);
         network.and(cgroups)?;
-        remove_directory(&self.run_dir.join("tasks").join(task.as_str())).map_err(|error| failure(&error, true))
+        remove_directory(&self.run_dir.join("tasks").join(task.as_str()))
+            .map_err(|error| failure(&error, true))
     }
 
     fn sampler(&self) -> MutexGuard<'_, Sampler> {
@@ -230,17 +301,29 @@ impl Host {
     /// When a list cannot be had: never a partial list.
     pub async fn list(&self) -> Result<Vec<HostObject>, ListError> {
         let mut objects = Vec::new();
-        let containers = self.runtime.list().await.map_err(|e| list_error("containers", e))?;
-        let id = |c: &super::runtime::ListedContainer| berth_agent_core::ids::runtime_id(&c.container, c.attempt);
+        let containers = self
+            .runtime
+            .list()
+            .await
+            .map_err(|e| list_error("containers", e))?;
+        let id =
+            |c: &super::runtime::ListedContainer| berth_agent_core::ids::runtime_id(&c.container, c.attempt);
         objects.extend(containers.iter().map(|c| HostObject::Container(id(c))));
-        let snapshots = self.runtime.snapshots().await.map_err(|e| list_error("snapshots", e))?;
+        let snapshots = self
+            .runtime
+            .snapshots()
+            .await
+            .map_err(|e| list_error("snapshots", e))?;
         objects.extend(snapshots.into_iter().map(|s| HostObject::Snapshot(s.key)));
         let network = self.network.list().await.map_err(|e| list_error("network", e))?;
         objects.extend(network.iter().map(network_object));
         for name in self.cgroups.list().map_err(|e| list_error("cgroups", e))? {
             objects.push(named("cgroup", name));
         }
-        let of_run = |task| HostObject::OfTask { kind: "run directory".into(), task };
+        let of_run = |task| HostObject::OfTask {
+            kind: "run directory".into(),
+            task,
+        };
         let run = directories(&self.run_dir.join("tasks"), of_run, "run directory");
         objects.extend(run.map_err(|e| list_error("run directories", e))?);
         let kept = directories(&self.log_dir, HostObject::Logs, "log directory");
@@ -259,9 +342,10 @@ impl Host {
                     None => Ok(()),
                 },
                 HostObject::Snapshot(key) => self.runtime.remove_snapshot(key).await.map_err(Into::into),
-                HostObject::OfTask { task, .. } => {
-                    self.release(task).await.map_err(|failure| anyhow::anyhow!(failure.message))
-                }
+                HostObject::OfTask { task, .. } => self
+                    .release(task)
+                    .await
+                    .map_err(|failure| anyhow::anyhow!(failure.message)),
                 HostObject::Logs(task) => logs::remove_task_logs(&self.log_dir, task).map_err(Into::into),
                 HostObject::Unnamed { .. } => Ok(()),
             };
@@ -280,18 +364,42 @@ impl Host {
     }
 }
 
+/// A logger that replaces a dead one belongs beside the task's shim, not into the agent's own cgroup.
+fn place_logger(runtime: Runtime, cgroups: Cgroups) -> logs::registry::PlaceLogger {
+    Arc::new(move |id, pid| {
+        let Some(identity) = runtime
+            .running()
+            .into_iter()
+            .find(|identity| identity.runtime_id() == id)
+        else {
+            return;
+        };
+        if let Err(error) = cgroups.move_to_rt(&identity.task, pid) {
+            tracing::warn!(container = id, pid, error = %Chain(&error), "cannot move the new logger into its task's cgroup");
+        }
+    })
+}
+
 fn images_config(config: &Config) -> anyhow::Result<ImagesConfig> {
     let registries = &config.registries;
     let credential = |c: &crate::config::Credential| -> anyhow::Result<RegistryCredential> {
         let password = crate::config::read_secret(&c.password_file)?;
-        Ok(RegistryCredential { host: c.host.clone(), username: c.username.clone(), password })
+        Ok(RegistryCredential {
+            host: c.host.clone(),
+            username: c.username.clone(),
+            password,
+        })
     };
     Ok(ImagesConfig {
         containerd_namespace: config.instance.clone(),
         instance: config.instance.clone(),
         snapshotter: config.snapshotter.clone(),
         plain_http_hosts: registries.plain_http_hosts.clone(),
-        credentials: registries.credentials.iter().map(credential).collect::<Result<_, _>>()?,
+        credentials: registries
+            .credentials
+            .iter()
+            .map(credential)
+            .collect::<Result<_, _>>()?,
         extra_ca_pem: registries.extra_ca.clone(),
         archives_dir: config.images_dir.clone(),
         platform: Platform::detect(),
@@ -318,7 +426,11 @@ fn runtime_config(config: &Config, logger: PathBuf, cgroup_version: u8) -> Runti
 }
 
 fn failure(error: &(dyn std::error::Error + 'static), retryable: bool) -> Failure {
-    Failure { kind: "ResourceInitializationError".into(), message: Chain(error).to_string(), retryable }
+    Failure {
+        kind: "ResourceInitializationError".into(),
+        message: Chain(error).to_string(),
+        retryable,
+    }
 }
 
 fn network_failure(error: &network::NetworkError) -> Failure {
@@ -326,20 +438,35 @@ fn network_failure(error: &network::NetworkError) -> Failure {
 }
 
 fn list_error(what: &'static str, source: impl std::error::Error + Send + Sync + 'static) -> ListError {
-    ListError { what, source: Box::new(source) }
+    ListError {
+        what,
+        source: Box::new(source),
+    }
 }
 
 fn named(kind: &str, name: String) -> HostObject {
     match name.parse() {
-        Ok(task) => HostObject::OfTask { kind: kind.into(), task },
-        Err(_) => HostObject::Unnamed { kind: kind.into(), name },
+        Ok(task) => HostObject::OfTask {
+            kind: kind.into(),
+            task,
+        },
+        Err(_) => HostObject::Unnamed {
+            kind: kind.into(),
+            name,
+        },
     }
 }
 
 fn network_object(object: &network::HostObject) -> HostObject {
     match object.task() {
-        Some(task) => HostObject::OfTask { kind: "network".into(), task: task.clone() },
-        None => HostObject::Unnamed { kind: "network".into(), name: format!("{object:?}") },
+        Some(task) => HostObject::OfTask {
+            kind: "network".into(),
+            task: task.clone(),
+        },
+        None => HostObject::Unnamed {
+            kind: "network".into(),
+            name: format!("{object:?}"),
+        },
     }
 }
 

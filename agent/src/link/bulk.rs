@@ -1,8 +1,13 @@
 //! Owns streams of bulk data, opened at the control plane's request: today logs. Never touches the link's own stream.
 
-use std::{path::PathBuf, time::Duration};
+use std::{
+    collections::BTreeSet,
+    path::PathBuf,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
-use berth_agent_core::ids::TaskId;
+use berth_agent_core::ids::{ContainerId, TaskId};
 use berth_proto::node::v1::{
     self as wire, BulkFromNode, bulk_from_node::Message as Out, node_service_client::NodeServiceClient,
     open_bulk::Request,
@@ -13,7 +18,7 @@ use tonic::transport::Channel;
 
 use crate::{
     driver::{ContainerView, Input},
-    logs::{Line, LogQuery, LogReader},
+    logs::{self, Line, LogQuery},
     sys::Chain,
 };
 
@@ -31,8 +36,7 @@ pub(super) async fn serve(
     log_dir: PathBuf,
     open: wire::OpenBulk,
 ) {
-    let mut client =
-        NodeServiceClient::new(channel).max_encoding_message_size(wire::MESSAGE_BYTES_MAX);
+    let mut client = NodeServiceClient::new(channel).max_encoding_message_size(wire::MESSAGE_BYTES_MAX);
     let (out, outgoing) = mpsc::channel(OUT_MAX);
     let start = Out::Start(wire::BulkStart { ticket: open.ticket });
     if out.send(BulkFromNode { message: Some(start) }).await.is_err() {
@@ -74,44 +78,52 @@ async fn answer(
         return Err("this agent does not know the request".into());
     };
     let task: TaskId = request.task_id.parse().map_err(|error| format!("{error}"))?;
-    let known = containers(inputs, &task).await.ok_or_else(|| format!("this node does not know task {task}"))?;
-    let wanted: Vec<_> = known
+    let known = view(inputs, &task)
+        .await
+        .ok_or_else(|| format!("this node does not know task {task}"))?;
+    let wanted = |c: &&ContainerView| request.container_name.is_empty() || c.name == request.container_name;
+    let containers: Vec<_> = known
         .iter()
-        .filter(|c| request.container_name.is_empty() || c.name == request.container_name)
+        .filter(wanted)
         .map(|c| (c.name.clone(), c.id.clone()))
         .collect();
-    if wanted.is_empty() {
+    if containers.is_empty() {
         let names: Vec<_> = known.iter().map(|c| c.name.as_str()).collect();
-        return Err(format!("task {task} has no container {:?}; it has {names:?}", request.container_name));
+        return Err(format!(
+            "task {task} has no container {:?}; it has {names:?}",
+            request.container_name
+        ));
     }
-    let (alive, alive_seen) = tokio::sync::watch::channel(true);
-    let query = LogQuery {
-        task_dir: log_dir.join(task.as_str()),
-        containers: wanted,
-        tail: (request.tail_lines > 0).then_some(request.tail_lines as usize),
-        since_ms: (request.since_ms > 0).then_some(request.since_ms),
+    let alive = Alive::default();
+    alive.update(Some(&known));
+    let of_reader = alive.clone();
+    let mut lines = logs::stream(LogQuery {
+        task_dir: logs::task_dir(&log_dir, &task),
+        containers,
+        tail: request.tail_lines,
+        since_ms: request.since_ms,
         follow: request.follow,
-        alive: alive_seen,
-    };
-    let mut lines = LogReader::stream(query);
+        alive: Arc::new(move |id| of_reader.contains(id)),
+    });
     let watch = async {
         while request.follow {
             tokio::time::sleep(ALIVE_INTERVAL).await;
-            let ended = |c: &ContainerView| {
-                c.ended || !(request.container_name.is_empty() || c.name == request.container_name)
-            };
-            if containers(inputs, &task).await.is_none_or(|all| all.iter().all(ended)) {
-                alive.send_replace(false);
-                break;
-            }
+            alive.update(view(inputs, &task).await.as_deref());
         }
         std::future::pending::<()>().await;
     };
     let forward = async {
         while let Some(batch) = lines.recv().await {
-            let batch = batch.map_err(|error| Chain(&error).to_string())?;
-            let message = Out::LogLines(wire::LogLines { lines: batch.into_iter().map(line).collect() });
-            let sending = out.send(BulkFromNode { message: Some(message) });
+            let lines = match batch {
+                Ok(lines) => lines.into_iter().map(line).collect(),
+                Err(error) if error.ends_stream() => return Err(Chain(&error).to_string()),
+                // A gap is told in its place, and reading goes on behind it.
+                Err(error) => vec![gap(&error)],
+            };
+            let message = Out::LogLines(wire::LogLines { lines });
+            let sending = out.send(BulkFromNode {
+                message: Some(message),
+            });
             match tokio::time::timeout(SEND_TIMEOUT, sending).await {
                 Ok(Ok(())) => {}
                 Ok(Err(_)) => return Ok(()),
@@ -126,17 +138,54 @@ async fn answer(
     }
 }
 
-async fn containers(inputs: &mpsc::Sender<Input>, task: &TaskId) -> Option<Vec<ContainerView>> {
+async fn view(inputs: &mpsc::Sender<Input>, task: &TaskId) -> Option<Vec<ContainerView>> {
     let (reply, answer) = oneshot::channel();
-    inputs.send(Input::Containers { task: task.clone(), reply }).await.ok()?;
+    inputs
+        .send(Input::Containers {
+            task: task.clone(),
+            reply,
+        })
+        .await
+        .ok()?;
     answer.await.ok()?
+}
+
+/// Containers that may still write.
+#[derive(Clone, Debug, Default)]
+struct Alive(Arc<Mutex<BTreeSet<ContainerId>>>);
+
+impl Alive {
+    /// A task that the node no longer knows has none.
+    fn update(&self, known: Option<&[ContainerView]>) {
+        let alive = known
+            .into_iter()
+            .flatten()
+            .filter(|c| !c.ended)
+            .map(|c| c.id.clone())
+            .collect();
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = alive;
+    }
+
+    fn contains(&self, id: &ContainerId) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).contains(id)
+    }
 }
 
 fn line(line: Line) -> wire::LogLine {
     wire::LogLine {
         container_name: line.container,
-        stream: line.stream.into(),
+        stream: line.stream.as_str().into(),
         time_ms: line.time_ms,
         data: line.data,
+    }
+}
+
+fn gap(error: &logs::LogReadError) -> wire::LogLine {
+    let data = format!("berth: {}\n", Chain(error)).into_bytes();
+    wire::LogLine {
+        container_name: String::new(),
+        stream: "stderr".into(),
+        time_ms: crate::driver::now().0,
+        data,
     }
 }

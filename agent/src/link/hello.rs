@@ -25,9 +25,11 @@ pub struct Facts {
 
 impl Facts {
     pub(super) fn hello(&self, node: &NodeId, status: &NodeStatus) -> wire::Hello {
-        let known = |(id, status): (&berth_agent_core::ids::TaskId, &berth_agent_core::report::Status)| wire::KnownTask {
-            task_id: id.to_string(),
-            status: convert::status(*status).into(),
+        let known = |(id, status): (&berth_agent_core::ids::TaskId, &berth_agent_core::report::Status)| {
+            wire::KnownTask {
+                task_id: id.to_string(),
+                status: convert::status(*status).into(),
+            }
         };
         wire::Hello {
             version_min: wire::VERSION,

@@ -37,11 +37,21 @@ const GOOD_SESSION: Duration = Duration::from_secs(30);
 #[derive(Debug, thiserror::Error)]
 pub enum LinkError {
     #[error("read {what} {path}")]
-    Identity { what: &'static str, path: PathBuf, source: std::io::Error },
+    Identity {
+        what: &'static str,
+        path: PathBuf,
+        source: std::io::Error,
+    },
     #[error("control plane address {address}")]
-    Address { address: String, source: tonic::transport::Error },
+    Address {
+        address: String,
+        source: tonic::transport::Error,
+    },
     #[error("connect to the control plane at {address}")]
-    Connect { address: String, source: tonic::transport::Error },
+    Connect {
+        address: String,
+        source: tonic::transport::Error,
+    },
     #[error("the control plane ended the link")]
     Refused { source: Box<tonic::Status> },
     #[error("the control plane closed the link")]
@@ -67,12 +77,21 @@ impl Target {
     /// The endpoint with its identity, read anew each time: certificates are renewed while the agent runs.
     fn endpoint(&self) -> Result<Endpoint, LinkError> {
         let read = |what, path: &PathBuf| {
-            std::fs::read(path).map_err(|source| LinkError::Identity { what, path: path.clone(), source })
+            std::fs::read(path).map_err(|source| LinkError::Identity {
+                what,
+                path: path.clone(),
+                source,
+            })
         };
         let identity = Identity::from_pem(read("certificate", &self.certificate)?, read("key", &self.key)?);
         let authority = Certificate::from_pem(read("authority", &self.authority)?);
-        let tls = ClientTlsConfig::new().ca_certificate(authority).identity(identity);
-        let address = |source| LinkError::Address { address: self.address.clone(), source };
+        let tls = ClientTlsConfig::new()
+            .ca_certificate(authority)
+            .identity(identity);
+        let address = |source| LinkError::Address {
+            address: self.address.clone(),
+            source,
+        };
         Ok(Endpoint::from_shared(self.address.clone())
             .map_err(address)?
             .tls_config(tls)
@@ -85,7 +104,10 @@ impl Target {
     }
 
     async fn connect(&self) -> Result<Channel, LinkError> {
-        let connect = |source| LinkError::Connect { address: self.address.clone(), source };
+        let connect = |source| LinkError::Connect {
+            address: self.address.clone(),
+            source,
+        };
         self.endpoint()?.connect().await.map_err(connect)
     }
 }

@@ -45,25 +45,55 @@ pub(super) async fn run(link: &mut Link, stop: &CancellationToken) -> Result<(),
     let hello = link.facts.hello(&link.node, &link.status.borrow_and_update());
     post(&out, Out::Hello(hello)).await?;
     let open = async {
-        let refused = |source| LinkError::Refused { source: Box::new(source) };
-        let mut incoming = client.link(ReceiverStream::new(outgoing)).await.map_err(refused)?.into_inner();
+        let refused = |source| LinkError::Refused {
+            source: Box::new(source),
+        };
+        let mut incoming = client
+            .link(ReceiverStream::new(outgoing))
+            .await
+            .map_err(refused)?
+            .into_inner();
         let welcome = match next(&mut incoming).await? {
             In::Welcome(welcome) => welcome,
-            other => return Err(LinkError::Protocol { what: format!("{other:?} before Welcome") }),
+            other => {
+                return Err(LinkError::Protocol {
+                    what: format!("{other:?} before Welcome"),
+                });
+            }
         };
         Ok((incoming, welcome))
     };
-    let slow = LinkError::Slow { what: "the control plane's welcome", seconds: WELCOME_TIMEOUT.as_secs() };
-    let (incoming, welcome) = tokio::time::timeout(WELCOME_TIMEOUT, open).await.map_err(|_| slow)??;
+    let slow = LinkError::Slow {
+        what: "the control plane's welcome",
+        seconds: WELCOME_TIMEOUT.as_secs(),
+    };
+    let (incoming, welcome) = tokio::time::timeout(WELCOME_TIMEOUT, open)
+        .await
+        .map_err(|_| slow)??;
     if welcome.version != wire::VERSION {
-        return Err(LinkError::Protocol { what: format!("protocol version {}", welcome.version) });
+        return Err(LinkError::Protocol {
+            what: format!("protocol version {}", welcome.version),
+        });
     }
     // Answers to an earlier session's desired state mean nothing in this one.
     while link.desired_acks.try_recv().is_ok() {}
-    send(&link.inputs, Event::Acknowledged { sequence: welcome.applied_sequence }).await;
+    send(
+        &link.inputs,
+        Event::Acknowledged {
+            sequence: welcome.applied_sequence,
+        },
+    )
+    .await;
     link.connected.send_replace(true);
     tracing::info!(address = %link.target.address, cluster = %welcome.cluster, "link is up");
-    Session { link, channel, out, sent: welcome.applied_sequence }.serve(incoming, &welcome, stop).await
+    Session {
+        link,
+        channel,
+        out,
+        sent: welcome.applied_sequence,
+    }
+    .serve(incoming, &welcome, stop)
+    .await
 }
 
 struct Session<'a> {
@@ -110,13 +140,21 @@ impl Session<'_> {
 
     /// Hands on what came; returns what asks for a stream of its own.
     async fn take(&mut self, message: In) -> Result<Option<wire::OpenBulk>, LinkError> {
-        let refused = |refusal: convert::Refusal| LinkError::Protocol { what: refusal.to_string() };
+        let refused = |refusal: convert::Refusal| LinkError::Protocol {
+            what: refusal.to_string(),
+        };
         let events = match message {
             In::Snapshot(snapshot) => convert::snapshot(snapshot).map_err(refused)?,
             In::Delta(delta) => convert::delta(delta).map_err(refused)?,
-            In::StateAck(ack) => vec![Event::Acknowledged { sequence: ack.sequence }],
+            In::StateAck(ack) => vec![Event::Acknowledged {
+                sequence: ack.sequence,
+            }],
             In::OpenBulk(open) => return Ok(Some(open)),
-            In::Welcome(_) => return Err(LinkError::Protocol { what: "a second Welcome".into() }),
+            In::Welcome(_) => {
+                return Err(LinkError::Protocol {
+                    what: "a second Welcome".into(),
+                });
+            }
         };
         for event in events {
             send(&self.link.inputs, event).await;
@@ -130,7 +168,9 @@ impl Session<'_> {
             let page = self.link.store.outbox(self.sent, REPORTS_PAGE).await;
             let page = page.map_err(|source| LinkError::Outbox { source })?;
             // Numbers may be missing: a report that was acknowledged meanwhile is gone.
-            let Some(newest) = page.last().map(|report| report.sequence) else { break };
+            let Some(newest) = page.last().map(|report| report.sequence) else {
+                break;
+            };
             for report in &page {
                 post(&self.out, Out::StateChange(convert::state_change(report))).await?;
             }
@@ -142,35 +182,63 @@ impl Session<'_> {
     async fn send_ack(&self, ack: DesiredAck) -> Result<(), LinkError> {
         let position = Some(convert::position_to_wire(&ack.position));
         let refused_reason = ack.refused.unwrap_or_default();
-        post(&self.out, Out::DesiredAck(wire::DesiredAck { position, refused_reason })).await
+        post(
+            &self.out,
+            Out::DesiredAck(wire::DesiredAck {
+                position,
+                refused_reason,
+            }),
+        )
+        .await
     }
 
     async fn send_heartbeat(&self) -> Result<(), LinkError> {
         let impairments = self.link.status.borrow().impairments.clone();
-        let (node, tasks) = self.link.sampler.lock().unwrap_or_else(PoisonError::into_inner).sample();
+        let (node, tasks) = self
+            .link
+            .sampler
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .sample();
         let tasks = tasks.iter().map(usage::task).collect();
-        let heartbeat = wire::Heartbeat { sent_at_ms: now().0, node: Some(usage::node(&node)), tasks, impairments };
+        let heartbeat = wire::Heartbeat {
+            sent_at_ms: now().0,
+            node: Some(usage::node(&node)),
+            tasks,
+            impairments,
+        };
         post(&self.out, Out::Heartbeat(heartbeat)).await
     }
 }
 
 async fn post(out: &Outgoing, message: Out) -> Result<(), LinkError> {
-    let sending = out.send(NodeMessage { message: Some(message) });
+    let sending = out.send(NodeMessage {
+        message: Some(message),
+    });
     match tokio::time::timeout(SEND_TIMEOUT, sending).await {
         Ok(Ok(())) => Ok(()),
         Ok(Err(_)) => Err(LinkError::Closed),
-        Err(_) => Err(LinkError::Slow { what: "sending to the control plane", seconds: SEND_TIMEOUT.as_secs() }),
+        Err(_) => Err(LinkError::Slow {
+            what: "sending to the control plane",
+            seconds: SEND_TIMEOUT.as_secs(),
+        }),
     }
 }
 
 async fn next(incoming: &mut Streaming<ControlMessage>) -> Result<In, LinkError> {
     loop {
         match incoming.message().await {
-            Ok(Some(ControlMessage { message: Some(message) })) => return Ok(message),
+            Ok(Some(ControlMessage {
+                message: Some(message),
+            })) => return Ok(message),
             // A message of a later version: ignored, as the protocol says.
             Ok(Some(ControlMessage { message: None })) => {}
             Ok(None) => return Err(LinkError::Closed),
-            Err(source) => return Err(LinkError::Refused { source: Box::new(source) }),
+            Err(source) => {
+                return Err(LinkError::Refused {
+                    source: Box::new(source),
+                });
+            }
         }
     }
 }

@@ -65,13 +65,21 @@ pub enum StoreError {
     #[error("database {path} is used by another agent")]
     InUse { path: String },
     /// Trying again does not help; the operator has to look.
-    #[error("database is damaged; move it away and restart: running containers are found again by their labels")]
+    #[error(
+        "database is damaged; move it away and restart: running containers are found again by their labels"
+    )]
     Corrupt { source: rusqlite::Error },
     /// Full, or an I/O error: may pass.
     #[error("{action}")]
-    Unavailable { action: &'static str, source: rusqlite::Error },
+    Unavailable {
+        action: &'static str,
+        source: rusqlite::Error,
+    },
     #[error("serialise {what}")]
-    Encode { what: &'static str, source: serde_json::Error },
+    Encode {
+        what: &'static str,
+        source: serde_json::Error,
+    },
     #[error("the database thread has ended")]
     Closed,
 }
@@ -79,7 +87,11 @@ pub enum StoreError {
 #[derive(Debug)]
 enum Request {
     Commit(Box<Batch>, oneshot::Sender<Result<(), StoreError>>),
-    Outbox { after: u64, limit: usize, reply: oneshot::Sender<Result<Vec<Report>, StoreError>> },
+    Outbox {
+        after: u64,
+        limit: usize,
+        reply: oneshot::Sender<Result<Vec<Report>, StoreError>>,
+    },
 }
 
 /// A handle on the database thread, which ends when the last handle is dropped.
@@ -100,7 +112,9 @@ impl Store {
             while let Some(request) = queue.blocking_recv() {
                 match request {
                     Request::Commit(batch, reply) => drop(reply.send(connection.commit(&batch))),
-                    Request::Outbox { after, limit, reply } => drop(reply.send(connection.outbox(after, limit))),
+                    Request::Outbox { after, limit, reply } => {
+                        drop(reply.send(connection.outbox(after, limit)))
+                    }
                 }
             }
         };
@@ -129,7 +143,10 @@ impl Store {
         request: Request,
         answer: oneshot::Receiver<Result<T, StoreError>>,
     ) -> Result<T, StoreError> {
-        self.requests.send(request).await.map_err(|_| StoreError::Closed)?;
+        self.requests
+            .send(request)
+            .await
+            .map_err(|_| StoreError::Closed)?;
         answer.await.map_err(|_| StoreError::Closed)?
     }
 }

@@ -39,18 +39,32 @@ pub(super) struct Database {
 impl Database {
     pub(super) fn open(path: &Path, boot_id: &str) -> Result<(Self, Loaded), StoreError> {
         let open = |source| match classify(source, "open") {
-            StoreError::Unavailable { source, .. } if source.sqlite_error_code() == Some(ErrorCode::DatabaseBusy) => {
-                StoreError::InUse { path: path.display().to_string() }
+            StoreError::Unavailable { source, .. }
+                if source.sqlite_error_code() == Some(ErrorCode::DatabaseBusy) =>
+            {
+                StoreError::InUse {
+                    path: path.display().to_string(),
+                }
             }
-            StoreError::Unavailable { source, .. } => StoreError::Open { path: path.display().to_string(), source },
+            StoreError::Unavailable { source, .. } => StoreError::Open {
+                path: path.display().to_string(),
+                source,
+            },
             other => other,
         };
         let connection = Connection::open(path).map_err(open)?;
         connection.execute_batch(SCHEMA).map_err(open)?;
-        let mut database = Self { connection, reserve: path.with_extension("reserve"), synced: false };
+        let mut database = Self {
+            connection,
+            reserve: path.with_extension("reserve"),
+            synced: false,
+        };
         let loaded = database.load().map_err(open)?;
         let boot = "INSERT OR REPLACE INTO meta VALUES ('boot_id', ?1)";
-        database.connection.execute(boot, params![boot_id]).map_err(open)?;
+        database
+            .connection
+            .execute(boot, params![boot_id])
+            .map_err(open)?;
         database.make_reserve();
         Ok((database, loaded))
     }
@@ -67,7 +81,10 @@ impl Database {
     }
 
     fn load(&mut self) -> rusqlite::Result<Loaded> {
-        let mut loaded = Loaded { boot_id: self.meta("boot_id")?, ..Loaded::default() };
+        let mut loaded = Loaded {
+            boot_id: self.meta("boot_id")?,
+            ..Loaded::default()
+        };
         let mut bad = Vec::new();
         if let Some(json) = self.meta("node")? {
             loaded.node = parse("node", json, &mut bad);
@@ -82,7 +99,10 @@ impl Database {
         loaded.ledger = Ledger::load(owned);
         let transaction = self.connection.transaction()?;
         for (what, json, error) in bad {
-            transaction.execute("INSERT INTO quarantine VALUES (?1, ?2, ?3)", params![what, json, error])?;
+            transaction.execute(
+                "INSERT INTO quarantine VALUES (?1, ?2, ?3)",
+                params![what, json, error],
+            )?;
             match what {
                 "task" => transaction.execute("DELETE FROM tasks WHERE json = ?1", params![json])?,
                 "ledger" => transaction.execute("DELETE FROM ledger WHERE json = ?1", params![json])?,
@@ -95,11 +115,18 @@ impl Database {
     }
 
     fn meta(&self, key: &str) -> rusqlite::Result<Option<String>> {
-        self.connection.query_row("SELECT value FROM meta WHERE key = ?1", params![key], |row| row.get(0)).optional()
+        self.connection
+            .query_row("SELECT value FROM meta WHERE key = ?1", params![key], |row| {
+                row.get(0)
+            })
+            .optional()
     }
 
     fn column(&self, query: &str) -> rusqlite::Result<Vec<String>> {
-        self.connection.prepare(query)?.query_map([], |row| row.get(0))?.collect()
+        self.connection
+            .prepare(query)?
+            .query_map([], |row| row.get(0))?
+            .collect()
     }
 
     pub(super) fn commit(&mut self, batch: &Batch) -> Result<(), StoreError> {
@@ -121,14 +148,24 @@ impl Database {
         let fail = |action| move |source| classify(source, action);
         if batch.promise != self.synced {
             let level = if batch.promise { "FULL" } else { "NORMAL" };
-            self.connection.pragma_update(None, "synchronous", level).map_err(fail("set sync level"))?;
+            self.connection
+                .pragma_update(None, "synchronous", level)
+                .map_err(fail("set sync level"))?;
             self.synced = batch.promise;
         }
         let transaction = self.connection.transaction().map_err(fail("begin transaction"))?;
         for (id, json) in &batch.tasks {
             match json {
-                Some(json) => execute(&transaction, "INSERT OR REPLACE INTO tasks VALUES (?1, ?2)", params![id.as_str(), json]),
-                None => execute(&transaction, "DELETE FROM tasks WHERE id = ?1", params![id.as_str()]),
+                Some(json) => execute(
+                    &transaction,
+                    "INSERT OR REPLACE INTO tasks VALUES (?1, ?2)",
+                    params![id.as_str(), json],
+                ),
+                None => execute(
+                    &transaction,
+                    "DELETE FROM tasks WHERE id = ?1",
+                    params![id.as_str()],
+                ),
             }
             .map_err(fail("store task"))?;
         }
@@ -160,16 +197,24 @@ impl Database {
 
     pub(super) fn outbox(&mut self, after: u64, limit: usize) -> Result<Vec<Report>, StoreError> {
         let fail = |source| classify(source, "read outbox");
-        let (after, limit) = (i64::try_from(after).unwrap_or(i64::MAX), i64::try_from(limit).unwrap_or(i64::MAX));
+        let (after, limit) = (
+            i64::try_from(after).unwrap_or(i64::MAX),
+            i64::try_from(limit).unwrap_or(i64::MAX),
+        );
         let query = "SELECT json FROM outbox WHERE sequence > ?1 ORDER BY sequence LIMIT ?2";
         let mut statement = self.connection.prepare_cached(query).map_err(fail)?;
-        let rows = statement.query_map(params![after, limit], |row| row.get::<_, String>(0)).map_err(fail)?;
+        let rows = statement
+            .query_map(params![after, limit], |row| row.get::<_, String>(0))
+            .map_err(fail)?;
         let rows: Vec<String> = rows.collect::<Result<_, _>>().map_err(fail)?;
         let decode = |json: &String| serde_json::from_str(json);
         rows.iter()
             .map(decode)
             .collect::<Result<_, _>>()
-            .map_err(|source| StoreError::Encode { what: "report", source })
+            .map_err(|source| StoreError::Encode {
+                what: "report",
+                source,
+            })
     }
 }
 

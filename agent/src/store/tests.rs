@@ -14,7 +14,14 @@ fn report(sequence: u64) -> Report {
         mac_address: None,
         containers: Vec::new(),
     };
-    Report { sequence, task: TaskState { id: task(1), facts, times: Times::default() } }
+    Report {
+        sequence,
+        task: TaskState {
+            id: task(1),
+            facts,
+            times: Times::default(),
+        },
+    }
 }
 
 fn task(n: u8) -> TaskId {
@@ -28,19 +35,32 @@ async fn what_was_committed_is_there_after_reopening() {
     let (store, loaded) = Store::open(&path, "boot-1").unwrap();
     assert_eq!((loaded.boot_id, loaded.node), (None, None));
     let batch = Batch {
-        ledger: vec![LedgerWrite::Intend(Owned::Host(task(1))), LedgerWrite::Intend(Owned::Logs(task(1)))],
+        ledger: vec![
+            LedgerWrite::Intend(Owned::Host(task(1))),
+            LedgerWrite::Intend(Owned::Logs(task(1))),
+        ],
         reports: (1..=5).map(report).collect(),
         promise: true,
         ..Batch::default()
     };
     store.commit(batch).await.unwrap();
     let release = vec![LedgerWrite::Release(Owned::Host(task(1)))];
-    store.commit(Batch { ledger: release, acknowledged: Some(2), ..Batch::default() }).await.unwrap();
+    store
+        .commit(Batch {
+            ledger: release,
+            acknowledged: Some(2),
+            ..Batch::default()
+        })
+        .await
+        .unwrap();
     drop(store);
 
     let (store, loaded) = reopen(&path, "boot-2").await;
     assert_eq!(loaded.boot_id.as_deref(), Some("boot-1"));
-    assert_eq!(loaded.ledger.entries().collect::<Vec<_>>(), [&Owned::Logs(task(1))]);
+    assert_eq!(
+        loaded.ledger.entries().collect::<Vec<_>>(),
+        [&Owned::Logs(task(1))]
+    );
     let sequences = |reports: Vec<Report>| reports.iter().map(|r| r.sequence).collect::<Vec<_>>();
     assert_eq!(sequences(store.outbox(0, 2).await.unwrap()), [3, 4]);
     assert_eq!(sequences(store.outbox(4, 9).await.unwrap()), [5]);
@@ -77,7 +97,10 @@ async fn a_damaged_file_is_told_apart_from_a_full_disk() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("agent.db");
     std::fs::write(&path, vec![7u8; 8192]).unwrap();
-    assert!(matches!(Store::open(&path, "boot").unwrap_err(), StoreError::Corrupt { .. }));
+    assert!(matches!(
+        Store::open(&path, "boot").unwrap_err(),
+        StoreError::Corrupt { .. }
+    ));
 }
 
 /// The thread of a dropped store closes its connection a moment later.

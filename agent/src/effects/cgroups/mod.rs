@@ -229,6 +229,31 @@ impl Cgroups {
         pids.into_iter().collect()
     }
 
+    /// Shim and loggers of the task, ordered.
+    pub fn rt_processes(&self, task: &TaskId) -> Vec<u32> {
+        let path = self.rt_path(task);
+        let all = self.hierarchies.all().iter();
+        let pids: BTreeSet<i32> = all
+            .flat_map(|h| tree::processes(&join(&h.mount, &path)))
+            .collect();
+        pids.into_iter()
+            .filter_map(|pid| u32::try_from(pid).ok())
+            .collect()
+    }
+
+    /// Moves a process beside the task's shim, in every hierarchy.
+    ///
+    /// # Errors
+    /// When the kernel refuses: the process or the cgroup is gone.
+    pub fn move_to_rt(&self, task: &TaskId, pid: u32) -> Result<(), CgroupError> {
+        let path = self.rt_path(task);
+        for hierarchy in self.hierarchies.all() {
+            let procs = join(&hierarchy.mount, &path).join("cgroup.procs");
+            fs::write(&procs, pid.to_string()).map_err(tree::failed("write", &procs))?;
+        }
+        Ok(())
+    }
+
     /// Removes the parent in every hierarchy, on a private agent's way out. Idempotent.
     ///
     /// # Errors
