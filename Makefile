@@ -1,0 +1,31 @@
+# Thin on purpose: each target calls one script or cargo.
+
+.PHONY: help build demo demo-down test lint bench
+
+help:
+	@echo 'make demo       build, start a node, run nginx and redis on it with the AWS command line (root)'
+	@echo 'make demo-down  stop all of it and show that nothing is left (root)'
+	@echo 'make test       every test, from unit to end to end (root)'
+	@echo 'make bench      the published numbers (root)'
+	@echo 'make lint       formatting, clippy, licences'
+	@echo 'make build      release binaries in target/release'
+
+build:
+	scripts/setup
+	cargo build --release --workspace --bins --exclude berth-logger
+	scripts/build-logger target/release
+
+demo:
+	scripts/demo
+
+demo-down:
+	scripts/demo-down
+
+test:
+	scripts/test
+
+lint:
+	scripts/lint
+
+bench:
+	scripts/bench

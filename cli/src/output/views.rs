@@ -1,0 +1,161 @@
+//! Owns which columns tasks and nodes have.
+
+use super::Table;
+use crate::api::{ContainerInstance, Task};
+use crate::duration;
+use crate::ids;
+
+/// Characters of a reason in a table that is not wide: `berth why` has all of it.
+const REASON_SHOWN_MAX: usize = 60;
+
+/// Tasks, newest first. `now_ms` dates them.
+pub fn tasks(tasks: &[Task], wide: bool, now_ms: i64) -> Table {
+    let mut sorted: Vec<&Task> = tasks.iter().collect();
+    sorted.sort_by(|a, b| {
+        b.created_at
+            .unwrap_or(0.0)
+            .total_cmp(&a.created_at.unwrap_or(0.0))
+    });
+    let mut header = vec!["TASK", "DEFINITION", "STATUS", "ADDRESS", "CONTAINERS", "AGE"];
+    if wide {
+        header.extend(["CPU", "MEMORY", "NODE", "GROUP"]);
+    }
+    header.push("REASON");
+    let mut table = Table::new(&header);
+    for task in sorted {
+        let id = if wide { task.id() } else { ids::short(task.id()) };
+        let mut row = vec![
+            id.into(),
+            task.definition().into(),
+            status(task),
+            task.address().unwrap_or("-").into(),
+            containers(task),
+            age(task.created_at, now_ms),
+        ];
+        if wide {
+            let or_dash = |text: &Option<String>| text.clone().unwrap_or_else(|| "-".into());
+            row.extend([
+                or_dash(&task.cpu),
+                or_dash(&task.memory),
+                task.node_id().into(),
+                or_dash(&task.group),
+            ]);
+        }
+        let reason = task.stopped_reason.clone().unwrap_or_default();
+        row.push(if wide { reason } else { shortened(&reason) });
+        table.row(row);
+    }
+    table
+}
+
+pub fn nodes(nodes: &[ContainerInstance], wide: bool, now_ms: i64) -> Table {
+    let mut header = vec!["NODE", "STATUS", "AGENT", "TASKS", "CPU FREE", "MIB FREE", "AGE"];
+    if wide {
+        header.extend(["VERSION", "RUNTIME", "ARCHITECTURE"]);
+    }
+    let mut table = Table::new(&header);
+    for node in nodes {
+        let id = if wide { node.id() } else { ids::short(node.id()) };
+        let mut row = vec![
+            id.into(),
+            node.status.clone(),
+            if node.agent_connected {
+                "connected"
+            } else {
+                "silent"
+            }
+            .into(),
+            (node.running_tasks_count + node.pending_tasks_count).to_string(),
+            node.free_of("CPU"),
+            node.free_of("MEMORY"),
+            age(node.registered_at, now_ms),
+        ];
+        if wide {
+            let or_dash = |text: &Option<String>| text.clone().unwrap_or_else(|| "-".into());
+            row.extend([
+                or_dash(&node.version_info.agent_version),
+                or_dash(&node.version_info.docker_version),
+                node.attribute("ecs.cpu-architecture").into(),
+            ]);
+        }
+        table.row(row);
+    }
+    table
+}
+
+fn shortened(reason: &str) -> String {
+    match reason.char_indices().nth(REASON_SHOWN_MAX) {
+        Some((end, _)) => format!("{}…", &reason[..end]),
+        None => reason.into(),
+    }
+}
+
+/// The last status, and that it may be old.
+fn status(task: &Task) -> String {
+    let disconnected = task.connectivity.as_deref() == Some("DISCONNECTED") && !task.is_stopped();
+    let suffix = if disconnected { " (node silent)" } else { "" };
+    format!("{}{suffix}", task.last_status)
+}
+
+/// `running/all`.
+fn containers(task: &Task) -> String {
+    let running = task
+        .containers
+        .iter()
+        .filter(|container| container.last_status == "RUNNING")
+        .count();
+    format!("{running}/{}", task.containers.len())
+}
+
+fn age(since_seconds: Option<f64>, now_ms: i64) -> String {
+    since_seconds.map_or_else(
+        || "-".into(),
+        |since| duration::short(now_ms as f64 / 1000.0 - since),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn task(id: &str, created: f64, status: &str) -> Task {
+        serde_json::from_value(json!({
+            "taskArn": format!("arn:aws:ecs:r:0:task/default/{id}"), "createdAt": created, "lastStatus": status,
+            "taskDefinitionArn": "arn:aws:ecs:r:0:task-definition/web:3", "connectivity": "DISCONNECTED",
+            "containers": [{"name": "a", "lastStatus": "RUNNING"}, {"name": "b", "lastStatus": "PENDING"}],
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn tasks_are_listed_newest_first() {
+        let list = [
+            task(&"0a".repeat(16), 100.0, "STOPPED"),
+            task(&"0b".repeat(16), 200.0, "RUNNING"),
+        ];
+        assert_eq!(
+            tasks(&list, false, 260_000).to_string(),
+            "TASK          DEFINITION  STATUS                 ADDRESS  CONTAINERS  AGE  REASON\n\
+             0b0b0b0b0b0b  web:3       RUNNING (node silent)  -        1/2         60s\n\
+             0a0a0a0a0a0a  web:3       STOPPED                -        1/2         2m\n"
+        );
+        assert!(tasks(&list, true, 0).to_string().contains(&"0a".repeat(16)));
+    }
+
+    #[test]
+    fn nodes_say_what_is_free() {
+        let node: ContainerInstance = serde_json::from_value(json!({
+            "containerInstanceArn": "arn:aws:ecs:r:0:container-instance/default/0a", "status": "ACTIVE",
+            "agentConnected": true, "registeredAt": 0.0, "runningTasksCount": 1,
+            "registeredResources": [{"name": "CPU", "integerValue": 2048}, {"name": "MEMORY", "integerValue": 1000}],
+            "remainingResources": [{"name": "CPU", "integerValue": 1792}, {"name": "MEMORY", "integerValue": 488}],
+        }))
+        .unwrap();
+        let text = nodes(&[node], false, 5_000).to_string();
+        assert!(
+            text.ends_with("0a    ACTIVE  connected  1      1792/2048  488/1000  5s\n"),
+            "{text}"
+        );
+    }
+}
