@@ -7,7 +7,7 @@ use std::{
 
 use berth_agent::effects::runtime::Timings;
 
-use crate::host::{Host, NAMESPACE};
+use crate::host::Host;
 
 const ROUNDS: usize = 15;
 
@@ -34,14 +34,22 @@ async fn a_start_is_faster_than_ctr_run() {
         let ran = Command::new("ctr")
             .arg("-a")
             .arg(&socket)
-            .args(["-n", NAMESPACE, "run", "-d", "--net-host", "--cgroup"])
+            .args([
+                "-n",
+                &host.config.namespace,
+                "run",
+                "-d",
+                "--net-host",
+                "--cgroup",
+            ])
             .arg(format!("{}/c/{id}", host.task_cgroup(&request.task)))
             .args([crate::image::REFERENCE, &id, "/bin/sleep", "1000"])
             .stdout(Stdio::null())
             .status();
         let other = began.elapsed();
         assert!(ran.unwrap().success());
-        host.ctr(&["tasks", "kill", "-s", "9", &id]);
+        host.ctr(&["tasks", "rm", "--force", &id]);
+        host.ctr(&["containers", "rm", &id]);
         host.remove(&request).await;
         // The first finds nothing warm.
         if round > 0 {
