@@ -120,6 +120,25 @@ impl Host {
             .with_registry(Arc::new(Registered(self.config.logger_socket.clone())))
     }
 
+    /// With the logger as it is shipped, and nobody for it to register at.
+    pub async fn with_real_logger(&self) -> Runtime {
+        let built = Command::new(env!("CARGO"))
+            .args(["build", "--quiet", "--package", "berth-logger"])
+            .status();
+        assert!(built.unwrap().success());
+        let target = std::env::current_exe()
+            .unwrap()
+            .ancestors()
+            .nth(2)
+            .unwrap()
+            .to_owned();
+        self.runtime_with(RuntimeConfig {
+            logger: target.join("berth-logger"),
+            ..self.config.clone()
+        })
+        .await
+    }
+
     pub async fn runtime_with(&self, config: RuntimeConfig) -> Runtime {
         let channel = containerd_client::connect(self.directory.path().join("containerd.sock"))
             .await
@@ -280,9 +299,11 @@ impl Host {
 impl Drop for Host {
     fn drop(&mut self) {
         cgroups::clear(&format!("/{}", self.config.cgroup_parent));
+        let sockets = shim_sockets(self.directory.path());
         if self.containerd.is_some() {
             self.kill_containerd();
         }
+        sockets.iter().for_each(|socket| drop(fs::remove_file(socket)));
         kill_shims(self.directory.path());
         // runc's own state is the same directory for every containerd.
         let _ = fs::remove_dir_all(Path::new("/run/containerd/runc").join(&self.config.namespace));
@@ -414,4 +435,17 @@ fn kill_shims(directory: &Path) {
 /// Its own, because runc tells containers of different containerds apart by it alone.
 fn namespace(directory: &Path) -> String {
     directory.file_name().unwrap().to_str().unwrap().to_owned()
+}
+
+/// Where the shims listen: a shim that is killed leaves its socket behind, outside our directory.
+fn shim_sockets(directory: &Path) -> Vec<PathBuf> {
+    let bundles = directory
+        .join("state/io.containerd.runtime.v2.task")
+        .join(namespace(directory));
+    let addresses = fs::read_dir(bundles).into_iter().flatten().flatten();
+    let socket = |bundle: fs::DirEntry| {
+        let address = fs::read_to_string(bundle.path().join("address")).ok()?;
+        Some(PathBuf::from(address.strip_prefix("unix://")?))
+    };
+    addresses.filter_map(socket).collect()
 }

@@ -6,6 +6,8 @@ use std::{
 };
 
 use berth_agent::effects::runtime::Timings;
+use berth_agent_core::desired::NetworkMode;
+use tokio_util::sync::CancellationToken;
 
 use crate::host::Host;
 
@@ -21,12 +23,17 @@ fn median(mut all: Vec<Duration>) -> Duration {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_start_is_faster_than_ctr_run() {
     let host = Host::start().await;
+    let runtime = host.with_real_logger().await;
     let socket = host.directory.path().join("containerd.sock");
     let (mut ours, mut theirs, mut steps) = (Vec::new(), Vec::new(), Vec::<Timings>::new());
     for round in 0..=ROUNDS {
-        let request = host.request("sleep 1000");
+        let mut request = host.request("sleep 1000");
+        request.network = NetworkMode::Host;
         let began = Instant::now();
-        let started = host.started(&request).await;
+        let started = runtime
+            .start(&request, None, CancellationToken::new())
+            .await
+            .unwrap();
         let own = began.elapsed();
 
         let id = format!("ctr-{round}");
