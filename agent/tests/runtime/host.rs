@@ -65,7 +65,7 @@ impl Host {
     pub async fn start() -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let name = format!(
-            "berth-test-{}-{}",
+            "berth-runtime-test-{}-{}",
             std::process::id(),
             COUNT.fetch_add(1, Ordering::Relaxed)
         );
