@@ -104,7 +104,7 @@ const TRACING: (&str, (u32, u32)) = ("process_vm_readv process_vm_writev ptrace"
 /// (40: reaches virtual machines around every network policy).
 const FAMILIES: [(&str, u64); 3] = [("SCMP_CMP_LT", 38), ("SCMP_CMP_EQ", 39), ("SCMP_CMP_GT", 40)];
 
-/// Linux, Linux 32, SVR4-like UNAME26 variants, and "which is it?".
+/// PER_LINUX and PER_LINUX32, each with and without UNAME26, and the question which it is.
 const PERSONALITIES: [u64; 5] = [0, 0x0008, 0x2_0000, 0x2_0008, 0xffff_ffff];
 
 /// CLONE_NEWNS, NEWUTS, NEWIPC, NEWUSER, NEWPID, NEWNET, NEWCGROUP.
