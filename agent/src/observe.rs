@@ -42,7 +42,7 @@ pub struct Observer {
     runtime: Runtime,
     oom: Arc<dyn OomCounter>,
     exits: mpsc::Sender<Exit>,
-    /// Runtime ids whose exit was sent, while containerd still lists them.
+    /// Runtime ids whose exit was sent, until they are removed.
     reported: HashSet<String>,
 }
 
@@ -133,7 +133,10 @@ impl Observer {
                 return Ok(Err(error));
             }
         }
-        self.reported.retain(|id| listed.contains(id));
+        // The exit of one whose shim died may be told again by containerd, long after it left the list.
+        let runtime = &self.runtime;
+        self.reported
+            .retain(|id| listed.contains(id) || runtime.is_known(id));
         Ok(Ok(()))
     }
 
