@@ -140,7 +140,9 @@ impl Driver {
             batch.ledger.extend(change.ledger.iter().cloned());
             batch.reports.extend(change.reports.iter().cloned());
             batch.acknowledged = batch.acknowledged.max(change.acknowledged);
-            batch.promise |= change.desired_ack.is_some() || change.acknowledged.is_some();
+            // An acknowledged assignment must survive a power loss. A report that left the outbox need not be gone
+            // for good: sent again, its sequence number tells the control plane that it has it.
+            batch.promise |= change.desired_ack.is_some();
         }
         for (id, ()) in tasks {
             let json = self.node.task(&id).map(serde_json::to_string).transpose();

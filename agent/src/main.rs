@@ -5,7 +5,9 @@ use std::{path::PathBuf, process::ExitCode, time::Duration};
 use berth_agent::{app::Agent, config::Config, sys::Chain};
 use clap::{Parser, Subcommand};
 use tokio::signal::unix::{SignalKind, signal};
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::{
+    Layer as _, filter::Targets, layer::SubscriberExt as _, util::SubscriberInitExt as _,
+};
 
 /// What is under way may take so long on the way out; the next start takes up the rest.
 const SHUTDOWN_LIMIT: Duration = Duration::from_secs(10);
@@ -34,11 +36,11 @@ enum Command {
 
 fn main() -> ExitCode {
     let Command::Run { config } = Arguments::parse().command;
-    let filter = EnvFilter::try_from_env("BERTH_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .init();
+    bound_allocator();
+    if let Err(error) = log_to_stderr() {
+        eprintln!("berth-agent: BERTH_LOG: {error}");
+        return ExitCode::from(EXIT_CONFIG);
+    }
     let config = match Config::load(&config) {
         Ok(config) => config,
         Err(error) => {
@@ -63,6 +65,26 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Levels by target, for example `info,berth_agent::link=debug`.
+fn log_to_stderr() -> Result<(), tracing_subscriber::filter::ParseError> {
+    let levels = std::env::var("BERTH_LOG").unwrap_or_else(|_| "info".into());
+    let targets: Targets = levels.parse()?;
+    let layer = tracing_subscriber::fmt::layer()
+        .with_writer(std::io::stderr)
+        .with_ansi(false);
+    tracing_subscriber::registry()
+        .with(layer.with_filter(targets))
+        .init();
+    Ok(())
+}
+
+/// Threads come and go with bursts; an arena each would keep what a burst needed.
+#[allow(unsafe_code)]
+fn bound_allocator() {
+    // SAFETY: mallopt(3) only sets a number of the C library's allocator; no thread but this one exists yet.
+    unsafe { libc::mallopt(libc::M_ARENA_MAX, 1) };
 }
 
 /// Usage is read from kept-open files, some twenty per task: take what the hard limit allows.
