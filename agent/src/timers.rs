@@ -91,14 +91,14 @@ impl Timers {
 mod tests {
     use super::*;
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn setting_a_timer_again_moves_it() {
         let (inputs, mut received) = mpsc::channel(8);
         let timers = Timers::default();
         let task = |n: u8| -> berth_agent_core::ids::TaskId { format!("{n:032x}").parse().unwrap() };
-        timers.set(TimerKey::Admission(task(1)), Duration::from_secs(5));
-        timers.set(TimerKey::Quarantine, Duration::from_secs(7));
-        timers.set(TimerKey::Admission(task(1)), Duration::from_secs(10));
+        timers.set(TimerKey::Admission(task(1)), Duration::from_millis(50));
+        timers.set(TimerKey::Quarantine, Duration::from_millis(150));
+        timers.set(TimerKey::Admission(task(1)), Duration::from_millis(400));
         let running = tokio::spawn(timers.run(inputs));
         let mut fired = Vec::new();
         for _ in 0..2 {
