@@ -1,5 +1,7 @@
 //! docs/cli.md names every command and flag of `berth`, and every exit code that `berth --help` names.
 
+#![allow(clippy::unwrap_used)]
+
 use std::process::Command;
 
 fn help(arguments: &[&str]) -> String {

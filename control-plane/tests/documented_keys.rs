@@ -1,5 +1,7 @@
 //! docs/configuration.md names every key of the control plane's file, with its default, and no other.
 
+#![allow(clippy::unwrap_used)]
+
 use std::{collections::BTreeMap, error::Error};
 
 use berth_control_plane::config::{Config, ConfigError};

@@ -1,5 +1,7 @@
 //! docs/task-definitions.md says of every field of ECS whether it is honoured, and says it truly.
 
+#![allow(clippy::unwrap_used)]
+
 use std::collections::BTreeMap;
 
 use berth_control_plane_core::definition::register;
