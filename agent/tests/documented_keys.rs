@@ -1,0 +1,103 @@
+//! docs/configuration.md names every key of the agent's file, with its default, and no other.
+
+#![allow(clippy::unwrap_used)]
+
+use std::collections::BTreeMap;
+
+use berth_agent::config::Config;
+use serde_json::Value;
+
+/// What has no default; one credential, so that the keys of its kind are seen.
+const REQUIRED: [&str; 5] = [
+    "control_plane = 'https://cp:1'",
+    "node_id = '0123456789abcdef0123456789abcdef'",
+    "certificate = '/c'",
+    "key = '/k'",
+    "authority = '/a'",
+];
+const CREDENTIAL: [&str; 3] = ["host = 'h'", "username = 'u'", "password_file = '/p'"];
+
+fn parse(required: &[&str], credential: &[&str]) -> Result<Config, toml::de::Error> {
+    let mut text = required.join("\n");
+    if !credential.is_empty() {
+        text += &format!("\n[[registries.credentials]]\n{}", credential.join("\n"));
+    }
+    toml::from_str(&text)
+}
+
+/// Every key that the serialised settings have, dotted, with its value.
+fn flatten(path: &str, value: &Value, keys: &mut BTreeMap<String, Value>) {
+    let fields = match value {
+        Value::Object(fields) if path.is_empty() || !fields.is_empty() => fields,
+        Value::Array(elements) if elements.iter().any(Value::is_object) => {
+            keys.insert(path.into(), Value::Array(vec![]));
+            return flatten(&format!("{path}[]"), &elements[0], keys);
+        }
+        leaf => return drop(keys.insert(path.into(), leaf.clone())),
+    };
+    for (name, value) in fields {
+        let path = if path.is_empty() {
+            name.clone()
+        } else {
+            format!("{path}.{name}")
+        };
+        flatten(&path, value, keys);
+    }
+}
+
+/// Key and default, as the code has them.
+fn in_code() -> BTreeMap<String, String> {
+    let config = parse(&REQUIRED, &CREDENTIAL).unwrap();
+    let mut keys = BTreeMap::new();
+    flatten("", &serde_json::to_value(&config).unwrap(), &mut keys);
+    let without = |all: &[&'static str], at: usize| -> Vec<&'static str> {
+        all.iter()
+            .enumerate()
+            .filter(|(i, _)| *i != at)
+            .map(|(_, line)| *line)
+            .collect()
+    };
+    let name = |line: &str| line.split(' ').next().unwrap().to_owned();
+    let mut required = Vec::new();
+    for (at, line) in REQUIRED.iter().enumerate() {
+        parse(&without(&REQUIRED, at), &[]).expect_err(line);
+        required.push(name(line));
+    }
+    for (at, line) in CREDENTIAL.iter().enumerate() {
+        parse(&REQUIRED, &without(&CREDENTIAL, at)).expect_err(line);
+        required.push(format!("registries.credentials[].{}", name(line)));
+    }
+    let default = |(key, value): (String, Value)| {
+        let default = match value {
+            _ if required.contains(&key) => "required".into(),
+            Value::Null => "none".into(),
+            value => value.to_string(),
+        };
+        (key, default)
+    };
+    keys.into_iter().map(default).collect()
+}
+
+/// Key and default, as the page's table has them.
+fn in_page(section: &str) -> BTreeMap<String, String> {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/configuration.md");
+    let page = std::fs::read_to_string(path).unwrap();
+    let (_, rest) = page
+        .split_once(&format!("\n## {section}\n"))
+        .expect("the section");
+    let section = rest.split("\n## ").next().unwrap();
+    let (_, table) = section
+        .split_once("\n| key | type | default |")
+        .expect("the table of keys");
+    let rows = table.lines().skip(2).take_while(|line| line.starts_with('|'));
+    rows.map(|row| {
+        let cells: Vec<&str> = row.split('|').map(|cell| cell.trim().trim_matches('`')).collect();
+        (cells[1].to_owned(), cells[3].to_owned())
+    })
+    .collect()
+}
+
+#[test]
+fn every_key_is_documented_with_its_default() {
+    assert_eq!(in_page("Agent"), in_code());
+}

@@ -1,0 +1,92 @@
+//! docs/configuration.md names every key of the control plane's file, with its default, and no other.
+
+#![allow(clippy::unwrap_used)]
+
+use std::{collections::BTreeMap, error::Error};
+
+use berth_control_plane::config::{Config, ConfigError};
+
+const KEY: &str = "[[keys]]\naccess_key_id = 'AKIDEXAMPLE00001'\nsecret_access_key = 's'\n";
+
+fn load(text: &str) -> Result<Config, ConfigError> {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), text).unwrap();
+    Config::load(file.path())
+}
+
+/// The names in "unknown field `x`, expected one of `a`, `b`": what the parser itself takes here.
+fn expected(text: &str) -> Vec<String> {
+    let error = load(text).unwrap_err();
+    let message = error.source().expect("a parse error").to_string();
+    let (_, names) = message.split_once("expected ").expect("what is expected");
+    let names = names.lines().next().unwrap();
+    names.split('`').skip(1).step_by(2).map(str::to_owned).collect()
+}
+
+/// Key and default, as the code has them.
+fn in_code() -> BTreeMap<String, String> {
+    let of_key = expected("[[keys]]\nnone_such = 1")
+        .into_iter()
+        .map(|name| format!("keys[].{name}"));
+    let names = expected("none_such = 1").into_iter().chain(of_key);
+    // Every field by name: a new one does not compile without a line here.
+    let Config {
+        state_dir,
+        api_listen,
+        node_listen,
+        node_names,
+        region,
+        account_id,
+        keys: _,
+        node_silence,
+        heartbeat_interval,
+        stopped_task_retention,
+    } = load(KEY).unwrap();
+    let defaults = BTreeMap::from([
+        ("state_dir", format!("{state_dir:?}")),
+        ("api_listen", format!("\"{api_listen}\"")),
+        ("node_listen", format!("\"{node_listen}\"")),
+        ("node_names", format!("{node_names:?}")),
+        ("region", format!("{region:?}")),
+        ("account_id", format!("{account_id:?}")),
+        ("node_silence_seconds", node_silence.as_secs().to_string()),
+        (
+            "heartbeat_interval_seconds",
+            heartbeat_interval.as_secs().to_string(),
+        ),
+        (
+            "stopped_task_retention_seconds",
+            stopped_task_retention.as_secs().to_string(),
+        ),
+    ]);
+    names
+        .map(|name| {
+            let default = defaults.get(name.as_str()).cloned();
+            (name, default.unwrap_or_else(|| "required".into()))
+        })
+        .collect()
+}
+
+/// Key and default, as the page's table has them.
+fn in_page(section: &str) -> BTreeMap<String, String> {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/configuration.md");
+    let page = std::fs::read_to_string(path).unwrap();
+    let (_, rest) = page
+        .split_once(&format!("\n## {section}\n"))
+        .expect("the section");
+    let section = rest.split("\n## ").next().unwrap();
+    let (_, table) = section
+        .split_once("\n| key | type | default |")
+        .expect("the table of keys");
+    let rows = table.lines().skip(2).take_while(|line| line.starts_with('|'));
+    rows.map(|row| {
+        let cells: Vec<&str> = row.split('|').map(|cell| cell.trim().trim_matches('`')).collect();
+        (cells[1].to_owned(), cells[3].to_owned())
+    })
+    .collect()
+}
+
+#[test]
+fn every_key_is_documented_with_its_default() {
+    assert_eq!(in_page("Control plane"), in_code());
+}
