@@ -62,6 +62,8 @@ pub struct Config {
     /// How long a task may wait for resources, seconds.
     #[serde(default = "default_admission_deadline_s")]
     pub admission_deadline_s: u32,
+    /// Container starts at a time; by default three per core. More is no faster, and each start waits longer.
+    pub start_concurrency: Option<usize>,
     /// Custom attributes of the node, for placement constraints.
     #[serde(default)]
     pub attributes: std::collections::BTreeMap<String, String>,

@@ -37,6 +37,9 @@ struct Arguments {
     /// Seconds to wait before memory is read.
     #[arg(long, default_value_t = 60)]
     settle_s: u64,
+    /// Lines added to the agent's configuration, to compare settings.
+    #[arg(long, default_value = "")]
+    agent_config: String,
     /// Only the single starts, with a trace of the agent's effects on standard error.
     #[arg(long)]
     trace: bool,
@@ -56,7 +59,13 @@ async fn main() -> anyhow::Result<()> {
         burst_size: arguments.burst_size,
         settle: std::time::Duration::from_secs(arguments.settle_s),
     };
-    let mut node = Node::start(&host, &arguments.bin_dir, arguments.trace).await?;
+    let mut node = Node::start(
+        &host,
+        &arguments.bin_dir,
+        &arguments.agent_config,
+        arguments.trace,
+    )
+    .await?;
     let mut report = Report::default();
     let outcome = measure::all(&plan, &host, &mut node, &mut report, arguments.trace).await;
     node.stop().await?;

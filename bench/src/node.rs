@@ -55,7 +55,7 @@ pub struct Node {
 }
 
 impl Node {
-    pub async fn start(host: &Host, bin_dir: &Path, trace: bool) -> anyhow::Result<Self> {
+    pub async fn start(host: &Host, bin_dir: &Path, more: &str, trace: bool) -> anyhow::Result<Self> {
         let dir = host.dir();
         let authority = Authority::load_or_create(&dir.join("pki"))?;
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
@@ -82,7 +82,7 @@ impl Node {
             .issue_node(NODE_ID, "default")?
             .write_to(&dir.join("node"))?;
         let config = dir.join("agent.toml");
-        std::fs::write(&config, agent_config(host, &address.to_string()))?;
+        std::fs::write(&config, agent_config(host, &address.to_string(), more))?;
         let log = std::fs::File::create(dir.join("agent.log"))?;
         let stderr = if trace { Stdio::inherit() } else { Stdio::from(log) };
         let agent = Command::new(bin_dir.join("berth-agent"))
@@ -222,12 +222,12 @@ impl Node {
     }
 }
 
-fn agent_config(host: &Host, address: &str) -> String {
+fn agent_config(host: &Host, address: &str, more: &str) -> String {
     let path = |name: &str| host.dir().join(name).display().to_string();
     format!(
         "instance = \"berth-bench\"\nstate_dir = {:?}\nrun_dir = \"/run/berth-bench\"\n\
          containerd_address = {:?}\ncontrol_plane = \"https://{address}\"\nnode_id = \"{NODE_ID}\"\n\
-         certificate = {:?}\nkey = {:?}\nauthority = {:?}\ntask_cidr = \"10.90.0.0/20\"\nimages_dir = {:?}\n",
+         certificate = {:?}\nkey = {:?}\nauthority = {:?}\ntask_cidr = \"10.90.0.0/20\"\nimages_dir = {:?}\n{more}\n",
         path("state-agent"),
         host.socket().display().to_string(),
         path("node/node.pem"),

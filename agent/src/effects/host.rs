@@ -421,7 +421,9 @@ fn runtime_config(config: &Config, logger: PathBuf, cgroup_version: u8) -> Runti
         run_dir: config.run_dir.clone(),
         cgroup_parent: config.instance.clone(),
         cgroup_version,
-        start_concurrency: usize::try_from(sys::cpu_count()).unwrap_or(1) * STARTS_PER_CORE,
+        start_concurrency: config
+            .start_concurrency
+            .unwrap_or(usize::try_from(sys::cpu_count()).unwrap_or(1) * STARTS_PER_CORE),
     }
 }
 
