@@ -130,6 +130,7 @@ impl Agent {
             status: status_seen.clone(),
             desired_acks: acks,
             sampler: Arc::clone(&host.sampler),
+            pulls: host.images.progress(),
             log_dir: config.log_dir(),
             connected,
         };

@@ -155,8 +155,17 @@ impl Config {
             })
         };
         let name = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
-        if !(1..=16).contains(&self.instance.len()) || !self.instance.bytes().all(name) {
-            return bad("instance", &self.instance, "must be 1 to 16 of a-z, 0-9 and -");
+        let begins = self
+            .instance
+            .as_bytes()
+            .first()
+            .is_some_and(u8::is_ascii_lowercase);
+        if !begins || self.instance.len() > 16 || !self.instance.bytes().all(name) {
+            return bad(
+                "instance",
+                &self.instance,
+                "must be 1 to 16 of a-z, 0-9 and -, beginning with a letter",
+            );
         }
         if self.node_id.parse::<NodeId>().is_err() {
             return bad(

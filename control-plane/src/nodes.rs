@@ -4,7 +4,7 @@
 use std::fmt::Debug;
 
 use async_trait::async_trait;
-use berth_proto::node::v1::{Heartbeat, LogLine, LogRequest};
+use berth_proto::node::v1::{Heartbeat, LogLine, LogRequest, Pulls};
 use tokio::sync::mpsc;
 
 /// Lines of log, or the reason why there are no more.
@@ -26,6 +26,8 @@ pub enum NodeError {
 pub trait Nodes: Send + Sync + Debug {
     /// The last heartbeat of a connected node.
     fn latest_heartbeat(&self, node: &str) -> Option<Heartbeat>;
+    /// Downloads under way on a connected node, as it last said.
+    fn latest_pulls(&self, node: &str) -> Option<Pulls>;
     /// Asks the node for logs. Dropping the receiver ends the stream.
     async fn open_logs(&self, node: &str, request: LogRequest) -> Result<LogReceiver, NodeError>;
 }

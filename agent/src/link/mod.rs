@@ -3,6 +3,7 @@
 
 mod bulk;
 mod hello;
+mod pulls;
 mod session;
 mod usage;
 
@@ -20,6 +21,7 @@ use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity
 
 use crate::{
     driver::{Input, NodeStatus},
+    effects::images::PullProgress,
     store::Store,
     sys::Chain,
     telemetry::Sampler,
@@ -83,7 +85,7 @@ impl Target {
                 source,
             })
         };
-        let identity = Identity::from_pem(read("certificate", &self.certificate)?, read("key", &self.key)?);
+        let identity = Identity::from_pem(read("certificate", &self.certificate)?, self.read_key()?);
         let authority = Certificate::from_pem(read("authority", &self.authority)?);
         let tls = ClientTlsConfig::new()
             .ca_certificate(authority)
@@ -101,6 +103,22 @@ impl Target {
             .keep_alive_timeout(KEEPALIVE_TIMEOUT)
             .keep_alive_while_idle(true)
             .tcp_nodelay(true))
+    }
+
+    /// The private key, if nobody but its owner can read it.
+    fn read_key(&self) -> Result<Vec<u8>, LinkError> {
+        use std::os::unix::fs::MetadataExt as _;
+        let read = |source| LinkError::Identity {
+            what: "key",
+            path: self.key.clone(),
+            source,
+        };
+        let mode = std::fs::metadata(&self.key).map_err(read)?.mode();
+        if mode & 0o077 != 0 {
+            let problem = format!("mode {:o} lets others read it: chmod 600", mode & 0o777);
+            return Err(read(std::io::Error::other(problem)));
+        }
+        std::fs::read(&self.key).map_err(read)
     }
 
     async fn connect(&self) -> Result<Channel, LinkError> {
@@ -123,6 +141,7 @@ pub struct Link {
     pub status: watch::Receiver<NodeStatus>,
     pub desired_acks: mpsc::Receiver<DesiredAck>,
     pub sampler: Arc<Mutex<Sampler>>,
+    pub pulls: watch::Receiver<PullProgress>,
     pub log_dir: PathBuf,
     /// Whether a link is up: for readiness and for people.
     pub connected: watch::Sender<bool>,

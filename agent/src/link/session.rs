@@ -8,15 +8,19 @@ use berth_proto::node::v1::{
     node_service_client::NodeServiceClient,
 };
 use futures_util::{StreamExt, stream::FuturesUnordered};
-use tokio::sync::mpsc;
+use tokio::{
+    sync::{mpsc, watch},
+    time::Instant,
+};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Streaming, transport::Channel};
 
-use super::{Link, LinkError, bulk, usage};
+use super::{Link, LinkError, bulk, pulls, usage};
 use crate::{
     convert,
     driver::{now, send},
+    effects::images::PullProgress,
 };
 
 /// Messages that may wait for the stream.
@@ -29,6 +33,8 @@ const WELCOME_TIMEOUT: Duration = Duration::from_secs(10);
 /// Bulk streams at a time; more are refused and may be asked for again.
 const BULK_MAX: usize = 16;
 const HEARTBEAT_MIN: Duration = Duration::from_millis(200);
+/// Between two pictures of the downloads under way.
+const PULLS_INTERVAL: Duration = Duration::from_millis(500);
 
 type Outgoing = mpsc::Sender<NodeMessage>;
 
@@ -115,6 +121,7 @@ impl Session<'_> {
         let mut heartbeat = tokio::time::interval(interval);
         heartbeat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut bulk = FuturesUnordered::new();
+        let mut pulls_from = Instant::now();
         self.send_reports().await?;
         loop {
             // Every branch is cancel-safe: channels, intervals, and streams lose nothing when dropped while waiting.
@@ -132,6 +139,11 @@ impl Session<'_> {
                 Ok(()) = self.link.status.changed() => self.send_reports().await?,
                 Some(ack) = self.link.desired_acks.recv() => self.send_ack(ack).await?,
                 _ = heartbeat.tick() => self.send_heartbeat().await?,
+                Ok(()) = next_picture(&mut self.link.pulls, pulls_from) => {
+                    pulls_from = Instant::now() + PULLS_INTERVAL;
+                    let picture = pulls::to_wire(&self.link.pulls.borrow_and_update());
+                    post(&self.out, Out::Pulls(picture)).await?;
+                }
                 Some(()) = bulk.next(), if !bulk.is_empty() => {}
                 () = stop.cancelled() => return self.send_reports().await,
             }
@@ -209,6 +221,15 @@ impl Session<'_> {
         };
         post(&self.out, Out::Heartbeat(heartbeat)).await
     }
+}
+
+/// Waits until `from`, and then for a change that nobody saw.
+async fn next_picture(
+    pulls: &mut watch::Receiver<PullProgress>,
+    from: Instant,
+) -> Result<(), watch::error::RecvError> {
+    tokio::time::sleep_until(from).await;
+    pulls.changed().await
 }
 
 async fn post(out: &Outgoing, message: Out) -> Result<(), LinkError> {

@@ -52,6 +52,8 @@ impl Database {
             },
             other => other,
         };
+        make_private(path)
+            .map_err(|source| open(rusqlite::Error::ToSqlConversionFailure(Box::new(source))))?;
         let connection = Connection::open(path).map_err(open)?;
         connection.execute_batch(SCHEMA).map_err(open)?;
         let mut database = Self {
@@ -216,6 +218,18 @@ impl Database {
                 source,
             })
     }
+}
+
+/// It holds the containers' environment. SQLite gives its other files the mode of the first.
+fn make_private(path: &Path) -> std::io::Result<()> {
+    use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
+    let file = std::fs::OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .mode(0o600)
+        .open(path)?;
+    file.set_permissions(std::fs::Permissions::from_mode(0o600))
 }
 
 fn execute(

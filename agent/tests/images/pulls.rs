@@ -181,7 +181,7 @@ async fn tls_is_spoken_with_the_configured_authority_and_refused_without() {
 
     let (line, retryable) = crate::refused(&images(&containerd, config()), &reference).await;
     assert!(
-        line.contains("certificate is not trusted") && line.contains("extra_ca_pem") && !retryable,
+        line.contains("certificate is not trusted") && line.contains("registries.extra_ca") && !retryable,
         "{line}"
     );
     let trusting = images(

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use crate::api::{Client, ClientError, Found, Task, describe_task};
 use crate::error::CliError;
 use crate::ids::IdError;
-use crate::output::Progress;
+use crate::output::{Progress, Pull};
 
 /// A task starts in a fraction of a second when its image is there; later there is no hurry.
 const POLL_FIRST: Duration = Duration::from_millis(50);
@@ -40,10 +40,11 @@ pub async fn until(
             };
             break Err(late);
         }
-        let detail = waiting_for(client, task).await.unwrap_or_default();
+        let (detail, pulls) = waiting_for(client, task).await.unwrap_or_default();
         progress.show(
             &format!("task {} is {}", crate::ids::short(&task.id), state.last_status),
             &detail,
+            &pulls,
         );
         tokio::time::sleep(pause).await;
         pause = (pause * 3 / 2).min(POLL_MAX);
@@ -52,16 +53,21 @@ pub async fn until(
     outcome
 }
 
-/// What the task waits for, layer progress included: a line for people.
-async fn waiting_for(client: &Client, task: &Found) -> Result<String, ClientError> {
+/// What the task waits for, in a line for people, and the downloads among it.
+async fn waiting_for(client: &Client, task: &Found) -> Result<(String, Vec<Pull>), ClientError> {
     let answer = client
         .berth("ExplainTask", &json!({"cluster": task.cluster, "task": task.id}))
         .await?;
-    Ok(answer
+    let reason = answer
         .get("waitingReason")
         .and_then(Value::as_str)
-        .unwrap_or_default()
-        .to_owned())
+        .unwrap_or_default();
+    // An older control plane says nothing of downloads.
+    let pulls = answer.get("pulls").cloned().unwrap_or_default();
+    Ok((
+        reason.to_owned(),
+        serde_json::from_value(pulls).unwrap_or_default(),
+    ))
 }
 
 fn gone(task: &Found) -> CliError {

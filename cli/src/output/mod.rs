@@ -8,7 +8,7 @@ use std::io::Write;
 
 use serde_json::Value;
 
-pub use progress::Progress;
+pub use progress::{Progress, Pull};
 pub use table::Table;
 pub use views::{nodes, tasks};
 

@@ -1,7 +1,9 @@
 //! Owns Berth's own operations that answer at once: why a task is as it is, what is used, what this server is.
 //! Never changes anything.
 
-use berth_proto::node::v1::{Heartbeat, NetworkUsage, NodeUsage, TaskSpec, TaskUsage, Usage};
+use berth_proto::node::v1::{
+    Heartbeat, ImagePull, LayerPull, LayerStatus, NetworkUsage, NodeUsage, TaskSpec, TaskUsage, Usage,
+};
 use prost::Message;
 use serde_json::{Value, json};
 
@@ -54,7 +56,37 @@ pub(super) async fn explain_task(api: &Api, mut input: Fields) -> Result<Value, 
         "nodeConnected": connected,
         "nodeConnectivitySinceMs": node.as_ref().map(|node| node.connectivity_at),
         "containers": containers,
+        "pulls": pulls(api, &task),
     }))
+}
+
+/// Downloads under way on the task's node of images that it names. A canonical reference contains what the user wrote.
+fn pulls(api: &Api, task: &Task) -> Vec<Value> {
+    let known = api.nodes.latest_pulls(&task.node).unwrap_or_default();
+    let wanted = |pull: &&ImagePull| {
+        task.containers
+            .iter()
+            .any(|one| pull.reference.contains(&one.image))
+    };
+    known
+        .images
+        .iter()
+        .filter(wanted)
+        .map(|pull| json!({ "image": pull.reference, "layers": pull.layers.iter().map(layer).collect::<Vec<_>>() }))
+        .collect()
+}
+
+fn layer(layer: &LayerPull) -> Value {
+    let status = match layer.status() {
+        LayerStatus::Unspecified | LayerStatus::Waiting => "waiting",
+        LayerStatus::Downloading => "downloading",
+        LayerStatus::Downloaded => "downloaded",
+        LayerStatus::Unpacking => "unpacking",
+        LayerStatus::Done => "done",
+    };
+    json!({
+        "digest": layer.digest, "bytesDone": layer.bytes_done, "bytesTotal": layer.bytes_total, "status": status,
+    })
 }
 
 /// One sentence for people.

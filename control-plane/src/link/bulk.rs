@@ -11,7 +11,8 @@ use std::{
 
 use async_trait::async_trait;
 use berth_proto::node::v1::{
-    BulkFromNode, BulkToNode, Heartbeat, LogRequest, OpenBulk, bulk_from_node::Message, open_bulk::Request,
+    BulkFromNode, BulkToNode, Heartbeat, LogRequest, OpenBulk, Pulls, bulk_from_node::Message,
+    open_bulk::Request,
 };
 use rand::TryRngCore;
 use tokio::{sync::mpsc, sync::oneshot, time::timeout};
@@ -92,6 +93,10 @@ impl Drop for Ticket<'_> {
 impl Nodes for Shared {
     fn latest_heartbeat(&self, node: &str) -> Option<Heartbeat> {
         self.registry.heartbeat(node)
+    }
+
+    fn latest_pulls(&self, node: &str) -> Option<Pulls> {
+        self.registry.pulls(node)
     }
 
     async fn open_logs(&self, node: &str, request: LogRequest) -> Result<LogReceiver, NodeError> {

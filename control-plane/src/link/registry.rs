@@ -5,7 +5,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use berth_proto::node::v1::{Heartbeat, OpenBulk};
+use berth_proto::node::v1::{Heartbeat, OpenBulk, Pulls};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -29,6 +29,7 @@ struct Connected {
     ended: CancellationToken,
     commands: mpsc::Sender<OpenBulk>,
     heartbeat: Option<Heartbeat>,
+    pulls: Pulls,
 }
 
 /// A session's place; left when dropped.
@@ -62,6 +63,7 @@ impl Registry {
             ended: ended.clone(),
             commands: sender,
             heartbeat: None,
+            pulls: Pulls::default(),
         };
         let previous = nodes.connected.insert(node.to_owned(), entry).map(|previous| {
             previous.superseded.cancel();
@@ -82,6 +84,10 @@ impl Registry {
         self.lock().connected.get(node)?.heartbeat.clone()
     }
 
+    pub(super) fn pulls(&self, node: &str) -> Option<Pulls> {
+        Some(self.lock().connected.get(node)?.pulls.clone())
+    }
+
     /// Where to ask a connected node for a bulk stream.
     pub(super) fn commands(&self, node: &str) -> Option<mpsc::Sender<OpenBulk>> {
         Some(self.lock().connected.get(node)?.commands.clone())
@@ -91,13 +97,19 @@ impl Registry {
 impl Place {
     /// Keeps the latest, unless a newer link has the place.
     pub(super) fn heartbeat(&self, heartbeat: Heartbeat) {
+        self.update(|entry| entry.heartbeat = Some(heartbeat));
+    }
+
+    /// As [`heartbeat`](Self::heartbeat).
+    pub(super) fn pulls(&self, pulls: Pulls) {
+        self.update(|entry| entry.pulls = pulls);
+    }
+
+    fn update(&self, change: impl FnOnce(&mut Connected)) {
         let mut nodes = self.registry.lock();
-        if let Some(entry) = nodes
-            .connected
-            .get_mut(&self.node)
-            .filter(|e| e.session == self.session)
-        {
-            entry.heartbeat = Some(heartbeat);
+        let entry = nodes.connected.get_mut(&self.node);
+        if let Some(entry) = entry.filter(|entry| entry.session == self.session) {
+            change(entry);
         }
     }
 }

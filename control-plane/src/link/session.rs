@@ -260,6 +260,7 @@ async fn receive(
 fn other(message: Option<FromNode>, place: &Place, peer: &Peer) -> Result<(), End> {
     match message {
         Some(FromNode::Heartbeat(heartbeat)) => place.heartbeat(heartbeat),
+        Some(FromNode::Pulls(pulls)) => place.pulls(pulls),
         Some(FromNode::DesiredAck(DesiredAck {
             position,
             refused_reason,

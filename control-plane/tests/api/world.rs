@@ -14,7 +14,7 @@ use berth_control_plane::{
     store::{Committed, Operation, Store, Transaction, sqlite::SqliteStore, typed},
 };
 use berth_control_plane_core::task::FEATURES;
-use berth_proto::node::v1::{Heartbeat, LogLine, LogRequest, TaskSpec};
+use berth_proto::node::v1::{Heartbeat, LogLine, LogRequest, Pulls, TaskSpec};
 use prost::Message;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
@@ -31,6 +31,7 @@ type Batch = Result<Vec<LogLine>, String>;
 #[derive(Debug, Default)]
 pub struct FakeNodes {
     pub heartbeats: Mutex<HashMap<String, Heartbeat>>,
+    pub pulls: Mutex<HashMap<String, Pulls>>,
     pub logs: Mutex<HashMap<String, Vec<Batch>>>,
     pub asked: Mutex<Vec<LogRequest>>,
 }
@@ -39,6 +40,10 @@ pub struct FakeNodes {
 impl Nodes for FakeNodes {
     fn latest_heartbeat(&self, node: &str) -> Option<Heartbeat> {
         self.heartbeats.lock().unwrap().get(node).cloned()
+    }
+
+    fn latest_pulls(&self, node: &str) -> Option<Pulls> {
+        self.pulls.lock().unwrap().get(node).cloned()
     }
 
     async fn open_logs(&self, node: &str, request: LogRequest) -> Result<LogReceiver, NodeError> {

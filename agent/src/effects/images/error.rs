@@ -212,12 +212,14 @@ impl Cause {
                 "check the registry's name and this host's way to it"
             }
             Self::Unavailable { .. } => "the registry is overloaded or broken; it is tried again",
-            Self::Certificate { .. } => "add its authority to extra_ca_pem",
-            Self::Redirect { .. } => "list the host in plain_http_hosts if it may be spoken to in clear",
+            Self::Certificate { .. } => "add its authority to registries.extra_ca",
+            Self::Redirect { .. } => {
+                "list the host in registries.plain_http_hosts if it may be spoken to in clear"
+            }
             Self::Denied { .. } => "check the name, and the credentials configured for this registry",
             Self::NotFound { .. } => "check the name and the tag",
             Self::InsecureRealm(_) => {
-                "credentials go over TLS only; list the host in plain_http_hosts to allow it"
+                "credentials go over TLS only; list the host in registries.plain_http_hosts to allow it"
             }
             Self::DigestMismatch { .. } | Self::SizeMismatch { .. } => {
                 "the registry or something before it is faulty or lies; push the image again"

@@ -27,9 +27,6 @@ use crate::{
     },
 };
 
-/// Tag of a task that starts again after its host restarted.
-const RESTART_TAG: &str = "berth.restart-after-reboot";
-
 /// All that tasks of one call have in common.
 #[derive(Debug)]
 pub(super) struct Launch {
@@ -276,7 +273,7 @@ impl Launch {
             cluster: &self.cluster,
             revision: self.definition.revision,
             container_ids: &container_ids,
-            restart_after_reboot: self.tags.get(RESTART_TAG).is_some_and(|value| value != "false"),
+            restart_after_reboot: false,
             created_at_ms: task.created_at,
         };
         let resolved = task::resolve(&self.parsed, &run)

@@ -15,6 +15,9 @@ use crate::{
     model::{Tags, TaskDefinition},
 };
 
+/// Tag of a task that is to start again after its host restarted.
+const RESTART_TAG: &str = "berth.restart-after-reboot";
+
 /// Most tags of one task, with those of its definition.
 const TAGS_MAX: usize = 50;
 
@@ -114,6 +117,11 @@ fn tags(cluster: &str, definition: &TaskDefinition, common: &Common) -> Result<T
             "tags",
             "a task can have at most 50, with those of its definition",
         ));
+    }
+    if tags.get(RESTART_TAG).is_some_and(|value| value != "false") {
+        return Err(ApiError::InvalidParameter(format!(
+            "tags: {RESTART_TAG}: not supported yet: after a restart of its host a task is STOPPED"
+        )));
     }
     if common.managed_tags {
         tags.insert("aws:ecs:clusterName".to_owned(), cluster.to_owned());
