@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use berth_agent_core::{
+    container::Life,
     desired::{DesiredStatus, Millis, TaskSpec},
     effect::{Effect, Lane},
     event::{Event, Restarted, TimerKey},
@@ -216,6 +217,7 @@ impl World {
         self.in_flight.clear();
         if reboot {
             self.host.reboot(self.now);
+            self.control_plane.gaps_allowed += 1;
         }
         let tasks = self
             .disk
@@ -401,6 +403,7 @@ impl World {
             "memory is overcommitted with {charged} containers"
         );
         self.check_nobody_sleeps_through_a_release();
+        self.check_no_live_process_is_taken_for_ended();
         let mut ports = BTreeMap::new();
         for (key, instance) in self
             .host
@@ -418,8 +421,27 @@ impl World {
         }
     }
 
+    /// An exit ends the process it is of, and no other.
+    fn check_no_live_process_is_taken_for_ended(&self) {
+        for (id, attempt) in self.host.running() {
+            let task = self.node.task(&self.host.containers[&(id.clone(), attempt)].task);
+            let Some(container) = task.map(|task| task.container(&id)) else {
+                continue;
+            };
+            let ended = container.has_started() && matches!(container.life, Life::Exited | Life::Gone);
+            assert!(!ended, "{id} runs and is taken for ended: {container:?}");
+        }
+    }
+
     /// No wake-up is lost: who waits does not fit, or may not pass somebody.
     fn check_nobody_sleeps_through_a_release(&self) {
+        if let Some(at) = self.node.record().addresses.next_expiry() {
+            let timer = self.timers.get(&TimerKey::Quarantine);
+            assert!(
+                timer.is_some_and(|timer| *timer <= at),
+                "an address leaves its quarantine at {at:?} and the timer is at {timer:?}"
+            );
+        }
         let waiting = |task: &&Task| matches!(task.phase, Phase::Waiting { .. });
         let barrier = |task: &Task| matches!(task.phase, Phase::Waiting { overtaken, .. } if overtaken >= OVERTAKEN_MAX);
         if self.node.tasks().any(barrier) {

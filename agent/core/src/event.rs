@@ -40,6 +40,23 @@ pub enum Event {
     StopAll { reason: String },
 }
 
+impl Event {
+    /// What kind it is: for logs, which must not show what a task's environment holds.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Restarted(_) => "restarted",
+            Self::Snapshot { .. } => "snapshot",
+            Self::Delta { .. } => "delta",
+            Self::Refused { .. } => "refused",
+            Self::Completed { .. } => "completed",
+            Self::Exited(_) => "exited",
+            Self::Timer(_) => "timer",
+            Self::Acknowledged { .. } => "acknowledged",
+            Self::StopAll { .. } => "stop all",
+        }
+    }
+}
+
 /// How an effect ended.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Completion {
@@ -79,6 +96,10 @@ pub struct Exit {
     pub task: TaskId,
     pub container: ContainerId,
     pub attempt: Attempt,
+    /// Whose end it is: a start that failed and was undone leaves an exit too, and the next try of the same attempt is
+    /// another process. Zero where it is not known.
+    #[serde(default)]
+    pub pid: u32,
     /// 0–255; 128 + n after signal n.
     pub code: i32,
     pub at: Millis,

@@ -27,6 +27,10 @@ use crate::{
     task::{Logs, Phase, Task},
 };
 
+/// Sequence numbers are skipped by this many after a boot. A power loss may take the latest commits along, after the
+/// control plane was told: a number that is used again would be taken for a repeated report, and the report be lost.
+const SEQUENCES_LOST_MAX: u64 = 1 << 20;
+
 /// What the operator decided about this node.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NodeConfig {
@@ -166,7 +170,7 @@ impl Node {
                 task.on_exited(&exit);
                 BTreeSet::from([exit.task])
             }
-            Event::Timer(key) => self.on_timer(key, now),
+            Event::Timer(key) => self.on_timer(key, now, change),
             Event::Acknowledged { sequence } => {
                 // A node that lost its state goes on counting where the control plane saw it last: a repeated
                 // sequence number would be taken for a repeated report.
@@ -194,10 +198,11 @@ impl Node {
         }
         let none = BTreeMap::new();
         for (id, task) in &mut self.tasks {
-            task.on_agent_restarted(observed.get(id).unwrap_or(&none), now);
+            // First: what the runtime lists after a boot says nothing about how its processes ended.
             if restarted.host_rebooted {
                 task.on_host_rebooted(now);
             }
+            task.on_agent_restarted(observed.get(id).unwrap_or(&none), now);
             // Deadlines are in the tasks; the timers were in memory.
             change.timers.extend(deadlines(task, &self.config));
         }
@@ -207,6 +212,10 @@ impl Node {
                 .next_expiry()
                 .map(|at| (TimerKey::Quarantine, at)),
         );
+        if restarted.host_rebooted {
+            self.record.last_sequence += SEQUENCES_LOST_MAX;
+            change.node = true;
+        }
         self.admission_due = true;
         self.tasks.keys().cloned().collect()
     }
@@ -239,13 +248,17 @@ impl Node {
         BTreeSet::from([id.clone()])
     }
 
-    fn on_timer(&mut self, key: TimerKey, now: Millis) -> BTreeSet<TaskId> {
+    fn on_timer(&mut self, key: TimerKey, now: Millis, change: &mut Change) -> BTreeSet<TaskId> {
         let id = match &key {
             TimerKey::Stop(task, _) | TimerKey::StartTimeout(task, _) => task.clone(),
             TimerKey::Admission(task) | TimerKey::Retention(task) => task.clone(),
             TimerKey::Retry(lane) => lane.task().clone(),
             TimerKey::Quarantine => {
                 self.record.addresses.expire(now);
+                // The next one rests until later, and somebody may wait for it.
+                let next = self.record.addresses.next_expiry();
+                change.timers.extend(next.map(|at| (TimerKey::Quarantine, at)));
+                change.node = true;
                 self.admission_due = true;
                 return BTreeSet::new();
             }
@@ -256,12 +269,16 @@ impl Node {
         match key {
             TimerKey::StartTimeout(_, container) => task.on_start_timeout(&container),
             TimerKey::Admission(_) => {
-                if let Phase::Waiting { reason, since, .. } = &task.phase
-                    && since.plus(self.config.admission_deadline_ms) <= now
-                {
-                    let seconds = self.config.admission_deadline_ms / 1000;
-                    let reason = format!("{reason}; waited {seconds} s for it");
-                    task.begin_stop(StopCode::TaskFailedToStart, reason, now);
+                if let Phase::Waiting { reason, since, .. } = &task.phase {
+                    let until = since.plus(self.config.admission_deadline_ms);
+                    if until <= now {
+                        let seconds = self.config.admission_deadline_ms / 1000;
+                        let reason = format!("{reason}; waited {seconds} s for it");
+                        task.begin_stop(StopCode::TaskFailedToStart, reason, now);
+                    } else {
+                        // The host's clock was set back meanwhile: the deadline is not lost.
+                        change.timers.push((TimerKey::Admission(id.clone()), until));
+                    }
                 }
             }
             TimerKey::Retention(_) if task.phase == Phase::Stopped && task.logs == Logs::Kept => {

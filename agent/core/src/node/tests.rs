@@ -161,6 +161,7 @@ fn exit(task: &TaskId, container: &ContainerId, attempt: Attempt, code: i32) -> 
         task: task.clone(),
         container: container.clone(),
         attempt,
+        pid: 7,
         code,
         at: Millis(9),
         oom_killed: false,
@@ -447,6 +448,11 @@ fn sigkill_follows_the_stop_timeout_and_is_repeated() {
         Some(SignalKind::Kill)
     );
     node.apply(Millis(30_110), done(lane, Completion::Signalled));
+    assert_eq!(
+        node.impairments(),
+        Vec::<String>::new(),
+        "the kernel has a moment to end it"
+    );
     assert_eq!(kind(&node.apply(Millis(40_100), timer)), Some(SignalKind::Kill));
     assert_eq!(
         node.task(&spec.id).unwrap().status(),
@@ -653,4 +659,102 @@ fn a_refused_spec_is_reported_stopped() {
         (&report.task.id, report.task.facts.status),
         (&id, Status::Stopped)
     );
+}
+
+#[test]
+fn every_address_that_leaves_its_quarantine_wakes_who_waits() {
+    use crate::addresses::QUARANTINE_MS;
+    let mut node = node();
+    let specs: Vec<_> = (1..=8)
+        .map(|n| task(n, 0, vec![container(n * 16, "a")]))
+        .collect();
+    run(&mut node, Millis(0), snapshot(1, specs.clone()));
+    run(&mut node, Millis(10), stop(2, specs[0].clone()));
+    run(&mut node, Millis(500), stop(3, specs[1].clone()));
+    let first = node.apply(Millis(10 + QUARANTINE_MS), Event::Timer(TimerKey::Quarantine));
+    let second = Millis(500 + QUARANTINE_MS);
+    assert!(
+        first.timers.contains(&(TimerKey::Quarantine, second)),
+        "{:?}",
+        first.timers
+    );
+    settle(&mut node, Millis(10 + QUARANTINE_MS), first);
+    run(&mut node, second, Event::Timer(TimerKey::Quarantine));
+    assert_eq!(node.task(&specs[7].id).unwrap().status(), Status::Running);
+}
+
+#[test]
+fn a_deadline_is_not_lost_when_the_clock_is_set_back() {
+    let mut node = node();
+    let first = task(1, 1024, vec![container(10, "a")]);
+    let second = task(2, 512, vec![container(20, "a")]);
+    run(&mut node, Millis(0), snapshot(1, vec![first, second.clone()]));
+    let key = TimerKey::Admission(second.id.clone());
+    let early = node.apply(Millis(59_999), Event::Timer(key.clone()));
+    assert_eq!(early.timers, [(key, Millis(60_000))]);
+}
+
+#[test]
+fn a_container_that_ended_with_its_host_says_so() {
+    let mut node = node();
+    let spec = task(1, 256, vec![container(10, "a")]);
+    run(&mut node, Millis(0), snapshot(1, vec![spec.clone()]));
+    let before = node.record().last_sequence;
+    // containerd keeps the record of a container whose process went with the boot before.
+    let observed = crate::event::Observed {
+        task: spec.id.clone(),
+        container: spec.containers[0].id.clone(),
+        attempt: Attempt(1),
+        state: crate::event::ObservedState::Created,
+    };
+    let restarted = Restarted {
+        host_rebooted: true,
+        containers: vec![observed],
+    };
+    let reports = run(&mut node, Millis(9), Event::Restarted(restarted));
+    let container = &reports.last().unwrap().task.facts.containers[0];
+    assert_eq!(
+        (container.reason.as_deref(), container.exit_code),
+        (Some("host restarted"), None)
+    );
+    assert!(
+        reports[0].sequence > before + 1_000,
+        "numbers that a power loss may have taken back are not used again"
+    );
+}
+
+#[test]
+fn the_end_of_a_start_that_was_undone_is_not_the_end_of_the_next_try() {
+    let mut node = node();
+    let spec = task(1, 0, vec![container(10, "a")]);
+    let (id, first) = (&spec.id, &spec.containers[0].id);
+    let lane = Lane::Lifecycle(id.clone(), first.clone());
+    node.apply(Millis(0), snapshot(1, vec![spec.clone()]));
+    node.apply(Millis(0), done(Lane::Pull(id.clone(), first.clone()), image()));
+    let ready = Completion::HostReady {
+        mac_address: String::new(),
+    };
+    node.apply(Millis(0), done(Lane::Host(id.clone()), ready));
+    // The runtime took the process of the failed start away, and tells its end.
+    let failed = Completion::Failed(Failure {
+        kind: "CannotStartContainerError".into(),
+        message: "the logger did not register".into(),
+        retryable: true,
+    });
+    node.apply(Millis(1), Event::Exited(exit(id, first, Attempt(1), 137)));
+    node.apply(Millis(2), done(lane.clone(), failed));
+    node.apply(Millis(600), Event::Timer(TimerKey::Retry(lane.clone())));
+    let started = Completion::Started {
+        attempt: Attempt(1),
+        pid: 8,
+    };
+    node.apply(Millis(601), done(lane, started));
+    assert_eq!(node.task(id).unwrap().status(), Status::Running);
+    node.apply(Millis(602), Event::Exited(exit(id, first, Attempt(1), 137)));
+    assert_eq!(node.task(id).unwrap().status(), Status::Running, "told late");
+
+    let mut its_own = exit(id, first, Attempt(1), 3);
+    its_own.pid = 8;
+    node.apply(Millis(603), Event::Exited(its_own));
+    assert_eq!(node.task(id).unwrap().container(first).exit, Some(3));
 }

@@ -386,6 +386,7 @@ impl Task {
                 task: task.clone(),
                 container: id.clone(),
                 attempt,
+                pid: 0,
                 code,
                 at,
                 oom_killed,
