@@ -81,6 +81,8 @@ pub struct Driver {
     pub timers: Timers,
     pub inputs: mpsc::Receiver<Input>,
     pub outputs: Outputs,
+    /// Of the host's present boot; stored with the first round, which is what the core makes of the start.
+    pub boot_id: Option<String>,
 }
 
 impl Driver {
@@ -128,8 +130,11 @@ impl Driver {
     }
 
     /// One transaction for the round. Later records of a task replace earlier ones.
-    fn batch(&self, changes: &[Change]) -> Result<Batch, StoreError> {
-        let mut batch = Batch::default();
+    fn batch(&mut self, changes: &[Change]) -> Result<Batch, StoreError> {
+        let mut batch = Batch {
+            boot_id: self.boot_id.take(),
+            ..Batch::default()
+        };
         let mut tasks = BTreeMap::new();
         let mut node = false;
         for change in changes {

@@ -53,6 +53,26 @@ pub struct NodeRecord {
     pub addresses: Addresses,
 }
 
+impl NodeRecord {
+    /// Of a node whose own record is lost: what its tasks say of it. `last_reported` is the highest sequence number that
+    /// is still known; the control plane may have seen higher ones, and says so at the next link.
+    pub fn recovered(range: Ipv4Net, tasks: &[Task], last_reported: u64) -> Self {
+        let mut addresses = Addresses::new(range);
+        for task in tasks.iter().filter(|task| task.holds_host()) {
+            if let Some(address) = task.address {
+                addresses.hold(address, &task.spec.id);
+            }
+        }
+        let known = last_reported > 0 || !tasks.is_empty();
+        Self {
+            position: None,
+            last_sequence: last_reported + if known { SEQUENCES_LOST_MAX } else { 0 },
+            last_arrival: tasks.iter().map(|task| task.arrival).max().unwrap_or(0),
+            addresses,
+        }
+    }
+}
+
 /// The core's state.
 #[derive(Debug)]
 pub struct Node {
@@ -196,6 +216,7 @@ impl Node {
             let of_task = observed.entry(&seen.task).or_default();
             of_task.insert((seen.container.clone(), seen.attempt), seen.state.clone());
         }
+        self.answer_for_strangers(restarted, change);
         let none = BTreeMap::new();
         for (id, task) in &mut self.tasks {
             // First: what the runtime lists after a boot says nothing about how its processes ended.
@@ -218,6 +239,26 @@ impl Node {
         }
         self.admission_due = true;
         self.tasks.keys().cloned().collect()
+    }
+
+    /// Containers of tasks whose records are lost. No leaks yet: the control plane may want them, and whether anything of
+    /// such a task is left is asked before it is said to be stopped. The next snapshot decides.
+    fn answer_for_strangers(&mut self, restarted: &Restarted, change: &mut Change) {
+        for seen in &restarted.containers {
+            let task = &seen.task;
+            if self.tasks.contains_key(task) {
+                continue;
+            }
+            for owned in [
+                Owned::Host(task.clone()),
+                Owned::Logs(task.clone()),
+                Owned::Attempt(task.clone(), seen.container.clone(), seen.attempt),
+            ] {
+                if !self.ledger.contains(&owned) {
+                    self.write_ledger(LedgerWrite::Intend(owned), change);
+                }
+            }
+        }
     }
 
     fn on_completed(

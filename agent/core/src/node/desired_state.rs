@@ -8,6 +8,7 @@ use crate::{
     desired::{DesiredStatus, Millis, Position, TaskSpec},
     event::TimerKey,
     ids::TaskId,
+    ledger::LedgerWrite,
     report::StopCode,
     task::{Phase, Task},
 };
@@ -41,7 +42,24 @@ impl Node {
             .filter(|id| !named.contains(*id))
             .cloned()
             .collect();
-        self.take_over(position, specs, &missing, now, change)
+        let touched = self.take_over(position, specs, &missing, now, change);
+        self.release_strangers(now, change);
+        touched
+    }
+
+    /// What the ledger has of tasks that neither this node nor its control plane knows: from now on it is a leak, which
+    /// the audit removes.
+    fn release_strangers(&mut self, now: Millis, change: &mut Change) {
+        let unknown = |task: &&TaskId| !self.tasks.contains_key(*task);
+        let owned = self.ledger.entries().filter(|owned| unknown(&owned.task()));
+        let owned: Vec<_> = owned.cloned().collect();
+        let holders: Vec<_> = self.record.addresses.holders().filter(unknown).cloned().collect();
+        for owned in owned {
+            self.write_ledger(LedgerWrite::Release(owned), change);
+        }
+        for id in holders {
+            self.release(&id, now, change);
+        }
     }
 
     pub(super) fn on_delta(
@@ -100,8 +118,16 @@ impl Node {
             self.record.last_arrival += 1;
             let deadline = now.plus(self.config.admission_deadline_ms);
             change.timers.push((TimerKey::Admission(id.clone()), deadline));
-            self.tasks
-                .insert(id.clone(), Task::new(spec, self.record.last_arrival, now));
+            let mut task = Task::new(spec, self.record.last_arrival, now);
+            let remains: Vec<_> = self
+                .ledger
+                .entries()
+                .filter(|owned| *owned.task() == id)
+                .collect();
+            if !remains.is_empty() {
+                task.found(&remains, now);
+            }
+            self.tasks.insert(id.clone(), task);
             self.admission_due = true;
         }
         let Some(task) = self.tasks.get_mut(&id) else {

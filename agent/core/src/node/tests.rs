@@ -11,6 +11,7 @@ use crate::{
     event::{Exit, Failure},
     ids::{Attempt, ContainerId},
     image::{ImageConfig, ResolvedImage},
+    ledger::HostObject,
 };
 
 const MIB: u64 = 1 << 20;
@@ -757,4 +758,68 @@ fn the_end_of_a_start_that_was_undone_is_not_the_end_of_the_next_try() {
     its_own.pid = 8;
     node.apply(Millis(603), Event::Exited(its_own));
     assert_eq!(node.task(id).unwrap().container(first).exit, Some(3));
+}
+
+fn seen(spec: &TaskSpec) -> Event {
+    let observed = crate::event::Observed {
+        task: spec.id.clone(),
+        container: spec.containers[0].id.clone(),
+        attempt: Attempt(1),
+        state: crate::event::ObservedState::Running { pid: 7 },
+    };
+    Event::Restarted(Restarted {
+        host_rebooted: false,
+        containers: vec![observed],
+    })
+}
+
+#[test]
+fn what_runs_without_a_record_is_ended_before_its_task_is_said_to_be_stopped() {
+    for desired in [DesiredStatus::Running, DesiredStatus::Stopped] {
+        let mut node = node();
+        let mut spec = task(1, 0, vec![container(10, "a")]);
+        run(&mut node, Millis(0), seen(&spec));
+        let record = HostObject::Container(crate::ids::runtime_id(&spec.containers[0].id, Attempt(1)));
+        assert!(node.ledger().owns(&record), "no leak before a snapshot said so");
+
+        spec.desired = desired;
+        let change = node.apply(Millis(1), snapshot(1, vec![spec.clone()]));
+        let stopped = |r: &Report| r.task.facts.status == Status::Stopped;
+        assert!(!change.reports.iter().any(stopped), "{desired:?}");
+        let [Effect::Remove { attempt, .. }] = change.effects.as_slice() else {
+            panic!("{:?}", change.effects)
+        };
+        assert_eq!(*attempt, Attempt(1));
+        assert!(settle(&mut node, Millis(2), change).iter().any(stopped));
+        let left: Vec<_> = node.ledger().entries().collect();
+        assert!(matches!(left.as_slice(), [Owned::Logs(_)]), "{left:?}");
+    }
+}
+
+#[test]
+fn what_runs_without_a_record_and_is_not_wanted_is_a_leak() {
+    let mut node = node();
+    run(&mut node, Millis(0), seen(&task(1, 0, vec![container(10, "a")])));
+    run(&mut node, Millis(1), snapshot(1, vec![]));
+    assert_eq!(node.ledger().entries().count(), 0, "the audit removes it now");
+}
+
+#[test]
+fn a_node_without_its_own_record_knows_its_tasks() {
+    let mut node = node();
+    let spec = task(1, 256, vec![container(10, "a")]);
+    run(&mut node, Millis(0), snapshot(1, vec![spec.clone()]));
+    let tasks: Vec<_> = node.tasks().cloned().collect();
+    let record = NodeRecord::recovered(node.config.task_range, &tasks, 3);
+    assert!(record.last_sequence > node.record().last_sequence);
+    let mut node = Node::load(node.config.clone(), record, tasks, node.ledger().clone());
+    let change = node.apply(Millis(9), seen(&spec));
+    assert_eq!(change.effects, [], "nothing is touched");
+    let other = task(2, 256, vec![container(20, "a")]);
+    run(&mut node, Millis(10), snapshot(2, vec![spec, other.clone()]));
+    assert_eq!(
+        node.task(&other.id).unwrap().address,
+        Some(Ipv4Addr::new(10, 0, 0, 2)),
+        "no address is given twice"
+    );
 }
