@@ -95,6 +95,7 @@ impl Agent {
             outputs,
             boot_id: Some(boot_id),
         };
+        driver.announce();
         send(&inputs, Event::Restarted(restarted)).await;
         parts.spawn(async move { driver.run().await.context("the database") });
         let until = |stop: &CancellationToken, work: BoxFuture| stop.clone().run_until_cancelled_owned(work);

@@ -33,6 +33,10 @@ const STORE_RETRY: Duration = Duration::from_millis(500);
 
 /// What comes in.
 #[derive(Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "nearly every input is an event: a box each would only cost"
+)]
 pub enum Input {
     Event(Event),
     /// A timer, and the time it was set for.
@@ -86,6 +90,11 @@ pub struct Driver {
 }
 
 impl Driver {
+    /// Says what was loaded: the link's first Hello must not be that of an empty node.
+    pub fn announce(&self) {
+        self.publish(None);
+    }
+
     /// Runs until every sender of inputs is gone, or the database is damaged.
     pub async fn run(mut self) -> Result<(), StoreError> {
         let mut waiting = Vec::with_capacity(ROUND_MAX);

@@ -42,7 +42,7 @@ pub struct Observer {
     runtime: Runtime,
     oom: Arc<dyn OomCounter>,
     exits: mpsc::Sender<Exit>,
-    /// Processes whose exit was sent, by runtime id and pid, while containerd still lists them. An attempt that failed to
+    /// Processes whose exit was sent, by runtime id and pid (zero: any), until they are removed. An attempt that failed to
     /// start and was undone has another process when it is tried again.
     reported: HashSet<(String, u32)>,
 }
@@ -134,7 +134,10 @@ impl Observer {
                 return Ok(Err(error));
             }
         }
-        self.reported.retain(|(id, _)| listed.contains(id));
+        // The exit of one whose shim died may be told again by containerd, long after it left the list.
+        let runtime = &self.runtime;
+        self.reported
+            .retain(|(id, _)| listed.contains(id) || runtime.is_known(id));
         Ok(Ok(()))
     }
 
@@ -151,7 +154,8 @@ impl Observer {
     }
 
     async fn seen(&mut self, id: &str, pid: u32, code: i32, at: Millis) -> Result<(), Ended> {
-        if self.reported.contains(&(id.to_owned(), pid)) {
+        let reported = |pid| self.reported.contains(&(id.to_owned(), pid));
+        if reported(pid) || reported(0) {
             return Ok(());
         }
         match self.runtime.identify(id).await {

@@ -96,14 +96,22 @@ impl Timers {
 mod tests {
     use super::*;
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn setting_a_timer_again_moves_it() {
         let (inputs, mut received) = mpsc::channel(8);
         let timers = Timers::default();
         let task = |n: u8| -> berth_agent_core::ids::TaskId { format!("{n:032x}").parse().unwrap() };
-        timers.set(TimerKey::Admission(task(1)), Duration::from_secs(5), Millis(5));
-        timers.set(TimerKey::Quarantine, Duration::from_secs(7), Millis(7));
-        timers.set(TimerKey::Admission(task(1)), Duration::from_secs(10), Millis(10));
+        timers.set(
+            TimerKey::Admission(task(1)),
+            Duration::from_millis(50),
+            Millis(50),
+        );
+        timers.set(TimerKey::Quarantine, Duration::from_millis(150), Millis(150));
+        timers.set(
+            TimerKey::Admission(task(1)),
+            Duration::from_millis(400),
+            Millis(400),
+        );
         let running = tokio::spawn(timers.run(inputs));
         let mut fired = Vec::new();
         for _ in 0..2 {
@@ -114,7 +122,7 @@ mod tests {
         }
         assert_eq!(
             fired,
-            [(TimerKey::Quarantine, 7), (TimerKey::Admission(task(1)), 10)]
+            [(TimerKey::Quarantine, 150), (TimerKey::Admission(task(1)), 400)]
         );
         drop(received);
         running.await.unwrap();

@@ -77,10 +77,6 @@ impl Host {
         self.dir.path().join("images")
     }
 
-    pub fn containerd_pid(&self) -> Option<u32> {
-        self.containerd.id()
-    }
-
     async fn ctr(&self, args: &[&str]) -> anyhow::Result<()> {
         let socket = self.socket().display().to_string();
         let output = Command::new("ctr")

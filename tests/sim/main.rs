@@ -3,6 +3,8 @@
 //!
 //! `SIM_SEEDS` is how many seeds are tried (default 150), `SIM_SEED` replays one and prints its event log.
 
+#![allow(clippy::unwrap_used)]
+
 mod control_plane;
 mod host;
 mod random;

@@ -47,7 +47,7 @@ pub enum Image {
     Pulling {
         cancelled: bool,
     },
-    Ready(ResolvedImage),
+    Ready(Box<ResolvedImage>),
     /// Failed, or no longer needed.
     Abandoned,
 }

@@ -106,11 +106,10 @@ async fn answer(
         alive: Arc::new(move |id| of_reader.contains(id)),
     });
     let watch = async {
-        while request.follow {
+        loop {
             tokio::time::sleep(ALIVE_INTERVAL).await;
             alive.update(view(inputs, &task).await.as_deref());
         }
-        std::future::pending::<()>().await;
     };
     let forward = async {
         while let Some(batch) = lines.recv().await {
@@ -134,7 +133,7 @@ async fn answer(
     };
     tokio::select! {
         result = forward => result,
-        () = watch => Ok(()),
+        () = watch, if request.follow => Ok(()),
     }
 }
 

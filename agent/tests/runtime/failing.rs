@@ -65,6 +65,17 @@ async fn what_cannot_run_is_said_in_the_runtimes_words() {
     .await;
 
     let mut request = host.request("true");
+    request.network = berth_agent_core::desired::NetworkMode::Awsvpc;
+    fails(
+        &host,
+        &request,
+        "CannotCreateContainerError",
+        "network namespace was not given",
+        false,
+    )
+    .await;
+
+    let mut request = host.request("true");
     request.spec.working_directory = "/etc/passwd/x".into();
     fails(
         &host,

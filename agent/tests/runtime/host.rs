@@ -26,7 +26,6 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{cgroups, image};
 
-pub const NAMESPACE: &str = "berth-test";
 /// Anything that takes longer has gone wrong; a loaded machine included.
 const DEADLINE: Duration = Duration::from_secs(30);
 
@@ -66,7 +65,7 @@ impl Host {
     pub async fn start() -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let name = format!(
-            "berth-test-{}-{}",
+            "berth-runtime-test-{}-{}",
             std::process::id(),
             COUNT.fetch_add(1, Ordering::Relaxed)
         );
@@ -89,7 +88,7 @@ impl Host {
         );
         let config = RuntimeConfig {
             instance: name.clone(),
-            namespace: NAMESPACE.to_owned(),
+            namespace: namespace(directory.path()),
             snapshotter: "overlayfs".to_owned(),
             runtime: "io.containerd.runc.v2".to_owned(),
             binary_name: None,
@@ -119,6 +118,25 @@ impl Host {
         self.runtime_with(self.config.clone())
             .await
             .with_registry(Arc::new(Registered(self.config.logger_socket.clone())))
+    }
+
+    /// With the logger as it is shipped, and nobody for it to register at.
+    pub async fn with_real_logger(&self) -> Runtime {
+        let built = Command::new(env!("CARGO"))
+            .args(["build", "--quiet", "--package", "berth-logger"])
+            .status();
+        assert!(built.unwrap().success());
+        let target = std::env::current_exe()
+            .unwrap()
+            .ancestors()
+            .nth(2)
+            .unwrap()
+            .to_owned();
+        self.runtime_with(RuntimeConfig {
+            logger: target.join("berth-logger"),
+            ..self.config.clone()
+        })
+        .await
     }
 
     pub async fn runtime_with(&self, config: RuntimeConfig) -> Runtime {
@@ -281,9 +299,14 @@ impl Host {
 impl Drop for Host {
     fn drop(&mut self) {
         cgroups::clear(&format!("/{}", self.config.cgroup_parent));
+        let sockets = shim_sockets(self.directory.path());
         if self.containerd.is_some() {
             self.kill_containerd();
         }
+        sockets.iter().for_each(|socket| drop(fs::remove_file(socket)));
+        kill_shims(self.directory.path());
+        // runc's own state is the same directory for every containerd.
+        let _ = fs::remove_dir_all(Path::new("/run/containerd/runc").join(&self.config.namespace));
         let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
         let ours = mounts.lines().filter_map(|line| line.split(' ').nth(1));
         for path in ours.filter(|path| Path::new(path).starts_with(self.directory.path())) {
@@ -370,7 +393,7 @@ fn ctr(directory: &Path, args: &[&str]) -> String {
     let output = Command::new("ctr")
         .arg("-a")
         .arg(socket)
-        .args(["-n", NAMESPACE])
+        .args(["-n", &namespace(directory)])
         .args(args)
         .output();
     let output = output.expect("ctr is installed");
@@ -392,4 +415,37 @@ fn top_snapshot(directory: &Path) -> String {
         .iter()
         .find(|row| row.last().is_some_and(|kind| kind == "Committed") && !is_parent(&row[0]));
     top.unwrap_or_else(|| panic!("no snapshot in {listed}"))[0].clone()
+}
+
+/// Those that ctr started are in no cgroup of ours; each shim has its containerd's address among its arguments.
+fn kill_shims(directory: &Path) {
+    let socket = directory.join("containerd.sock").display().to_string();
+    let pids = fs::read_dir("/proc")
+        .unwrap()
+        .filter_map(|entry| entry.unwrap().file_name().to_str()?.parse().ok());
+    let is_ours = |pid: &i32| {
+        let arguments = fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        arguments.contains("containerd-shim") && arguments.split('\0').any(|argument| argument == socket)
+    };
+    for pid in pids.filter(is_ours) {
+        let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL);
+    }
+}
+
+/// Its own, because runc tells containers of different containerds apart by it alone.
+fn namespace(directory: &Path) -> String {
+    directory.file_name().unwrap().to_str().unwrap().to_owned()
+}
+
+/// Where the shims listen: a shim that is killed leaves its socket behind, outside our directory.
+fn shim_sockets(directory: &Path) -> Vec<PathBuf> {
+    let bundles = directory
+        .join("state/io.containerd.runtime.v2.task")
+        .join(namespace(directory));
+    let addresses = fs::read_dir(bundles).into_iter().flatten().flatten();
+    let socket = |bundle: fs::DirEntry| {
+        let address = fs::read_to_string(bundle.path().join("address")).ok()?;
+        Some(PathBuf::from(address.strip_prefix("unix://")?))
+    };
+    addresses.filter_map(socket).collect()
 }

@@ -147,6 +147,34 @@ async fn limits_are_in_the_kernel() {
     assert!(rt.len() >= 2 && !rt.contains(&pid), "shim and logger: {rt:?}");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hog_is_killed_at_its_own_limit_and_the_counter_names_it() {
+    let host = Host::start().await;
+    let mut hog = host.request("exec tail /dev/zero");
+    hog.spec.memory_bytes = 32 * MIB;
+    let mut other = hog.clone();
+    other.spec.id = crate::host::unique_id().parse().unwrap();
+    other.spec.command = ["/bin/sleep", "1000"].map(str::to_owned).into();
+    let other_pid = host.started(&other).await.pid;
+    host.started(&hog).await;
+    assert_eq!(host.exit_code(&hog).await, 137);
+    let kills = |request: &StartContainer| {
+        let file = if cgroups::version() == 1 {
+            "memory.oom_control"
+        } else {
+            "memory.events.local"
+        };
+        let text = cgroups::read(&host.container_cgroup(request), file).unwrap();
+        field(&text, "oom_kill ").parse::<u64>().unwrap()
+    };
+    assert!(
+        kills(&hog) > 0,
+        "the cgroup is there until the container is removed"
+    );
+    assert_eq!(kills(&other), 0);
+    assert!(std::fs::exists(format!("/proc/{other_pid}")).unwrap());
+}
+
 async fn network(
     host: &Host,
     mode: NetworkMode,

@@ -204,6 +204,23 @@ async fn containers_of_a_task_share_one_shim_and_go_one_by_one() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_burst_waits_for_its_turn_and_all_of_it_starts() {
+    const BURST: usize = 24;
+    let host = Host::start().await;
+    let requests: Vec<_> = (0..BURST).map(|_| host.request("sleep 1000")).collect();
+    let started = futures_util::future::join_all(requests.iter().map(|request| host.started(request))).await;
+    assert!(
+        started.iter().any(|one| one.timings.queued > one.timings.prepare),
+        "four at a time"
+    );
+    assert_eq!(host.runtime.list().await.unwrap().len(), BURST);
+    futures_util::future::join_all(requests.iter().map(|request| host.remove(request))).await;
+    assert!(
+        host.runtime.list().await.unwrap().is_empty() && host.runtime.snapshots().await.unwrap().is_empty()
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn attempts_follow_each_other_without_a_pause() {
     let host = Host::start().await;
     let mut request = host.request("true");

@@ -66,7 +66,10 @@ pub enum OciError {
 /// The machine's word size and instruction set, as seccomp names it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Arch {
-    X86_64,
+    X86_64 {
+        /// The kernel runs programs of the x32 interface, which few are built for.
+        x32: bool,
+    },
     Aarch64,
     /// Any other: no seccomp profile is written for it.
     Other,

@@ -104,7 +104,7 @@ const TRACING: (&str, (u32, u32)) = ("process_vm_readv process_vm_writev ptrace"
 /// (40: reaches virtual machines around every network policy).
 const FAMILIES: [(&str, u64); 3] = [("SCMP_CMP_LT", 38), ("SCMP_CMP_EQ", 39), ("SCMP_CMP_GT", 40)];
 
-/// Linux, Linux 32, SVR4-like UNAME26 variants, and "which is it?".
+/// PER_LINUX and PER_LINUX32, each with and without UNAME26, and the question which it is.
 const PERSONALITIES: [u64; 5] = [0, 0x0008, 0x2_0000, 0x2_0008, 0xffff_ffff];
 
 /// CLONE_NEWNS, NEWUTS, NEWIPC, NEWUSER, NEWPID, NEWNET, NEWCGROUP.
@@ -113,7 +113,12 @@ const CLONE_NAMESPACES: u64 = 0x7e02_0000;
 /// The filter for a container with these capabilities; none for an architecture the table does not cover.
 pub fn profile(arch: Arch, kernel: (u32, u32), capabilities: &[&str]) -> Option<Value> {
     let (architectures, of_arch) = match arch {
-        Arch::X86_64 => (
+        // Every architecture costs a start several milliseconds, as runtimes compile the filter each time.
+        Arch::X86_64 { x32: false } => (
+            ["SCMP_ARCH_X86_64", "SCMP_ARCH_X86"].as_slice(),
+            "arch_prctl modify_ldt",
+        ),
+        Arch::X86_64 { x32: true } => (
             ["SCMP_ARCH_X86_64", "SCMP_ARCH_X86", "SCMP_ARCH_X32"].as_slice(),
             "arch_prctl modify_ldt",
         ),
@@ -169,6 +174,8 @@ mod tests {
     use super::*;
     use crate::oci::DEFAULT_CAPABILITIES;
 
+    const X86_64: Arch = Arch::X86_64 { x32: false };
+
     fn allowed(profile: &Value) -> Vec<&str> {
         profile["syscalls"][0]["names"]
             .as_array()
@@ -180,7 +187,7 @@ mod tests {
 
     #[test]
     fn what_reaches_the_host_is_not_allowed_by_default() {
-        let profile = profile(Arch::X86_64, (6, 1), &DEFAULT_CAPABILITIES).unwrap();
+        let profile = profile(X86_64, (6, 1), &DEFAULT_CAPABILITIES).unwrap();
         let allowed = allowed(&profile);
         for name in [
             "mount",
@@ -225,9 +232,9 @@ mod tests {
 
     #[test]
     fn kernel_architecture_and_capabilities_widen_it() {
-        let old = profile(Arch::X86_64, (4, 4), &[]).unwrap();
+        let old = profile(X86_64, (4, 4), &[]).unwrap();
         assert!(!allowed(&old).contains(&"ptrace") && !allowed(&old).contains(&"chroot"));
-        let traced = profile(Arch::X86_64, (4, 4), &["CAP_SYS_PTRACE"]).unwrap();
+        let traced = profile(X86_64, (4, 4), &["CAP_SYS_PTRACE"]).unwrap();
         assert!(allowed(&traced).contains(&"ptrace"));
         let admin = profile(Arch::Aarch64, (6, 1), &["CAP_SYS_ADMIN"]).unwrap();
         assert!(allowed(&admin).contains(&"mount") && allowed(&admin).contains(&"clone3"));
@@ -237,6 +244,9 @@ mod tests {
             admin["architectures"],
             json!(["SCMP_ARCH_AARCH64", "SCMP_ARCH_ARM"])
         );
+        assert_eq!(old["architectures"], json!(["SCMP_ARCH_X86_64", "SCMP_ARCH_X86"]));
+        let x32 = profile(Arch::X86_64 { x32: true }, (6, 1), &[]).unwrap();
+        assert_eq!(x32["architectures"].as_array().unwrap().len(), 3);
         assert_eq!(profile(Arch::Other, (6, 1), &[]), None);
     }
 

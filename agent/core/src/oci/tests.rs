@@ -7,7 +7,7 @@ use crate::{
 };
 
 const V1: HostFacts = HostFacts {
-    arch: Arch::X86_64,
+    arch: Arch::X86_64 { x32: false },
     kernel: (6, 1),
     cgroups: Cgroups::V1,
     swap_limit: true,

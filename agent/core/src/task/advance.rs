@@ -175,7 +175,7 @@ impl Task {
             task: self.spec.id.clone(),
             attempt: container.attempt,
             spec: spec.clone(),
-            image: image.clone(),
+            image: (**image).clone(),
             network: self.spec.network,
             address: self.address,
             task_limits: self.spec.limits,

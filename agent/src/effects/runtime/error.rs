@@ -82,6 +82,9 @@ pub enum RuntimeError {
     Refused { step: Step, id: String, message: String },
     #[error("{step} of {id}: no answer from containerd in {} s", after.as_secs())]
     Deadline { step: Step, id: String, after: Duration },
+    /// It would run with loopback alone, unreachable and unable to say why.
+    #[error("{id} is of an awsvpc task whose network namespace was not given")]
+    NoNetwork { id: String },
     #[error("the logger of {id} did not register")]
     NoLogger { id: String },
     #[error("{id} was given up")]
@@ -92,15 +95,15 @@ pub enum RuntimeError {
 
 impl RuntimeError {
     pub(super) fn answered(step: Step, id: &str, status: &Status) -> Self {
-        let (id, message) = (id.to_owned(), status.message());
-        match refusal(message) {
+        let (id, message) = (id.to_owned(), one_line(status.message()));
+        match refusal(&message) {
             Some(message) => Self::Refused { step, id, message },
             None => Self::Call {
                 step,
                 id,
                 source: Answer {
                     code: status.code(),
-                    message: one_line(message),
+                    message: cut(message),
                 },
             },
         }
@@ -147,7 +150,7 @@ impl RuntimeError {
     /// The name ECS gives to failures of this kind.
     pub fn kind(&self) -> &'static str {
         match self {
-            Self::Spec { .. } | Self::File { .. } => "CannotCreateContainerError",
+            Self::Spec { .. } | Self::File { .. } | Self::NoNetwork { .. } => "CannotCreateContainerError",
             // Docker finds these when it starts a container.
             Self::User { .. }
             | Self::Accounts { .. }
@@ -175,6 +178,7 @@ impl RuntimeError {
             }
             Self::Accounts { .. } | Self::File { .. } | Self::Deadline { .. } => true,
             Self::NoLogger { .. } | Self::StillAlive { .. } => true,
+            Self::NoNetwork { .. } => false,
             Self::Refused { message, .. } => passing(message),
             // The image's layers are gone, or the request is wrong: the same request meets the same answer.
             Self::Call { source, .. } => !matches!(
@@ -232,12 +236,11 @@ fn refusal(message: &str) -> Option<String> {
     while let Some(shorter) = PREFIXES.iter().find_map(|prefix| rest.strip_prefix(prefix)) {
         rest = shorter;
     }
-    let rest = rest.trim_end();
-    Some(one_line(rest.strip_suffix(": unknown").unwrap_or(rest)))
+    Some(cut(rest.strip_suffix(": unknown").unwrap_or(rest).to_owned()))
 }
 
 fn one_line(text: &str) -> String {
-    cut(text.split_whitespace().collect::<Vec<_>>().join(" "))
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 fn cut(mut text: String) -> String {

@@ -177,9 +177,11 @@ fn hosts(hostname: &str, address: Option<Ipv4Addr>) -> String {
 fn outside_resolv_conf(host: &str) -> String {
     let unreachable = |line: &str| {
         let mut words = line.split_whitespace();
-        let server = (words.next() == Some("nameserver"))
-            .then(|| words.next().unwrap_or(""))
-            .unwrap_or("");
+        let server = if words.next() == Some("nameserver") {
+            words.next().unwrap_or("")
+        } else {
+            ""
+        };
         let loopback = server
             .parse::<std::net::IpAddr>()
             .is_ok_and(|address| address.is_loopback());

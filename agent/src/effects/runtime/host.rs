@@ -21,7 +21,7 @@ pub(super) fn facts(cgroup_version: u8) -> HostFacts {
     };
     HostFacts {
         arch: match std::env::consts::ARCH {
-            "x86_64" => Arch::X86_64,
+            "x86_64" => Arch::X86_64 { x32: runs_x32() },
             "aarch64" => Arch::Aarch64,
             _ => Arch::Other,
         },
@@ -31,6 +31,20 @@ pub(super) fn facts(cgroup_version: u8) -> HostFacts {
         oom_score_adj_min: if free { 0 } else { own_oom_score_adj.max(0) },
         nofile_max: if free { u64::MAX } else { own_nofile },
     }
+}
+
+/// Asks the kernel for its own process id through the x32 interface: ENOSYS where it has none.
+#[cfg(target_arch = "x86_64")]
+#[allow(unsafe_code)]
+fn runs_x32() -> bool {
+    const X32_BIT: libc::c_long = 0x4000_0000;
+    // SAFETY: getpid takes no arguments and changes nothing, by whichever interface it is called.
+    unsafe { libc::syscall(X32_BIT | libc::SYS_getpid) > 0 }
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn runs_x32() -> bool {
+    false
 }
 
 fn effective_capabilities() -> u64 {

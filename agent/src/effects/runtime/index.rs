@@ -93,6 +93,12 @@ impl Index {
             .collect()
     }
 
+    /// Known and not removed.
+    pub(super) fn has(&self, id: &str) -> bool {
+        let known = self.known();
+        known.entries.contains_key(id) && !known.removed.iter().any(|other| other == id)
+    }
+
     pub(super) fn is_running(&self, id: &str) -> bool {
         self.known().entries.get(id).is_some_and(|entry| entry.running)
     }

@@ -54,9 +54,11 @@ impl Runtime {
             let state = states
                 .remove(&identity.runtime_id())
                 .unwrap_or(ObservedState::Created);
-            self.shared
-                .index
-                .put(identity.clone(), matches!(state, ObservedState::Running { .. }));
+            // One that is being started may be listed without its process yet: the start says that it runs.
+            if state != ObservedState::Created || !self.is_known(&identity.runtime_id()) {
+                let running = matches!(state, ObservedState::Running { .. });
+                self.shared.index.put(identity.clone(), running);
+            }
             let Identity {
                 task,
                 container,

@@ -211,7 +211,8 @@ impl Attempt<'_> {
         let network = match (self.request.network, self.netns) {
             (NetworkMode::Host, _) => Network::Host,
             (_, Some(path)) => Network::Join(path.to_string_lossy().into_owned()),
-            (_, None) => Network::Private,
+            (NetworkMode::None, None) => Network::Private,
+            (NetworkMode::Awsvpc, None) => return Err(RuntimeError::NoNetwork { id: self.id.clone() }),
         };
         let facts = TaskFacts {
             cgroup_parent: self.runtime.config().cgroup_parent.clone(),

@@ -117,6 +117,11 @@ impl Runtime {
         self.shared.index.is_running(id)
     }
 
+    /// This agent made or found it, and has not removed it.
+    pub fn is_known(&self, id: &str) -> bool {
+        self.shared.index.has(id)
+    }
+
     /// Its exit was told.
     pub fn exited(&self, id: &str) {
         self.shared.index.exited(id);

@@ -150,10 +150,34 @@ fn check_environment(path: &str, container: &Object, problems: &mut Problems) {
     }
 }
 
+/// containerd keeps a label of at most so many bytes, name and value together.
+const LABEL_BYTES_MAX: usize = 4096;
+/// The node finds its containers by labels of these names.
+const LABEL_PREFIXES_RESERVED: [&str; 2] = ["berth.run/", "containerd.io/"];
+
 fn check_labels(path: &str, container: &Object, problems: &mut Problems) {
     let labels = container.get("dockerLabels").and_then(Value::as_object);
-    if labels.is_some_and(|labels| labels.contains_key("")) {
-        problems.push(format!("{path}.dockerLabels"), "a label without a name");
+    for (name, value) in labels.into_iter().flatten() {
+        let at = || format!("{path}.dockerLabels.{name}");
+        if name.is_empty() {
+            problems.push(format!("{path}.dockerLabels"), "a label without a name");
+        }
+        let bytes = name.len() + value.as_str().map_or(0, str::len);
+        if bytes > LABEL_BYTES_MAX {
+            problems.push(
+                at(),
+                format!("{bytes} bytes of name and value are over containerd's {LABEL_BYTES_MAX}"),
+            );
+        }
+        if LABEL_PREFIXES_RESERVED
+            .iter()
+            .any(|prefix| name.starts_with(prefix))
+        {
+            problems.push(
+                at(),
+                "names beginning with berth.run/ and containerd.io/ are the node's own",
+            );
+        }
     }
 }
 
