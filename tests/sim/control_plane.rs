@@ -44,6 +44,7 @@ impl ControlPlane {
         Event::Snapshot {
             position: self.position(),
             tasks: self.desired.values().cloned().collect(),
+            refused: Vec::new(),
         }
     }
 
@@ -54,6 +55,7 @@ impl ControlPlane {
             position: self.position(),
             changed: vec![spec],
             removed: Vec::new(),
+            refused: Vec::new(),
         }
     }
 
@@ -65,6 +67,7 @@ impl ControlPlane {
             position: self.position(),
             changed: vec![spec],
             removed: Vec::new(),
+            refused: Vec::new(),
         })
     }
 
@@ -98,6 +101,7 @@ impl ControlPlane {
             position: self.position(),
             changed: Vec::new(),
             removed: vec![id.clone()],
+            refused: Vec::new(),
         })
     }
 }

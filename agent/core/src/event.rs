@@ -19,15 +19,16 @@ pub enum Event {
     Snapshot {
         position: Position,
         tasks: Vec<TaskSpec>,
+        /// Wanted as well, but this agent does not understand what.
+        refused: Vec<Refused>,
     },
     /// What it wants differently.
     Delta {
         position: Position,
         changed: Vec<TaskSpec>,
         removed: Vec<TaskId>,
+        refused: Vec<Refused>,
     },
-    /// A spec that `convert` refused; the task is reported as stopped with the reason.
-    Refused { task: TaskId, reason: String },
     /// An effect ended.
     Completed { lane: Lane, completion: Completion },
     /// A container's process ended, as the runtime says. May repeat, and may come before `Started`.
@@ -47,7 +48,6 @@ impl Event {
             Self::Restarted(_) => "restarted",
             Self::Snapshot { .. } => "snapshot",
             Self::Delta { .. } => "delta",
-            Self::Refused { .. } => "refused",
             Self::Completed { .. } => "completed",
             Self::Exited(_) => "exited",
             Self::Timer(_) => "timer",
@@ -55,6 +55,16 @@ impl Event {
             Self::StopAll { .. } => "stop all",
         }
     }
+}
+
+/// A spec that `convert` refused. A task that never ran is reported as stopped with the reason; one that runs goes on: it
+/// was understood once, by a later agent perhaps, and only its desired status can have changed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Refused {
+    pub task: TaskId,
+    /// Understood at least: it is to be stopped.
+    pub stop: bool,
+    pub reason: String,
 }
 
 /// How an effect ended.

@@ -7,6 +7,7 @@ mod desired_state;
 mod tests;
 
 pub use admission::OVERTAKEN_MAX;
+use desired_state::Wanted;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -22,7 +23,7 @@ use crate::{
     event::{Completion, Event, Restarted, TimerKey},
     ids::TaskId,
     ledger::{Ledger, LedgerWrite, Owned},
-    report::{Facts, Report, Status, StopCode, TaskState, Times},
+    report::{Facts, Report, StopCode},
     resources::{Capacity, Resources},
     task::{Logs, Phase, Task},
 };
@@ -81,6 +82,8 @@ pub struct Node {
     tasks: BTreeMap<TaskId, Task>,
     ledger: Ledger,
     resources: Resources,
+    /// The last snapshot was refused: deltas upon it mean nothing here.
+    snapshot_refused: bool,
     /// Resources were released, or somebody new wants some.
     admission_due: bool,
 }
@@ -125,6 +128,7 @@ impl Node {
             tasks,
             ledger,
             resources,
+            snapshot_refused: false,
             admission_due: true,
         }
     }
@@ -175,13 +179,23 @@ impl Node {
     fn take(&mut self, now: Millis, event: Event, change: &mut Change) -> BTreeSet<TaskId> {
         match event {
             Event::Restarted(restarted) => self.on_restarted(&restarted, now, change),
-            Event::Snapshot { position, tasks } => self.on_snapshot(position, tasks, now, change),
+            Event::Snapshot {
+                position,
+                tasks,
+                refused,
+            } => self.on_snapshot(position, Wanted { tasks, refused }, now, change),
             Event::Delta {
                 position,
                 changed,
                 removed,
-            } => self.on_delta(position, changed, &removed, now, change),
-            Event::Refused { task, reason } => self.on_refused(task, reason, now, change),
+                refused,
+            } => {
+                let wanted = Wanted {
+                    tasks: changed,
+                    refused,
+                };
+                self.on_delta(position, wanted, &removed, now, change)
+            }
             Event::Completed { lane, completion } => self.on_completed(&lane, completion, now, change),
             Event::Exited(exit) => {
                 let Some(task) = self.tasks.get_mut(&exit.task) else {
@@ -402,40 +416,6 @@ impl Node {
                 task: state,
             });
         }
-    }
-
-    /// A spec that this node does not understand: told once per time it is wanted, and not kept.
-    fn on_refused(
-        &mut self,
-        id: TaskId,
-        reason: String,
-        now: Millis,
-        change: &mut Change,
-    ) -> BTreeSet<TaskId> {
-        if let Some(task) = self.tasks.get_mut(&id) {
-            task.begin_stop(StopCode::TaskFailedToStart, reason, now);
-            return BTreeSet::from([id]);
-        }
-        self.record.last_sequence += 1;
-        change.node = true;
-        let facts = Facts {
-            status: Status::Stopped,
-            stop: Some((StopCode::TaskFailedToStart, reason)),
-            waiting: None,
-            address: None,
-            mac_address: None,
-            containers: Vec::new(),
-        };
-        let times = Times {
-            stopping: Some(now),
-            stopped: Some(now),
-            ..Times::default()
-        };
-        change.reports.push(Report {
-            sequence: self.record.last_sequence,
-            task: TaskState { id, facts, times },
-        });
-        BTreeSet::new()
     }
 
     /// How many containers run: for people.

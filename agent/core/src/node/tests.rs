@@ -12,6 +12,7 @@ use crate::{
     ids::{Attempt, ContainerId},
     image::{ImageConfig, ResolvedImage},
     ledger::HostObject,
+    report::Status,
 };
 
 const MIB: u64 = 1 << 20;
@@ -92,6 +93,7 @@ fn snapshot(revision: u64, tasks: Vec<TaskSpec>) -> Event {
     Event::Snapshot {
         position: position(revision),
         tasks,
+        refused: vec![],
     }
 }
 
@@ -101,6 +103,7 @@ fn stop(revision: u64, mut spec: TaskSpec) -> Event {
         position: position(revision),
         changed: vec![spec],
         removed: vec![],
+        refused: vec![],
     }
 }
 
@@ -533,6 +536,7 @@ fn a_foreign_or_older_store_is_refused() {
             Event::Snapshot {
                 position,
                 tasks: vec![],
+                refused: vec![],
             },
         );
         change.desired_ack.unwrap().refused
@@ -631,6 +635,7 @@ fn a_task_is_forgotten_once_nobody_wants_it_and_its_logs_are_gone() {
         position: position(3),
         changed: vec![],
         removed: vec![spec.id.clone()],
+        refused: vec![],
     };
     run(&mut node, Millis(2), forget);
     assert!(node.task(&spec.id).is_some(), "its logs are kept");
@@ -643,14 +648,67 @@ fn a_task_is_forgotten_once_nobody_wants_it_and_its_logs_are_gone() {
     assert_eq!(node.ledger().entries().count(), 0);
 }
 
+fn refused(task: &TaskId, stop: bool) -> crate::event::Refused {
+    crate::event::Refused {
+        task: task.clone(),
+        stop,
+        reason: "gpu is not known".into(),
+    }
+}
+
+#[test]
+fn a_running_task_whose_spec_is_not_understood_any_more_goes_on_until_it_is_to_stop() {
+    let mut node = node();
+    let spec = task(1, 0, vec![container(10, "a")]);
+    run(&mut node, Millis(0), snapshot(1, vec![spec.clone()]));
+    let wanted = |revision, stop| Event::Snapshot {
+        position: position(revision),
+        tasks: vec![],
+        refused: vec![refused(&spec.id, stop)],
+    };
+    let reports = run(&mut node, Millis(1), wanted(2, false));
+    assert_eq!(reports, []);
+    assert_eq!(node.task(&spec.id).unwrap().status(), Status::Running);
+    let reports = run(&mut node, Millis(2), wanted(3, true));
+    let stop = reports.last().unwrap().task.facts.stop.clone();
+    assert_eq!(
+        stop,
+        Some((StopCode::UserInitiated, "Task stopped by user".into()))
+    );
+}
+
+#[test]
+fn nothing_of_a_refused_snapshot_is_taken_over_nor_of_what_follows_it() {
+    let mut node = node();
+    let specs: Vec<_> = (1..=4)
+        .map(|n| task(n, 0, vec![container(n * 16, "a")]))
+        .collect();
+    run(&mut node, Millis(0), snapshot(1, specs.clone()));
+    let stranger: TaskId = format!("{:032x}", 99).parse().unwrap();
+    let held = Event::Snapshot {
+        position: position(2),
+        tasks: vec![],
+        refused: vec![refused(&stranger, false)],
+    };
+    let change = node.apply(Millis(1), held);
+    assert!(change.desired_ack.unwrap().refused.is_some());
+    assert_eq!(change.reports, []);
+    let change = node.apply(Millis(2), stop(3, specs[0].clone()));
+    assert!(change.desired_ack.unwrap().refused.unwrap().contains("snapshot"));
+    assert_eq!(node.record().position, Some(position(1)));
+    let change = node.apply(Millis(3), snapshot(4, specs));
+    assert_eq!(change.desired_ack.unwrap().refused, None);
+}
+
 #[test]
 fn a_refused_spec_is_reported_stopped() {
     let id: TaskId = format!("{:032x}", 5).parse().unwrap();
     let change = node().apply(
         Millis(0),
-        Event::Refused {
-            task: id.clone(),
-            reason: "gpu is not known".into(),
+        Event::Snapshot {
+            position: position(1),
+            tasks: vec![],
+            refused: vec![refused(&id, false)],
         },
     );
     let [report] = change.reports.as_slice() else {
