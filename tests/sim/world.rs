@@ -18,6 +18,7 @@ use berth_agent_core::{
 use crate::{
     control_plane::ControlPlane,
     host::{Host, Luck, code},
+    journal::Journal,
     random::Random,
     specs,
 };
@@ -60,10 +61,11 @@ pub struct World {
     faults: bool,
     tasks_made: u64,
     history: Vec<String>,
+    journal: Journal,
     trace: bool,
 }
 
-fn config() -> NodeConfig {
+pub fn config() -> NodeConfig {
     NodeConfig {
         capacity: Capacity {
             cpu_units: 2048,
@@ -93,6 +95,7 @@ impl World {
             faults: true,
             tasks_made: 0,
             history: Vec::new(),
+            journal: Journal::of(&Node::new(config())),
             trace,
         };
         world.apply(Event::Restarted(Restarted::default()));
@@ -230,7 +233,9 @@ impl World {
             .as_ref()
             .map(|json| serde_json::from_str::<NodeRecord>(json).unwrap());
         let fresh = Node::new(config()).record().clone();
+        self.journal.replays_to(&self.node);
         self.node = Node::load(config(), record.unwrap_or(fresh), tasks, self.disk.ledger.clone());
+        self.journal = Journal::of(&self.node);
         self.log(format!("crash, reboot {reboot}"));
         self.apply(Event::Restarted(Restarted {
             host_rebooted: reboot,
@@ -316,7 +321,8 @@ impl World {
     /// As the driver does: apply, commit, act.
     fn apply(&mut self, event: Event) {
         self.log(format!("{event:?}"));
-        let change = self.node.apply(self.now, event);
+        let change = self.node.apply(self.now, event.clone());
+        self.journal.entries.push((self.now, event, change.clone()));
         assert!(change.anomalies.is_empty(), "anomalies: {:?}", change.anomalies);
         for id in &change.tasks {
             match self.node.task(id) {
@@ -474,6 +480,7 @@ impl World {
     }
 
     pub fn assert_converged(&self) {
+        self.journal.replays_to(&self.node);
         for (id, spec) in &self.control_plane.desired {
             let task = self
                 .node
