@@ -12,7 +12,7 @@ use anyhow::Context as _;
 use berth_agent_core::{
     event::{Event, Restarted},
     ids::NodeId,
-    node::{Node, NodeConfig},
+    node::{Node, NodeConfig, NodeRecord},
     report::Status,
     resources::Capacity,
 };
@@ -60,7 +60,7 @@ impl Agent {
         config.check()?;
         make_directories(&config)?;
         let boot_id = sys::boot_id().context("read the host's boot id")?;
-        let (store, loaded) = Store::open(&config.database(), &boot_id)?;
+        let (store, loaded) = Store::open(&config.database())?;
         for problem in &loaded.quarantined {
             tracing::error!(%problem, "a record of the database cannot be read; it is set aside");
         }
@@ -93,6 +93,7 @@ impl Agent {
             timers: timers.clone(),
             inputs: received,
             outputs,
+            boot_id: Some(boot_id),
         };
         driver.announce();
         send(&inputs, Event::Restarted(restarted)).await;
@@ -188,6 +189,13 @@ impl Agent {
             },
         )
         .await;
+        // An answer comes after everything that was sent before, so what is looked at next is not from before the stop.
+        let (reply, answer) = tokio::sync::oneshot::channel();
+        let asked = self.inputs.send(Input::Ledger(reply)).await;
+        anyhow::ensure!(
+            asked.is_ok() && tokio::time::timeout(limit, answer).await.is_ok(),
+            "the agent takes no orders: its database cannot store, or it has ended"
+        );
         let stopped = |status: &NodeStatus| status.tasks.values().all(|status| *status == Status::Stopped);
         let waited =
             tokio::time::timeout(limit, async { self.status.wait_for(stopped).await.map(|_| ()) }).await;
@@ -331,7 +339,10 @@ async fn restore(
     };
     let node = match loaded.node {
         Some(record) => Node::load(config, record, loaded.tasks, loaded.ledger),
-        None => Node::new(config),
+        None => {
+            let record = NodeRecord::recovered(config.task_range, &loaded.tasks, loaded.last_reported);
+            Node::load(config, record, loaded.tasks, loaded.ledger)
+        }
     };
     Ok((node, restarted))
 }

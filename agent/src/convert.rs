@@ -8,7 +8,7 @@ use berth_agent_core::{
         CONTAINERS_PER_TASK_MAX, Condition, ContainerSpec, Dependency, DesiredStatus, Limits, LogSpec,
         Millis, NetworkMode, PortMapping, Position, Protocol, TaskSpec, Ulimit,
     },
-    event::Event,
+    event::{Event, Refused},
     ids::TaskId,
     report::{Report, Status, StopCode},
 };
@@ -50,32 +50,32 @@ fn refuse<T>(field: impl Into<String>, problem: impl Into<String>) -> Result<T, 
     })
 }
 
-/// A snapshot as one event, and one for each spec in it that was refused.
-pub fn snapshot(message: wire::Snapshot) -> Result<Vec<Event>, Refusal> {
+/// A snapshot, with what is not understood of it.
+pub fn snapshot(message: wire::Snapshot) -> Result<Event, Refusal> {
     let position = position(message.position)?;
-    let (tasks, mut events) = specs(message.tasks)?;
-    events.insert(0, Event::Snapshot { position, tasks });
-    Ok(events)
+    let (tasks, refused) = specs(message.tasks)?;
+    Ok(Event::Snapshot {
+        position,
+        tasks,
+        refused,
+    })
 }
 
 /// A delta likewise.
-pub fn delta(message: wire::Delta) -> Result<Vec<Event>, Refusal> {
+pub fn delta(message: wire::Delta) -> Result<Event, Refusal> {
     let position = position(message.position)?;
-    let (changed, mut events) = specs(message.changed)?;
+    let (changed, refused) = specs(message.changed)?;
     let removed = message
         .removed_task_ids
         .iter()
         .map(|id| task_id(id))
         .collect::<Result<_, _>>()?;
-    events.insert(
-        0,
-        Event::Delta {
-            position,
-            changed,
-            removed,
-        },
-    );
-    Ok(events)
+    Ok(Event::Delta {
+        position,
+        changed,
+        removed,
+        refused,
+    })
 }
 
 fn position(position: Option<wire::Position>) -> Result<Position, Refusal> {
@@ -105,8 +105,8 @@ fn task_id(id: &str) -> Result<TaskId, Refusal> {
         })
 }
 
-/// Good specs, and refusals as events. A spec without a usable id refuses the whole message.
-fn specs(specs: Vec<wire::TaskSpec>) -> Result<(Vec<TaskSpec>, Vec<Event>), Refusal> {
+/// Good specs, and refusals. A spec without a usable id refuses the whole message.
+fn specs(specs: Vec<wire::TaskSpec>) -> Result<(Vec<TaskSpec>, Vec<Refused>), Refusal> {
     let (mut good, mut refused) = (Vec::new(), Vec::new());
     for wire in specs {
         let id = task_id(&wire.task_id)?;
@@ -114,14 +114,16 @@ fn specs(specs: Vec<wire::TaskSpec>) -> Result<(Vec<TaskSpec>, Vec<Event>), Refu
         match task_spec(wire) {
             Ok(spec) => good.push(spec),
             // What is to be stopped needs no understanding beyond its id: it never ran here.
-            Err(refusal) if stopped => refused.push(Event::Refused {
-                task: id,
-                reason: format!("never ran: {refusal}"),
-            }),
             Err(refusal) => {
-                refused.push(Event::Refused {
+                let why = if stopped {
+                    "never ran"
+                } else {
+                    "this node cannot run the task"
+                };
+                refused.push(Refused {
                     task: id,
-                    reason: format!("this node cannot run the task: {refusal}"),
+                    stop: stopped,
+                    reason: format!("{why}: {refusal}"),
                 });
             }
         }

@@ -103,16 +103,16 @@ fn one_bad_spec_is_refused_and_the_others_are_taken() {
         epoch: 1,
         revision: 2,
     });
-    let events = snapshot(wire::Snapshot {
+    let event = snapshot(wire::Snapshot {
         position,
         tasks: vec![good(), bad],
     })
     .unwrap();
-    let [Event::Snapshot { tasks, .. }, Event::Refused { reason, .. }] = events.as_slice() else {
-        panic!("{events:?}")
+    let Event::Snapshot { tasks, refused, .. } = event else {
+        panic!("{event:?}")
     };
-    assert_eq!(tasks.len(), 1);
-    assert!(reason.contains("gpu"), "{reason}");
+    assert_eq!((tasks.len(), refused.len(), refused[0].stop), (1, 1, false));
+    assert!(refused[0].reason.contains("gpu"), "{}", refused[0].reason);
 }
 
 proptest! {

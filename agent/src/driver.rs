@@ -39,6 +39,11 @@ const STORE_RETRY: Duration = Duration::from_millis(500);
 )]
 pub enum Input {
     Event(Event),
+    /// A timer, and the time it was set for.
+    Timer {
+        key: TimerKey,
+        due: Millis,
+    },
     /// For the audit: what this agent answers for now.
     Ledger(oneshot::Sender<Ledger>),
     /// What the node knows of its containers: name, id, and whether it may still write.
@@ -80,6 +85,8 @@ pub struct Driver {
     pub timers: Timers,
     pub inputs: mpsc::Receiver<Input>,
     pub outputs: Outputs,
+    /// Of the host's present boot; stored with the first round, which is what the core makes of the start.
+    pub boot_id: Option<String>,
 }
 
 impl Driver {
@@ -113,23 +120,30 @@ impl Driver {
         let (mut changes, mut queries) = (Vec::new(), Vec::new());
         for input in inputs {
             match input {
-                Input::Event(event) => {
-                    tracing::debug!(?event, "event");
-                    let change = self.node.apply(now(), event);
-                    for anomaly in &change.anomalies {
-                        tracing::error!(%anomaly, "the core met what cannot happen; please report it");
-                    }
-                    changes.push(change);
-                }
+                Input::Event(event) => changes.push(self.take(now(), event)),
+                // Its time has come, whatever became of the host's clock since it was set.
+                Input::Timer { key, due } => changes.push(self.take(now().max(due), Event::Timer(key))),
                 query => queries.push(query),
             }
         }
         (changes, queries)
     }
 
+    fn take(&mut self, now: Millis, event: Event) -> Change {
+        tracing::debug!(event = event.name(), "event");
+        let change = self.node.apply(now, event);
+        for anomaly in &change.anomalies {
+            tracing::error!(%anomaly, "the core met what cannot happen; please report it");
+        }
+        change
+    }
+
     /// One transaction for the round. Later records of a task replace earlier ones.
-    fn batch(&self, changes: &[Change]) -> Result<Batch, StoreError> {
-        let mut batch = Batch::default();
+    fn batch(&mut self, changes: &[Change]) -> Result<Batch, StoreError> {
+        let mut batch = Batch {
+            boot_id: self.boot_id.take(),
+            ..Batch::default()
+        };
         let mut tasks = BTreeMap::new();
         let mut node = false;
         for change in changes {
@@ -200,7 +214,7 @@ impl Driver {
 
     fn set_timer(&self, key: TimerKey, at: Millis) {
         let delay = u64::try_from(at.0.saturating_sub(now().0)).unwrap_or(0);
-        self.timers.set(key, Duration::from_millis(delay));
+        self.timers.set(key, Duration::from_millis(delay), at);
     }
 
     fn publish(&self, store_problem: Option<String>) {
@@ -223,7 +237,7 @@ impl Driver {
 
     fn answer(&self, query: Input) {
         match query {
-            Input::Event(_) => {}
+            Input::Event(_) | Input::Timer { .. } => {}
             Input::Ledger(reply) => drop(reply.send(self.node.ledger().clone())),
             Input::Containers { task, reply } => {
                 let view = self.node.task(&task).map(|task| {

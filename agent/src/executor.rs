@@ -1,12 +1,13 @@
 //! Owns effects under way: one task per lane, a deadline on each, exactly one completion each. Never decides what to
 //! do next.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{collections::HashMap, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use berth_agent_core::{
     effect::{Effect, Lane},
     event::{Completion, Event, Failure},
 };
+use futures_util::FutureExt;
 use tokio::{
     sync::mpsc,
     task::{AbortHandle, JoinSet},
@@ -74,10 +75,11 @@ impl Executor {
             return;
         };
         let cancel = CancellationToken::new();
+        let what = describe(&effect);
         let work = perform(Arc::clone(&self.host), effect, cancel.clone());
         let of_lane = lane.clone();
         let handle = self.tasks.spawn(async move {
-            let completion = work.await;
+            let completion = completed(&what, work).await;
             send(
                 &inputs,
                 Event::Completed {
@@ -88,6 +90,21 @@ impl Executor {
             .await;
         });
         self.lanes.insert(lane, Running { cancel, handle });
+    }
+}
+
+/// A lane whose effect never completes is wedged for good: a panic is a failure as well.
+async fn completed(what: &str, work: impl Future<Output = Completion>) -> Completion {
+    match AssertUnwindSafe(work).catch_unwind().await {
+        Ok(completion) => completion,
+        Err(_) => {
+            tracing::error!(effect = %what, "effect panicked; please report it");
+            Completion::Failed(Failure {
+                kind: "InternalError".into(),
+                message: format!("{what} panicked"),
+                retryable: true,
+            })
+        }
     }
 }
 
@@ -122,5 +139,19 @@ fn describe(effect: &Effect) -> String {
         Effect::ReleaseHost { task, .. } => format!("removing cgroups and network of task {task}"),
         Effect::RemoveLogs { task } => format!("removing logs of task {task}"),
         Effect::Cancel(lane) => format!("cancelling {lane:?}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn an_effect_that_panics_completes_as_a_failure() {
+        let completion = completed("pulling x", async { panic!("no") }).await;
+        let Completion::Failed(failure) = completion else {
+            panic!("{completion:?}")
+        };
+        assert_eq!(failure.message, "pulling x panicked");
     }
 }

@@ -42,8 +42,9 @@ pub struct Observer {
     runtime: Runtime,
     oom: Arc<dyn OomCounter>,
     exits: mpsc::Sender<Exit>,
-    /// Runtime ids whose exit was sent, until they are removed.
-    reported: HashSet<String>,
+    /// Processes whose exit was sent, by runtime id and pid (zero: any), until they are removed. An attempt that failed to
+    /// start and was undone has another process when it is tried again.
+    reported: HashSet<(String, u32)>,
 }
 
 /// Nobody listens any more, or the agent is on its way out.
@@ -95,7 +96,7 @@ impl Observer {
             tokio::select! {
                 biased;
                 event = events.next() => match event {
-                    Some(Ok(exit)) => self.seen(&exit.id, exit.code, exit.at).await?,
+                    Some(Ok(exit)) => self.seen(&exit.id, exit.pid, exit.code, exit.at).await?,
                     Some(Err(error)) => return Ok(Some(error)),
                     None => return Ok(None),
                 },
@@ -122,7 +123,7 @@ impl Observer {
         let listed: HashSet<String> = processes.iter().map(|process| process.id.clone()).collect();
         for process in processes {
             if let ObservedState::Exited { code, at, .. } = process.state {
-                self.seen(&process.id, code, at).await?;
+                self.seen(&process.id, process.pid, code, at).await?;
             }
         }
         for identity in running
@@ -136,7 +137,7 @@ impl Observer {
         // The exit of one whose shim died may be told again by containerd, long after it left the list.
         let runtime = &self.runtime;
         self.reported
-            .retain(|id| listed.contains(id) || runtime.is_known(id));
+            .retain(|(id, _)| listed.contains(id) || runtime.is_known(id));
         Ok(Ok(()))
     }
 
@@ -145,19 +146,20 @@ impl Observer {
     async fn vanished(&mut self, identity: &Identity) -> Result<Result<(), RuntimeError>, Ended> {
         let id = identity.runtime_id();
         match self.runtime.has_no_process(&id).await {
-            Ok(true) if self.runtime.is_running(&id) => self.report(identity, KILLED, now()).await?,
+            Ok(true) if self.runtime.is_running(&id) => self.report(identity, 0, KILLED, now()).await?,
             Ok(_) => {}
             Err(error) => return Ok(Err(error)),
         }
         Ok(Ok(()))
     }
 
-    async fn seen(&mut self, id: &str, code: i32, at: Millis) -> Result<(), Ended> {
-        if self.reported.contains(id) {
+    async fn seen(&mut self, id: &str, pid: u32, code: i32, at: Millis) -> Result<(), Ended> {
+        let reported = |pid| self.reported.contains(&(id.to_owned(), pid));
+        if reported(pid) || reported(0) {
             return Ok(());
         }
         match self.runtime.identify(id).await {
-            Ok(Some(identity)) => self.report(&identity, code, at).await,
+            Ok(Some(identity)) => self.report(&identity, pid, code, at).await,
             // Not this instance's.
             Ok(None) => Ok(()),
             Err(error) => {
@@ -172,7 +174,7 @@ impl Observer {
         }
     }
 
-    async fn report(&mut self, identity: &Identity, code: i32, at: Millis) -> Result<(), Ended> {
+    async fn report(&mut self, identity: &Identity, pid: u32, code: i32, at: Millis) -> Result<(), Ended> {
         let Identity {
             task,
             container,
@@ -184,6 +186,7 @@ impl Observer {
             task,
             container,
             attempt,
+            pid,
             code,
             at,
             oom_killed,
@@ -191,7 +194,7 @@ impl Observer {
         self.exits.send(exit).await.map_err(|_| Ended)?;
         let id = identity.runtime_id();
         self.runtime.exited(&id);
-        self.reported.insert(id);
+        self.reported.insert((id, pid));
         Ok(())
     }
 }

@@ -1,4 +1,7 @@
 //! Owns the core's timers: one per key, setting it again moves it. Never knows what they mean.
+//!
+//! Delays are measured on the monotonic clock. What fires carries the time it was set for, so that it is due for the core
+//! too when the host's clock was set back meanwhile.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -6,13 +9,13 @@ use std::{
     time::Duration,
 };
 
-use berth_agent_core::event::{Event, TimerKey};
+use berth_agent_core::{desired::Millis, event::TimerKey};
 use tokio::{
     sync::{Notify, mpsc},
     time::Instant,
 };
 
-use crate::driver::{Input, send};
+use crate::driver::Input;
 
 /// A handle for setting timers.
 #[derive(Clone, Debug, Default)]
@@ -26,17 +29,17 @@ struct Shared {
 
 #[derive(Debug, Default)]
 struct Set {
-    by_key: BTreeMap<TimerKey, Instant>,
+    by_key: BTreeMap<TimerKey, (Instant, Millis)>,
     by_time: BTreeSet<(Instant, TimerKey)>,
 }
 
 impl Timers {
-    /// Fires `key` after `delay`, and not before.
-    pub fn set(&self, key: TimerKey, delay: Duration) {
+    /// Fires `key` after `delay`, and not before; by the host's present clock that is at `due`.
+    pub fn set(&self, key: TimerKey, delay: Duration, due: Millis) {
         let at = Instant::now() + delay;
         {
             let mut set = self.0.set.lock().unwrap_or_else(PoisonError::into_inner);
-            if let Some(old) = set.by_key.insert(key.clone(), at) {
+            if let Some((old, _)) = set.by_key.insert(key.clone(), (at, due)) {
                 set.by_time.remove(&(old, key.clone()));
             }
             set.by_time.insert((at, key));
@@ -47,8 +50,10 @@ impl Timers {
     /// Sends what is due, until the receiver of `inputs` is gone.
     pub async fn run(self, inputs: mpsc::Sender<Input>) {
         loop {
-            while let Some(key) = self.due(Instant::now()) {
-                send(&inputs, Event::Timer(key)).await;
+            while let Some((key, due)) = self.due(Instant::now()) {
+                if inputs.send(Input::Timer { key, due }).await.is_err() {
+                    return;
+                }
             }
             let next = self.next();
             let wait = async {
@@ -75,15 +80,15 @@ impl Timers {
             .map(|(at, _)| *at)
     }
 
-    fn due(&self, now: Instant) -> Option<TimerKey> {
+    fn due(&self, now: Instant) -> Option<(TimerKey, Millis)> {
         let mut set = self.0.set.lock().unwrap_or_else(PoisonError::into_inner);
         let (at, key) = set.by_time.first()?.clone();
         if at > now {
             return None;
         }
         set.by_time.remove(&(at, key.clone()));
-        set.by_key.remove(&key);
-        Some(key)
+        let (_, due) = set.by_key.remove(&key)?;
+        Some((key, due))
     }
 }
 
@@ -96,18 +101,29 @@ mod tests {
         let (inputs, mut received) = mpsc::channel(8);
         let timers = Timers::default();
         let task = |n: u8| -> berth_agent_core::ids::TaskId { format!("{n:032x}").parse().unwrap() };
-        timers.set(TimerKey::Admission(task(1)), Duration::from_millis(50));
-        timers.set(TimerKey::Quarantine, Duration::from_millis(150));
-        timers.set(TimerKey::Admission(task(1)), Duration::from_millis(400));
+        timers.set(
+            TimerKey::Admission(task(1)),
+            Duration::from_millis(50),
+            Millis(50),
+        );
+        timers.set(TimerKey::Quarantine, Duration::from_millis(150), Millis(150));
+        timers.set(
+            TimerKey::Admission(task(1)),
+            Duration::from_millis(400),
+            Millis(400),
+        );
         let running = tokio::spawn(timers.run(inputs));
         let mut fired = Vec::new();
         for _ in 0..2 {
-            let Some(Input::Event(Event::Timer(key))) = received.recv().await else {
+            let Some(Input::Timer { key, due }) = received.recv().await else {
                 panic!("a timer")
             };
-            fired.push(key);
+            fired.push((key, due.0));
         }
-        assert_eq!(fired, [TimerKey::Quarantine, TimerKey::Admission(task(1))]);
+        assert_eq!(
+            fired,
+            [(TimerKey::Quarantine, 150), (TimerKey::Admission(task(1)), 400)]
+        );
         drop(received);
         running.await.unwrap();
     }

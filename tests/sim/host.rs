@@ -30,6 +30,7 @@ pub enum Process {
 pub struct Instance {
     pub task: TaskId,
     pub process: Process,
+    pid: u32,
     /// Survives SIGTERM.
     stubborn: bool,
 }
@@ -43,6 +44,7 @@ pub struct Host {
     ran: BTreeMap<ContainerId, Option<i32>>,
     starts: BTreeMap<Key, u32>,
     address_freed: BTreeMap<Ipv4Addr, Millis>,
+    pids: u32,
 }
 
 /// How an effect goes.
@@ -96,6 +98,11 @@ impl Host {
                 chain_id: "sha256:1".into(),
                 config: ImageConfig::default(),
             }),
+            // Created, and taken away again before it ran anything: that ends a process too.
+            Effect::Start(start) if luck == Luck::FailsAfter && random.percent(50) && !self.exists(start) => {
+                exits.push(self.undone(start, now));
+                return (failed(retryable), exits);
+            }
             Effect::Start(start) => {
                 self.start(start, specs, random);
                 if random.percent(10) {
@@ -103,7 +110,7 @@ impl Host {
                 }
                 Completion::Started {
                     attempt: start.attempt,
-                    pid: 42,
+                    pid: self.containers[&(start.spec.id.clone(), start.attempt)].pid,
                 }
             }
             Effect::Signal {
@@ -215,12 +222,33 @@ impl Host {
             .find(|((id, _), c)| *id == key.0 && c.process == Process::Running);
         assert!(twin.is_none(), "two processes of one container");
         self.ran.insert(key.0.clone(), None);
+        self.pids += 1;
         let instance = Instance {
             task: start.task.clone(),
             process: Process::Running,
+            pid: self.pids,
             stubborn: random.percent(30),
         };
         self.containers.insert(key, instance);
+    }
+
+    fn exists(&self, start: &StartContainer) -> bool {
+        self.containers
+            .contains_key(&(start.spec.id.clone(), start.attempt))
+    }
+
+    /// The end of a process that was created for a start which was then given up.
+    fn undone(&mut self, start: &StartContainer, now: Millis) -> Exit {
+        self.pids += 1;
+        Exit {
+            task: start.task.clone(),
+            container: start.spec.id.clone(),
+            attempt: start.attempt,
+            pid: self.pids,
+            code: 137,
+            at: now,
+            oom_killed: false,
+        }
     }
 
     /// Ends a process, if it runs.
@@ -236,6 +264,7 @@ impl Host {
             task: instance.task.clone(),
             container,
             attempt,
+            pid: instance.pid,
             code,
             at: now,
             oom_killed: false,
@@ -288,7 +317,7 @@ impl Host {
             attempt: *attempt,
             state: match c.process {
                 Process::Created => ObservedState::Created,
-                Process::Running => ObservedState::Running { pid: 42 },
+                Process::Running => ObservedState::Running { pid: c.pid },
                 Process::Exited { code, at } => ObservedState::Exited {
                     code,
                     at,

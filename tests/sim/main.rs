@@ -7,6 +7,7 @@
 
 mod control_plane;
 mod host;
+mod journal;
 mod random;
 mod specs;
 mod world;

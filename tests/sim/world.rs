@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use berth_agent_core::{
+    container::Life,
     desired::{DesiredStatus, Millis, TaskSpec},
     effect::{Effect, Lane},
     event::{Event, Restarted, TimerKey},
@@ -17,6 +18,7 @@ use berth_agent_core::{
 use crate::{
     control_plane::ControlPlane,
     host::{Host, Luck, code},
+    journal::Journal,
     random::Random,
     specs,
 };
@@ -59,10 +61,11 @@ pub struct World {
     faults: bool,
     tasks_made: u64,
     history: Vec<String>,
+    journal: Journal,
     trace: bool,
 }
 
-fn config() -> NodeConfig {
+pub fn config() -> NodeConfig {
     NodeConfig {
         capacity: Capacity {
             cpu_units: 2048,
@@ -92,6 +95,7 @@ impl World {
             faults: true,
             tasks_made: 0,
             history: Vec::new(),
+            journal: Journal::of(&Node::new(config())),
             trace,
         };
         world.apply(Event::Restarted(Restarted::default()));
@@ -216,6 +220,7 @@ impl World {
         self.in_flight.clear();
         if reboot {
             self.host.reboot(self.now);
+            self.control_plane.gaps_allowed += 1;
         }
         let tasks = self
             .disk
@@ -228,7 +233,9 @@ impl World {
             .as_ref()
             .map(|json| serde_json::from_str::<NodeRecord>(json).unwrap());
         let fresh = Node::new(config()).record().clone();
+        self.journal.replays_to(&self.node);
         self.node = Node::load(config(), record.unwrap_or(fresh), tasks, self.disk.ledger.clone());
+        self.journal = Journal::of(&self.node);
         self.log(format!("crash, reboot {reboot}"));
         self.apply(Event::Restarted(Restarted {
             host_rebooted: reboot,
@@ -314,7 +321,8 @@ impl World {
     /// As the driver does: apply, commit, act.
     fn apply(&mut self, event: Event) {
         self.log(format!("{event:?}"));
-        let change = self.node.apply(self.now, event);
+        let change = self.node.apply(self.now, event.clone());
+        self.journal.entries.push((self.now, event, change.clone()));
         assert!(change.anomalies.is_empty(), "anomalies: {:?}", change.anomalies);
         for id in &change.tasks {
             match self.node.task(id) {
@@ -401,6 +409,7 @@ impl World {
             "memory is overcommitted with {charged} containers"
         );
         self.check_nobody_sleeps_through_a_release();
+        self.check_no_live_process_is_taken_for_ended();
         let mut ports = BTreeMap::new();
         for (key, instance) in self
             .host
@@ -418,8 +427,27 @@ impl World {
         }
     }
 
+    /// An exit ends the process it is of, and no other.
+    fn check_no_live_process_is_taken_for_ended(&self) {
+        for (id, attempt) in self.host.running() {
+            let task = self.node.task(&self.host.containers[&(id.clone(), attempt)].task);
+            let Some(container) = task.map(|task| task.container(&id)) else {
+                continue;
+            };
+            let ended = container.has_started() && matches!(container.life, Life::Exited | Life::Gone);
+            assert!(!ended, "{id} runs and is taken for ended: {container:?}");
+        }
+    }
+
     /// No wake-up is lost: who waits does not fit, or may not pass somebody.
     fn check_nobody_sleeps_through_a_release(&self) {
+        if let Some(at) = self.node.record().addresses.next_expiry() {
+            let timer = self.timers.get(&TimerKey::Quarantine);
+            assert!(
+                timer.is_some_and(|timer| *timer <= at),
+                "an address leaves its quarantine at {at:?} and the timer is at {timer:?}"
+            );
+        }
         let waiting = |task: &&Task| matches!(task.phase, Phase::Waiting { .. });
         let barrier = |task: &Task| matches!(task.phase, Phase::Waiting { overtaken, .. } if overtaken >= OVERTAKEN_MAX);
         if self.node.tasks().any(barrier) {
@@ -452,6 +480,7 @@ impl World {
     }
 
     pub fn assert_converged(&self) {
+        self.journal.replays_to(&self.node);
         for (id, spec) in &self.control_plane.desired {
             let task = self
                 .node

@@ -67,6 +67,19 @@ impl Addresses {
         Some(address)
     }
 
+    /// Notes that `task` has an address, from before this record began.
+    pub fn hold(&mut self, address: Ipv4Addr, task: &TaskId) {
+        self.leases.insert(address, Lease::Held(task.clone()));
+    }
+
+    /// Who has one.
+    pub fn holders(&self) -> impl Iterator<Item = &TaskId> {
+        self.leases.values().filter_map(|lease| match lease {
+            Lease::Held(task) => Some(task),
+            Lease::Quarantined { .. } => None,
+        })
+    }
+
     /// Ends the lease of `task`; its address rests. Returns until when.
     pub fn release(&mut self, task: &TaskId, now: Millis) -> Option<Millis> {
         let address = self.held_by(task)?;

@@ -81,7 +81,19 @@ pub enum StopStage {
     /// SIGKILL was sent; it is sent again at this time, and the node says that it is impaired.
     Killed {
         again_at: Millis,
+        /// How often it was sent.
+        times: u32,
     },
+}
+
+impl StopStage {
+    /// How often SIGKILL was sent.
+    pub fn kills(self) -> u32 {
+        match self {
+            Self::Killed { times, .. } => times,
+            Self::NotAsked | Self::Asked { .. } => 0,
+        }
+    }
 }
 
 /// Back-off of a step that failed.
@@ -160,9 +172,15 @@ impl Container {
     pub fn on_started(&mut self, pid: u32, now: Millis) {
         (self.life, self.pid, self.started) = (Life::Running, Some(pid), Some(now));
         (self.retry, self.reason) = (Retry::default(), None);
+        // The exit of an earlier try, which was undone, is no exit of this process.
         if let Some(exit) = self.early_exit.take() {
             self.on_exited(&exit);
         }
+    }
+
+    /// Whether `exit` is the end of the process that runs now.
+    fn is_of_process(&self, exit: &Exit) -> bool {
+        exit.pid == 0 || self.pid.is_none_or(|pid| pid == 0 || pid == exit.pid)
     }
 
     /// The process ended. A container that is starting keeps this until its start is confirmed.
@@ -171,6 +189,7 @@ impl Container {
             // A start that seemed to fail may have happened: the next try finds the same attempt.
             Life::Waiting if self.attempted => self.early_exit = Some(exit.clone()),
             Life::Starting => self.early_exit = Some(exit.clone()),
+            Life::Running if !self.is_of_process(exit) => {}
             Life::Running => {
                 (self.life, self.exit, self.finished) = (Life::Exited, Some(exit.code), Some(exit.at));
                 self.pid = None;

@@ -19,15 +19,16 @@ pub enum Event {
     Snapshot {
         position: Position,
         tasks: Vec<TaskSpec>,
+        /// Wanted as well, but this agent does not understand what.
+        refused: Vec<Refused>,
     },
     /// What it wants differently.
     Delta {
         position: Position,
         changed: Vec<TaskSpec>,
         removed: Vec<TaskId>,
+        refused: Vec<Refused>,
     },
-    /// A spec that `convert` refused; the task is reported as stopped with the reason.
-    Refused { task: TaskId, reason: String },
     /// An effect ended.
     Completed { lane: Lane, completion: Completion },
     /// A container's process ended, as the runtime says. May repeat, and may come before `Started`.
@@ -38,6 +39,32 @@ pub enum Event {
     Acknowledged { sequence: u64 },
     /// The operator of a private agent wants every task stopped (`berth dev` on its way out).
     StopAll { reason: String },
+}
+
+impl Event {
+    /// What kind it is: for logs, which must not show what a task's environment holds.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Restarted(_) => "restarted",
+            Self::Snapshot { .. } => "snapshot",
+            Self::Delta { .. } => "delta",
+            Self::Completed { .. } => "completed",
+            Self::Exited(_) => "exited",
+            Self::Timer(_) => "timer",
+            Self::Acknowledged { .. } => "acknowledged",
+            Self::StopAll { .. } => "stop all",
+        }
+    }
+}
+
+/// A spec that `convert` refused. A task that never ran is reported as stopped with the reason; one that runs goes on: it
+/// was understood once, by a later agent perhaps, and only its desired status can have changed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Refused {
+    pub task: TaskId,
+    /// Understood at least: it is to be stopped.
+    pub stop: bool,
+    pub reason: String,
 }
 
 /// How an effect ended.
@@ -79,6 +106,10 @@ pub struct Exit {
     pub task: TaskId,
     pub container: ContainerId,
     pub attempt: Attempt,
+    /// Whose end it is: a start that failed and was undone leaves an exit too, and the next try of the same attempt is
+    /// another process. Zero where it is not known.
+    #[serde(default)]
+    pub pid: u32,
     /// 0–255; 128 + n after signal n.
     pub code: i32,
     pub at: Millis,

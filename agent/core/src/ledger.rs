@@ -20,6 +20,15 @@ pub enum Owned {
     Logs(TaskId),
 }
 
+impl Owned {
+    /// The task it is made for.
+    pub fn task(&self) -> &TaskId {
+        match self {
+            Self::Host(task) | Self::Attempt(task, ..) | Self::Logs(task) => task,
+        }
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LedgerWrite {
     Intend(Owned),

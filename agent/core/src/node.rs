@@ -7,6 +7,7 @@ mod desired_state;
 mod tests;
 
 pub use admission::OVERTAKEN_MAX;
+use desired_state::Wanted;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -22,10 +23,14 @@ use crate::{
     event::{Completion, Event, Restarted, TimerKey},
     ids::TaskId,
     ledger::{Ledger, LedgerWrite, Owned},
-    report::{Facts, Report, Status, StopCode, TaskState, Times},
+    report::{Facts, Report, StopCode},
     resources::{Capacity, Resources},
     task::{Logs, Phase, Task},
 };
+
+/// Sequence numbers are skipped by this many after a boot. A power loss may take the latest commits along, after the
+/// control plane was told: a number that is used again would be taken for a repeated report, and the report be lost.
+const SEQUENCES_LOST_MAX: u64 = 1 << 20;
 
 /// What the operator decided about this node.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,6 +54,26 @@ pub struct NodeRecord {
     pub addresses: Addresses,
 }
 
+impl NodeRecord {
+    /// Of a node whose own record is lost: what its tasks say of it. `last_reported` is the highest sequence number that
+    /// is still known; the control plane may have seen higher ones, and says so at the next link.
+    pub fn recovered(range: Ipv4Net, tasks: &[Task], last_reported: u64) -> Self {
+        let mut addresses = Addresses::new(range);
+        for task in tasks.iter().filter(|task| task.holds_host()) {
+            if let Some(address) = task.address {
+                addresses.hold(address, &task.spec.id);
+            }
+        }
+        let known = last_reported > 0 || !tasks.is_empty();
+        Self {
+            position: None,
+            last_sequence: last_reported + if known { SEQUENCES_LOST_MAX } else { 0 },
+            last_arrival: tasks.iter().map(|task| task.arrival).max().unwrap_or(0),
+            addresses,
+        }
+    }
+}
+
 /// The core's state.
 #[derive(Debug)]
 pub struct Node {
@@ -57,6 +82,8 @@ pub struct Node {
     tasks: BTreeMap<TaskId, Task>,
     ledger: Ledger,
     resources: Resources,
+    /// The last snapshot was refused: deltas upon it mean nothing here.
+    snapshot_refused: bool,
     /// Resources were released, or somebody new wants some.
     admission_due: bool,
 }
@@ -101,6 +128,7 @@ impl Node {
             tasks,
             ledger,
             resources,
+            snapshot_refused: false,
             admission_due: true,
         }
     }
@@ -151,13 +179,23 @@ impl Node {
     fn take(&mut self, now: Millis, event: Event, change: &mut Change) -> BTreeSet<TaskId> {
         match event {
             Event::Restarted(restarted) => self.on_restarted(&restarted, now, change),
-            Event::Snapshot { position, tasks } => self.on_snapshot(position, tasks, now, change),
+            Event::Snapshot {
+                position,
+                tasks,
+                refused,
+            } => self.on_snapshot(position, Wanted { tasks, refused }, now, change),
             Event::Delta {
                 position,
                 changed,
                 removed,
-            } => self.on_delta(position, changed, &removed, now, change),
-            Event::Refused { task, reason } => self.on_refused(task, reason, now, change),
+                refused,
+            } => {
+                let wanted = Wanted {
+                    tasks: changed,
+                    refused,
+                };
+                self.on_delta(position, wanted, &removed, now, change)
+            }
             Event::Completed { lane, completion } => self.on_completed(&lane, completion, now, change),
             Event::Exited(exit) => {
                 let Some(task) = self.tasks.get_mut(&exit.task) else {
@@ -166,7 +204,7 @@ impl Node {
                 task.on_exited(&exit);
                 BTreeSet::from([exit.task])
             }
-            Event::Timer(key) => self.on_timer(key, now),
+            Event::Timer(key) => self.on_timer(key, now, change),
             Event::Acknowledged { sequence } => {
                 // A node that lost its state goes on counting where the control plane saw it last: a repeated
                 // sequence number would be taken for a repeated report.
@@ -192,12 +230,14 @@ impl Node {
             let of_task = observed.entry(&seen.task).or_default();
             of_task.insert((seen.container.clone(), seen.attempt), seen.state.clone());
         }
+        self.answer_for_strangers(restarted, change);
         let none = BTreeMap::new();
         for (id, task) in &mut self.tasks {
-            task.on_agent_restarted(observed.get(id).unwrap_or(&none), now);
+            // First: what the runtime lists after a boot says nothing about how its processes ended.
             if restarted.host_rebooted {
                 task.on_host_rebooted(now);
             }
+            task.on_agent_restarted(observed.get(id).unwrap_or(&none), now);
             // Deadlines are in the tasks; the timers were in memory.
             change.timers.extend(deadlines(task, &self.config));
         }
@@ -207,8 +247,32 @@ impl Node {
                 .next_expiry()
                 .map(|at| (TimerKey::Quarantine, at)),
         );
+        if restarted.host_rebooted {
+            self.record.last_sequence += SEQUENCES_LOST_MAX;
+            change.node = true;
+        }
         self.admission_due = true;
         self.tasks.keys().cloned().collect()
+    }
+
+    /// Containers of tasks whose records are lost. No leaks yet: the control plane may want them, and whether anything of
+    /// such a task is left is asked before it is said to be stopped. The next snapshot decides.
+    fn answer_for_strangers(&mut self, restarted: &Restarted, change: &mut Change) {
+        for seen in &restarted.containers {
+            let task = &seen.task;
+            if self.tasks.contains_key(task) {
+                continue;
+            }
+            for owned in [
+                Owned::Host(task.clone()),
+                Owned::Logs(task.clone()),
+                Owned::Attempt(task.clone(), seen.container.clone(), seen.attempt),
+            ] {
+                if !self.ledger.contains(&owned) {
+                    self.write_ledger(LedgerWrite::Intend(owned), change);
+                }
+            }
+        }
     }
 
     fn on_completed(
@@ -239,13 +303,17 @@ impl Node {
         BTreeSet::from([id.clone()])
     }
 
-    fn on_timer(&mut self, key: TimerKey, now: Millis) -> BTreeSet<TaskId> {
+    fn on_timer(&mut self, key: TimerKey, now: Millis, change: &mut Change) -> BTreeSet<TaskId> {
         let id = match &key {
             TimerKey::Stop(task, _) | TimerKey::StartTimeout(task, _) => task.clone(),
             TimerKey::Admission(task) | TimerKey::Retention(task) => task.clone(),
             TimerKey::Retry(lane) => lane.task().clone(),
             TimerKey::Quarantine => {
                 self.record.addresses.expire(now);
+                // The next one rests until later, and somebody may wait for it.
+                let next = self.record.addresses.next_expiry();
+                change.timers.extend(next.map(|at| (TimerKey::Quarantine, at)));
+                change.node = true;
                 self.admission_due = true;
                 return BTreeSet::new();
             }
@@ -256,12 +324,16 @@ impl Node {
         match key {
             TimerKey::StartTimeout(_, container) => task.on_start_timeout(&container),
             TimerKey::Admission(_) => {
-                if let Phase::Waiting { reason, since, .. } = &task.phase
-                    && since.plus(self.config.admission_deadline_ms) <= now
-                {
-                    let seconds = self.config.admission_deadline_ms / 1000;
-                    let reason = format!("{reason}; waited {seconds} s for it");
-                    task.begin_stop(StopCode::TaskFailedToStart, reason, now);
+                if let Phase::Waiting { reason, since, .. } = &task.phase {
+                    let until = since.plus(self.config.admission_deadline_ms);
+                    if until <= now {
+                        let seconds = self.config.admission_deadline_ms / 1000;
+                        let reason = format!("{reason}; waited {seconds} s for it");
+                        task.begin_stop(StopCode::TaskFailedToStart, reason, now);
+                    } else {
+                        // The host's clock was set back meanwhile: the deadline is not lost.
+                        change.timers.push((TimerKey::Admission(id.clone()), until));
+                    }
                 }
             }
             TimerKey::Retention(_) if task.phase == Phase::Stopped && task.logs == Logs::Kept => {
@@ -344,40 +416,6 @@ impl Node {
                 task: state,
             });
         }
-    }
-
-    /// A spec that this node does not understand: told once per time it is wanted, and not kept.
-    fn on_refused(
-        &mut self,
-        id: TaskId,
-        reason: String,
-        now: Millis,
-        change: &mut Change,
-    ) -> BTreeSet<TaskId> {
-        if let Some(task) = self.tasks.get_mut(&id) {
-            task.begin_stop(StopCode::TaskFailedToStart, reason, now);
-            return BTreeSet::from([id]);
-        }
-        self.record.last_sequence += 1;
-        change.node = true;
-        let facts = Facts {
-            status: Status::Stopped,
-            stop: Some((StopCode::TaskFailedToStart, reason)),
-            waiting: None,
-            address: None,
-            mac_address: None,
-            containers: Vec::new(),
-        };
-        let times = Times {
-            stopping: Some(now),
-            stopped: Some(now),
-            ..Times::default()
-        };
-        change.reports.push(Report {
-            sequence: self.record.last_sequence,
-            task: TaskState { id, facts, times },
-        });
-        BTreeSet::new()
     }
 
     /// How many containers run: for people.

@@ -97,6 +97,7 @@ pub(super) async fn run(link: &mut Link, stop: &CancellationToken) -> Result<(),
         channel,
         out,
         sent: welcome.applied_sequence,
+        has_snapshot: false,
     }
     .serve(incoming, &welcome, stop)
     .await
@@ -108,6 +109,8 @@ struct Session<'a> {
     out: Outgoing,
     /// Sequence number of the last report sent in this session.
     sent: u64,
+    /// Deltas mean something from now on.
+    has_snapshot: bool,
 }
 
 impl Session<'_> {
@@ -155,12 +158,21 @@ impl Session<'_> {
         let refused = |refusal: convert::Refusal| LinkError::Protocol {
             what: refusal.to_string(),
         };
-        let events = match message {
-            In::Snapshot(snapshot) => convert::snapshot(snapshot).map_err(refused)?,
+        let event = match message {
+            In::Snapshot(snapshot) => {
+                self.has_snapshot = true;
+                convert::snapshot(snapshot).map_err(refused)?
+            }
+            // What it changes is not known: this node may have missed anything since the last session.
+            In::Delta(_) if !self.has_snapshot => {
+                return Err(LinkError::Protocol {
+                    what: "a delta before the first snapshot".into(),
+                });
+            }
             In::Delta(delta) => convert::delta(delta).map_err(refused)?,
-            In::StateAck(ack) => vec![Event::Acknowledged {
+            In::StateAck(ack) => Event::Acknowledged {
                 sequence: ack.sequence,
-            }],
+            },
             In::OpenBulk(open) => return Ok(Some(open)),
             In::Welcome(_) => {
                 return Err(LinkError::Protocol {
@@ -168,9 +180,7 @@ impl Session<'_> {
                 });
             }
         };
-        for event in events {
-            send(&self.link.inputs, event).await;
-        }
+        send(&self.link.inputs, event).await;
         Ok(None)
     }
 

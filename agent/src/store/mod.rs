@@ -28,6 +28,9 @@ pub struct Batch {
     pub tasks: Vec<(TaskId, Option<String>)>,
     /// JSON of the node's record.
     pub node: Option<String>,
+    /// The boot that the state is of from now on. Goes with the state that knows of the boot, never before: an agent
+    /// that ends between the two would take the next start for one without a boot.
+    pub boot_id: Option<String>,
     pub ledger: Vec<LedgerWrite>,
     pub reports: Vec<Report>,
     /// The outbox is emptied up to here.
@@ -40,6 +43,7 @@ impl Batch {
     pub fn is_empty(&self) -> bool {
         self.tasks.is_empty()
             && self.node.is_none()
+            && self.boot_id.is_none()
             && self.ledger.is_empty()
             && self.reports.is_empty()
             && self.acknowledged.is_none()
@@ -54,6 +58,8 @@ pub struct Loaded {
     pub ledger: Ledger,
     /// The boot during which it was written.
     pub boot_id: Option<String>,
+    /// The highest sequence number in the outbox; zero when it is empty.
+    pub last_reported: u64,
     /// Records that could not be read; they are set aside in a table of their own.
     pub quarantined: Vec<String>,
 }
@@ -66,7 +72,7 @@ pub enum StoreError {
     InUse { path: String },
     /// Trying again does not help; the operator has to look.
     #[error(
-        "database is damaged; move it away and restart: running containers are found again by their labels"
+        "database is damaged; move it away and restart: what runs is found by its labels, and ended and reported in order"
     )]
     Corrupt { source: rusqlite::Error },
     /// Full, or an I/O error: may pass.
@@ -105,8 +111,8 @@ impl Store {
     ///
     /// # Errors
     /// When it cannot be opened, is damaged, or another process has it.
-    pub fn open(path: &Path, boot_id: &str) -> Result<(Self, Loaded), StoreError> {
-        let (mut connection, loaded) = sqlite::Database::open(path, boot_id)?;
+    pub fn open(path: &Path) -> Result<(Self, Loaded), StoreError> {
+        let (mut connection, loaded) = sqlite::Database::open(path)?;
         let (requests, mut queue) = mpsc::channel(QUEUE_MAX);
         let serve = move || {
             while let Some(request) = queue.blocking_recv() {

@@ -37,7 +37,7 @@ pub(super) struct Database {
 }
 
 impl Database {
-    pub(super) fn open(path: &Path, boot_id: &str) -> Result<(Self, Loaded), StoreError> {
+    pub(super) fn open(path: &Path) -> Result<(Self, Loaded), StoreError> {
         let open = |source| match classify(source, "open") {
             StoreError::Unavailable { source, .. }
                 if source.sqlite_error_code() == Some(ErrorCode::DatabaseBusy) =>
@@ -52,8 +52,7 @@ impl Database {
             },
             other => other,
         };
-        make_private(path)
-            .map_err(|source| open(rusqlite::Error::ToSqlConversionFailure(Box::new(source))))?;
+        keep_private(path).map_err(|error| open(rusqlite::Error::ToSqlConversionFailure(Box::new(error))))?;
         let connection = Connection::open(path).map_err(open)?;
         connection.execute_batch(SCHEMA).map_err(open)?;
         let mut database = Self {
@@ -62,11 +61,6 @@ impl Database {
             synced: false,
         };
         let loaded = database.load().map_err(open)?;
-        let boot = "INSERT OR REPLACE INTO meta VALUES ('boot_id', ?1)";
-        database
-            .connection
-            .execute(boot, params![boot_id])
-            .map_err(open)?;
         database.make_reserve();
         Ok((database, loaded))
     }
@@ -99,6 +93,7 @@ impl Database {
             owned.extend(parse::<Owned>("ledger", json, &mut bad));
         }
         loaded.ledger = Ledger::load(owned);
+        loaded.last_reported = self.last_reported()?;
         let transaction = self.connection.transaction()?;
         for (what, json, error) in bad {
             transaction.execute(
@@ -122,6 +117,12 @@ impl Database {
                 row.get(0)
             })
             .optional()
+    }
+
+    fn last_reported(&self) -> rusqlite::Result<u64> {
+        let query = "SELECT coalesce(max(sequence), 0) FROM outbox";
+        let last: i64 = self.connection.query_row(query, [], |row| row.get(0))?;
+        Ok(u64::try_from(last).unwrap_or(0))
     }
 
     fn column(&self, query: &str) -> rusqlite::Result<Vec<String>> {
@@ -175,6 +176,10 @@ impl Database {
             let put = "INSERT OR REPLACE INTO meta VALUES ('node', ?1)";
             execute(&transaction, put, params![json]).map_err(fail("store node"))?;
         }
+        if let Some(boot_id) = &batch.boot_id {
+            let put = "INSERT OR REPLACE INTO meta VALUES ('boot_id', ?1)";
+            execute(&transaction, put, params![boot_id]).map_err(fail("store boot id"))?;
+        }
         for write in &batch.ledger {
             let (sql, owned) = match write {
                 LedgerWrite::Intend(owned) => ("INSERT OR REPLACE INTO ledger VALUES (?1)", owned),
@@ -220,8 +225,9 @@ impl Database {
     }
 }
 
-/// It holds the containers' environment. SQLite gives its other files the mode of the first.
-fn make_private(path: &Path) -> std::io::Result<()> {
+/// Only its owner reads it, whoever may look into the directory: it has the environments of tasks. SQLite gives the files
+/// beside it the same mode.
+fn keep_private(path: &Path) -> std::io::Result<()> {
     use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
     let file = std::fs::OpenOptions::new()
         .create(true)

@@ -6,29 +6,41 @@ use super::Node;
 use crate::{
     change::{Change, DesiredAck},
     desired::{DesiredStatus, Millis, Position, TaskSpec},
-    event::TimerKey,
+    event::{Refused, TimerKey},
     ids::TaskId,
-    report::StopCode,
+    ledger::LedgerWrite,
+    report::{Facts, Report, Status, StopCode, TaskState, Times},
     task::{Phase, Task},
 };
 
 /// From so many running tasks that a snapshot does not name, and half of all, it is taken for a mistake. A control
 /// plane keeps a task in its snapshots until the node reported it STOPPED, so one that is missing is never routine.
 const UNEXPLAINED_STOPS_MAX: usize = 2;
+/// What ECS says when nobody gave a reason.
+const STOPPED_BY_USER: &str = "Task stopped by user";
+
+/// What desired state names: what is understood of it, and what is not.
+pub(super) struct Wanted {
+    pub tasks: Vec<TaskSpec>,
+    pub refused: Vec<Refused>,
+}
 
 impl Node {
     pub(super) fn on_snapshot(
         &mut self,
         position: Position,
-        specs: Vec<TaskSpec>,
+        wanted: Wanted,
         now: Millis,
         change: &mut Change,
     ) -> BTreeSet<TaskId> {
-        let named: BTreeSet<TaskId> = specs.iter().map(|spec| spec.id.clone()).collect();
-        if let Err(why) = self
+        let understood = wanted.tasks.iter().map(|spec| &spec.id);
+        let refused = wanted.refused.iter().map(|refused| &refused.task);
+        let named: BTreeSet<TaskId> = understood.chain(refused).cloned().collect();
+        let accepted = self
             .accepts(&position)
-            .and_then(|()| self.guards_against_mass_stop(&named))
-        {
+            .and_then(|()| self.guards_against_mass_stop(&named));
+        self.snapshot_refused = accepted.is_err();
+        if let Err(why) = accepted {
             change.desired_ack = Some(DesiredAck {
                 position,
                 refused: Some(why),
@@ -41,39 +53,65 @@ impl Node {
             .filter(|id| !named.contains(*id))
             .cloned()
             .collect();
-        self.take_over(position, specs, &missing, now, change)
+        let touched = self.take_over(position, wanted, &missing, now, change);
+        self.release_strangers(now, change);
+        touched
+    }
+
+    /// What the ledger has of tasks that neither this node nor its control plane knows: from now on it is a leak, which
+    /// the audit removes.
+    fn release_strangers(&mut self, now: Millis, change: &mut Change) {
+        let unknown = |task: &&TaskId| !self.tasks.contains_key(*task);
+        let owned = self.ledger.entries().filter(|owned| unknown(&owned.task()));
+        let owned: Vec<_> = owned.cloned().collect();
+        let holders: Vec<_> = self.record.addresses.holders().filter(unknown).cloned().collect();
+        for owned in owned {
+            self.write_ledger(LedgerWrite::Release(owned), change);
+        }
+        for id in holders {
+            self.release(&id, now, change);
+        }
     }
 
     pub(super) fn on_delta(
         &mut self,
         position: Position,
-        changed: Vec<TaskSpec>,
+        wanted: Wanted,
         removed: &[TaskId],
         now: Millis,
         change: &mut Change,
     ) -> BTreeSet<TaskId> {
-        if let Err(why) = self.accepts(&position) {
+        let accepted = if self.snapshot_refused {
+            Err("this node refused the snapshot before it".to_owned())
+        } else {
+            self.accepts(&position)
+        };
+        if let Err(why) = accepted {
             change.desired_ack = Some(DesiredAck {
                 position,
                 refused: Some(why),
             });
             return BTreeSet::new();
         }
-        self.take_over(position, changed, removed, now, change)
+        self.take_over(position, wanted, removed, now, change)
     }
 
     fn take_over(
         &mut self,
         position: Position,
-        specs: Vec<TaskSpec>,
+        wanted: Wanted,
         removed: &[TaskId],
         now: Millis,
         change: &mut Change,
     ) -> BTreeSet<TaskId> {
         let mut touched = BTreeSet::new();
-        for spec in specs {
+        for spec in wanted.tasks {
             touched.insert(spec.id.clone());
             self.want(spec, now, change);
+        }
+        for refused in wanted.refused {
+            touched.insert(refused.task.clone());
+            self.refuse(refused, now, change);
         }
         for id in removed {
             if let Some(task) = self.tasks.get_mut(id) {
@@ -100,8 +138,16 @@ impl Node {
             self.record.last_arrival += 1;
             let deadline = now.plus(self.config.admission_deadline_ms);
             change.timers.push((TimerKey::Admission(id.clone()), deadline));
-            self.tasks
-                .insert(id.clone(), Task::new(spec, self.record.last_arrival, now));
+            let mut task = Task::new(spec, self.record.last_arrival, now);
+            let remains: Vec<_> = self
+                .ledger
+                .entries()
+                .filter(|owned| *owned.task() == id)
+                .collect();
+            if !remains.is_empty() {
+                task.found(&remains, now);
+            }
+            self.tasks.insert(id.clone(), task);
             self.admission_due = true;
         }
         let Some(task) = self.tasks.get_mut(&id) else {
@@ -111,12 +157,48 @@ impl Node {
         task.forgotten = false;
         if desired == DesiredStatus::Stopped {
             let reason = if reason.is_empty() {
-                "Task stopped by user".into()
+                STOPPED_BY_USER.into()
             } else {
                 reason
             };
             task.begin_stop(StopCode::UserInitiated, reason, now);
         }
+    }
+
+    /// A spec that this node does not understand. One of a task that it does not have is told once per time it is wanted,
+    /// and not kept.
+    fn refuse(&mut self, refused: Refused, now: Millis, change: &mut Change) {
+        let Refused {
+            task: id,
+            stop,
+            reason,
+        } = refused;
+        if let Some(task) = self.tasks.get_mut(&id) {
+            task.forgotten = false;
+            if stop {
+                task.spec.desired = DesiredStatus::Stopped;
+                task.begin_stop(StopCode::UserInitiated, STOPPED_BY_USER.into(), now);
+            }
+            return;
+        }
+        self.record.last_sequence += 1;
+        let facts = Facts {
+            status: Status::Stopped,
+            stop: Some((StopCode::TaskFailedToStart, reason)),
+            waiting: None,
+            address: None,
+            mac_address: None,
+            containers: Vec::new(),
+        };
+        let times = Times {
+            stopping: Some(now),
+            stopped: Some(now),
+            ..Times::default()
+        };
+        change.reports.push(Report {
+            sequence: self.record.last_sequence,
+            task: TaskState { id, facts, times },
+        });
     }
 
     /// Whether desired state from `position` may be taken over at all.

@@ -1,3 +1,5 @@
+mod faults;
+
 use std::net::Ipv4Addr;
 
 use super::*;
@@ -11,6 +13,7 @@ use crate::{
     event::{Exit, Failure},
     ids::{Attempt, ContainerId},
     image::{ImageConfig, ResolvedImage},
+    report::Status,
 };
 
 const MIB: u64 = 1 << 20;
@@ -91,6 +94,7 @@ fn snapshot(revision: u64, tasks: Vec<TaskSpec>) -> Event {
     Event::Snapshot {
         position: position(revision),
         tasks,
+        refused: vec![],
     }
 }
 
@@ -100,6 +104,7 @@ fn stop(revision: u64, mut spec: TaskSpec) -> Event {
         position: position(revision),
         changed: vec![spec],
         removed: vec![],
+        refused: vec![],
     }
 }
 
@@ -161,6 +166,7 @@ fn exit(task: &TaskId, container: &ContainerId, attempt: Attempt, code: i32) -> 
         task: task.clone(),
         container: container.clone(),
         attempt,
+        pid: 7,
         code,
         at: Millis(9),
         oom_killed: false,
@@ -447,6 +453,11 @@ fn sigkill_follows_the_stop_timeout_and_is_repeated() {
         Some(SignalKind::Kill)
     );
     node.apply(Millis(30_110), done(lane, Completion::Signalled));
+    assert_eq!(
+        node.impairments(),
+        Vec::<String>::new(),
+        "the kernel has a moment to end it"
+    );
     assert_eq!(kind(&node.apply(Millis(40_100), timer)), Some(SignalKind::Kill));
     assert_eq!(
         node.task(&spec.id).unwrap().status(),
@@ -526,6 +537,7 @@ fn a_foreign_or_older_store_is_refused() {
             Event::Snapshot {
                 position,
                 tasks: vec![],
+                refused: vec![],
             },
         );
         change.desired_ack.unwrap().refused
@@ -624,6 +636,7 @@ fn a_task_is_forgotten_once_nobody_wants_it_and_its_logs_are_gone() {
         position: position(3),
         changed: vec![],
         removed: vec![spec.id.clone()],
+        refused: vec![],
     };
     run(&mut node, Millis(2), forget);
     assert!(node.task(&spec.id).is_some(), "its logs are kept");
@@ -641,9 +654,10 @@ fn a_refused_spec_is_reported_stopped() {
     let id: TaskId = format!("{:032x}", 5).parse().unwrap();
     let change = node().apply(
         Millis(0),
-        Event::Refused {
-            task: id.clone(),
-            reason: "gpu is not known".into(),
+        Event::Snapshot {
+            position: position(1),
+            tasks: vec![],
+            refused: vec![faults::refused(&id, false)],
         },
     );
     let [report] = change.reports.as_slice() else {

@@ -300,7 +300,7 @@ impl Task {
         let (kind, at) = match container.stop {
             StopStage::NotAsked if may_stop => (SignalKind::Stop, now.plus(timeout)),
             StopStage::NotAsked => return,
-            StopStage::Asked { kill_at: at } | StopStage::Killed { again_at: at } if now < at => {
+            StopStage::Asked { kill_at: at } | StopStage::Killed { again_at: at, .. } if now < at => {
                 steps.timers.push((TimerKey::Stop(task, id.clone()), at));
                 return;
             }
@@ -312,7 +312,10 @@ impl Task {
         }
         container.stop = match kind {
             SignalKind::Stop => StopStage::Asked { kill_at: at },
-            SignalKind::Kill => StopStage::Killed { again_at: at },
+            SignalKind::Kill => StopStage::Killed {
+                again_at: at,
+                times: container.stop.kills() + 1,
+            },
         };
         container.doing = Some(Doing::Signal(kind));
         let attempt = container.attempt;
@@ -385,7 +388,8 @@ impl Task {
 
     /// Whether its removal from the host is in trouble, and what an operator should know of it.
     pub fn impairment(&self) -> Option<String> {
-        let stuck = |c: &Container| matches!(c.stop, StopStage::Killed { .. }) && c.may_have_process();
+        // The first one has a moment to work.
+        let stuck = |c: &Container| c.stop.kills() > 1 && c.may_have_process();
         let failing = |c: &Container| c.life == Life::Exited && c.retry.failures >= START_TRIES_MAX;
         let task = &self.spec.id;
         if self.containers.values().any(stuck) {

@@ -21,6 +21,7 @@ use crate::{
     effect::Lane,
     event::{Completion, Exit, Failure, ObservedState},
     ids::{Attempt, ContainerId},
+    ledger::Owned,
     report::{Facts, Status, StopCode, TaskState, Times},
 };
 pub use advance::Steps;
@@ -111,6 +112,24 @@ impl Task {
             forgotten: false,
             logs: Logs::None,
         }
+    }
+
+    /// Something of this task is on the host, from a time of which this agent has no record. What it is and how far it
+    /// came is not known, so it is not taken up again: it ends, all of it, and only then the task is STOPPED.
+    pub fn found(&mut self, remains: &[&Owned], now: Millis) {
+        for owned in remains {
+            match owned {
+                Owned::Host(_) => self.host = Host::HalfMade,
+                Owned::Logs(_) => self.logs = Logs::Kept,
+                Owned::Attempt(_, id, attempt) => {
+                    if let Some(container) = self.container_mut(id) {
+                        (container.attempt, container.attempted) = (*attempt, true);
+                    }
+                }
+            }
+        }
+        let reason = "the agent lost its record of this task, and ends what was left of it".to_owned();
+        self.begin_stop(StopCode::TaskFailedToStart, reason, now);
     }
 
     /// The container of that id.
@@ -386,6 +405,7 @@ impl Task {
                 task: task.clone(),
                 container: id.clone(),
                 attempt,
+                pid: 0,
                 code,
                 at,
                 oom_killed,

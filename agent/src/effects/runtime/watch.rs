@@ -29,6 +29,8 @@ use super::{
 pub struct ExitNotice {
     /// The runtime id; it may be another instance's.
     pub id: String,
+    /// Zero where containerd does not say.
+    pub pid: u32,
     /// 0–255.
     pub code: i32,
     pub at: Millis,
@@ -39,6 +41,8 @@ pub struct ExitNotice {
 pub struct Process {
     /// The runtime id; it may be another instance's.
     pub id: String,
+    /// Also of one that has ended; zero where containerd does not say.
+    pub pid: u32,
     pub state: ObservedState,
 }
 
@@ -69,6 +73,7 @@ impl Runtime {
             .iter()
             .map(|task| Process {
                 id: name(task).to_owned(),
+                pid: task.pid,
                 state: state(task),
             })
             .collect())
@@ -172,6 +177,7 @@ fn exit_notice(envelope: Envelope) -> Option<ExitNotice> {
     // Others of the container's processes end too: those of exec.
     (exit.id == exit.container_id || exit.id.is_empty()).then_some(())?;
     Some(ExitNotice {
+        pid: exit.pid,
         code: code(exit.exit_status),
         at: millis(exit.exited_at.as_ref()),
         id: exit.container_id,

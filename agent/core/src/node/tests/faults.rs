@@ -1,0 +1,218 @@
+//! What must hold when clocks, records, starts and control planes go wrong.
+
+use super::*;
+use crate::ledger::HostObject;
+
+pub(super) fn refused(task: &TaskId, stop: bool) -> crate::event::Refused {
+    crate::event::Refused {
+        task: task.clone(),
+        stop,
+        reason: "gpu is not known".into(),
+    }
+}
+
+#[test]
+fn a_running_task_whose_spec_is_not_understood_any_more_goes_on_until_it_is_to_stop() {
+    let mut node = node();
+    let spec = task(1, 0, vec![container(10, "a")]);
+    run(&mut node, Millis(0), snapshot(1, vec![spec.clone()]));
+    let wanted = |revision, stop| Event::Snapshot {
+        position: position(revision),
+        tasks: vec![],
+        refused: vec![refused(&spec.id, stop)],
+    };
+    let reports = run(&mut node, Millis(1), wanted(2, false));
+    assert_eq!(reports, []);
+    assert_eq!(node.task(&spec.id).unwrap().status(), Status::Running);
+    let reports = run(&mut node, Millis(2), wanted(3, true));
+    let stop = reports.last().unwrap().task.facts.stop.clone();
+    assert_eq!(
+        stop,
+        Some((StopCode::UserInitiated, "Task stopped by user".into()))
+    );
+}
+
+#[test]
+fn nothing_of_a_refused_snapshot_is_taken_over_nor_of_what_follows_it() {
+    let mut node = node();
+    let specs: Vec<_> = (1..=4)
+        .map(|n| task(n, 0, vec![container(n * 16, "a")]))
+        .collect();
+    run(&mut node, Millis(0), snapshot(1, specs.clone()));
+    let stranger: TaskId = format!("{:032x}", 99).parse().unwrap();
+    let held = Event::Snapshot {
+        position: position(2),
+        tasks: vec![],
+        refused: vec![refused(&stranger, false)],
+    };
+    let change = node.apply(Millis(1), held);
+    assert!(change.desired_ack.unwrap().refused.is_some());
+    assert_eq!(change.reports, []);
+    let change = node.apply(Millis(2), stop(3, specs[0].clone()));
+    assert!(change.desired_ack.unwrap().refused.unwrap().contains("snapshot"));
+    assert_eq!(node.record().position, Some(position(1)));
+    let change = node.apply(Millis(3), snapshot(4, specs));
+    assert_eq!(change.desired_ack.unwrap().refused, None);
+}
+
+#[test]
+fn every_address_that_leaves_its_quarantine_wakes_who_waits() {
+    use crate::addresses::QUARANTINE_MS;
+    let mut node = node();
+    let specs: Vec<_> = (1..=8)
+        .map(|n| task(n, 0, vec![container(n * 16, "a")]))
+        .collect();
+    run(&mut node, Millis(0), snapshot(1, specs.clone()));
+    run(&mut node, Millis(10), stop(2, specs[0].clone()));
+    run(&mut node, Millis(500), stop(3, specs[1].clone()));
+    let first = node.apply(Millis(10 + QUARANTINE_MS), Event::Timer(TimerKey::Quarantine));
+    let second = Millis(500 + QUARANTINE_MS);
+    assert!(
+        first.timers.contains(&(TimerKey::Quarantine, second)),
+        "{:?}",
+        first.timers
+    );
+    settle(&mut node, Millis(10 + QUARANTINE_MS), first);
+    run(&mut node, second, Event::Timer(TimerKey::Quarantine));
+    assert_eq!(node.task(&specs[7].id).unwrap().status(), Status::Running);
+}
+
+#[test]
+fn a_deadline_is_not_lost_when_the_clock_is_set_back() {
+    let mut node = node();
+    let first = task(1, 1024, vec![container(10, "a")]);
+    let second = task(2, 512, vec![container(20, "a")]);
+    run(&mut node, Millis(0), snapshot(1, vec![first, second.clone()]));
+    let key = TimerKey::Admission(second.id.clone());
+    let early = node.apply(Millis(59_999), Event::Timer(key.clone()));
+    assert_eq!(early.timers, [(key, Millis(60_000))]);
+}
+
+#[test]
+fn a_container_that_ended_with_its_host_says_so() {
+    let mut node = node();
+    let spec = task(1, 256, vec![container(10, "a")]);
+    run(&mut node, Millis(0), snapshot(1, vec![spec.clone()]));
+    let before = node.record().last_sequence;
+    // containerd keeps the record of a container whose process went with the boot before.
+    let observed = crate::event::Observed {
+        task: spec.id.clone(),
+        container: spec.containers[0].id.clone(),
+        attempt: Attempt(1),
+        state: crate::event::ObservedState::Created,
+    };
+    let restarted = Restarted {
+        host_rebooted: true,
+        containers: vec![observed],
+    };
+    let reports = run(&mut node, Millis(9), Event::Restarted(restarted));
+    let container = &reports.last().unwrap().task.facts.containers[0];
+    assert_eq!(
+        (container.reason.as_deref(), container.exit_code),
+        (Some("host restarted"), None)
+    );
+    assert!(
+        reports[0].sequence > before + 1_000,
+        "numbers that a power loss may have taken back are not used again"
+    );
+}
+
+#[test]
+fn the_end_of_a_start_that_was_undone_is_not_the_end_of_the_next_try() {
+    let mut node = node();
+    let spec = task(1, 0, vec![container(10, "a")]);
+    let (id, first) = (&spec.id, &spec.containers[0].id);
+    let lane = Lane::Lifecycle(id.clone(), first.clone());
+    node.apply(Millis(0), snapshot(1, vec![spec.clone()]));
+    node.apply(Millis(0), done(Lane::Pull(id.clone(), first.clone()), image()));
+    let ready = Completion::HostReady {
+        mac_address: String::new(),
+    };
+    node.apply(Millis(0), done(Lane::Host(id.clone()), ready));
+    // The runtime took the process of the failed start away, and tells its end.
+    let failed = Completion::Failed(Failure {
+        kind: "CannotStartContainerError".into(),
+        message: "the logger did not register".into(),
+        retryable: true,
+    });
+    node.apply(Millis(1), Event::Exited(exit(id, first, Attempt(1), 137)));
+    node.apply(Millis(2), done(lane.clone(), failed));
+    node.apply(Millis(600), Event::Timer(TimerKey::Retry(lane.clone())));
+    let started = Completion::Started {
+        attempt: Attempt(1),
+        pid: 8,
+    };
+    node.apply(Millis(601), done(lane, started));
+    assert_eq!(node.task(id).unwrap().status(), Status::Running);
+    node.apply(Millis(602), Event::Exited(exit(id, first, Attempt(1), 137)));
+    assert_eq!(node.task(id).unwrap().status(), Status::Running, "told late");
+
+    let mut its_own = exit(id, first, Attempt(1), 3);
+    its_own.pid = 8;
+    node.apply(Millis(603), Event::Exited(its_own));
+    assert_eq!(node.task(id).unwrap().container(first).exit, Some(3));
+}
+
+fn seen(spec: &TaskSpec) -> Event {
+    let observed = crate::event::Observed {
+        task: spec.id.clone(),
+        container: spec.containers[0].id.clone(),
+        attempt: Attempt(1),
+        state: crate::event::ObservedState::Running { pid: 7 },
+    };
+    Event::Restarted(Restarted {
+        host_rebooted: false,
+        containers: vec![observed],
+    })
+}
+
+#[test]
+fn what_runs_without_a_record_is_ended_before_its_task_is_said_to_be_stopped() {
+    for desired in [DesiredStatus::Running, DesiredStatus::Stopped] {
+        let mut node = node();
+        let mut spec = task(1, 0, vec![container(10, "a")]);
+        run(&mut node, Millis(0), seen(&spec));
+        let record = HostObject::Container(crate::ids::runtime_id(&spec.containers[0].id, Attempt(1)));
+        assert!(node.ledger().owns(&record), "no leak before a snapshot said so");
+
+        spec.desired = desired;
+        let change = node.apply(Millis(1), snapshot(1, vec![spec.clone()]));
+        let stopped = |r: &Report| r.task.facts.status == Status::Stopped;
+        assert!(!change.reports.iter().any(stopped), "{desired:?}");
+        let [Effect::Remove { attempt, .. }] = change.effects.as_slice() else {
+            panic!("{:?}", change.effects)
+        };
+        assert_eq!(*attempt, Attempt(1));
+        assert!(settle(&mut node, Millis(2), change).iter().any(stopped));
+        let left: Vec<_> = node.ledger().entries().collect();
+        assert!(matches!(left.as_slice(), [Owned::Logs(_)]), "{left:?}");
+    }
+}
+
+#[test]
+fn what_runs_without_a_record_and_is_not_wanted_is_a_leak() {
+    let mut node = node();
+    run(&mut node, Millis(0), seen(&task(1, 0, vec![container(10, "a")])));
+    run(&mut node, Millis(1), snapshot(1, vec![]));
+    assert_eq!(node.ledger().entries().count(), 0, "the audit removes it now");
+}
+
+#[test]
+fn a_node_without_its_own_record_knows_its_tasks() {
+    let mut node = node();
+    let spec = task(1, 256, vec![container(10, "a")]);
+    run(&mut node, Millis(0), snapshot(1, vec![spec.clone()]));
+    let tasks: Vec<_> = node.tasks().cloned().collect();
+    let record = NodeRecord::recovered(node.config.task_range, &tasks, 3);
+    assert!(record.last_sequence > node.record().last_sequence);
+    let mut node = Node::load(node.config.clone(), record, tasks, node.ledger().clone());
+    let change = node.apply(Millis(9), seen(&spec));
+    assert_eq!(change.effects, [], "nothing is touched");
+    let other = task(2, 256, vec![container(20, "a")]);
+    run(&mut node, Millis(10), snapshot(2, vec![spec, other.clone()]));
+    assert_eq!(
+        node.task(&other.id).unwrap().address,
+        Some(Ipv4Addr::new(10, 0, 0, 2)),
+        "no address is given twice"
+    );
+}
