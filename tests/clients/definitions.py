@@ -11,14 +11,14 @@ WAIT = "trap 'exit 0' TERM; sleep 3600 & wait"
 def container(name, script, **more):
     return {
         "name": name, "image": BUSYBOX, "essential": True, "stopTimeout": 2, "command": ["sh", "-c", script], **more,
-    }  # fmt: skip
+    }
 
 
 def definition(family, *containers, mode="awsvpc", cpu="128", memory="64", **more):
     return {
         "family": family, "networkMode": mode, "cpu": cpu, "memory": memory,
         "containerDefinitions": list(containers) or [container("main", WAIT)], **more,
-    }  # fmt: skip
+    }
 
 
 def two_containers(family):
@@ -32,4 +32,4 @@ def two_containers(family):
             environment=[{"name": "NAME", "value": family}],
         ),
         container("client", ask, dependsOn=[{"containerName": "server", "condition": "START"}]),
-    )  # fmt: skip
+    )

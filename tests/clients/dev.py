@@ -51,7 +51,7 @@ class Dev:
         return [
             BERTH, "dev", "--state-dir", self.state_dir, "--instance", self.instance, "--task-cidr", self.cidr,
             "--listen", "127.0.0.1:0", "--node-listen", "127.0.0.1:0", "--images", Dev.base / "images", *flags,
-        ]  # fmt: skip
+        ]
 
     def start(self, *flags):
         """Returns when it says `ready`."""
@@ -60,7 +60,7 @@ class Dev:
             self.process = subprocess.Popen(
                 self.command(*flags), stdin=subprocess.DEVNULL, stdout=log, stderr=log,
                 env=PLAIN_ENVIRONMENT, start_new_session=True,
-            )  # fmt: skip
+            )
         deadline = time.monotonic() + READY_SECONDS
         while "\nready\n" not in self.said()[before:]:
             if self.process.poll() is not None or time.monotonic() > deadline:
@@ -104,7 +104,7 @@ class Dev:
             env=PLAIN_ENVIRONMENT | {
                 "HOME": str(Dev.base / "home"), "AWS_PAGER": "", "AWS_EC2_METADATA_DISABLED": "true",
             },
-        )  # fmt: skip
+        )
         return dict(entry.split("=", 1) for entry in shell.stdout.decode().split("\0") if entry)
 
 

@@ -85,7 +85,9 @@ def processes(instance, state_dir):
 
 
 def cgroups(instance):
-    roots = [CGROUPS / instance, *CGROUPS.glob(f"*/{instance}"), *CGROUPS.rglob(f"{instance}.slice")]
+    """On version 1 every hierarchy is a directory of its own."""
+    names = (instance, f"{instance}.slice")
+    roots = [root for name in names for root in (CGROUPS / name, *CGROUPS.glob(f"*/{name}"))]
     return [path for root in roots for path, _, _ in os.walk(root)]
 
 

@@ -27,9 +27,9 @@ def problems(shape, value, path="answer"):
     if shape.type_name == "structure":
         return _structure(shape, value, path)
     if shape.type_name == "list":
-        return [problem for index, one in enumerate(value) for problem in problems(shape.member, one, f"{path}[{index}]")]
+        return sum((problems(shape.member, one, f"{path}[{index}]") for index, one in enumerate(value)), [])
     if shape.type_name == "map":
-        return [problem for key, one in value.items() for problem in problems(shape.value, one, f"{path}.{key}")]
+        return sum((problems(shape.value, one, f"{path}.{key}") for key, one in value.items()), [])
     if shape.type_name == "string" and shape.enum and value not in shape.enum:
         return [f"{path}: {value!r} is none of {', '.join(shape.enum)}"]
     return []
@@ -85,6 +85,5 @@ def least(shape):
         return shape.enum[0] if shape.enum else "x" * max(1, shape.metadata.get("min", 1))
     if shape.type_name == "list":
         return [least(shape.member)] * max(1, shape.metadata.get("min", 0))
-    return {"integer": 1, "long": 1, "float": 1.0, "double": 1.0, "boolean": False, "map": {}, "timestamp": 0}[
-        shape.type_name
-    ]
+    others = {"integer": 1, "long": 1, "float": 1.0, "double": 1.0, "boolean": False, "map": {}, "timestamp": 0}
+    return others[shape.type_name]

@@ -1,11 +1,11 @@
 """Owns the run: which tests there are, how their outcomes are told, and that the node they share ends well.
 
-suite.py DIR [TEST…]; see `run`. Without a TEST it runs all, in lanes that are processes of their own, each with a
-node of its own: the clients take most of the time to start, and several nodes on one host must not meet.
+suite.py COUNTS DIR [TEST…]; see `run`. Into the file COUNTS go the numbers of tests that passed and failed. Without a
+TEST it runs all, in lanes that are processes of their own, each with a node of its own: most of the time goes into
+starting clients, and several nodes on one host must not meet.
 """
 
 import faulthandler
-import re
 import subprocess
 import sys
 import time
@@ -112,29 +112,28 @@ def run_lane(directory, names):
 
 
 def run_lanes(directory):
-    """Each as `suite.py DIR TEST…`; what it says comes when it ends."""
+    """What a lane says comes when it ends."""
     lanes = {}
     for name, tests in LANES.items():
         with (directory / f"{name}.out").open("w") as out:
-            command = [sys.executable, "-B", __file__, directory / name, *tests]
+            command = [sys.executable, "-B", __file__, directory / f"{name}.counts", directory / name, *tests]
             lanes[name] = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL)
     passed, failed = 0, 0
     for name, lane in lanes.items():
         code = lane.wait()
-        said = (directory / f"{name}.out").read_text()
-        last = re.search(r"^(\d+) passed, (\d+) failed\n\Z", said, re.MULTILINE)
-        print(said[: last.start()] if last else said, end="", flush=True)
-        if last is None:
-            print(f"FAILED lane {name} broke off with exit code {code}")
-        passed += int(last[1]) if last else 0
-        failed += int(last[2]) if last else 1
+        print((directory / f"{name}.out").read_text(), end="", flush=True)
+        counts = directory / f"{name}.counts"
+        if not counts.exists():
+            print(f"FAILED lane {name} broke off with exit code {code}", flush=True)
+        numbers = counts.read_text().split() if counts.exists() else (0, 1)
+        passed, failed = passed + int(numbers[0]), failed + int(numbers[1])
     return passed, failed
 
 
 def main():
-    directory, names = Path(sys.argv[1]), sys.argv[2:]
+    counts, directory, names = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3:]
     passed, failed = run_lane(directory, names) if names else run_lanes(directory)
-    print(f"{passed} passed, {failed} failed", flush=True)
+    counts.write_text(f"{passed} {failed}\n")
     sys.exit(0 if failed == 0 and passed > 0 else 1)
 
 

@@ -28,7 +28,7 @@ class Commands:
         return subprocess.run(
             [*self.program(), *arguments], capture_output=True, text=True, timeout=COMMAND_SECONDS,
             env=self.environment | (environment or {}), stdin=subprocess.DEVNULL,
-        )  # fmt: skip
+        )
 
     def ecs(self, *arguments):
         """The answer, parsed; `{}` where it prints nothing."""
@@ -49,7 +49,7 @@ class Commands:
             return self.text(
                 "register-task-definition", "--cli-input-json", f"file://{file.name}",
                 "--query", "taskDefinition.taskDefinitionArn",
-            )  # fmt: skip
+            )
 
     def run_task(self, name, *more):
         return self.ecs("run-task", "--task-definition", name, "--network-configuration", SUBNETS, *more)
@@ -141,7 +141,7 @@ class Commands:
         gone = self.ecs("deregister-task-definition", "--task-definition", f"{family}:2")["taskDefinition"]
         self.assertEqual(gone["status"], "INACTIVE")
         self.assertEqual(self.ecs(*listed, "--status", "INACTIVE")["taskDefinitionArns"], [arns[1]])
-        refused = self.run_aws("ecs", "run-task", "--task-definition", f"{family}:2", "--network-configuration", SUBNETS)
+        refused = self.run_aws("ecs", "run-task", "--task-definition", f"{family}:2")
         self.assertEqual(refused.returncode, self.REFUSED)
         self.assertIn(f"TaskDefinition is inactive: {family}:2", refused.stderr)
 
@@ -158,21 +158,22 @@ class Commands:
         self.assertGreater(registered["MEMORY"]["integerValue"], 0)
 
         attribute = f"rack{self.VERSION}"
-        self.ecs("put-attributes", "--attributes", f"name={attribute},value=a,targetType=container-instance,targetId={node}")
+        target = f"name={attribute},targetType=container-instance,targetId={node}"
+        self.ecs("put-attributes", "--attributes", f"{target},value=a")
         found = self.ecs(
             "list-attributes", "--target-type", "container-instance", "--attribute-name", attribute,
             "--attribute-value", "a",
-        )["attributes"]  # fmt: skip
+        )["attributes"]
         self.assertEqual([(one["targetId"], one["value"]) for one in found], [(node, "a")])
         filtered = self.ecs("list-container-instances", "--filter", f"attribute:{attribute} == b")
         self.assertEqual(filtered["containerInstanceArns"], [])
         there, elsewhere = (
-            self.run_task(family, "--placement-constraints", f"type=memberOf,expression=attribute:{attribute} == {value}")
+            self.run_task(family, "--placement-constraints", f"type=memberOf,expression=attribute:{attribute}=={value}")
             for value in "ab"
         )
         self.assertEqual(there["tasks"][0]["containerInstanceArn"], node)
         self.assertEqual((elsewhere["tasks"], len(elsewhere["failures"])), ([], 1))
-        self.ecs("delete-attributes", "--attributes", f"name={attribute},targetType=container-instance,targetId={node}")
+        self.ecs("delete-attributes", "--attributes", target)
         task = there["tasks"][0]["taskArn"]
 
         state = ("update-container-instances-state", "--container-instances", node, "--status")
@@ -183,7 +184,8 @@ class Commands:
             self.assertEqual((refused["tasks"], len(refused["failures"])), ([], 1))
             self.assertIn("DRAINING", json.dumps(refused["failures"]))
             # What runs goes on.
-            self.assertEqual(self.ecs("list-tasks", "--container-instance", node, "--family", family)["taskArns"], [task])
+            listed = self.ecs("list-tasks", "--container-instance", node, "--family", family)
+            self.assertEqual(listed["taskArns"], [task])
         finally:
             self.assertEqual(self.ecs(*state, "ACTIVE")["containerInstances"][0]["status"], "ACTIVE")
         again = self.run_task(family)
@@ -215,35 +217,32 @@ class Commands:
         self.register(definition(family))
         run = ("run-task", "--task-definition", family, "--network-configuration")
         missing = "arn:aws:ecs:us-east-1:000000000000:task/default/" + "0" * 32
-        cases = [
-            ({"AWS_SECRET_ACCESS_KEY": "wrong"}, ("list-tasks",), self.REFUSED, "InvalidSignatureException", "secret access key"),
-            ({"AWS_ACCESS_KEY_ID": "AKIANOBODY"}, ("list-tasks",), self.REFUSED, "UnrecognizedClientException", "AKIANOBODY"),
-            ({"AWS_SESSION_TOKEN": "t"}, ("list-tasks",), self.REFUSED, "UnrecognizedClientException", "Unset AWS_SESSION_TOKEN"),
-            ({"AWS_DEFAULT_REGION": "eu-west-1"}, ("list-tasks",), self.REFUSED, "InvalidSignatureException", "AWS_REGION=us-east-1"),
-            ({}, ("list-tasks", "--cluster", "nowhere"), self.REFUSED, "ClusterNotFoundException", "nowhere"),
-            ({}, ("describe-task-definition", "--task-definition", "nothing"), self.REFUSED, "ClientException",
-             "Unable to describe task definition"),
-            ({}, (*run[:2], "nothing:7", run[3], SUBNETS), self.REFUSED, "ClientException", "TaskDefinition not found: nothing:7"),
-            ({}, ("create-service", "--service-name", "s", "--task-definition", family), self.REFUSED, "ClientException",
-             "CreateService is not supported by this endpoint"),
-            ({}, (*run, "awsvpcConfiguration={subnets=[subnet-1]}"), self.REFUSED, "InvalidParameterException",
+        refused = [
+            ({"AWS_SECRET_ACCESS_KEY": "wrong"}, ("list-tasks",), "InvalidSignatureException", "secret access key"),
+            ({"AWS_ACCESS_KEY_ID": "AKIAN"}, ("list-tasks",), "UnrecognizedClientException", "AKIAN is not known"),
+            ({"AWS_SESSION_TOKEN": "t"}, ("list-tasks",), "UnrecognizedClientException", "Unset AWS_SESSION_TOKEN"),
+            ({"AWS_DEFAULT_REGION": "eu-west-1"}, ("list-tasks",), "InvalidSignatureException", "AWS_REGION=us-east-1"),
+            ({}, ("list-tasks", "--cluster", "nowhere"), "ClusterNotFoundException", "nowhere"),
+            ({}, ("list-tasks", "--desired-status", "BOGUS"), "InvalidParameterException", "'BOGUS'"),
+            ({}, ("describe-task-definition", "--task-definition", "nothing"),
+             "ClientException", "Unable to describe task definition"),
+            ({}, ("create-service", "--service-name", "s", "--task-definition", family),
+             "ClientException", "CreateService is not supported by this endpoint"),
+            ({}, ("run-task", "--task-definition", "nothing:7"), "ClientException", "not found: nothing:7"),
+            ({}, run[:-1], "InvalidParameterException", "subnet-default"),
+            ({}, (*run, SUBNETS, "--count", "11"), "InvalidParameterException", "count: must be between 1 and 10"),
+            ({}, (*run, "awsvpcConfiguration={subnets=[subnet-1]}"), "InvalidParameterException",
              "networkConfiguration.awsvpcConfiguration.subnets: The subnet ID 'subnet-1' does not exist"),
-            ({}, (*run, "awsvpcConfiguration={subnets=[subnet-default],assignPublicIp=ENABLED}"), self.REFUSED,
+            ({}, (*run, "awsvpcConfiguration={subnets=[subnet-default],assignPublicIp=ENABLED}"),
              "InvalidParameterException", "networkConfiguration.awsvpcConfiguration.assignPublicIp: 'ENABLED'"),
-            ({}, ("run-task", "--task-definition", family), self.REFUSED, "InvalidParameterException", "subnet-default"),
-            ({}, ("list-tasks", "--desired-status", "BOGUS"), self.REFUSED, "InvalidParameterException", "'BOGUS'"),
-            ({}, (*run, SUBNETS, "--count", "11"), self.REFUSED, "InvalidParameterException", "count: must be between 1 and 10"),
-            ({}, ("wait", "tasks-running", "--tasks", missing), WAITER_FAILED, "TasksRunning", "MISSING"),
-            ({}, ("stop-task",), self.USAGE, "--task", "required"),
-        ]  # fmt: skip
-
-        def try_one(case):
-            environment, arguments, *_ = case
-            return self.run_aws("ecs", *arguments, environment=environment)
-
+        ]
+        cases = [(*case, self.REFUSED) for case in refused] + [
+            ({}, ("wait", "tasks-running", "--tasks", missing), "TasksRunning", "MISSING", WAITER_FAILED),
+            ({}, ("stop-task",), "--task", "required", self.USAGE),
+        ]
         with ThreadPoolExecutor(4) as pool:
-            for case, done in zip(cases, pool.map(try_one, cases)):
-                environment, arguments, code, kind, words = case
+            outcomes = pool.map(lambda case: self.run_aws("ecs", *case[1], environment=case[0]), cases)
+            for (environment, arguments, kind, words, code), done in zip(cases, outcomes):
                 with self.subTest(arguments=arguments, environment=environment):
                     self.assertEqual(done.returncode, code, done.stderr)
                     self.assertIn(kind, done.stderr)
@@ -260,7 +259,7 @@ class Commands:
             done = self.run_aws("ecs", "register-task-definition", "--cli-input-json", f"file://{file.name}")
         self.assertEqual(done.returncode, self.REFUSED)
         for path in ["cpu", "containerDefinitions[0].privileged", "containerDefinitions[0].memory",
-                     "containerDefinitions[0].healthCheck"]:  # fmt: skip
+                     "containerDefinitions[0].healthCheck"]:
             self.assertIn(f"{path}: ", done.stderr)
         families = self.ecs("list-task-definition-families", "--family-prefix", "worse")["families"]
         self.assertNotIn(body["family"], families)

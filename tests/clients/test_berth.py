@@ -26,7 +26,7 @@ class Berth(unittest.TestCase):
         return subprocess.run(
             [BERTH, *arguments], capture_output=True, text=True, timeout=COMMAND_SECONDS, input=stdin,
             env=self.environment | (environment or {}),
-        )  # fmt: skip
+        )
 
     def said(self, *arguments):
         """What a command that succeeds prints."""
@@ -76,7 +76,8 @@ class Tasks(Berth):
         self.assertIn("client | from-cli", self.said("logs", short))
 
         follower = subprocess.Popen(
-            [BERTH, "logs", "-f", short], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=self.environment
+            [BERTH, "logs", "-f", short], env=self.environment, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         )
         self.addCleanup(follower.kill)
         said = self.said("stop", short, "--reason", "enough")
@@ -109,7 +110,7 @@ class Tasks(Berth):
         self.assertRegex(self.said("logs", task, "--timestamps"), r"^\d{4}-\d\d-\d\dT[\d:.]+Z up\n")
         lines = [json.loads(line) for line in self.said("logs", task, "-o", "json").splitlines()]
         self.assertEqual([(line["container"], line["stream"], line["line"]) for line in lines],
-                         [("main", "stdout", "up\n"), ("main", "stdout", "down\n")])  # fmt: skip
+                         [("main", "stdout", "up\n"), ("main", "stdout", "down\n")])
 
     def test_run_image(self):
         """run IMAGE makes a definition of its flags, shows the output and ends with the container's exit code"""
@@ -117,7 +118,7 @@ class Tasks(Berth):
             "run", BUSYBOX, "--name", "cli-image", "--cpu", "128", "--memory", "32", "--env", "GREETING=hi there",
             "--workdir", "/tmp", "--user", "web", "--read-only", "--follow",
             "--", "sh", "-c", "echo $GREETING $FROM_IMAGE; pwd; id -u; touch /tmp/x || exit 7",
-        )  # fmt: skip
+        )
         self.assertEqual(done.stdout, "hi there yes\n/tmp\n1000\n", done.stderr)
         self.assertEqual(done.returncode, 7, done.stderr)
         self.assertIn("exit code 7", done.stderr)
@@ -164,7 +165,8 @@ class Mistakes(Berth):
         """each kind of failure has its exit code, and says on standard error what to do"""
         home = str(Dev.base / "home")
         url = shared().environment()["BERTH_ENDPOINT_URL"]
-        wrong = {"BERTH_ENDPOINT_URL": url, "BERTH_STATE_DIR": home, "AWS_ACCESS_KEY_ID": "X", "AWS_SECRET_ACCESS_KEY": "y"}
+        keys = {"AWS_ACCESS_KEY_ID": "X", "AWS_SECRET_ACCESS_KEY": "y"}
+        wrong = keys | {"BERTH_ENDPOINT_URL": url, "BERTH_STATE_DIR": home}
         silent = wrong | {"BERTH_ENDPOINT_URL": "http://127.0.0.1:1"}
         huge = self.file(definition("cli-huge", cpu="131072"))
         odd = self.file(definition("cli-odd", container("main", WAIT, privileged=True)))
@@ -189,7 +191,7 @@ class Mistakes(Berth):
             (("run", "--file", huge), {}, TASK_FAILED, "RESOURCE:CPU"),
             (("run", "--file", broken), {}, TASK_FAILED, ""),
             (("run", "--file", failing, "--follow"), {}, 9, "exit code 9"),
-        ]:  # fmt: skip
+        ]:
             with self.subTest(arguments=arguments, environment=environment):
                 done = self.berth(*arguments, environment=environment)
                 self.assertEqual(done.returncode, code, done.stdout + done.stderr)
@@ -217,7 +219,7 @@ class Mistakes(Berth):
                 base = {
                     "--state-dir": fresh.state_dir, "--instance": fresh.instance, "--listen": "127.0.0.1:0",
                     "--node-listen": "127.0.0.1:0",
-                }  # fmt: skip
+                }
                 merged = [word for pair in (base | dict([flags])).items() for word in pair]
                 done = self.berth("dev", *merged)
                 self.assertEqual(done.returncode, UNFIT, done.stderr)

@@ -21,7 +21,7 @@ SERVED = {
     "DeregisterContainerInstance",
     "TagResource", "UntagResource", "ListTagsForResource",
     "PutAttributes", "DeleteAttributes", "ListAttributes",
-}  # fmt: skip
+}
 # Operations of ECS when this was written. What a later botocore adds, no table here can know.
 MODELLED = 88
 SECONDS = 10
@@ -40,7 +40,7 @@ def client_of(node, service="ecs", **more):
         config=Config(
             connect_timeout=SECONDS, read_timeout=SECONDS, retries={"total_max_attempts": 1}, proxies={}, **more
         ),
-    )  # fmt: skip
+    )
 
 
 class Boto3(unittest.TestCase):
@@ -86,15 +86,14 @@ class Boto3(unittest.TestCase):
 class Answers(Boto3):
     def test_clusters(self):
         """clusters: create twice, describe with everything included, list, tag, delete; a deleted name is free again"""
-        created = self.ecs.create_cluster(
-            clusterName="b3", tags=[{"key": "a", "value": "1"}], settings=[{"name": "containerInsights", "value": "enabled"}]
-        )["cluster"]
+        settings = [{"name": "containerInsights", "value": "enabled"}]
+        tags = [{"key": "a", "value": "1"}]
+        created = self.ecs.create_cluster(clusterName="b3", tags=tags, settings=settings)["cluster"]
         self.assertEqual(self.ecs.create_cluster(clusterName="b3")["cluster"], created)
         include = ["ATTACHMENTS", "CONFIGURATIONS", "SETTINGS", "STATISTICS", "TAGS"]
         answer = self.ecs.describe_clusters(clusters=["b3", "default", "missing"], include=include)
         described = {one["clusterName"]: one for one in answer["clusters"]}
-        self.assertEqual(described["b3"]["settings"], [{"name": "containerInsights", "value": "enabled"}])
-        self.assertEqual(described["b3"]["tags"], [{"key": "a", "value": "1"}])
+        self.assertEqual((described["b3"]["settings"], described["b3"]["tags"]), (settings, tags))
         self.assertEqual(described["default"]["registeredContainerInstancesCount"], 1)
         self.assertEqual([one["reason"] for one in answer["failures"]], ["MISSING"])
         arn = created["clusterArn"]
@@ -115,7 +114,7 @@ class Answers(Boto3):
             portMappings=[{"containerPort": 8080, "protocol": "tcp", "name": "web"}],
             logConfiguration={"logDriver": "json-file", "options": {"max-size": "1m", "max-file": "2"}},
             dependsOn=[{"containerName": "init", "condition": "SUCCESS"}],
-        )  # fmt: skip
+        )
         init = container("init", "true") | {"essential": False}
         body = definition("b3-full", full, init, requiresCompatibilities=["EC2"], tags=[{"key": "k", "value": "v"}])
         registered = self.ecs.register_task_definition(**body)
@@ -144,7 +143,7 @@ class Answers(Boto3):
             "b3-life", count=2, startedBy="b3", group="b3-group", launchType="EC2", enableECSManagedTags=True,
             tags=[{"key": "run", "value": "1"}], placementStrategy=[{"type": "binpack", "field": "memory"}],
             placementConstraints=[{"type": "memberOf", "expression": "attribute:ecs.cpu-architecture exists"}],
-        )  # fmt: skip
+        )
         first = self.ecs.describe_tasks(tasks=tasks)["tasks"]
         for task in first:
             self.assertIn(task["lastStatus"], ("PROVISIONING", "PENDING", "ACTIVATING", "RUNNING"))
@@ -174,7 +173,8 @@ class Answers(Boto3):
             times = [task[name] for name in ("startedAt", "stoppingAt", "executionStoppedAt", "stoppedAt")]
             self.assertEqual(times, sorted(times))
             self.assertTrue(all(isinstance(at, datetime.datetime) for at in times))
-            self.assertEqual((task["stopCode"], [one["exitCode"] for one in task["containers"]]), ("UserInitiated", [0, 0]))
+            self.assertEqual(task["stopCode"], "UserInitiated")
+            self.assertEqual([one["exitCode"] for one in task["containers"]], [0, 0])
         self.assertEqual(set(self.ecs.list_tasks(startedBy="b3", desiredStatus="STOPPED")["taskArns"]), set(tasks))
 
     def test_task_that_ends_by_itself(self):
@@ -195,7 +195,8 @@ class Answers(Boto3):
 
     def test_fargate(self):
         """a definition made for FARGATE runs on a node of one's own"""
-        self.register(definition("b3-fargate-run", cpu=".25 vCPU", memory="0.5 GB", requiresCompatibilities=["FARGATE"]))
+        body = definition("b3-fargate-run", cpu=".25 vCPU", memory="0.5 GB", requiresCompatibilities=["FARGATE"])
+        self.register(body)
         (task,) = self.run_tasks("b3-fargate-run", launchType="FARGATE", platformVersion="LATEST")
         self.ecs.get_waiter("tasks_running").wait(tasks=[task], WaiterConfig=OFTEN)
         described = self.ecs.describe_tasks(tasks=[task])["tasks"][0]
@@ -283,7 +284,8 @@ class Errors(Boto3):
         fargate = run | {"taskDefinition": "b3-fargate", "launchType": "FARGATE"}
         attribute = {"name": "n", "targetType": "container-instance", "targetId": node}
         attributes = [attribute | {"name": f"n{number}"} for number in range(10)]
-        ecs.put_attributes(attributes=attributes)
+        register, put = ecs.register_task_definition, ecs.put_attributes
+        put(attributes=attributes)
         self.addCleanup(ecs.delete_attributes, attributes=attributes)
         stranger = "arn:aws:ecs:us-east-1:999999999999:cluster/default"
         many = [{"key": str(number), "value": ""} for number in range(51)]
@@ -316,12 +318,12 @@ class Errors(Boto3):
             ("ClientException", ecs.run_task, run | {"taskDefinition": "nothing"}, "nothing"),
             ("ClientException", ecs.describe_task_definition, {"taskDefinition": "nothing"}, "Unable to describe"),
             ("ClientException", ecs.deregister_task_definition, {"taskDefinition": "nothing:1"}, "nothing:1"),
-            ("ClientException", ecs.register_task_definition, definition("b3-x", cpu="a lot"), "cpu"),
-            ("ClientException", ecs.register_task_definition, definition("b3-x", taskRoleArn="r"), "taskRoleArn: not supported yet"),
-            ("TargetNotFoundException", ecs.put_attributes, {"attributes": [attribute | {"targetId": "0" * 32}]}, "0000"),
-            ("AttributeLimitExceededException", ecs.put_attributes, {"attributes": [attribute | {"name": "n10"}]}, "10"),
+            ("ClientException", register, definition("b3-x", cpu="a lot"), "cpu"),
+            ("ClientException", register, definition("b3-x", taskRoleArn="r"), "taskRoleArn: not supported yet"),
+            ("TargetNotFoundException", put, {"attributes": [attribute | {"targetId": "0" * 32}]}, "0000"),
+            ("AttributeLimitExceededException", put, {"attributes": [attribute | {"name": "n10"}]}, "10"),
             ("ServiceNotFoundException", ecs.list_tasks, {"serviceName": "web"}, "web"),
-        ]:  # fmt: skip
+        ]:
             with self.subTest(name, words=words):
                 self.assertIn(words, self.refused(name, call, **arguments))
 
@@ -407,16 +409,17 @@ class TheCheckItself(Boto3):
         shape = self.ecs.meta.service_model.operation_model("DescribeTasks").output_shape
         good = {"tasks": [{"taskArn": "a", "createdAt": 1.5, "launchType": "EC2", "tags": []}], "failures": []}
         self.assertEqual(shapes.problems(shape, good), [])
-        bad = {"tasks": [{"taskArn": 1, "createdAt": "now", "launchType": "LORRY", "tags": None, "odd": 1}], "failures": {}}
+        task = {"taskArn": 1, "createdAt": "now", "launchType": "LORRY", "tags": None, "odd": 1}
+        bad = {"tasks": [task], "failures": {}}
         self.assertEqual(
             {problem.split(":")[0] for problem in shapes.problems(shape, bad)},
-            {f"answer.tasks[0].{name}" for name in bad["tasks"][0]} | {"answer.failures"},
+            {f"answer.tasks[0].{name}" for name in task} | {"answer.failures"},
         )
 
 
 class Repeated(Boto3):
     def test_client_token(self):
-        """the same clientToken gives the same tasks, also to several callers at once; with other parameters a conflict"""
+        """one clientToken gives one task, also to several callers at once; with other parameters a conflict"""
         self.register(definition("b3-token"))
         request = {"taskDefinition": "b3-token", "networkConfiguration": NETWORK, "clientToken": "b3/one+token"}
         answers, threads = [], []
@@ -453,7 +456,8 @@ class Pages(Boto3):
         """eleven revisions and four families come in pages of three, in both orders, each once"""
         arns = [self.register(definition("b3-pages")) for _ in range(11)]
         for sort, expected in [("ASC", arns), ("DESC", arns[::-1])]:
-            items, sizes = self.collect("list_task_definitions", "taskDefinitionArns", familyPrefix="b3-pages", sort=sort)
+            which = {"familyPrefix": "b3-pages", "sort": sort}
+            items, sizes = self.collect("list_task_definitions", "taskDefinitionArns", **which)
             self.assertEqual((items, sizes), (expected, [3, 3, 3, 2]))
         families = [f"b3-many-{letter}" for letter in "abcd"]
         for family in families:

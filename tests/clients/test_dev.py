@@ -54,7 +54,7 @@ class Ends(unittest.TestCase):
         done = subprocess.run(
             [BERTH, "--state-dir", self.dev.state_dir, "logs", task], capture_output=True, text=True, timeout=30,
             env=PLAIN_ENVIRONMENT, check=True,
-        )  # fmt: skip
+        )
         return [int(line) for line in done.stdout.split()]
 
     def test_sigterm_leaves_nothing(self):
@@ -92,7 +92,7 @@ class Ends(unittest.TestCase):
         self.assertEqual(self.dev.listing(), set())
 
     def test_tasks_outlive_it(self):
-        """after kill -9, and after an end with --keep-tasks, a new start finds the same processes; --stop-all ends them"""
+        """after kill -9 or an end with --keep-tasks a new start finds the same processes; --stop-all ends all"""
         self.dev.start()
         counting = definition("count", container("main", COUNT))
         tasks = self.run_tasks(counting, two_containers("pair"), definition("host", mode="host"))
