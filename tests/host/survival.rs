@@ -118,6 +118,23 @@ async fn whatever_moment_the_agent_dies_nothing_is_left_and_nothing_runs_twice()
     cluster.assert_nothing_left(&before).await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn without_its_database_an_agent_ends_what_ran_before_it_says_stopped() {
+    let mut cluster = Cluster::start().await;
+    let task = cluster.running("sleep 3600", |_| {}).await;
+    cluster.kill_agent();
+    for name in ["agent.db", "agent.db-wal", "agent.db-shm"] {
+        let _ = std::fs::remove_file(cluster.agent_state_dir().join(name));
+    }
+    cluster.start_agent();
+    let stopped = cluster.wait_status(&task, "STOPPED").await;
+    assert_eq!(cluster.pids(&task), Vec::<i32>::new());
+    let reason = stopped["stoppedReason"].as_str().unwrap();
+    assert!(reason.contains("lost its record"), "{reason}");
+    let next = cluster.running("sleep 3600", |_| {}).await;
+    cluster.stop(&next).await;
+}
+
 /// The oldest process of the task: the container's own, not the script's children.
 fn first_process(cluster: &Cluster, task: &str) -> i32 {
     *cluster.pids(task).first().expect("the task has a process")
