@@ -23,10 +23,12 @@ const START_LIMIT: Duration = Duration::from_secs(20);
 pub struct Host {
     dir: tempfile::TempDir,
     containerd: Child,
+    /// What `ctr run` is given besides the limits.
+    peer_flags: Vec<&'static str>,
 }
 
 impl Host {
-    pub async fn start() -> anyhow::Result<Self> {
+    pub async fn start(peer_seccomp: bool) -> anyhow::Result<Self> {
         let dir = tempfile::Builder::new().prefix("berth-bench-").tempdir()?;
         let path = |name: &str| dir.path().join(name).display().to_string();
         let config = format!(
@@ -46,7 +48,11 @@ impl Host {
             .kill_on_drop(true)
             .spawn()
             .context("start containerd: is it installed?")?;
-        let host = Self { dir, containerd };
+        let host = Self {
+            dir,
+            containerd,
+            peer_flags: if peer_seccomp { vec!["--seccomp"] } else { vec![] },
+        };
         let begun = Instant::now();
         while host.ctr(&["version"]).await.is_err() {
             ensure!(
@@ -70,6 +76,17 @@ impl Host {
 
     pub fn socket(&self) -> PathBuf {
         self.dir.path().join("containerd.sock")
+    }
+
+    /// What the peer is called in the report.
+    pub fn peer_name(&self) -> String {
+        ["ctr run -d"]
+            .iter()
+            .chain(&self.peer_flags)
+            .copied()
+            .collect::<Vec<_>>()
+            .join(" ")
+            + " (host network)"
     }
 
     /// Where the image's archive is.
@@ -97,18 +114,10 @@ impl Host {
         let memory = MEMORY_BYTES.to_string();
         let cpus = format!("{}", f64::from(CPU_UNITS) / 1024.0);
         let begun = Instant::now();
-        let flags = [
-            "run",
-            "-d",
-            "--net-host",
-            "--memory-limit",
-            &memory,
-            "--cpus",
-            &cpus,
-            IMAGE,
-            id,
-        ];
-        self.ctr(&[&flags[..], &ARGS[..]].concat()).await?;
+        let limits = ["--net-host", "--memory-limit", &memory, "--cpus", &cpus];
+        let what = [IMAGE, id];
+        self.ctr(&[&["run", "-d"], &self.peer_flags[..], &limits, &what, &ARGS].concat())
+            .await?;
         Ok(begun.elapsed())
     }
 

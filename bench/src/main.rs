@@ -40,6 +40,9 @@ struct Arguments {
     /// Lines added to the agent's configuration, to compare settings.
     #[arg(long, default_value = "")]
     agent_config: String,
+    /// Give the peer a seccomp filter too (`ctr run --seccomp`), which berth's tasks always have.
+    #[arg(long)]
+    peer_seccomp: bool,
     /// Only the single starts, with a trace of the agent's effects on standard error.
     #[arg(long)]
     trace: bool,
@@ -52,7 +55,7 @@ async fn main() -> anyhow::Result<()> {
         nix::unistd::geteuid().is_root(),
         "the bench starts containers: run it as root"
     );
-    let host = Host::start().await?;
+    let host = Host::start(arguments.peer_seccomp).await?;
     let plan = Plan {
         rounds: arguments.rounds,
         bursts: arguments.bursts,

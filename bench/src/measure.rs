@@ -15,8 +15,6 @@ pub struct Plan {
     pub settle: Duration,
 }
 
-const PEER: &str = "ctr run -d (host network)";
-
 pub async fn all(
     plan: &Plan,
     host: &Host,
@@ -66,8 +64,14 @@ async fn singles(plan: &Plan, host: &Host, node: &mut Node, report: &mut Report)
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
     }
-    report.add("start_awsvpc_vs_ctr_run", "ms", awsvpc, peer.clone(), PEER);
-    report.add("start_host_vs_ctr_run", "ms", on_host, peer, PEER);
+    report.add(
+        "start_awsvpc_vs_ctr_run",
+        "ms",
+        awsvpc,
+        peer.clone(),
+        &host.peer_name(),
+    );
+    report.add("start_host_vs_ctr_run", "ms", on_host, peer, &host.peer_name());
     Ok(())
 }
 
@@ -110,7 +114,7 @@ async fn bursts(plan: &Plan, host: &Host, node: &mut Node, report: &mut Report) 
             host.peer_remove(id).await?;
         }
     }
-    report.add("burst50_awsvpc_vs_ctr_run", "ms", berth, peer, PEER);
+    report.add("burst50_awsvpc_vs_ctr_run", "ms", berth, peer, &host.peer_name());
     Ok(())
 }
 
