@@ -468,6 +468,33 @@ fn sigkill_follows_the_stop_timeout_and_is_repeated() {
 }
 
 #[test]
+fn a_stop_signal_that_could_not_be_sent_is_sent_again() {
+    let mut node = node();
+    let spec = task(1, 0, vec![container(10, "a")]);
+    run(&mut node, Millis(0), snapshot(1, vec![spec.clone()]));
+    let lane = Lane::Lifecycle(spec.id.clone(), spec.containers[0].id.clone());
+    node.apply(Millis(100), stop(2, spec));
+    let failure = Failure {
+        kind: "RuntimeError".into(),
+        message: "containerd is away".into(),
+        retryable: true,
+    };
+    let change = node.apply(Millis(110), done(lane.clone(), Completion::Failed(failure)));
+    assert_eq!(change.effects, [], "not at once");
+    let (key, at) = change.timers.last().cloned().unwrap();
+    assert_eq!(key, TimerKey::Retry(lane));
+    let change = node.apply(at, Event::Timer(key));
+    let again = matches!(
+        change.effects.as_slice(),
+        [Effect::Signal {
+            kind: SignalKind::Stop,
+            ..
+        }]
+    );
+    assert!(again, "{:?}", change.effects);
+}
+
+#[test]
 fn a_pull_that_fails_stops_the_task_with_ecs_words() {
     let mut node = node();
     let spec = task(1, 0, vec![container(10, "a")]);

@@ -298,6 +298,13 @@ impl Task {
             return;
         }
         let (kind, at) = match container.stop {
+            StopStage::NotAsked if !container.retry.due(now) => {
+                let lane = Lane::Lifecycle(task, id.clone());
+                steps
+                    .timers
+                    .extend(container.retry.at.map(|at| (TimerKey::Retry(lane), at)));
+                return;
+            }
             StopStage::NotAsked if may_stop => (SignalKind::Stop, now.plus(timeout)),
             StopStage::NotAsked => return,
             StopStage::Asked { kill_at: at } | StopStage::Killed { again_at: at, .. } if now < at => {

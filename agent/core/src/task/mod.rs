@@ -18,7 +18,7 @@ use crate::{
     container::{Container, Doing, Image, Life, Retry, StopStage},
     dependency::{self, Verdict},
     desired::{Millis, NetworkMode, TaskSpec},
-    effect::Lane,
+    effect::{Lane, SignalKind},
     event::{Completion, Exit, Failure, ObservedState},
     ids::{Attempt, ContainerId},
     ledger::Owned,
@@ -344,7 +344,14 @@ impl Task {
                     self.on_cannot_start(id, failure, now);
                 }
             }
-            // The exit itself arrives as an observation; a signal that failed is repeated by the stop timer.
+            // A container that never heard of its stop gets another chance to end by itself.
+            (Doing::Signal(SignalKind::Stop), Completion::Failed(_) | Completion::Cancelled)
+                if container.life == Life::Running =>
+            {
+                container.stop = StopStage::NotAsked;
+                container.retry.failed(now);
+            }
+            // The exit itself arrives as an observation; a SIGKILL that failed is repeated by the stop timer.
             (Doing::Signal(_), Completion::Signalled | Completion::Failed(_) | Completion::Cancelled) => {}
             (Doing::Remove, Completion::Removed) => {
                 container.life = Life::Gone;
