@@ -433,14 +433,16 @@ async fn tags_of_the_definition_are_propagated_when_asked() {
         world.ok("RunTask", run_body("web")).await["tasks"][0]["tags"],
         json!([])
     );
+}
+
+#[tokio::test]
+async fn a_tag_that_no_node_honours_yet_is_refused() {
+    let (world, _) = World::with_node().await;
+    world.register("web").await;
     let restart = json!([{"key": "berth.restart-after-reboot", "value": "true"}]);
-    let answer = world.ok("RunTask", with(run_body("web"), "tags", restart)).await;
-    let task = &answer["tasks"][0];
-    let (node, id) = (
-        id_of(task["containerInstanceArn"].as_str().unwrap()),
-        id_of(task["taskArn"].as_str().unwrap()),
-    );
-    assert!(world.desired(&node, &id).await.unwrap().restart_after_reboot);
+    let body = with(run_body("web"), "tags", restart);
+    let message = world.refused("RunTask", body, "InvalidParameterException").await;
+    assert!(message.contains("not supported yet"), "{message}");
 }
 
 #[tokio::test]
