@@ -106,7 +106,14 @@ async fn whatever_moment_the_agent_dies_nothing_is_left_and_nothing_runs_twice()
         cluster.kill_agent();
         cluster.start_agent();
         cluster.wait_status(&task, "RUNNING").await;
-        let said = async || Some(cluster.client.logs(&task).await).filter(|lines| !lines.is_empty());
+        let said = async || {
+            cluster
+                .client
+                .try_logs(&task)
+                .await
+                .ok()
+                .filter(|lines| !lines.is_empty())
+        };
         let started = cluster.until("its line", Duration::from_secs(5), said).await;
         assert_eq!(started.len(), 1, "one start, one line: {started:?}");
         cluster.client.ok("StopTask", json!({ "task": task })).await;

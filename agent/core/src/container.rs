@@ -230,7 +230,11 @@ impl Container {
         }
         match (self.life, observed) {
             (Life::Starting, Some(ObservedState::Running { pid })) => self.on_started(*pid, now),
-            (Life::Starting, Some(ObservedState::Exited { code, at, oom_killed })) => {
+            // Also one whose start seemed to fail: it ran to its end.
+            (Life::Starting | Life::Waiting, Some(ObservedState::Exited { code, at, oom_killed }))
+                if self.attempted =>
+            {
+                self.life = Life::Starting;
                 self.on_started(0, *at);
                 self.on_exited(&exit(*code, *at, *oom_killed));
             }
@@ -244,6 +248,7 @@ impl Container {
                 self.reason = Some("container vanished from the runtime while the agent was away".into());
             }
             (Life::Running, Some(ObservedState::Running { .. }))
+            | (Life::Starting, Some(ObservedState::Exited { .. }))
             | (Life::Waiting | Life::Exited | Life::Gone, _) => {}
         }
     }
