@@ -21,6 +21,7 @@ use berth_agent_core::{
     ids::{Attempt, TaskId, runtime_id},
     image::{ImageConfig, ResolvedImage},
     oci,
+    task::START_TRIES_MAX,
 };
 use tokio_util::sync::CancellationToken;
 
@@ -205,6 +206,14 @@ impl Host {
     }
 
     pub async fn started(&self, request: &StartContainer) -> Started {
+        // As the core does: containerd itself now and then loses a race with a shim that is leaving.
+        for _ in 1..START_TRIES_MAX {
+            match self.try_start(request).await {
+                Ok(started) => return started,
+                Err(error) if error.retryable() => tokio::time::sleep(Duration::from_millis(200)).await,
+                Err(error) => panic!("{:?}", error.failure()),
+            }
+        }
         self.try_start(request)
             .await
             .unwrap_or_else(|error| panic!("{:?}", error.failure()))
