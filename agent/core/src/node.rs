@@ -19,7 +19,7 @@ use crate::{
     change::Change,
     container::Life,
     desired::{Millis, Position},
-    effect::{Effect, Lane},
+    effect::Lane,
     event::{Completion, Event, Restarted, TimerKey},
     ids::TaskId,
     ledger::{Ledger, LedgerWrite, Owned},
@@ -417,21 +417,6 @@ impl Node {
             });
         }
     }
-
-    /// How many containers run: for people.
-    pub fn running_containers(&self) -> usize {
-        self.tasks
-            .values()
-            .flat_map(Task::containers)
-            .filter(|(_, c)| c.life == Life::Running)
-            .count()
-    }
-
-    /// The effects that a stored node had under way are not repeated by themselves: [`Event::Restarted`] does it.
-    pub fn effects_under_way(&self) -> usize {
-        let busy = |task: &Task| task.containers().filter(|(_, c)| c.doing.is_some()).count();
-        self.tasks.values().map(busy).sum()
-    }
 }
 
 /// A wait that ended is no news by itself: what follows it is.
@@ -471,9 +456,4 @@ fn deadlines(task: &Task, config: &NodeConfig) -> Vec<(TimerKey, Millis)> {
         }
     }
     timers
-}
-
-/// Effects of a change that are for a lane, cancellations excepted: what the executor must complete.
-pub fn expects_completion(effect: &Effect) -> bool {
-    !matches!(effect, Effect::Cancel(_))
 }

@@ -9,7 +9,7 @@ use crate::{
         Condition, ContainerSpec, Dependency, DesiredStatus, Limits, LogSpec, NetworkMode, PortMapping,
         Protocol, TaskSpec,
     },
-    effect::SignalKind,
+    effect::{Effect, SignalKind},
     event::{Exit, Failure},
     ids::{Attempt, ContainerId},
     image::{ImageConfig, ResolvedImage},
