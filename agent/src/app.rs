@@ -303,6 +303,7 @@ async fn facts(config: &Config, node: &NodeConfig, host: &Host, boot_id: &str) -
     attributes.insert("berth.cgroup-version".into(), host.cgroups.version().to_string());
     Ok(Facts {
         boot_id: boot_id.into(),
+        run_id: uuid::Uuid::new_v4().simple().to_string(),
         runtime_version: format!(
             "containerd {}",
             host.runtime.version().await.context("ask containerd's version")?

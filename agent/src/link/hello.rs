@@ -15,6 +15,8 @@ use crate::{
 #[derive(Clone, Debug)]
 pub struct Facts {
     pub boot_id: String,
+    /// Made anew by every agent process: tells its reconnects from another agent with the same identity.
+    pub run_id: String,
     /// For example "containerd 1.6.20".
     pub runtime_version: String,
     pub cgroup_version: u8,
@@ -43,6 +45,7 @@ impl Facts {
             position: status.position.as_ref().map(convert::position_to_wire),
             last_sequence: status.last_sequence,
             sent_at_ms: now().0,
+            run_id: self.run_id.clone(),
         }
     }
 
