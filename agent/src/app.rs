@@ -29,7 +29,7 @@ use crate::{
     driver::{Driver, INPUTS_MAX, Input, NodeStatus, Outputs, send},
     effects::Host,
     executor::Executor,
-    link::{Facts, Link, Target},
+    link::{Facts, Link, LinkState, Target},
     store::{Loaded, Store},
     sys::{self, Chain},
     timers::Timers,
@@ -44,7 +44,7 @@ const ARCHIVES_TIMEOUT: Duration = Duration::from_secs(600);
 pub struct Agent {
     inputs: mpsc::Sender<Input>,
     status: watch::Receiver<NodeStatus>,
-    connected: watch::Receiver<bool>,
+    link: watch::Receiver<LinkState>,
     stop: CancellationToken,
     parts: JoinSet<anyhow::Result<()>>,
     host: Arc<Host>,
@@ -82,7 +82,7 @@ impl Agent {
 
         let (status, status_seen) = watch::channel(NodeStatus::default());
         let (desired_acks, acks) = mpsc::channel(DESIRED_ACKS_MAX);
-        let (connected, connected_seen) = watch::channel(false);
+        let (link_state, link_seen) = watch::channel(Link::initial_state());
         let timers = Timers::default();
         let executor = Executor::new(Arc::clone(&host), &inputs);
         let outputs = Outputs { status, desired_acks };
@@ -133,7 +133,7 @@ impl Agent {
             sampler: Arc::clone(&host.sampler),
             pulls: host.images.progress(),
             log_dir: config.log_dir(),
-            connected,
+            state: link_state,
         };
         let link_stop = stop.clone();
         parts.spawn(async move {
@@ -143,16 +143,16 @@ impl Agent {
         Ok(Self {
             inputs,
             status: status_seen,
-            connected: connected_seen,
+            link: link_seen,
             stop,
             parts,
             host,
         })
     }
 
-    /// Whether the link is up, now and later.
-    pub fn connected(&self) -> watch::Receiver<bool> {
-        self.connected.clone()
+    /// How the link to the control plane is, now and later.
+    pub fn link(&self) -> watch::Receiver<LinkState> {
+        self.link.clone()
     }
 
     /// The node's state, now and later.

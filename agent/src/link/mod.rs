@@ -5,6 +5,7 @@ mod bulk;
 mod hello;
 mod pulls;
 mod session;
+mod state;
 mod usage;
 
 use std::{
@@ -15,7 +16,10 @@ use std::{
 
 use berth_agent_core::{change::DesiredAck, ids::NodeId};
 use rand::Rng;
-use tokio::sync::{mpsc, watch};
+use tokio::{
+    sync::{mpsc, watch},
+    time::Instant,
+};
 use tokio_util::sync::CancellationToken;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
 
@@ -27,12 +31,12 @@ use crate::{
     telemetry::Sampler,
 };
 pub use hello::Facts;
+use state::Pace;
+pub use state::{LinkPhase, LinkState};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(5);
-const BACKOFF_FIRST: Duration = Duration::from_millis(100);
-const BACKOFF_LAST: Duration = Duration::from_secs(10);
 /// A session that lasted so long was good: the next failure starts with the shortest back-off again.
 const GOOD_SESSION: Duration = Duration::from_secs(30);
 
@@ -143,34 +147,69 @@ pub struct Link {
     pub sampler: Arc<Mutex<Sampler>>,
     pub pulls: watch::Receiver<PullProgress>,
     pub log_dir: PathBuf,
-    /// Whether a link is up: for readiness and for people.
-    pub connected: watch::Sender<bool>,
+    /// How the link is: for readiness and for people.
+    pub state: watch::Sender<LinkState>,
 }
 
 impl Link {
+    /// What [`Link::state`] begins with.
+    pub fn initial_state() -> LinkState {
+        LinkState::connecting()
+    }
+
     /// Keeps the link up until `stop`.
     pub async fn run(mut self, stop: CancellationToken) {
-        let mut backoff = BACKOFF_FIRST;
-        let mut told = false;
+        let mut backoff = Backoff::default();
         while !stop.is_cancelled() {
-            let begun = tokio::time::Instant::now();
+            let begun = Instant::now();
             let session = session::run(&mut self, &stop);
             let Err(error) = session.await else { break };
-            let was_up = self.connected.send_replace(false);
-            if was_up || !told {
-                tracing::warn!(error = %Chain(&error), "link is down; tasks go on, reports are kept");
-                told = true;
-            }
+            let was_up = self.down(&error);
             if was_up && begun.elapsed() > GOOD_SESSION {
-                backoff = BACKOFF_FIRST;
+                backoff = Backoff::default();
             }
-            let jitter = rand::rng().random_range(0.5..1.0);
+            let wait = backoff.next(error.pace());
             tokio::select! {
-                () = tokio::time::sleep(backoff.mul_f64(jitter)) => {}
+                () = tokio::time::sleep(wait) => {}
                 () = stop.cancelled() => break,
             }
-            backoff = (backoff * 2).min(BACKOFF_LAST);
         }
-        self.connected.send_replace(false);
+    }
+
+    /// Says what became of the link: once for each phase, not at each try. Returns whether it was up.
+    fn down(&self, error: &LinkError) -> bool {
+        let chain = Chain(error).to_string();
+        let reason = match error.advice() {
+            Some(advice) => format!("{chain}: {advice}"),
+            None => chain,
+        };
+        let state = self.state.borrow().failed(error.pace(), reason.clone());
+        let (phase, last) = (state.phase, self.state.send_replace(state));
+        if last.phase != phase {
+            tracing::warn!(
+                error = reason,
+                refused = phase == LinkPhase::Refused,
+                "link is down; tasks go on, reports are kept"
+            );
+        }
+        last.is_up()
+    }
+}
+
+/// Waits that double while the reason for them stays of one kind.
+#[derive(Debug, Default)]
+struct Backoff {
+    last: Option<(Pace, Duration)>,
+}
+
+impl Backoff {
+    fn next(&mut self, pace: Pace) -> Duration {
+        let (first, longest) = pace.bounds();
+        let wait = match self.last {
+            Some((before, wait)) if before == pace => (wait * 2).min(longest),
+            _ => first,
+        };
+        self.last = Some((pace, wait));
+        wait.mul_f64(rand::rng().random_range(0.5..1.0))
     }
 }

@@ -16,7 +16,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Streaming, transport::Channel};
 
-use super::{Link, LinkError, bulk, pulls, usage};
+use super::{Link, LinkError, LinkState, bulk, pulls, usage};
 use crate::{
     convert,
     driver::{now, send},
@@ -90,7 +90,7 @@ pub(super) async fn run(link: &mut Link, stop: &CancellationToken) -> Result<(),
         },
     )
     .await;
-    link.connected.send_replace(true);
+    link.state.send_replace(LinkState::up());
     tracing::info!(address = %link.target.address, cluster = %welcome.cluster, "link is up");
     Session {
         link,
