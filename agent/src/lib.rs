@@ -11,6 +11,7 @@ pub mod app;
 pub mod audit;
 pub mod config;
 pub mod convert;
+pub mod doctor;
 pub mod driver;
 pub mod effects;
 pub mod executor;

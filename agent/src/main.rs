@@ -2,7 +2,12 @@
 
 use std::{path::PathBuf, process::ExitCode, time::Duration};
 
-use berth_agent::{app::Agent, config::Config, sys::Chain};
+use berth_agent::{
+    app::Agent,
+    config::Config,
+    doctor::{self, Outcome},
+    sys::Chain,
+};
 use clap::{Parser, Subcommand};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::{
@@ -32,21 +37,64 @@ enum Command {
         #[arg(long, default_value = "/etc/berth/agent.toml", env = "BERTH_AGENT_CONFIG")]
         config: PathBuf,
     },
+    /// Look at this host, and at the way to the control plane: what is wrong, and what to do. Changes nothing.
+    Doctor {
+        /// Configuration file, TOML.
+        #[arg(long, default_value = "/etc/berth/agent.toml", env = "BERTH_AGENT_CONFIG")]
+        config: PathBuf,
+        /// For programs.
+        #[arg(long)]
+        json: bool,
+    },
 }
 
 fn main() -> ExitCode {
-    let Command::Run { config } = Arguments::parse().command;
+    match Arguments::parse().command {
+        Command::Run { config } => serve(&config),
+        Command::Doctor { config, json } => examine(&config, json),
+    }
+}
+
+/// Exit code 0: tasks can run here; 1: there are problems.
+fn examine(config: &std::path::Path, json: bool) -> ExitCode {
+    let config = match Config::load(config) {
+        Ok(config) => config,
+        Err(error) => return refuse(&error),
+    };
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return refuse(&error),
+    };
+    let report = runtime.block_on(doctor::examine(&config));
+    if json {
+        match serde_json::to_string_pretty(&report) {
+            Ok(text) => println!("{text}"),
+            Err(error) => return refuse(&error),
+        }
+    } else {
+        print!("{report}");
+    }
+    if report.outcome() == Outcome::Problem {
+        ExitCode::FAILURE
+    } else {
+        ExitCode::SUCCESS
+    }
+}
+
+fn refuse(error: &dyn std::error::Error) -> ExitCode {
+    eprintln!("berth-agent: {}", Chain(error));
+    ExitCode::from(EXIT_CONFIG)
+}
+
+fn serve(config: &std::path::Path) -> ExitCode {
     bound_allocator();
     if let Err(error) = log_to_stderr() {
         eprintln!("berth-agent: BERTH_LOG: {error}");
         return ExitCode::from(EXIT_CONFIG);
     }
-    let config = match Config::load(&config) {
+    let config = match Config::load(config) {
         Ok(config) => config,
-        Err(error) => {
-            eprintln!("berth-agent: {}", Chain(&error));
-            return ExitCode::from(EXIT_CONFIG);
-        }
+        Err(error) => return refuse(&error),
     };
     raise_open_files();
     // Two workers: the agent waits for containerd and the kernel far more than it computes.

@@ -12,6 +12,7 @@ mod locks;
 mod names;
 mod netlink;
 mod netns;
+mod probe;
 mod threads;
 mod veth;
 
@@ -37,6 +38,7 @@ pub use self::{
     veth::GATEWAY,
 };
 pub(crate) use names::Names;
+pub(crate) use probe::{foreign_drops, probe};
 
 use self::{
     locks::TaskLocks,

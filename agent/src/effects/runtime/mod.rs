@@ -13,6 +13,7 @@ mod index;
 pub mod labels;
 mod list;
 mod options;
+mod probe;
 mod remove;
 mod signal;
 mod start;
@@ -34,6 +35,7 @@ use tonic::{
 pub use error::{Answer, RuntimeError, Step};
 pub use index::Identity;
 pub use list::{ListedContainer, ListedSnapshot};
+pub use probe::{Containerd, ProbeError, Snapshotter, probe};
 pub use start::{Started, Timings};
 pub(crate) use watch::now;
 pub use watch::{ExitNotice, Process};

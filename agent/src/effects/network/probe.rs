@@ -1,0 +1,69 @@
+//! Owns the question whether this kernel can carry a task's network, asked in a namespace that ends with its thread: the
+//! host's own network is never touched.
+
+use std::{fs::File, os::fd::AsRawFd};
+
+use ipnet::Ipv4Net;
+use nix::sched::{CloneFlags, unshare};
+
+use super::{
+    error::NetworkError,
+    firewall,
+    names::Names,
+    netlink::{Socket, VethPair},
+    threads::{Threads, block_on},
+};
+
+const LINK: &str = "probe0";
+const PEER: &str = "probe1";
+/// Locally administered, as every one of ours.
+const MACS: [[u8; 6]; 2] = [[0x0a, 0, 0, 0, 0, 1], [0x0a, 0, 0, 0, 0, 2]];
+
+/// Makes a namespace, a veth pair and the instance's whole table in it, and forgets all of it.
+///
+/// # Errors
+/// What this kernel, or its `nft`, cannot do.
+pub(crate) async fn probe(instance: &str, range: Ipv4Net) -> Result<(), NetworkError> {
+    let names = Names::new(instance)?;
+    let work = move || {
+        let failed = |step: &'static str| {
+            move |source: std::io::Error| NetworkError::Namespace {
+                step,
+                netns: "of a probe".into(),
+                source,
+            }
+        };
+        unshare(CloneFlags::CLONE_NEWNET).map_err(|errno| failed("create")(errno.into()))?;
+        let own = File::open("/proc/thread-self/ns/net").map_err(failed("open"))?;
+        block_on(async move {
+            let pair = VethPair {
+                host_name: LINK,
+                host_mac: MACS[0],
+                group: names.group(),
+                task_name: PEER,
+                task_mac: MACS[1],
+                task_netns: own.as_raw_fd(),
+            };
+            let socket = Socket::open()?;
+            socket
+                .with("create a veth pair", LINK, async |netlink| {
+                    netlink.create_veth(&pair).await
+                })
+                .await?;
+            firewall::apply(&names, range).await
+        })
+    };
+    Threads::default().run("probe", "the kernel", (), work).await?;
+    Ok(())
+}
+
+/// Chains of other firewalls that drop what tasks send and get, as `family table chain`, and the prefix of this
+/// instance's links.
+///
+/// # Errors
+/// When `nft` cannot list.
+pub(crate) async fn foreign_drops(instance: &str) -> Result<(Vec<String>, String), NetworkError> {
+    let names = Names::new(instance)?;
+    let chains = firewall::foreign_forward_drops(&names).await?;
+    Ok((chains, names.prefix().to_owned()))
+}
