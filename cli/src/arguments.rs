@@ -92,6 +92,9 @@ pub enum Command {
         #[arg(value_name = "TASK")]
         task: String,
     },
+    /// Let hosts join: make, list and delete join tokens
+    #[command(subcommand)]
+    Token(TokenCommand),
     /// Print the version, and the control plane's if there is one
     Version,
     /// Print a completion script: `source <(berth completion bash)`
@@ -99,6 +102,44 @@ pub enum Command {
         #[arg(value_enum)]
         shell: clap_complete::Shell,
     },
+}
+
+#[derive(Debug, Subcommand)]
+pub enum TokenCommand {
+    /// Make a token, and print the command for the host that joins with it
+    Create(TokenCreateArgs),
+    /// List tokens; their secrets are known to nobody here
+    List,
+    /// Delete tokens: nobody joins with them any more
+    Delete {
+        #[arg(required = true, value_name = "TOKEN-ID")]
+        tokens: Vec<String>,
+    },
+}
+
+#[derive(Debug, Args)]
+pub struct TokenCreateArgs {
+    /// How long hosts can join with it
+    #[arg(long, value_name = "SPAN", default_value = "1h", value_parser = crate::duration::parse)]
+    pub ttl: std::time::Duration,
+    /// How many hosts can join with it
+    #[arg(long, value_name = "HOSTS", default_value_t = 1)]
+    pub uses: u32,
+    /// Attribute that each of these nodes gets, whatever it says of itself; several times
+    #[arg(long, value_name = "NAME=VALUE", value_parser = attribute)]
+    pub attribute: Vec<(String, Option<String>)>,
+}
+
+/// NAME=VALUE, or NAME alone. The control plane says what may be in them.
+fn attribute(text: &str) -> Result<(String, Option<String>), String> {
+    let (name, value) = match text.split_once('=') {
+        Some((name, value)) => (name, Some(value).filter(|value| !value.is_empty())),
+        None => (text, None),
+    };
+    if name.is_empty() {
+        return Err("write NAME=VALUE, or NAME".into());
+    }
+    Ok((name.to_owned(), value.map(str::to_owned)))
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

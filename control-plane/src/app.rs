@@ -1,6 +1,7 @@
 //! Owns the parts of a control plane and their lifetimes: what starts, in which order, and that all of it ends. Never
 //! does any of the work.
 
+mod advertise;
 mod leader;
 mod retention;
 
@@ -24,10 +25,11 @@ use crate::{
     api::{self, ApiConfig},
     config::{Config, ConfigError},
     link::{LinkConfig, LinkError, LinkServer},
-    pki::{Authority, PkiError},
+    pki::{Authorities, PkiError},
     store::{SharedStore, StoreError, sqlite::SqliteStore},
 };
 
+pub(crate) use self::advertise::{host_of as advertised_host, is_loopback};
 /// The authority's directory, in the state directory.
 pub const PKI_DIRECTORY: &str = "pki";
 /// The store's file, in the state directory.
@@ -76,7 +78,7 @@ pub enum StartError {
 pub struct ControlPlane {
     api_addr: SocketAddr,
     links: LinkServer,
-    authority: Arc<Authority>,
+    authority: Arc<Authorities>,
     store: Arc<SqliteStore>,
     stop: DropGuard,
     api: JoinHandle<io::Result<()>>,
@@ -90,7 +92,9 @@ impl ControlPlane {
     pub async fn start(config: Config) -> Result<Self, StartError> {
         config.check()?;
         let lock = take_state(&config.state_dir)?;
-        let authority = Arc::new(Authority::load_or_create(&config.state_dir.join(PKI_DIRECTORY))?);
+        let authority = Arc::new(Authorities::load_or_create(
+            &config.state_dir.join(PKI_DIRECTORY),
+        )?);
         let store = Arc::new(open_store(&config.state_dir.join(STORE_FILE)).await?);
         match Self::serve(&config, lock, authority, store.clone()).await {
             Ok(plane) => Ok(plane),
@@ -104,25 +108,22 @@ impl ControlPlane {
     async fn serve(
         config: &Config,
         lock: Flock<fs::File>,
-        authority: Arc<Authority>,
+        authority: Arc<Authorities>,
         store: Arc<SqliteStore>,
     ) -> Result<Self, StartError> {
         let (api_listener, api_addr) = listen("api_listen", config.api_listen).await?;
-        let (node_listener, _) = listen("node_listen", config.node_listen).await?;
+        let (node_listener, node_addr) = listen("node_listen", config.node_listen).await?;
         let shared: SharedStore = store.clone();
-        let server_identity = authority.issue_server(&server_names(config))?;
+        let advertise = advertise::advertised(config, node_addr);
         let link_config = LinkConfig {
+            names: advertise::server_names(config, &advertise),
+            advertise: Some(advertise),
+            certificate_lifetime: config.node_certificate_lifetime,
+            server_lifetime: None,
             node_silence: config.node_silence,
             heartbeat_interval: config.heartbeat_interval,
         };
-        let links = LinkServer::start(
-            node_listener,
-            &server_identity,
-            authority.certificate_pem(),
-            shared.clone(),
-            link_config,
-        )
-        .await?;
+        let links = LinkServer::start(node_listener, authority.clone(), shared.clone(), link_config).await?;
         let api_config = ApiConfig {
             region: config.region.clone(),
             account_id: config.account_id.clone(),
@@ -164,7 +165,7 @@ impl ControlPlane {
     }
 
     /// Who makes certificates for nodes.
-    pub fn authority(&self) -> &Arc<Authority> {
+    pub fn authority(&self) -> &Arc<Authorities> {
         &self.authority
     }
 
@@ -264,26 +265,4 @@ async fn listen(key: &'static str, address: SocketAddr) -> Result<(TcpListener, 
     bound
         .await
         .map_err(|source| StartError::Listen { key, address, source })
-}
-
-/// By which names and addresses nodes may reach the control plane.
-fn server_names(config: &Config) -> Vec<String> {
-    let mut names: Vec<String> = ["localhost", "127.0.0.1", "::1"].map(str::to_owned).into();
-    let listen = config.node_listen.ip();
-    if !listen.is_unspecified() {
-        names.push(listen.to_string());
-    }
-    let hostname = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-    let hostname = hostname.trim();
-    if !hostname.is_empty()
-        && hostname
-            .bytes()
-            .all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'.')
-    {
-        names.push(hostname.to_owned());
-    }
-    names.extend(config.node_names.iter().cloned());
-    names.sort();
-    names.dedup();
-    names
 }

@@ -19,6 +19,10 @@ pub const API_PORT: u16 = 8780;
 pub const NODE_PORT: u16 = 8781;
 /// Shortest interval of heartbeats.
 const HEARTBEAT_MIN: Duration = Duration::from_millis(100);
+/// Shortest and longest life of a node's certificate: nodes need time to renew, and revoking is no reason to let one
+/// live for ever.
+const CERTIFICATE_MIN: Duration = Duration::from_secs(10);
+const CERTIFICATE_MAX: Duration = Duration::from_secs(825 * 86_400);
 /// A node is not given up before it could have missed a heartbeat.
 const HEARTBEATS_PER_SILENCE_MIN: u32 = 2;
 
@@ -54,6 +58,11 @@ pub struct Config {
     /// Further host names and addresses by which nodes reach it, for its certificate. Loopback, the host's name and
     /// the address it listens on are there anyway.
     pub node_names: Vec<String>,
+    /// Where hosts that join are sent, `host:port`. None: the first of `node_names`, else an address of this host, with
+    /// the port of `node_listen`.
+    pub node_advertise: Option<String>,
+    /// How long the certificate of a node is good that joined; it renews before.
+    pub node_certificate_lifetime: Duration,
     pub region: String,
     /// Twelve digits.
     pub account_id: String,
@@ -75,6 +84,8 @@ struct ConfigFile {
     node_listen: Option<SocketAddr>,
     #[serde(default)]
     node_names: Vec<String>,
+    node_advertise: Option<String>,
+    node_certificate_lifetime_seconds: Option<u32>,
     region: Option<String>,
     account_id: Option<String>,
     #[serde(default)]
@@ -107,6 +118,8 @@ impl Config {
             api_listen: (Ipv4Addr::LOCALHOST, API_PORT).into(),
             node_listen: (Ipv4Addr::UNSPECIFIED, NODE_PORT).into(),
             node_names: vec![],
+            node_advertise: None,
+            node_certificate_lifetime: Duration::from_secs(90 * 86_400),
             region: "us-east-1".into(),
             account_id: "000000000000".into(),
             keys,
@@ -159,6 +172,7 @@ impl Config {
         }
         self.check_keys()?;
         self.check_node_names()?;
+        self.check_joining()?;
         self.check_times()
     }
 
@@ -201,6 +215,24 @@ impl Config {
             )),
             None => Ok(()),
         }
+    }
+
+    fn check_joining(&self) -> Result<(), ConfigError> {
+        if let Some(given) = &self.node_advertise
+            && crate::app::advertised_host(given).is_none()
+        {
+            let problem = format!("{given:?} is not HOST:PORT, such as cp.example.org:8781");
+            return Err(invalid("node_advertise", problem));
+        }
+        if !(CERTIFICATE_MIN..=CERTIFICATE_MAX).contains(&self.node_certificate_lifetime) {
+            let problem = format!(
+                "must be {} to {}",
+                CERTIFICATE_MIN.as_secs(),
+                CERTIFICATE_MAX.as_secs()
+            );
+            return Err(invalid("node_certificate_lifetime_seconds", problem));
+        }
+        Ok(())
     }
 
     fn check_times(&self) -> Result<(), ConfigError> {
@@ -248,6 +280,11 @@ impl ConfigFile {
             api_listen: self.api_listen.unwrap_or(default.api_listen),
             node_listen: self.node_listen.unwrap_or(default.node_listen),
             node_names: self.node_names,
+            node_advertise: self.node_advertise,
+            node_certificate_lifetime: seconds(
+                self.node_certificate_lifetime_seconds,
+                default.node_certificate_lifetime,
+            ),
             region: self.region.unwrap_or(default.region),
             account_id: self.account_id.unwrap_or(default.account_id),
             keys: default.keys,
@@ -294,6 +331,7 @@ mod tests {
     fn every_setting_can_be_given() {
         let text = format!(
             "state_dir = '/s'\napi_listen = '[::1]:0'\nnode_listen = '0.0.0.0:9'\nnode_names = ['cp.example.org']\n\
+             node_advertise = 'cp.example.org:443'\nnode_certificate_lifetime_seconds = 3600\n\
              region = 'eu-west-1'\naccount_id = '123456789012'\nnode_silence_seconds = 30\n\
              heartbeat_interval_seconds = 10\nstopped_task_retention_seconds = 60\n{KEYS}"
         );
@@ -319,6 +357,11 @@ mod tests {
             ("region = 'Europe'", "region"),
             ("account_id = '123'", "account_id"),
             ("node_names = ['a b']", "node_names"),
+            ("node_advertise = 'cp.example.org'", "node_advertise"),
+            (
+                "node_certificate_lifetime_seconds = 9",
+                "node_certificate_lifetime_seconds",
+            ),
             ("node_silence_seconds = 6", "node_silence_seconds"),
             ("node_silence_seconds = -1", "node_silence_seconds"),
             ("heartbeat_interval_seconds = 0", "heartbeat_interval_seconds"),

@@ -3,6 +3,7 @@
 pub mod api;
 pub mod app;
 pub mod config;
+pub mod join_token;
 pub mod link;
 pub mod model;
 pub mod nodes;

@@ -14,12 +14,16 @@
 //! | `/desired/{node}/{task}` | `berth.node.v1.TaskSpec`, protobuf |
 //! | `/applied/{node}` | highest applied `StateChange.sequence`, as JSON number |
 //! | `/idempotency/{cluster}/{operation}/{token}` | [`Idempotent`] |
+//! | `/join-tokens/{token}` | [`JoinToken`] |
+//! | `/identities/{node}` | [`Identity`] |
+//! | `/revocations/{node}` | [`Revocation`] |
 //! | `/store` | [`StoreIdentity`] |
 //!
 //! A placed task is one transaction: the node's record by compare, the task, the desired spec. A stop is one too:
 //! the task's desired status, the desired spec's, and the node's allocation. When a node reports STOPPED, one
 //! transaction writes the task, `/applied`, removes the allocation, and deletes the desired spec.
 
+pub mod attribute;
 pub mod keys;
 
 use std::collections::BTreeMap;
@@ -190,4 +194,53 @@ pub struct Idempotent {
     pub request_sha256: String,
     pub response: Value,
     pub created_at: Millis,
+}
+
+/// Lets hosts join, as often as it says. Its secret is not stored, only the secret's hash.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct JoinToken {
+    /// 16 hexadecimal digits; not a secret.
+    pub id: String,
+    /// SHA-256 of the secret, hex.
+    pub secret_sha256: String,
+    pub cluster: String,
+    /// What every node that joins with it has; as if put by PutAttributes.
+    #[serde(default)]
+    pub attributes: Attributes,
+    pub uses: u32,
+    pub uses_left: u32,
+    /// Nodes that joined with it, by SHA-256 of their public key: the same key gets the same node again.
+    #[serde(default)]
+    pub joined: BTreeMap<String, String>,
+    pub created_by: String,
+    pub created_at: Millis,
+    pub expires_at: Millis,
+}
+
+/// What the control plane knows of a node's certificate.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Identity {
+    pub node: String,
+    pub cluster: String,
+    /// Fingerprint of the authority that signed the certificate it was last given, or last showed.
+    pub authority: String,
+    /// When that certificate ends, if it was issued to a request.
+    pub not_after: Option<Millis>,
+    /// Id of the join token, if it joined by one.
+    pub joined_with: Option<String>,
+    pub changed_at: Millis,
+}
+
+/// Why a deregistered node is revoked.
+pub const DEREGISTERED: &str = "it was deregistered";
+
+/// Nothing that is signed for this node is believed any more.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Revocation {
+    pub node: String,
+    pub cluster: String,
+    /// For people, the node's among them.
+    pub reason: String,
+    pub revoked_by: String,
+    pub revoked_at: Millis,
 }

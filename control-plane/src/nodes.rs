@@ -1,11 +1,13 @@
 //! Owns what the API may ask of connected nodes, besides what goes through the store. The implementation is
 //! `link`; the API never sees a stream.
 
-use std::fmt::Debug;
+use std::{fmt::Debug, sync::Arc};
 
 use async_trait::async_trait;
 use berth_proto::node::v1::{Heartbeat, LogLine, LogRequest, Pulls};
 use tokio::sync::mpsc;
+
+use crate::pki::Authorities;
 
 /// Lines of log, or the reason why there are no more.
 pub type LogReceiver = mpsc::Receiver<Result<Vec<LogLine>, String>>;
@@ -28,6 +30,10 @@ pub trait Nodes: Send + Sync + Debug {
     fn latest_heartbeat(&self, node: &str) -> Option<Heartbeat>;
     /// Downloads under way on a connected node, as it last said.
     fn latest_pulls(&self, node: &str) -> Option<Pulls>;
+    /// Where a host that joins finds the listener: `host:port`.
+    fn advertised(&self) -> String;
+    /// Who signs for nodes.
+    fn authorities(&self) -> Arc<Authorities>;
     /// Asks the node for logs. Dropping the receiver ends the stream.
     async fn open_logs(&self, node: &str, request: LogRequest) -> Result<LogReceiver, NodeError>;
 }

@@ -35,6 +35,8 @@ fn in_code() -> BTreeMap<String, String> {
         api_listen,
         node_listen,
         node_names,
+        node_advertise,
+        node_certificate_lifetime,
         region,
         account_id,
         keys: _,
@@ -42,11 +44,17 @@ fn in_code() -> BTreeMap<String, String> {
         heartbeat_interval,
         stopped_task_retention,
     } = load(KEY).unwrap();
+    assert_eq!(node_advertise, None);
     let defaults = BTreeMap::from([
         ("state_dir", format!("{state_dir:?}")),
         ("api_listen", format!("\"{api_listen}\"")),
         ("node_listen", format!("\"{node_listen}\"")),
         ("node_names", format!("{node_names:?}")),
+        ("node_advertise", "none".to_owned()),
+        (
+            "node_certificate_lifetime_seconds",
+            node_certificate_lifetime.as_secs().to_string(),
+        ),
         ("region", format!("{region:?}")),
         ("account_id", format!("{account_id:?}")),
         ("node_silence_seconds", node_silence.as_secs().to_string()),

@@ -19,6 +19,8 @@ const JSON: &str = "application/x-amz-json-1.1";
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Bounds one answer; streams have no such bound.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
+/// More pages than that are a server that goes in circles.
+pub(super) const PAGES_MAX: usize = 10_000;
 /// An answer larger than this is not one of a control plane.
 const ANSWER_BYTES_MAX: usize = 16 << 20;
 
@@ -101,6 +103,22 @@ impl Client {
     /// Calls one of Berth's own operations.
     pub async fn berth(&self, operation: &str, body: &Value) -> Result<Value, ClientError> {
         self.call(BERTH, operation, body).await
+    }
+
+    /// Every page of one of Berth's own List operations.
+    pub async fn berth_list(&self, operation: &str, field: &str) -> Result<Vec<Value>, ClientError> {
+        let (mut all, mut body) = (Vec::new(), serde_json::json!({}));
+        for _ in 0..PAGES_MAX {
+            let mut answer = self.berth(operation, &body).await?;
+            if let Some(Value::Array(page)) = answer.get_mut(field).map(Value::take) {
+                all.extend(page);
+            }
+            match answer.get("nextToken").and_then(Value::as_str) {
+                Some(token) if !token.is_empty() => body["nextToken"] = token.into(),
+                _ => break,
+            }
+        }
+        Ok(all)
     }
 
     /// Calls one of Berth's own operations whose answer comes in parts, for as long as it takes.

@@ -9,4 +9,4 @@ pub use client::{Client, ClientError};
 pub use queries::{
     Found, describe_nodes, describe_task, describe_tasks, find_node, find_task, list_nodes, list_tasks,
 };
-pub use shapes::{ContainerInstance, Task};
+pub use shapes::{ContainerInstance, JoinToken, Task};

@@ -3,15 +3,13 @@
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::client::{Client, ClientError};
+use super::client::{Client, ClientError, PAGES_MAX};
 use super::shapes::Task;
 use crate::error::CliError;
 use crate::ids::{self, IdError};
 
 /// DescribeTasks and DescribeContainerInstances take at most so many.
 const DESCRIBE_MAX: usize = 100;
-/// More pages than that are a server that goes in circles.
-const PAGES_MAX: usize = 10_000;
 
 /// A task or node as somebody named it, found.
 #[derive(Clone, Debug)]

@@ -158,6 +158,27 @@ impl ContainerInstance {
     }
 }
 
+/// A join token, as `BerthV1.ListJoinTokens` tells it.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct JoinToken {
+    pub token_id: String,
+    pub cluster: String,
+    pub attributes: Vec<NameValue>,
+    pub uses: u32,
+    pub uses_left: u32,
+    pub created_by: String,
+    /// Seconds since the Unix epoch, with a fraction.
+    pub created_at: Option<f64>,
+    pub expires_at: Option<f64>,
+}
+
+impl JoinToken {
+    pub fn expires_at_ms(&self) -> i64 {
+        (self.expires_at.unwrap_or_default() * 1000.0) as i64
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -6,6 +6,7 @@ mod logs;
 mod ps;
 mod run;
 mod stop;
+mod token;
 mod wait;
 mod why;
 
@@ -36,6 +37,7 @@ pub async fn run(cli: Cli) -> Result<u8, CliError> {
         } => stop::run(&connect(&global)?, &global, &tasks, &reason, detach).await,
         Command::Nodes => nodes(&connect(&global)?, &global).await,
         Command::Inspect { id } => inspect::run(&connect(&global)?, &global, &id).await,
+        Command::Token(command) => token::run(&connect(&global)?, &global, command).await,
         Command::Why { task } => why::run(&connect(&global)?, &global, &task).await,
     }
 }

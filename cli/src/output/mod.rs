@@ -10,7 +10,7 @@ use serde_json::Value;
 
 pub use progress::{Progress, Pull};
 pub use table::Table;
-pub use views::{nodes, tasks};
+pub use views::{join_tokens, nodes, tasks};
 
 use crate::error::CliError;
 

@@ -1,7 +1,7 @@
 //! Owns which columns tasks and nodes have.
 
 use super::Table;
-use crate::api::{ContainerInstance, Task};
+use crate::api::{ContainerInstance, JoinToken, Task};
 use crate::duration;
 use crate::ids;
 
@@ -83,6 +83,44 @@ pub fn nodes(nodes: &[ContainerInstance], wide: bool, now_ms: i64) -> Table {
     table
 }
 
+/// Join tokens, in the order given. `now_ms` dates them.
+pub fn join_tokens(tokens: &[JoinToken], now_ms: i64) -> Table {
+    let mut table = Table::new(&[
+        "TOKEN",
+        "CLUSTER",
+        "USES LEFT",
+        "EXPIRES",
+        "AGE",
+        "BY",
+        "ATTRIBUTES",
+    ]);
+    for token in tokens {
+        let left_seconds = (token.expires_at_ms() - now_ms) as f64 / 1000.0;
+        let expires = match duration::short(left_seconds) {
+            _ if left_seconds <= 0.0 => "expired".to_owned(),
+            left => format!("in {left}"),
+        };
+        let attributes: Vec<String> = token
+            .attributes
+            .iter()
+            .map(|one| match &one.value {
+                Some(value) => format!("{}={value}", one.name),
+                None => one.name.clone(),
+            })
+            .collect();
+        table.row(vec![
+            token.token_id.clone(),
+            token.cluster.clone(),
+            format!("{}/{}", token.uses_left, token.uses),
+            expires,
+            age(token.created_at, now_ms),
+            token.created_by.clone(),
+            attributes.join(" "),
+        ]);
+    }
+    table
+}
+
 fn shortened(reason: &str) -> String {
     match reason.char_indices().nth(REASON_SHOWN_MAX) {
         Some((end, _)) => format!("{}…", &reason[..end]),
@@ -141,6 +179,20 @@ mod tests {
              0a0a0a0a0a0a  web:3       STOPPED                -        1/2         2m\n"
         );
         assert!(tasks(&list, true, 0).to_string().contains(&"0a".repeat(16)));
+    }
+
+    #[test]
+    fn tokens_say_how_often_and_how_long() {
+        let token = |expires: f64| -> JoinToken {
+            serde_json::from_value(json!({
+                "tokenId": "0a", "cluster": "edge", "uses": 3, "usesLeft": 2, "createdAt": 0.0, "expiresAt": expires,
+                "createdBy": "AK", "attributes": [{"name": "rack", "value": "7"}, {"name": "gpu"}],
+            }))
+            .unwrap()
+        };
+        let text = join_tokens(&[token(605.0), token(4.0)], 5_000).to_string();
+        assert!(text.contains("0a     edge     2/3        in 10m"), "{text}");
+        assert!(text.contains("expired") && text.contains("rack=7 gpu"), "{text}");
     }
 
     #[test]

@@ -14,14 +14,12 @@ use super::{
     records::{self, Attempts},
 };
 use crate::{
-    model::{Node, keys},
+    model::{Node, attribute, keys},
     store::typed::{self, Versioned},
 };
 
 /// Most attributes in one call, and most that can be put on one node.
-const ATTRIBUTES_MAX: usize = 10;
-const NAME_CHARS_MAX: usize = 128;
-const VALUE_CHARS_MAX: usize = 128;
+const ATTRIBUTES_MAX: usize = attribute::PUT_MAX;
 const TARGET_TYPE: [&str; 1] = ["container-instance"];
 
 /// One attribute of one node, as a request names it.
@@ -129,29 +127,10 @@ fn parse_one(api: &Api, cluster: &str, mut fields: Fields) -> Result<Named, ApiE
     let target = fields.required("targetId")?;
     let target_type = fields.choice("targetType", &TARGET_TYPE)?;
     let path = |field: &str| fields.path(field);
-    let plain = |text: &str, more: &str| {
-        text.chars()
-            .all(|c| c.is_ascii_alphanumeric() || more.contains(c))
-    };
-    if name.len() > NAME_CHARS_MAX || !plain(&name, "-_./\\") {
-        return Err(ApiError::field(
-            path("name"),
-            "must be 1 to 128 letters, digits and -_./\\",
-        ));
+    if let Some(problem) = attribute::given_name_problem(&name) {
+        return Err(ApiError::field(path("name"), problem));
     }
-    if name.starts_with("ecs.") || name.starts_with("berth.") {
-        return Err(ApiError::field(
-            path("name"),
-            "the prefixes ecs. and berth. are the node's own",
-        ));
-    }
-    if let Some(value) = &value
-        && (value.is_empty()
-            || value.len() > VALUE_CHARS_MAX
-            || !plain(value, "-_./\\@: ")
-            || value.trim() != value.as_str())
-    {
-        let problem = "must be 1 to 128 letters, digits, spaces and -_./\\@:, with no space at the ends";
+    if let Some(problem) = value.as_deref().and_then(attribute::value_problem) {
         return Err(ApiError::field(path("value"), problem));
     }
     if !target.starts_with("arn:") && target_type.is_none() {

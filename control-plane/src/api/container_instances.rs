@@ -9,10 +9,10 @@ use berth_control_plane_core::{
 use serde_json::{Value, json};
 
 use super::{
-    context::{Api, seconds},
+    context::{Api, Caller, seconds},
     error::ApiError,
     fields::Fields,
-    node_view,
+    node_view, nodes,
     paging::Paging,
     records, tags,
     tasks::{
@@ -121,48 +121,30 @@ pub(super) async fn update_state(api: &Api, mut input: Fields) -> Result<Value, 
 
 /// Makes a node INACTIVE. With tasks on it only by `force`, which asks the node to stop them: what a deregistered
 /// node ran would be accounted for by nobody. A node that is away stops them when it is back; until then its tasks
-/// keep their last known state.
-pub(super) async fn deregister(api: &Api, mut input: Fields) -> Result<Value, ApiError> {
+/// keep their last known state. When none is left its identity is revoked: it comes back by registering anew.
+pub(super) async fn deregister(api: &Api, caller: &Caller, mut input: Fields) -> Result<Value, ApiError> {
     let cluster = input.string("cluster")?;
     let reference = input.required("containerInstance")?;
     let force = input.boolean("force")?;
     input.finish()?;
     let cluster = records::active_cluster(api, cluster.as_deref()).await?;
     let id = api.realm.container_instance_id(&cluster, &reference)?;
-    let changed = records::change(api, &keys::node(&cluster, &id), |node: &mut Node| {
+    let retired = nodes::retire(api, caller, (&cluster, &id), |node| {
         if !force && !node.allocations.is_empty() {
             return Err(ApiError::InvalidParameter(format!(
                 "Found running tasks on the instance: {} tasks. Stop them first, or set force, which stops them",
                 node.allocations.len()
             )));
         }
-        node.status = "INACTIVE".to_owned();
-        Ok(())
+        Ok(nodes::on_deregister(node))
     })
     .await?;
-    let node = changed.ok_or_else(|| {
-        ApiError::InvalidParameter(format!("Container instance not found: {id} in cluster {cluster}"))
-    })?;
-    // Placement sees INACTIVE from here on, so no task can be added behind our back.
-    let held: Vec<&String> = node
-        .value
-        .allocations
-        .iter()
-        .filter(|(_, held)| !held.stopping)
-        .map(|held| held.0)
-        .collect();
-    for task in held {
-        stop::request(
-            api,
-            &cluster,
-            task,
-            "container instance was deregistered",
-            "UserInitiated",
-        )
-        .await?;
+    for task in retired.held() {
+        let reason = "container instance was deregistered";
+        stop::request(api, &cluster, &task, reason, "UserInitiated").await?;
     }
     let counts = counts::of(api, &cluster).await?;
-    Ok(json!({"containerInstance": respond(api, &node, counts.node(&id), &[])?}))
+    Ok(json!({"containerInstance": respond(api, &retired.node, counts.node(&id), &[])?}))
 }
 
 pub(super) fn missing(api: &Api, cluster: &str, id: &str) -> Value {

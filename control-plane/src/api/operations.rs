@@ -11,7 +11,7 @@ use super::{
     context::{Api, Caller},
     error::ApiError,
     fields::Fields,
-    logs, tags, task_definitions, tasks,
+    join_tokens, logs, nodes, tags, task_definitions, tasks,
 };
 
 const ECS: &str = "AmazonEC2ContainerServiceV20141113";
@@ -38,6 +38,10 @@ pub(super) async fn dispatch(
         Some((BERTH, "ExplainTask")) => berth::explain_task(api, input).await.map(Answer::Json),
         Some((BERTH, "GetUsage")) => berth::get_usage(api, input).await.map(Answer::Json),
         Some((BERTH, "GetServerInfo")) => berth::get_server_info(api, input).map(Answer::Json),
+        Some((BERTH, "CreateJoinToken")) => join_tokens::create(api, caller, input).await.map(Answer::Json),
+        Some((BERTH, "ListJoinTokens")) => join_tokens::list(api, input).await.map(Answer::Json),
+        Some((BERTH, "DeleteJoinToken")) => join_tokens::delete(api, input).await.map(Answer::Json),
+        Some((BERTH, "RevokeNode")) => nodes::revoke(api, caller, input).await.map(Answer::Json),
         _ => Err(unknown(target)),
     }
 }
@@ -61,7 +65,7 @@ async fn ecs(api: &Api, caller: &Caller, name: &str, input: Fields) -> Result<Va
         "ListContainerInstances" => container_instances::list(api, input).await,
         "DescribeContainerInstances" => container_instances::describe(api, input).await,
         "UpdateContainerInstancesState" => container_instances::update_state(api, input).await,
-        "DeregisterContainerInstance" => container_instances::deregister(api, input).await,
+        "DeregisterContainerInstance" => container_instances::deregister(api, caller, input).await,
         "TagResource" => tags::tag(api, input).await,
         "UntagResource" => tags::untag(api, input).await,
         "ListTagsForResource" => tags::list(api, input).await,

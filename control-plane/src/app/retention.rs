@@ -1,7 +1,7 @@
-//! Owns forgetting: tasks that stopped a while ago, and answers to client tokens that are no longer repeated. Never
-//! touches anything else, and runs in one control plane at a time.
+//! Owns forgetting: tasks that stopped a while ago, or whose node was revoked a while ago, answers to client tokens that are no longer repeated, and join
+//! tokens that expired. Never touches anything else, and runs in one control plane at a time.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use serde::de::DeserializeOwned;
 use tokio_util::sync::CancellationToken;
@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 use super::leader::{Claim, LEASE_TTL};
 use crate::{
     link::now,
-    model::{Idempotent, Millis, Task},
+    model::{Idempotent, JoinToken, Millis, Revocation, Task, keys},
     store::{
         Operation, PAGE_ENTRIES_MAX, SharedStore, StoreError, Transaction,
         typed::{self, RecordError},
@@ -18,6 +18,8 @@ use crate::{
 
 /// How long the answer to a client token is kept: AWS's 24 h.
 const TOKEN_RETENTION: Duration = Duration::from_secs(24 * 3_600);
+/// How long an expired join token is kept: who comes with it is told that it expired, and when.
+const JOIN_TOKEN_RETENTION: Duration = Duration::from_secs(24 * 3_600);
 /// Longest and shortest time between two looks.
 const PAUSE_MAX: Duration = Duration::from_secs(60);
 const PAUSE_MIN: Duration = Duration::from_millis(100);
@@ -74,8 +76,12 @@ impl Retention {
 
     async fn sweep(&mut self) -> Result<(), RecordError> {
         let tasks = before(self.stopped_task);
-        let stopped =
-            move |task: &Task| task.last_status == "STOPPED" && task.stopped_at.is_some_and(|at| at <= tasks);
+        let revoked = self.long_revoked(tasks).await?;
+        // Nobody will ever say what became of a revoked node's tasks.
+        let stopped = move |task: &Task| {
+            let stopped = task.last_status == "STOPPED" && task.stopped_at.is_some_and(|at| at <= tasks);
+            stopped || revoked.contains(&task.node)
+        };
         let tasks = self.delete("/tasks/", stopped).await?;
         let answers = before(TOKEN_RETENTION);
         let tokens = self
@@ -83,10 +89,40 @@ impl Retention {
                 token.created_at <= answers
             })
             .await?;
-        if tasks + tokens > 0 {
-            tracing::debug!(tasks, tokens, "old records deleted");
+        let expired = before(JOIN_TOKEN_RETENTION);
+        let joins = self
+            .delete(keys::JOIN_TOKENS, move |token: &JoinToken| {
+                token.expires_at <= expired
+            })
+            .await?;
+        if tasks + tokens + joins > 0 {
+            tracing::debug!(tasks, tokens, joins, "old records deleted");
         }
         Ok(())
+    }
+
+    /// Nodes that were revoked before; what they were to run is deleted.
+    async fn long_revoked(&self, before: Millis) -> Result<BTreeSet<String>, RecordError> {
+        let mut nodes = BTreeSet::new();
+        for revocation in typed::all_json::<Revocation>(&*self.store, keys::REVOCATIONS).await? {
+            let Revocation { node, revoked_at, .. } = revocation.value;
+            if revoked_at > before {
+                continue;
+            }
+            let desired = self
+                .store
+                .range(&keys::desired(&node, ""), None, PAGE_ENTRIES_MAX)
+                .await?;
+            for entry in desired.entries {
+                let transaction = Transaction {
+                    compare: vec![],
+                    operations: vec![Operation::Delete { key: entry.key }],
+                };
+                self.store.commit(transaction).await?;
+            }
+            nodes.insert(node);
+        }
+        Ok(nodes)
     }
 
     /// Deletes the records under `prefix` that are old, as long as they stay as they were read. Returns how many.

@@ -150,6 +150,21 @@ async fn old_stopped_tasks_and_tokens_are_forgotten_and_nothing_else() {
         };
         typed::put_json(format!("/idempotency/default/RunTask/{key}"), &record).unwrap()
     };
+    let join_token = |id: &str, expires_at| {
+        let record = crate::model::JoinToken {
+            id: id.into(),
+            secret_sha256: "".into(),
+            cluster: "default".into(),
+            attributes: Default::default(),
+            uses: 1,
+            uses_left: 1,
+            joined: Default::default(),
+            created_by: "".into(),
+            created_at: 0,
+            expires_at,
+        };
+        typed::put_json(crate::model::keys::join_token(id), &record).unwrap()
+    };
     let operations = vec![
         task("old", "STOPPED", Some(now - 60_000)),
         task("soon", "STOPPED", Some(now + 1_000)),
@@ -157,6 +172,8 @@ async fn old_stopped_tasks_and_tokens_are_forgotten_and_nothing_else() {
         task("running", "RUNNING", None),
         token("old", now - 25 * 3_600_000),
         token("new", now),
+        join_token("01", now - 25 * 3_600_000),
+        join_token("02", now - 3_600_000),
     ];
     store
         .commit(Transaction {
@@ -173,7 +190,9 @@ async fn old_stopped_tasks_and_tokens_are_forgotten_and_nothing_else() {
     }
     assert!(started.elapsed() > Duration::from_secs(1), "not before its time");
     assert!(!exists("/tasks/default/old").await && !exists("/idempotency/default/RunTask/old").await);
+    assert!(!exists("/join-tokens/01").await);
     for kept in [
+        "/join-tokens/02",
         "/tasks/default/later",
         "/tasks/default/running",
         "/idempotency/default/RunTask/new",

@@ -13,7 +13,7 @@ use super::{
     records::{ATTEMPTS_MAX, back_off, node_key},
 };
 use crate::{
-    model::{Node, Task},
+    model::{DEREGISTERED, Node, Revocation, Task, keys},
     pki::{Peer, is_id},
     store::{
         Committed, Compare, Operation, SharedStore, StoreError, TRANSACTION_OPERATIONS_MAX, Transaction,
@@ -21,8 +21,8 @@ use crate::{
     },
 };
 
-/// Most reports in one transaction: each takes at most two operations, and two are the node's own.
-pub(super) const BATCH_CHANGES_MAX: usize = (TRANSACTION_OPERATIONS_MAX - 2) / 2;
+/// Most reports in one transaction: each takes at most two operations, and three are the node's own.
+pub(super) const BATCH_CHANGES_MAX: usize = (TRANSACTION_OPERATIONS_MAX - 3) / 2;
 /// Unusable reports are logged once for each task, and for so many tasks of one link.
 const NOTED_MAX: usize = 1_000;
 
@@ -240,6 +240,21 @@ impl Applier {
             node.value.allocations.remove(task);
         }
         if node.value.allocations != before {
+            if node.value.status == "INACTIVE" && node.value.allocations.is_empty() {
+                // It was deregistered with tasks, and was let in to stop them. That is done.
+                let revocation = Revocation {
+                    node: self.peer.node_id.clone(),
+                    cluster: self.peer.cluster.clone(),
+                    reason: DEREGISTERED.into(),
+                    revoked_by: DEREGISTERED.into(),
+                    revoked_at: now(),
+                };
+                let key = keys::revocation(&self.peer.node_id);
+                batch
+                    .transaction
+                    .operations
+                    .push(typed::put_json(key, &revocation)?);
+            }
             batch.transaction.compare.push(node.unchanged());
             batch
                 .transaction

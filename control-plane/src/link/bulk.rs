@@ -21,7 +21,7 @@ use tonic::{Status, Streaming};
 use super::Shared;
 use crate::{
     nodes::{LogReceiver, NodeError, Nodes},
-    pki::Peer,
+    pki::{Authorities, Peer},
 };
 
 /// How long a ticket is good, and a node has to use it.
@@ -97,6 +97,14 @@ impl Nodes for Shared {
 
     fn latest_pulls(&self, node: &str) -> Option<Pulls> {
         self.registry.pulls(node)
+    }
+
+    fn advertised(&self) -> String {
+        self.advertised.clone()
+    }
+
+    fn authorities(&self) -> Arc<Authorities> {
+        self.authorities.clone()
     }
 
     async fn open_logs(&self, node: &str, request: LogRequest) -> Result<LogReceiver, NodeError> {

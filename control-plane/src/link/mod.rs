@@ -2,55 +2,84 @@
 //! decides what a node is to run: that comes out of the store, by watch, and may have been put there by another
 //! control plane on the same store.
 //!
-//! Every connection is mutual TLS, and the node's certificate says which node and cluster it is. `Register` and
-//! `Renew` answer UNIMPLEMENTED: certificates are issued by [`Authority::issue_node`](crate::pki::Authority::issue_node)
-//! and carried to the node by hand in this version; joining by token needs a listener that lets strangers in, and
-//! comes with the tokens.
+//! Every connection is TLS ([`listener`], [`tls`]). A host without a certificate may call Register and nothing else
+//! ([`join`]); for all other calls the certificate says which node and cluster it is.
 //!
 //! One link is one [`session`]: it reads the node's messages, applies reports ([`apply`]), and sends what
 //! [`dispatch`] finds in the store. Logs go over streams of their own ([`bulk`]).
 
+mod admission;
 mod apply;
 mod bulk;
+mod caller;
 mod dispatch;
+mod join;
+mod limits;
+mod listener;
 mod map;
 mod records;
 mod registry;
+mod renew;
+mod revocations;
 mod service;
 mod session;
+mod tls;
 
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
 pub(crate) use tests::task_record as test_task;
 
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    io,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
 
 use berth_proto::node::v1::{MESSAGE_BYTES_MAX, node_service_server::NodeServiceServer};
-use tokio::{net::TcpListener, task::JoinHandle, time::Instant};
+use tokio::{net::TcpListener, sync::mpsc, task::JoinHandle, time::Instant};
+use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tonic::transport::{Certificate, Identity, Server, ServerTlsConfig, server::TcpIncoming};
+use tonic::transport::{Server, server::TcpIncoming};
 
-use self::{bulk::Tickets, registry::Registry, service::Service};
+pub use self::tls::TlsError;
+use self::{
+    bulk::Tickets,
+    limits::{Bucket, LogLimit},
+    registry::Registry,
+    service::Service,
+    tls::Tls,
+};
 use crate::{
     model::{Millis, StoreIdentity},
     nodes::Nodes,
-    pki::ServerIdentity,
+    pki::Authorities,
     store::{SharedStore, typed, typed::RecordError},
 };
 
-/// Longest TLS handshake.
-const HANDSHAKE: Duration = Duration::from_secs(10);
 /// An idle connection is asked for a sign of life this often, and given up after as long without one.
 const KEEPALIVE: Duration = Duration::from_secs(10);
 /// Streams of one connection: the link, and bulk.
 const STREAMS_PER_CONNECTION_MAX: u32 = 128;
 /// Headers of one request, bytes.
 const HEADER_BYTES_MAX: u32 = 16 << 10;
+/// Lines in the log about one peer.
+const LINES_PER_MINUTE_MAX: u32 = 10;
+/// Connections that shook hands and wait to be served.
+const ACCEPTED_MAX: usize = 64;
 
 /// What can be set about links.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct LinkConfig {
+    /// Host names and addresses by which nodes reach the listener, for its certificate.
+    pub names: Vec<String>,
+    /// Where hosts that join are sent: `host:port`. None: the first of the listener's addresses that fits.
+    pub advertise: Option<String>,
+    /// How long the certificate of a node is good.
+    pub certificate_lifetime: Duration,
+    /// How long that of the listener is good; None: as long as is usual.
+    pub server_lifetime: Option<Duration>,
     /// A node that sent nothing for so long is disconnected.
     pub node_silence: Duration,
     /// How often nodes are told to send a heartbeat.
@@ -60,7 +89,10 @@ pub struct LinkConfig {
 #[derive(Debug, thiserror::Error)]
 pub enum LinkError {
     #[error("set up TLS for nodes")]
-    Tls { source: tonic::transport::Error },
+    Tls {
+        #[from]
+        source: TlsError,
+    },
     #[error("find out the address of the listener for nodes")]
     Address { source: io::Error },
     #[error("prepare the store for nodes")]
@@ -76,12 +108,32 @@ pub(crate) struct Shared {
     store: SharedStore,
     identity: StoreIdentity,
     config: LinkConfig,
+    authorities: Arc<Authorities>,
+    /// `host:port` for hosts that join.
+    advertised: String,
+    /// Failed attempts to join, by source.
+    failures: Bucket<IpAddr>,
+    /// Renewals, by node.
+    renewals: Bucket<String>,
+    log_limit: LogLimit,
+    /// Lines about clones.
+    clone_limit: LogLimit,
     registry: Registry,
     tickets: Tickets,
     /// Ends every session.
     shutdown: CancellationToken,
     /// Sessions and bulk streams under way.
     tasks: TaskTracker,
+}
+
+impl Shared {
+    /// Of nodes' certificates.
+    fn certificate_lifetime(&self) -> time::Duration {
+        self.config
+            .certificate_lifetime
+            .try_into()
+            .unwrap_or(time::Duration::MAX)
+    }
 }
 
 /// The listener for nodes, serving.
@@ -96,34 +148,29 @@ impl LinkServer {
     /// Serves nodes on `listener`. Nodes that the store holds for connected are disconnected first: nobody is, yet.
     pub async fn start(
         listener: TcpListener,
-        server_identity: &ServerIdentity,
-        authority_pem: &str,
+        authorities: Arc<Authorities>,
         store: SharedStore,
         config: LinkConfig,
     ) -> Result<Self, LinkError> {
         let address = listener
             .local_addr()
             .map_err(|source| LinkError::Address { source })?;
-        let tls = ServerTlsConfig::new()
-            .identity(Identity::from_pem(
-                &server_identity.certificate_pem,
-                &server_identity.key_pem,
-            ))
-            .client_ca_root(Certificate::from_pem(authority_pem))
-            .timeout(HANDSHAKE);
-        let builder = Server::builder()
-            .tls_config(tls)
-            .map_err(|source| LinkError::Tls { source })?
-            .http2_keepalive_interval(Some(KEEPALIVE))
-            .http2_keepalive_timeout(Some(KEEPALIVE))
-            .max_concurrent_streams(STREAMS_PER_CONNECTION_MAX)
-            .http2_max_header_list_size(HEADER_BYTES_MAX);
+        let lifetime = config
+            .server_lifetime
+            .and_then(|lifetime| lifetime.try_into().ok());
+        let tls = Tls::new(authorities.clone(), config.names.clone(), lifetime)?;
         let identity = typed::identity(&*store).await?;
         records::disconnect_all(&*store, now()).await?;
         let shared = Arc::new(Shared {
             store,
             identity,
+            advertised: config.advertise.clone().unwrap_or_else(|| address.to_string()),
             config,
+            authorities,
+            failures: Bucket::default(),
+            renewals: Bucket::default(),
+            log_limit: LogLimit::new(LINES_PER_MINUTE_MAX),
+            clone_limit: LogLimit::new(1),
             registry: Registry::default(),
             tickets: Tickets::default(),
             shutdown: CancellationToken::new(),
@@ -135,10 +182,24 @@ impl LinkServer {
         let incoming = TcpIncoming::from(listener)
             .with_nodelay(Some(true))
             .with_keepalive(Some(KEEPALIVE));
-        let stop = shared.shutdown.clone().cancelled_owned();
-        let mut builder = builder;
-        let router = builder.add_service(service);
-        let server = tokio::spawn(router.serve_with_incoming_shutdown(incoming, stop));
+        let (accepted, connections) = mpsc::channel(ACCEPTED_MAX);
+        let stop = &shared.shutdown;
+        shared
+            .tasks
+            .spawn(listener::accept(incoming, tls.current(), accepted, stop.clone()));
+        shared.tasks.spawn(tls.run(stop.clone()));
+        shared
+            .tasks
+            .spawn(revocations::enforce(shared.clone(), stop.clone()));
+        let router = Server::builder()
+            .http2_keepalive_interval(Some(KEEPALIVE))
+            .http2_keepalive_timeout(Some(KEEPALIVE))
+            .max_concurrent_streams(STREAMS_PER_CONNECTION_MAX)
+            .http2_max_header_list_size(HEADER_BYTES_MAX)
+            .add_service(service);
+        let stop = stop.clone().cancelled_owned();
+        let server =
+            tokio::spawn(router.serve_with_incoming_shutdown(ReceiverStream::new(connections), stop));
         Ok(Self {
             address,
             shared,
@@ -180,6 +241,17 @@ impl Drop for LinkServer {
     fn drop(&mut self) {
         self.shared.shutdown.cancel();
     }
+}
+
+/// An error and its causes, in one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(source) = cause {
+        text = format!("{text}: {source}");
+        cause = source.source();
+    }
+    text
 }
 
 /// The time, for records.

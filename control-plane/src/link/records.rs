@@ -1,13 +1,14 @@
 //! Owns the node's record as far as its link writes it: what it is, and whether it is connected. Never touches
-//! placement's part (allocations) or the operator's (status, attributes, tags), but for a deregistered node that
-//! says hello again: that one is ACTIVE again.
+//! placement's part (allocations) or the operator's (status, attributes, tags). A deregistered node is let in as long as
+//! it has tasks to stop.
 
 use std::time::Duration;
 
 use berth_proto::node::v1::Hello;
 
+use super::caller::{Caller, revoked_text};
 use crate::{
-    model::{Attributes, Cluster, Millis, Node},
+    model::{Attributes, Cluster, Identity, Millis, Node, Revocation, keys},
     pki::Peer,
     store::{
         Committed, Compare, Operation, Store, Transaction,
@@ -32,6 +33,8 @@ pub(super) enum ConnectError {
         registered: String,
         certified: String,
     },
+    #[error("{0}")]
+    Revoked(String),
     #[error("the record of node {0} changes too often")]
     Contended(String),
     #[error("write the node's record")]
@@ -61,12 +64,18 @@ pub(super) async fn back_off(attempt: u32) {
 /// Writes who said hello: its record, its cluster's if need be, and where to find it.
 pub(super) async fn connect(
     store: &dyn Store,
-    peer: &Peer,
+    caller: &Caller,
     hello: &Hello,
     now: Millis,
 ) -> Result<(), ConnectError> {
+    let peer = &caller.peer;
     for attempt in 1..=ATTEMPTS_MAX {
         let mut transaction = Transaction::default();
+        let revocation_key = keys::revocation(&peer.node_id);
+        if let Some(found) = typed::get_json::<Revocation>(store, &revocation_key).await? {
+            return Err(ConnectError::Revoked(revoked_text(&found.value)));
+        }
+        transaction.compare.push(Compare::Missing(revocation_key));
         let place_key = format!("/node-clusters/{}", peer.node_id);
         match typed::get_json::<String>(store, &place_key).await? {
             Some(found) if found.value != peer.cluster => {
@@ -89,8 +98,17 @@ pub(super) async fn connect(
         write(&mut transaction, cluster_key, cluster, |known| {
             active_cluster(known, &peer.cluster, now)
         })?;
+        let identity_key = keys::identity(&peer.node_id);
+        let identity = typed::get_json::<Identity>(store, &identity_key).await?;
+        write(&mut transaction, identity_key, identity, |known| {
+            shown_identity(known, caller, now)
+        })?;
         let key = node_key(&peer.cluster, &peer.node_id);
         let known = typed::get_json::<Node>(store, &key).await?;
+        if known.as_ref().is_some_and(|node| is_deregistered(&node.value)) {
+            let text = format!("node {} is deregistered: register the host again", peer.node_id);
+            return Err(ConnectError::Revoked(text));
+        }
         let node = node_record(known.as_ref().map(|k| &k.value), peer, hello, now)?;
         write(&mut transaction, key, known, |_| Some(node))?;
         if let Committed::Done(_) = store.commit(transaction).await? {
@@ -116,6 +134,33 @@ fn write<T: serde::Serialize>(
         transaction.operations.push(typed::put_json(key, &next)?);
     }
     Ok(())
+}
+
+/// What is known of its certificate, if that has to be written: it shows one of another authority than was thought. Who
+/// shows none that is believed has renewed on this connection.
+fn shown_identity(known: Option<Identity>, caller: &Caller, now: Millis) -> Option<Identity> {
+    let authority = caller.authority.clone()?;
+    match known {
+        Some(known) if known.authority == authority => None,
+        Some(known) => Some(Identity {
+            authority,
+            changed_at: now,
+            ..known
+        }),
+        None => Some(Identity {
+            node: caller.peer.node_id.clone(),
+            cluster: caller.peer.cluster.clone(),
+            authority,
+            not_after: None,
+            joined_with: None,
+            changed_at: now,
+        }),
+    }
+}
+
+/// One that still holds tasks is let in, to be told to stop them.
+fn is_deregistered(node: &Node) -> bool {
+    node.status == "INACTIVE" && node.allocations.is_empty()
 }
 
 /// The cluster as it has to be written; None if it is there and ACTIVE. A cluster can be deleted once its nodes are
@@ -144,15 +189,13 @@ fn node_record(known: Option<&Node>, peer: &Peer, hello: &Hello, now: Millis) ->
         .capacity
         .as_ref()
         .ok_or(ConnectError::Incomplete("capacity"))?;
-    // A deregistered node begins anew, with what is still placed on it.
-    let registered = known.filter(|node| node.status != "INACTIVE");
     let connected_before = known
         .filter(|node| node.agent_connected)
         .map(|node| node.connectivity_at);
     Ok(Node {
         id: peer.node_id.clone(),
         cluster: peer.cluster.clone(),
-        status: registered.map_or_else(|| "ACTIVE".into(), |node| node.status.clone()),
+        status: known.map_or_else(|| "ACTIVE".into(), |node| node.status.clone()),
         agent_connected: true,
         hostname: description.hostname.clone(),
         boot_id: description.boot_id.clone(),
@@ -170,7 +213,7 @@ fn node_record(known: Option<&Node>, peer: &Peer, hello: &Hello, now: Millis) ->
         attributes: known.map(|node| node.attributes.clone()).unwrap_or_default(),
         tags: known.map(|node| node.tags.clone()).unwrap_or_default(),
         allocations: known.map(|node| node.allocations.clone()).unwrap_or_default(),
-        registered_at: registered.map_or(now, |node| node.registered_at),
+        registered_at: known.map_or(now, |node| node.registered_at),
         connectivity_at: connected_before.unwrap_or(now),
     })
 }

@@ -10,14 +10,10 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::{Shared, bulk, session};
-use crate::pki::Peer;
+use super::{Shared, bulk, caller, join, renew, session};
 
 /// Messages that may wait for a node to read them; each is at most 4 MiB.
 const OUTBOUND_MESSAGES_MAX: usize = 8;
-
-const NO_JOINING: &str = "joining by token is not available in this version: the operator issues the node's \
-    certificate on the control plane";
 
 #[derive(Debug)]
 pub(super) struct Service(Arc<Shared>);
@@ -28,38 +24,39 @@ impl Service {
     }
 }
 
-/// Who calls, by the certificate that TLS has verified.
-fn peer<T>(request: &Request<T>) -> Result<Peer, Status> {
-    let certificates = request.peer_certs();
-    let Some(leaf) = certificates.as_ref().and_then(|chain| chain.first()) else {
-        return Err(Status::unauthenticated("a client certificate is required"));
-    };
-    Peer::from_der(leaf).map_err(|error| Status::permission_denied(format!("client certificate: {error}")))
-}
-
 #[tonic::async_trait]
 impl NodeService for Service {
     type LinkStream = ReceiverStream<Result<ControlMessage, Status>>;
     type BulkStream = ReceiverStream<Result<BulkToNode, Status>>;
 
-    async fn register(&self, _: Request<RegisterRequest>) -> Result<Response<RegisterResponse>, Status> {
-        Err(Status::unimplemented(NO_JOINING))
+    async fn register(
+        &self,
+        request: Request<RegisterRequest>,
+    ) -> Result<Response<RegisterResponse>, Status> {
+        let from = request.remote_addr().map(|address| address.ip());
+        let from = from.ok_or_else(|| Status::unavailable("the connection has gone"))?;
+        join::register(&self.0, from, request.into_inner())
+            .await
+            .map(Response::new)
     }
 
-    async fn renew(&self, _: Request<RenewRequest>) -> Result<Response<RenewResponse>, Status> {
-        Err(Status::unimplemented(NO_JOINING))
+    async fn renew(&self, request: Request<RenewRequest>) -> Result<Response<RenewResponse>, Status> {
+        let caller = caller::authenticate(&self.0, &request).await?;
+        renew::renew(&self.0, &caller, request.into_inner())
+            .await
+            .map(Response::new)
     }
 
     async fn link(
         &self,
         request: Request<Streaming<NodeMessage>>,
     ) -> Result<Response<Self::LinkStream>, Status> {
-        let peer = peer(&request)?;
+        let caller = caller::authenticate(&self.0, &request).await?;
         let (sender, receiver) = mpsc::channel(OUTBOUND_MESSAGES_MAX);
         // The answer's headers go out at once: a node may wait for them before it says hello.
         self.0
             .tasks
-            .spawn(session::run(self.0.clone(), peer, request.into_inner(), sender));
+            .spawn(session::run(self.0.clone(), caller, request.into_inner(), sender));
         Ok(Response::new(ReceiverStream::new(receiver)))
     }
 
@@ -67,7 +64,7 @@ impl NodeService for Service {
         &self,
         request: Request<Streaming<BulkFromNode>>,
     ) -> Result<Response<Self::BulkStream>, Status> {
-        let peer = peer(&request)?;
+        let peer = caller::authenticate(&self.0, &request).await?.peer;
         let (sender, receiver) = mpsc::channel(1);
         self.0
             .tasks

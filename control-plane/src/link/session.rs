@@ -9,17 +9,21 @@ use berth_proto::node::v1::{
 use futures_util::FutureExt;
 use tokio::{
     sync::mpsc,
-    time::{Instant, sleep_until, timeout},
+    time::{Instant, sleep, sleep_until, timeout},
 };
+use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status, Streaming};
 
 use super::{
     Shared,
     apply::{Applier, ApplyError, BATCH_CHANGES_MAX},
+    caller::Caller,
+    chain,
     dispatch::{Dispatch, DispatchError},
+    join::clipped,
     now,
     records::{self, ConnectError},
-    registry::Place,
+    registry::{Agent, Dismissal, Entry, Place},
 };
 use crate::pki::Peer;
 
@@ -27,6 +31,11 @@ use crate::pki::Peer;
 const HELLO: Duration = Duration::from_secs(10);
 /// How long a new link waits for the former one of the same node to write that it ended.
 const PREDECESSOR: Duration = Duration::from_secs(10);
+/// How long a second agent waits for the first to end, in steps of [`LOOK`]: the first may be dead already, and its
+/// connection about to say so. One that talks on after [`LAST_WORDS`] is alive.
+const FIRST_ENDS: Duration = Duration::from_secs(2);
+const LOOK: Duration = Duration::from_millis(50);
+const LAST_WORDS: Duration = Duration::from_millis(200);
 /// How long a node may leave its messages unread.
 const SEND: Duration = Duration::from_secs(10);
 /// Beyond this, a node's clock is worth a word in the log.
@@ -49,6 +58,13 @@ enum End {
     Stuck,
     #[error("a newer link of the same node takes over")]
     Superseded,
+    #[error("{0}")]
+    Revoked(String),
+    #[error(
+        "another agent with this node's identity is linked, from {first}: this host is a clone of that one, or two \
+         agents share one identity; register this host anew"
+    )]
+    Clone { first: Agent },
     #[error("the control plane is stopping")]
     Stopping,
     #[error("the stream broke: {}", .0.message())]
@@ -70,7 +86,11 @@ impl End {
             Self::Refused(_) => Code::InvalidArgument,
             Self::Superseded => Code::Aborted,
             Self::Stopping | Self::Broken(_) => Code::Unavailable,
-            Self::Connect(ConnectError::OtherCluster { .. }) => Code::PermissionDenied,
+            Self::Clone { .. } => Code::AlreadyExists,
+            Self::Revoked(_)
+            | Self::Connect(ConnectError::OtherCluster { .. } | ConnectError::Revoked(_)) => {
+                Code::PermissionDenied
+            }
             Self::Connect(ConnectError::Incomplete(_) | ConnectError::Port { .. }) => Code::InvalidArgument,
             Self::Dispatch(DispatchError::TooLarge { .. }) => Code::ResourceExhausted,
             Self::Connect(_) | Self::Apply(_) | Self::Dispatch(_) => Code::Unavailable,
@@ -79,34 +99,31 @@ impl End {
     }
 }
 
-/// An error and its causes, in one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(source) = cause {
-        text = format!("{text}: {source}");
-        cause = source.source();
-    }
-    text
-}
-
 /// Serves one link, whatever comes of it.
 pub(super) async fn run(
     shared: Arc<Shared>,
-    peer: Peer,
+    caller: Caller,
     mut inbound: Streaming<NodeMessage>,
     outbound: Outbound,
 ) {
+    let peer = caller.peer.clone();
     let hello = tokio::select! {
         hello = receive_hello(&mut inbound, &peer) => hello,
         () = shared.shutdown.cancelled() => Err(End::Stopping),
     };
     let end = match hello {
-        Ok(hello) => linked(&shared, &peer, hello, inbound, &outbound).await,
+        Ok(hello) => linked(&shared, &caller, hello, inbound, &outbound).await,
         Err(end) => end,
     };
     let status = end.status();
     match &end {
+        End::Clone { first } => {
+            if shared.clone_limit.allows(&peer.node_id) {
+                let second = caller.address;
+                tracing::warn!(node = %peer.node_id, %first, %second, "a second agent with one identity is refused");
+            }
+        }
+        _ if !shared.log_limit.allows(&peer.node_id) => {}
         End::Closed => tracing::info!(node = %peer.node_id, "link closed"),
         _ => tracing::warn!(node = %peer.node_id, reason = status.message(), "link ended"),
     }
@@ -150,19 +167,23 @@ async fn receive_hello(inbound: &mut Streaming<NodeMessage>, peer: &Peer) -> Res
 /// From the hello on: takes the node's place, and leaves it when the link has ended and that is written down.
 async fn linked(
     shared: &Arc<Shared>,
-    peer: &Peer,
+    caller: &Caller,
     hello: Hello,
     inbound: Streaming<NodeMessage>,
     outbound: &Outbound,
 ) -> End {
-    let (mut place, previous) = shared.registry.enter(&peer.node_id);
+    let peer = &caller.peer;
+    let (mut place, previous) = match enter(shared, caller, &hello).await {
+        Ok(entered) => entered,
+        Err(end) => return end,
+    };
     if let Some(previous) = previous
         && timeout(PREDECESSOR, previous.cancelled()).await.is_err()
     {
         tracing::warn!(node = %peer.node_id, "the node's former link does not end");
     }
-    let Err(end) = converse(shared, peer, hello, inbound, outbound, &mut place).await;
-    if !place.superseded.is_cancelled()
+    let Err(end) = converse(shared, caller, hello, inbound, outbound, &mut place).await;
+    if !place.is_superseded()
         && let Err(error) = records::disconnect(&*shared.store, &peer.cluster, &peer.node_id, now()).await
     {
         tracing::error!(node = %peer.node_id, error = chain(&error), "the node's end is not written down");
@@ -170,15 +191,49 @@ async fn linked(
     end
 }
 
+/// Takes the node's place, and with it the token of the link that had it. Another agent's link is not ended while it
+/// lives: an agent that was killed left a connection behind that ends at once, a clone did not.
+async fn enter(
+    shared: &Shared,
+    caller: &Caller,
+    hello: &Hello,
+) -> Result<(Place, Option<CancellationToken>), End> {
+    let description = hello.description.clone().unwrap_or_default();
+    let agent = Agent {
+        run_id: clipped(&hello.run_id),
+        address: caller.address,
+        hostname: clipped(&description.hostname),
+        boot_id: clipped(&description.boot_id),
+    };
+    let (node, silence) = (&caller.peer.node_id, shared.config.node_silence);
+    let asked = Instant::now();
+    loop {
+        let first = match shared.registry.enter(node, &agent, silence) {
+            Entry::In(place, previous) => return Ok((place, previous)),
+            Entry::Occupied(first) => first,
+        };
+        if first.heard > asked + LAST_WORDS || asked.elapsed() >= FIRST_ENDS {
+            shared.registry.seen_clone(node, &agent);
+            return Err(End::Clone { first: first.agent });
+        }
+        tokio::select! {
+            () = first.ended.cancelled() => {}
+            () = sleep(LOOK) => {}
+            () = shared.shutdown.cancelled() => return Err(End::Stopping),
+        }
+    }
+}
+
 async fn converse(
     shared: &Arc<Shared>,
-    peer: &Peer,
+    caller: &Caller,
     hello: Hello,
     mut inbound: Streaming<NodeMessage>,
     outbound: &Outbound,
     place: &mut Place,
 ) -> Result<std::convert::Infallible, End> {
-    records::connect(&*shared.store, peer, &hello, now()).await?;
+    let peer = &caller.peer;
+    records::connect(&*shared.store, caller, &hello, now()).await?;
     let mut applier = Applier::load(shared.store.clone(), peer.clone()).await?;
     if hello.last_sequence < applier.applied() {
         let (node_has, applied) = (hello.last_sequence, applier.applied());
@@ -198,10 +253,14 @@ async fn converse(
     loop {
         // All are cancel-safe: a message or change that is not taken here is taken next time.
         tokio::select! {
-            () = place.superseded.cancelled() => return Err(End::Superseded),
+            dismissal = place.dismissed.wait() => return Err(match dismissal {
+                Dismissal::Superseded => End::Superseded,
+                Dismissal::Revoked(reason) => End::Revoked(reason),
+            }),
             () = shared.shutdown.cancelled() => return Err(End::Stopping),
             message = inbound.message() => {
                 heard = Instant::now();
+                place.heard();
                 let message = message.map_err(End::Broken)?.ok_or(End::Closed)?;
                 receive(message, &mut inbound, &mut applier, outbound, place, peer).await?;
             }

@@ -4,6 +4,12 @@
 pub const CLUSTERS: &str = "/clusters/";
 /// Every revision of every family.
 pub const TASK_DEFINITIONS: &str = "/task-definitions/";
+/// Every join token.
+pub const JOIN_TOKENS: &str = "/join-tokens/";
+/// Every node's identity.
+pub const IDENTITIES: &str = "/identities/";
+/// Every revoked node.
+pub const REVOCATIONS: &str = "/revocations/";
 
 pub fn cluster(name: &str) -> String {
     format!("{CLUSTERS}{name}")
@@ -46,4 +52,21 @@ pub fn desired(node: &str, task: &str) -> String {
 
 pub fn idempotency(cluster: &str, operation: &str, token: &str) -> String {
     format!("/idempotency/{cluster}/{operation}/{token}")
+}
+
+pub fn join_token(id: &str) -> String {
+    format!("{JOIN_TOKENS}{id}")
+}
+
+pub fn identity(node: &str) -> String {
+    format!("{IDENTITIES}{node}")
+}
+
+pub fn revocation(node: &str) -> String {
+    format!("{REVOCATIONS}{node}")
+}
+
+/// Where the cluster of a node is written, for who knows the node alone.
+pub fn node_cluster(node: &str) -> String {
+    format!("/node-clusters/{node}")
 }

@@ -1,11 +1,14 @@
 //! Owns the control plane's authority: the key that makes nodes believe the control plane and the control plane
 //! believe its nodes. Never decides who may have a certificate.
 //!
-//! A node's certificate names the node (CN) and its cluster (O), is good for TLS clients only, and for a year. The
-//! server's is made anew at every start, and its key never touches the disk.
+//! A node's certificate names the node (CN) and its cluster (O), is good for TLS clients only, and is made from the
+//! node's own request: keys of nodes that join never come here. The server's is made anew at every start and before it
+//! runs out, and its key never touches the disk.
 
+mod authorities;
 mod files;
 mod peer;
+mod request;
 
 #[cfg(test)]
 mod tests;
@@ -15,16 +18,20 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use rand::TryRngCore;
 use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
-    KeyPair, KeyUsagePurpose,
+    BasicConstraints, Certificate, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose,
+    IsCa, Issuer, KeyPair, KeyUsagePurpose, PublicKeyData, SerialNumber,
 };
+use sha2::{Digest, Sha256};
 use time::{Duration, OffsetDateTime};
 
-pub(crate) use self::peer::is_id;
+pub(crate) use self::peer::{good_until, is_id};
 pub use self::{
+    authorities::{Authorities, Trusted},
     files::{read_private, write_private},
     peer::Peer,
+    request::{NodeRequest, RequestError},
 };
 
 /// The authority's certificate, in its directory.
@@ -33,11 +40,15 @@ pub const CERTIFICATE_FILE: &str = "authority.pem";
 pub const KEY_FILE: &str = "authority.key";
 
 const AUTHORITY_DAYS: i64 = 3_650;
-/// A control plane that runs for longer without a restart would lose its nodes.
-const SERVER_DAYS: i64 = 825;
-const NODE_DAYS: i64 = 365;
-/// Certificates are good from a little before they are made: clocks differ.
-const BACKDATED: Duration = Duration::HOUR;
+/// How long the server's own certificate is good; it is made again after two thirds of that.
+pub const SERVER_LIFETIME: Duration = Duration::days(90);
+/// Of identities whose keys are made here, by [`Authority::issue_node`].
+const NODE_LIFETIME: Duration = Duration::days(365);
+/// Certificates are good from a little before they are made: clocks differ. A short-lived one from less before, so
+/// that who renews after a part of its life does not find that part over at once.
+const BACKDATED_MAX: Duration = Duration::HOUR;
+/// RFC 5280, 4.1.2.2 allows 20.
+const SERIAL_BYTES: usize = 16;
 
 #[derive(Debug, thiserror::Error)]
 pub enum PkiError {
@@ -74,9 +85,12 @@ pub enum PkiError {
     Name { value: String, what: &'static str },
     #[error("make a certificate for {subject}")]
     Issue { subject: String, source: rcgen::Error },
+    #[error("the system has no randomness to give")]
+    Random,
 }
 
-/// A certificate with its key, PEM.
+/// A certificate with its key, PEM. Behind the certificate are those of the authority: a host that joins knows only
+/// the authority's hash.
 #[derive(Clone)]
 pub struct ServerIdentity {
     pub certificate_pem: String,
@@ -112,18 +126,25 @@ impl NodeIdentity {
     }
 }
 
-/// The authority of one control plane.
+/// A certificate that was made for somebody's own key.
+#[derive(Clone, Debug)]
+pub struct Issued {
+    pub certificate_der: Vec<u8>,
+    pub not_after: OffsetDateTime,
+}
+
+/// One authority: a key that signs.
 pub struct Authority {
     issuer: Issuer<'static, KeyPair>,
     certificate_pem: String,
-    /// Nothing it signs is good for longer than itself.
-    not_after: OffsetDateTime,
+    facts: peer::AuthorityFacts,
 }
 
 impl fmt::Debug for Authority {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Authority")
-            .field("not_after", &self.not_after)
+            .field("fingerprint", &self.fingerprint())
+            .field("not_after", &self.facts.not_after)
             .finish_non_exhaustive()
     }
 }
@@ -160,30 +181,25 @@ impl Authority {
 
     fn load(path: &Path, key: KeyPair) -> Result<Self, PkiError> {
         let certificate_pem = files::read(path)?;
-        let (from, to) =
-            peer::authority_validity(&certificate_pem, key.public_key_raw()).map_err(|source| {
-                PkiError::NotAnAuthority {
-                    path: path.into(),
-                    source,
-                }
-            })?;
+        let unfit = |source| PkiError::NotAnAuthority {
+            path: path.into(),
+            source,
+        };
+        let facts = peer::AuthorityFacts::read(&certificate_pem, key.public_key_raw()).map_err(unfit)?;
         let now = OffsetDateTime::now_utc();
-        if now < from || now >= to {
+        if now < facts.not_before || now >= facts.not_after {
             return Err(PkiError::Expired {
                 path: path.into(),
-                from,
-                to,
+                from: facts.not_before,
+                to: facts.not_after,
             });
         }
         let issuer =
-            Issuer::from_ca_cert_pem(&certificate_pem, key).map_err(|source| PkiError::NotAnAuthority {
-                path: path.into(),
-                source: source.into(),
-            })?;
+            Issuer::from_ca_cert_pem(&certificate_pem, key).map_err(|source| unfit(source.into()))?;
         Ok(Self {
             issuer,
             certificate_pem,
-            not_after: to,
+            facts,
         })
     }
 
@@ -192,56 +208,117 @@ impl Authority {
         &self.certificate_pem
     }
 
+    /// As [`certificate_pem`](Self::certificate_pem), DER.
+    pub fn certificate_der(&self) -> &[u8] {
+        &self.facts.der
+    }
+
+    /// SHA-256 of the certificate's DER, 64 hexadecimal digits: what an operator carries to a host that joins.
+    pub fn fingerprint(&self) -> String {
+        hex::encode(Sha256::digest(&self.facts.der))
+    }
+
+    /// Nothing it signs is good for longer.
+    pub fn not_after(&self) -> OffsetDateTime {
+        self.facts.not_after
+    }
+
     /// An identity for the node listener, under host names and addresses by which nodes reach it.
     pub fn issue_server(&self, names: &[String]) -> Result<ServerIdentity, PkiError> {
-        let subject = || "the control plane".to_owned();
+        let (key, issued) = self.server_leaf(names, SERVER_LIFETIME)?;
+        Ok(ServerIdentity {
+            certificate_pem: format!("{}{}", issued.pem(), self.certificate_pem),
+            key_pem: key.serialize_pem(),
+        })
+    }
+
+    fn server_leaf(&self, names: &[String], lifetime: Duration) -> Result<(KeyPair, Certificate), PkiError> {
+        let subject = "the control plane";
         let mut params = CertificateParams::new(names).map_err(|source| PkiError::Issue {
-            subject: subject(),
+            subject: subject.into(),
             source,
         })?;
         params.distinguished_name = name(&[(DnType::CommonName, "berth-control-plane")]);
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
-        let (certificate_pem, key_pem) = self.sign(params, SERVER_DAYS, subject())?;
-        Ok(ServerIdentity {
-            certificate_pem,
-            key_pem,
+        let key = generate(subject)?;
+        let (certificate, _) = self.sign(params, &key, lifetime, subject)?;
+        Ok((key, certificate))
+    }
+
+    /// An identity for a node, key and all: for who has both control plane and node in hand.
+    pub fn issue_node(&self, node_id: &str, cluster: &str) -> Result<NodeIdentity, PkiError> {
+        let peer = Peer::new(node_id, cluster)?;
+        let key = generate("a node")?;
+        let (certificate, _) = self.node_leaf(&peer, &key, NODE_LIFETIME)?;
+        Ok(NodeIdentity {
+            certificate_pem: certificate.pem(),
+            key_pem: key.serialize_pem(),
+            authority_pem: self.certificate_pem.clone(),
         })
     }
 
-    /// An identity for a node: its id in the common name, its cluster in the organization.
-    pub fn issue_node(&self, node_id: &str, cluster: &str) -> Result<NodeIdentity, PkiError> {
-        let peer = Peer::new(node_id, cluster)?;
+    /// A certificate for a node's own key. Of the request only the key counts.
+    pub fn sign_node(
+        &self,
+        request: &NodeRequest,
+        peer: &Peer,
+        lifetime: Duration,
+    ) -> Result<Issued, PkiError> {
+        let (certificate, not_after) = self.node_leaf(peer, request.key(), lifetime)?;
+        Ok(Issued {
+            certificate_der: certificate.der().to_vec(),
+            not_after,
+        })
+    }
+
+    /// The node's id in the common name, its cluster in the organization.
+    fn node_leaf(
+        &self,
+        peer: &Peer,
+        key: &impl PublicKeyData,
+        lifetime: Duration,
+    ) -> Result<(Certificate, OffsetDateTime), PkiError> {
         let mut params = CertificateParams::default();
         params.distinguished_name = name(&[
             (DnType::CommonName, &peer.node_id),
             (DnType::OrganizationName, &peer.cluster),
         ]);
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
-        let (certificate_pem, key_pem) = self.sign(params, NODE_DAYS, format!("node {node_id}"))?;
-        Ok(NodeIdentity {
-            certificate_pem,
-            key_pem,
-            authority_pem: self.certificate_pem.clone(),
-        })
+        self.sign(params, key, lifetime, &format!("node {}", peer.node_id))
     }
 
     fn sign(
         &self,
         mut params: CertificateParams,
-        days: i64,
-        subject: String,
-    ) -> Result<(String, String), PkiError> {
-        let key = generate(&subject)?;
+        key: &impl PublicKeyData,
+        lifetime: Duration,
+        subject: &str,
+    ) -> Result<(Certificate, OffsetDateTime), PkiError> {
         let now = OffsetDateTime::now_utc();
-        params.not_before = now - BACKDATED;
-        params.not_after = (now + Duration::days(days)).min(self.not_after);
+        let not_after = (now + lifetime).min(self.facts.not_after);
+        params.not_before = now - BACKDATED_MAX.min(lifetime);
+        params.not_after = not_after;
+        params.serial_number = Some(serial()?);
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.use_authority_key_identifier_extension = true;
-        match params.signed_by(&key, &self.issuer) {
-            Ok(certificate) => Ok((certificate.pem(), key.serialize_pem())),
-            Err(source) => Err(PkiError::Issue { subject, source }),
+        match params.signed_by(key, &self.issuer) {
+            Ok(certificate) => Ok((certificate, not_after)),
+            Err(source) => Err(PkiError::Issue {
+                subject: subject.to_owned(),
+                source,
+            }),
         }
     }
+}
+
+fn serial() -> Result<SerialNumber, PkiError> {
+    let mut bytes = [0_u8; SERIAL_BYTES];
+    rand::rngs::OsRng
+        .try_fill_bytes(&mut bytes)
+        .map_err(|_| PkiError::Random)?;
+    // Positive, and of one length.
+    bytes[0] = bytes[0] & 0x7f | 0x40;
+    Ok(SerialNumber::from_slice(&bytes))
 }
 
 fn generate(subject: &str) -> Result<KeyPair, PkiError> {
@@ -265,7 +342,7 @@ fn self_signed(key: &KeyPair) -> Result<String, PkiError> {
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     let now = OffsetDateTime::now_utc();
-    params.not_before = now - BACKDATED;
+    params.not_before = now - BACKDATED_MAX;
     params.not_after = now + Duration::days(AUTHORITY_DAYS);
     match params.self_signed(key) {
         Ok(certificate) => Ok(certificate.pem()),

@@ -2,7 +2,8 @@
 
 use time::OffsetDateTime;
 use x509_parser::{
-    certificate::X509Certificate, pem::parse_x509_pem, prelude::FromDer, x509::AttributeTypeAndValue,
+    certificate::X509Certificate, extensions::ParsedExtension, pem::parse_x509_pem, prelude::FromDer,
+    x509::AttributeTypeAndValue,
 };
 
 use super::PkiError;
@@ -79,24 +80,61 @@ pub(crate) fn is_id(text: &str) -> bool {
             .all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
 }
 
-/// From when to when an authority's certificate is good, if it is one and its key is this one.
-pub(super) fn authority_validity(
-    pem: &str,
-    public_key: &[u8],
-) -> Result<(OffsetDateTime, OffsetDateTime), Box<dyn std::error::Error + Send + Sync>> {
-    let (_, pem) = parse_x509_pem(pem.as_bytes()).map_err(|error| format!("not PEM: {error}"))?;
-    let certificate = pem
-        .parse_x509()
-        .map_err(|error| format!("not a certificate: {error}"))?;
-    if !certificate.is_ca() {
-        return Err("it may not sign others".into());
+/// What an authority's certificate says of it.
+#[derive(Clone, Debug)]
+pub(super) struct AuthorityFacts {
+    pub(super) der: Vec<u8>,
+    pub(super) key_identifier: Vec<u8>,
+    pub(super) not_before: OffsetDateTime,
+    pub(super) not_after: OffsetDateTime,
+}
+
+impl AuthorityFacts {
+    /// Reads a certificate that must be an authority's, and of this key.
+    pub(super) fn read(
+        pem: &str,
+        public_key: &[u8],
+    ) -> Result<Self, Box<dyn std::error::Error + Send + Sync>> {
+        let (_, pem) = parse_x509_pem(pem.as_bytes()).map_err(|error| format!("not PEM: {error}"))?;
+        let certificate = pem
+            .parse_x509()
+            .map_err(|error| format!("not a certificate: {error}"))?;
+        if !certificate.is_ca() {
+            return Err("it may not sign others".into());
+        }
+        if certificate.public_key().subject_public_key.data.as_ref() != public_key {
+            return Err("it belongs to another key".into());
+        }
+        let key_identifier = certificate
+            .iter_extensions()
+            .find_map(|extension| match extension.parsed_extension() {
+                ParsedExtension::SubjectKeyIdentifier(id) => Some(id.0.to_vec()),
+                _ => None,
+            })
+            .ok_or("it has no key identifier")?;
+        let validity = certificate.validity();
+        Ok(Self {
+            key_identifier,
+            not_before: validity.not_before.to_datetime(),
+            not_after: validity.not_after.to_datetime(),
+            der: pem.contents.clone(),
+        })
     }
-    if certificate.public_key().subject_public_key.data.as_ref() != public_key {
-        return Err("it belongs to another key".into());
-    }
-    let validity = certificate.validity();
-    Ok((
-        validity.not_before.to_datetime(),
-        validity.not_after.to_datetime(),
-    ))
+}
+
+/// Until when a certificate is good.
+pub(crate) fn good_until(der: &[u8]) -> Option<OffsetDateTime> {
+    let (_, certificate) = X509Certificate::from_der(der).ok()?;
+    Some(certificate.validity().not_after.to_datetime())
+}
+
+/// Which key signed a certificate, as the certificate says; who asks has it from TLS, which verified that.
+pub(super) fn signed_by(der: &[u8]) -> Option<Vec<u8>> {
+    let (_, certificate) = X509Certificate::from_der(der).ok()?;
+    certificate
+        .iter_extensions()
+        .find_map(|extension| match extension.parsed_extension() {
+            ParsedExtension::AuthorityKeyIdentifier(id) => Some(id.key_identifier.as_ref()?.0.to_vec()),
+            _ => None,
+        })
 }

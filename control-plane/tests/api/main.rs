@@ -9,6 +9,7 @@ mod berth;
 mod client;
 mod clusters;
 mod container_instances;
+mod join_tokens;
 mod launching;
 mod stopping;
 mod tags_and_attributes;

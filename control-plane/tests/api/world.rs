@@ -11,6 +11,7 @@ use berth_control_plane::{
     api::{ApiConfig, ApiKey, CLOCK_SKEW_MAX, router},
     model::{Allocation, Node, Task, keys},
     nodes::{LogReceiver, NodeError, Nodes},
+    pki::Authorities,
     store::{Committed, Operation, Store, Transaction, sqlite::SqliteStore, typed},
 };
 use berth_control_plane_core::task::FEATURES;
@@ -28,8 +29,10 @@ pub const MIB: u64 = 1 << 20;
 type Batch = Result<Vec<LogLine>, String>;
 
 /// Nodes as far as the API asks them: what they answer is put here by the test.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct FakeNodes {
+    pub advertised: Mutex<String>,
+    pub authorities: Arc<Authorities>,
     pub heartbeats: Mutex<HashMap<String, Heartbeat>>,
     pub pulls: Mutex<HashMap<String, Pulls>>,
     pub logs: Mutex<HashMap<String, Vec<Batch>>>,
@@ -44,6 +47,14 @@ impl Nodes for FakeNodes {
 
     fn latest_pulls(&self, node: &str) -> Option<Pulls> {
         self.pulls.lock().unwrap().get(node).cloned()
+    }
+
+    fn advertised(&self) -> String {
+        self.advertised.lock().unwrap().clone()
+    }
+
+    fn authorities(&self) -> Arc<Authorities> {
+        self.authorities.clone()
     }
 
     async fn open_logs(&self, node: &str, request: LogRequest) -> Result<LogReceiver, NodeError> {
@@ -76,7 +87,14 @@ impl World {
     pub async fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let store = Arc::new(SqliteStore::open(dir.path().join("store.db")).unwrap());
-        let nodes = Arc::new(FakeNodes::default());
+        let nodes = Arc::new(FakeNodes {
+            advertised: Mutex::new("cp.example.org:8781".into()),
+            authorities: Arc::new(Authorities::load_or_create(&dir.path().join("pki")).unwrap()),
+            heartbeats: Mutex::default(),
+            pulls: Mutex::default(),
+            logs: Mutex::default(),
+            asked: Mutex::default(),
+        });
         let config = ApiConfig {
             region: REGION.into(),
             account_id: ACCOUNT.into(),
@@ -166,6 +184,16 @@ impl World {
             })
             .await
             .unwrap();
+    }
+
+    /// All records under a prefix, as text.
+    pub async fn stored(&self, prefix: &str) -> String {
+        let page = self.store.range(prefix, None, 1_000).await.unwrap();
+        let texts = page
+            .entries
+            .iter()
+            .map(|entry| String::from_utf8_lossy(&entry.value).into_owned());
+        texts.collect()
     }
 
     pub async fn node(&self, id: &str) -> Node {

@@ -116,23 +116,6 @@ async fn what_the_operator_and_placement_wrote_survives_a_new_hello() {
 }
 
 #[tokio::test]
-async fn a_deregistered_node_is_active_again_when_it_comes_back() {
-    let plane = Plane::start().await;
-    let node = id('a');
-    drop(plane.connect(&node).await);
-    plane.until_connected(&node, false).await;
-    let mut record = plane.node(&node).await;
-    record.status = "INACTIVE".into();
-    plane
-        .put(vec![
-            typed::put_json(format!("/nodes/{CLUSTER}/{node}"), &record).unwrap(),
-        ])
-        .await;
-    let _link = plane.connect(&node).await;
-    assert_eq!(plane.node(&node).await.status, "ACTIVE");
-}
-
-#[tokio::test]
 async fn a_compacted_history_is_made_up_for_by_a_snapshot() {
     let plane = Plane::start().await;
     let node = id('a');

@@ -1,10 +1,14 @@
 //! Real nodes' side of the link: a tonic client over mutual TLS on loopback, against the real store.
 
+mod clones;
 mod desired;
 mod identity;
+mod joining;
 mod liveness;
 mod logs;
+mod renewal;
 mod reports;
+mod revocation;
 
 use std::{sync::Arc, time::Duration};
 
@@ -24,7 +28,7 @@ use tonic::{
 use super::{LinkConfig, LinkServer};
 use crate::{
     model::{Allocation, Node, Task, TaskContainer},
-    pki::{Authority, NodeIdentity},
+    pki::{Authorities, NodeIdentity},
     store::{
         Committed, Operation, SharedStore, Store, Transaction,
         sqlite::{Limits, SqliteStore},
@@ -44,7 +48,7 @@ pub(super) fn id(digit: char) -> String {
 /// A control plane's link with its store.
 pub(super) struct Plane {
     pub(super) directory: tempfile::TempDir,
-    pub(super) authority: Authority,
+    pub(super) authority: Arc<Authorities>,
     pub(super) store: Arc<SqliteStore>,
     pub(super) server: LinkServer,
 }
@@ -56,7 +60,7 @@ impl Plane {
 
     pub(super) async fn start_with(node_silence: Duration, limits: Limits) -> Self {
         let directory = tempfile::tempdir().unwrap();
-        let authority = Authority::load_or_create(&directory.path().join("pki")).unwrap();
+        let authority = Arc::new(Authorities::load_or_create(&directory.path().join("pki")).unwrap());
         let store = Arc::new(SqliteStore::open_with(directory.path().join("db"), limits).unwrap());
         let server = serve(&authority, store.clone(), node_silence).await;
         Self {
@@ -74,7 +78,7 @@ impl Plane {
     pub(super) async fn client(&self, node: &str) -> NodeServiceClient<Channel> {
         client(
             &self.server,
-            self.authority.certificate_pem(),
+            &self.authority.certificate_pem(),
             Some(&self.identity(node)),
         )
         .await
@@ -150,14 +154,24 @@ impl Plane {
     }
 }
 
-pub(super) async fn serve(authority: &Authority, store: SharedStore, node_silence: Duration) -> LinkServer {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let identity = authority.issue_server(&["127.0.0.1".into()]).unwrap();
-    let config = LinkConfig {
+pub(super) fn config(node_silence: Duration) -> LinkConfig {
+    LinkConfig {
+        names: vec!["127.0.0.1".into()],
+        advertise: None,
+        certificate_lifetime: Duration::from_secs(86_400),
+        server_lifetime: None,
         node_silence,
         heartbeat_interval: Duration::from_secs(5),
-    };
-    LinkServer::start(listener, &identity, authority.certificate_pem(), store, config)
+    }
+}
+
+pub(super) async fn serve(
+    authority: &Arc<Authorities>,
+    store: SharedStore,
+    node_silence: Duration,
+) -> LinkServer {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    LinkServer::start(listener, authority.clone(), store, config(node_silence))
         .await
         .unwrap()
 }

@@ -1,0 +1,80 @@
+//! Owns who calls: what the certificate says that TLS verified, and whether that still counts. A connection outlives
+//! what was true when it was made, so this is asked at every call.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
+use time::OffsetDateTime;
+use tonic::{Request, Status};
+
+use super::{Shared, chain, now};
+use crate::{
+    model::{Identity, Revocation, keys},
+    pki::{Authority, Peer, good_until},
+    store::typed,
+};
+
+/// A node, by its certificate.
+#[derive(Clone, Debug)]
+pub(super) struct Caller {
+    pub(super) peer: Peer,
+    pub(super) address: SocketAddr,
+    /// Fingerprint of the authority that signed for it, as far as the connection says.
+    pub(super) authority: Option<String>,
+}
+
+/// What a revoked node is told.
+pub(super) fn revoked(revocation: &Revocation) -> Status {
+    Status::permission_denied(revoked_text(revocation))
+}
+
+pub(super) fn revoked_text(revocation: &Revocation) -> String {
+    format!("node {} is revoked: {}", revocation.node, revocation.reason)
+}
+
+/// The caller, if it is a node whose identity is good.
+pub(super) async fn authenticate<T>(shared: &Shared, request: &Request<T>) -> Result<Caller, Status> {
+    let certificates = request.peer_certs();
+    let Some(leaf) = certificates.as_ref().and_then(|chain| chain.first()) else {
+        return Err(Status::unauthenticated("a client certificate is required"));
+    };
+    let peer = Peer::from_der(leaf)
+        .map_err(|error| Status::permission_denied(format!("client certificate: {error}")))?;
+    let unavailable = |error: typed::RecordError| Status::unavailable(chain(&error));
+    let key = keys::revocation(&peer.node_id);
+    let revocation = typed::get_json::<Revocation>(&*shared.store, &key).await;
+    if let Some(revocation) = revocation.map_err(unavailable)? {
+        return Err(revoked(&revocation.value));
+    }
+    let trusted = shared.authorities.trusted();
+    let issuer = trusted.issuer_of(leaf).map(Authority::fingerprint);
+    let expired = good_until(leaf).is_none_or(|end| end <= OffsetDateTime::now_utc());
+    if issuer.is_none() || expired {
+        // It was good in the handshake. If it was renewed since, the connection may stay.
+        let key = keys::identity(&peer.node_id);
+        let known = typed::get_json::<Identity>(&*shared.store, &key).await;
+        let known = known.map_err(unavailable)?.map(|known| known.value);
+        let renewed = known.is_some_and(|known| {
+            trusted.all().any(|one| one.fingerprint() == known.authority)
+                && known.not_after.is_some_and(|at| at > now())
+        });
+        if !renewed {
+            let what = if expired {
+                "has expired"
+            } else {
+                "comes from an authority that is not believed any more"
+            };
+            let text = format!(
+                "the certificate of node {} {what}: register the host again",
+                peer.node_id
+            );
+            return Err(Status::unauthenticated(text));
+        }
+    }
+    Ok(Caller {
+        address: request
+            .remote_addr()
+            .unwrap_or_else(|| (IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0).into()),
+        peer,
+        authority: issuer,
+    })
+}
