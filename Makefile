@@ -1,11 +1,12 @@
 # Thin on purpose: each target calls one script or cargo.
 
-.PHONY: help build demo demo-down test lint bench
+.PHONY: help build demo demo-down test test-vm lint bench
 
 help:
 	@echo 'make demo       build, start a node, run nginx and redis on it with the AWS command line (root)'
 	@echo 'make demo-down  stop all of it and show that nothing is left (root)'
 	@echo 'make test       every test, from unit to end to end (root)'
+	@echo 'make test-vm    the smoke test in a virtual machine; all of them with FULL=1 (root)'
 	@echo 'make bench      the published numbers (root)'
 	@echo 'make lint       formatting, clippy, licences'
 	@echo 'make build      release binaries in target/release'
@@ -23,6 +24,9 @@ demo-down:
 
 test:
 	scripts/test
+
+test-vm:
+	tests/vm/run $(if $(FULL),--full)
 
 lint:
 	scripts/lint

@@ -1,0 +1,21 @@
+"""The host tests on cgroup v2 under systemd: limits, OOM, survival and leaks hold there as they do on v1."""
+
+import unittest
+
+import payload
+from suite import world
+
+SECONDS = 3000
+# Everything that cgroups, restarts and images touch.
+TESTS = ["limits::", "lifecycle::", "survival::", "bad_input::images"]
+
+
+class OnCgroupV2(unittest.TestCase):
+    """The tests of tests/host, in a machine."""
+
+    def test_limits_lifecycle_survival_leaks(self):
+        with world().machine(flavour="containerd", disks=[payload.host_tests_disk()], memory_mib=2048) as machine:
+            self.assertEqual(machine.said("stat -fc %T /sys/fs/cgroup"), "cgroup2fs")
+            names = world().arguments or TESTS
+            code = machine.follow(f"/mnt/disk/b/deps/host --test-threads=1 --nocapture {' '.join(names)}", SECONDS)
+            self.assertEqual(code, 0, "host tests failed in the machine: see above")
