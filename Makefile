@@ -1,6 +1,6 @@
 # Thin on purpose: each target calls one script or cargo.
 
-.PHONY: help build demo demo-down test test-vm lint bench
+.PHONY: help build demo demo-down test test-vm lint bench package
 
 help:
 	@echo 'make demo       build, start a node, run nginx and redis on it with the AWS command line (root)'
@@ -9,6 +9,7 @@ help:
 	@echo 'make test-vm    the smoke test in a virtual machine; all of them with FULL=1 (root)'
 	@echo 'make bench      the published numbers (root)'
 	@echo 'make lint       formatting, clippy, licences'
+	@echo 'make package    deb, rpm and tarball in target/packages'
 	@echo 'make build      release binaries in target/release'
 
 build:
@@ -33,3 +34,7 @@ lint:
 
 bench:
 	scripts/bench
+
+package:
+	scripts/setup
+	scripts/package

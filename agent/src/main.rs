@@ -8,6 +8,7 @@ use berth_agent::{
     doctor::{self, Outcome},
     sys::Chain,
 };
+use berth_manual::Manual;
 use clap::{Parser, Subcommand};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::{
@@ -46,12 +47,22 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Write man pages and shell completions: for packaging.
+    #[command(hide = true)]
+    Manual(Manual),
 }
 
 fn main() -> ExitCode {
     match Arguments::parse().command {
         Command::Run { config } => serve(&config),
         Command::Doctor { config, json } => examine(&config, json),
+        Command::Manual(manual) => match manual.write::<Arguments>() {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                eprintln!("berth-agent: {error}");
+                ExitCode::FAILURE
+            }
+        },
     }
 }
 

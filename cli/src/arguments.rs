@@ -102,6 +102,9 @@ pub enum Command {
         #[arg(value_enum)]
         shell: clap_complete::Shell,
     },
+    /// Write man pages and shell completions: for packaging
+    #[command(hide = true)]
+    Manual(berth_manual::Manual),
 }
 
 #[derive(Debug, Subcommand)]

@@ -7,6 +7,7 @@ use berth_control_plane::{
     app::{ControlPlane, StartError},
     config::Config,
 };
+use berth_manual::Manual;
 use clap::{Parser, Subcommand};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -33,6 +34,9 @@ enum Command {
     },
     /// Print the version.
     Version,
+    /// Write man pages and shell completions: for packaging.
+    #[command(hide = true)]
+    Manual(Manual),
 }
 
 fn main() -> ExitCode {
@@ -42,6 +46,10 @@ fn main() -> ExitCode {
             ExitCode::SUCCESS
         }
         Command::Serve { config } => serve(&config),
+        Command::Manual(manual) => match manual.write::<Arguments>() {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => fail(&error, EXIT_FAILED),
+        },
     }
 }
 

@@ -26,6 +26,10 @@ pub async fn run(cli: Cli) -> Result<u8, CliError> {
     match cli.command {
         Command::Dev(args) => crate::dev::run(&global, *args).await.map_err(CliError::from),
         Command::Completion { shell } => completion(shell),
+        Command::Manual(manual) => {
+            manual.write::<Cli>().map_err(CliError::Output)?;
+            Ok(0)
+        }
         Command::Version => version(&global).await,
         Command::Run(args) => run::run(&connect(&global)?, &global, *args).await,
         Command::Ps { all } => ps::run(&connect(&global)?, &global, all).await,
