@@ -10,7 +10,7 @@ pub const DEFAULT_STATE_DIR: &str = "/var/lib/berth-dev";
 /// Runs Amazon-ECS-style tasks on hosts you own.
 ///
 /// Commands other than `dev` talk to a control plane: the one --endpoint-url or BERTH_ENDPOINT_URL names, else
-/// the `berth dev` that runs on this host. Tasks and nodes are named by any unique prefix of their id.
+/// the `berth dev` that runs on this host, else the control plane of this host (as root). Tasks and nodes are named by any unique prefix of their id.
 #[derive(Debug, Parser)]
 #[command(name = "berth", version, after_help = EXIT_CODES)]
 pub struct Cli {
@@ -27,9 +27,12 @@ come up, or failed; 130 interrupted. `berth run --follow` ends with the exit cod
 
 #[derive(Debug, Args)]
 pub struct Global {
-    /// The ECS API to talk to [default: AWS_ENDPOINT_URL_ECS, else the running `berth dev`]
+    /// The ECS API to talk to [default: AWS_ENDPOINT_URL_ECS, else the one of this host]
     #[arg(long, global = true, env = "BERTH_ENDPOINT_URL", value_name = "URL")]
     pub endpoint_url: Option<String>,
+    /// Authorities to believe the control plane with, PEM [default: AWS_CA_BUNDLE, else the system's]
+    #[arg(long, global = true, env = "BERTH_CA_FILE", value_name = "FILE")]
+    pub ca_file: Option<PathBuf>,
     /// State of `berth dev`: its address and keys are in dev.env there
     #[arg(long, global = true, env = "BERTH_STATE_DIR", value_name = "DIR", default_value = DEFAULT_STATE_DIR)]
     pub state_dir: PathBuf,
@@ -95,6 +98,13 @@ pub enum Command {
     /// Let hosts join: make, list and delete join tokens
     #[command(subcommand)]
     Token(TokenCommand),
+    /// Make, list and revoke access keys of the control plane
+    Key {
+        #[command(subcommand)]
+        command: KeyCommand,
+    },
+    /// Show who changed what, oldest first
+    Audit(AuditArgs),
     /// Print the version, and the control plane's if there is one
     Version,
     /// Print a completion script: `source <(berth completion bash)`
@@ -143,6 +153,59 @@ fn attribute(text: &str) -> Result<(String, Option<String>), String> {
         return Err("write NAME=VALUE, or NAME".into());
     }
     Ok((name.to_owned(), value.map(str::to_owned)))
+}
+
+#[derive(Debug, Subcommand)]
+pub enum KeyCommand {
+    /// Make a key and print it: the secret is shown this once
+    Create {
+        /// Whose it is, for people: 1 to 64 letters, digits and +=,.@_-
+        #[arg(long)]
+        name: String,
+        #[arg(long, value_enum)]
+        role: Role,
+    },
+    /// List the keys, without their secrets
+    List,
+    /// End a key, at once and for good
+    Revoke {
+        #[arg(value_name = "KEY")]
+        key: String,
+        /// Also the last admin key, and the one that signs this call
+        #[arg(long)]
+        force: bool,
+    },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Role {
+    /// Everything
+    Admin,
+    /// Only what changes nothing
+    ReadOnly,
+}
+
+impl Role {
+    /// As the API spells it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Admin => "admin",
+            Self::ReadOnly => "read-only",
+        }
+    }
+}
+
+#[derive(Debug, Args)]
+pub struct AuditArgs {
+    /// Only since then: 10m, 2h, or 2026-01-31T12:00:00Z
+    #[arg(long, value_name = "WHEN", value_parser = crate::duration::parse_since_now)]
+    pub since: Option<i64>,
+    /// At most so many of the newest [default: 50, with --since all]
+    #[arg(short = 'n', long, value_name = "COUNT", value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1..))]
+    pub limit: Option<usize>,
+    /// Go on as they come
+    #[arg(short, long)]
+    pub follow: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

@@ -10,6 +10,10 @@ use reqwest::Url;
 use crate::arguments::Global;
 use crate::dev::environment::{DevEnvironment, ParseError};
 
+/// Written by a control plane of this host that has no key in its configuration.
+pub const ADMIN_ENV: &str = "/var/lib/berth-control-plane/admin.env";
+/// Names another such file.
+const ADMIN_ENV_VARIABLE: &str = "BERTH_ADMIN_ENV";
 /// Written by `berth dev` into its state directory.
 pub const DEV_ENV: &str = "dev.env";
 /// The region when nothing names one.
@@ -36,20 +40,25 @@ pub struct Endpoint {
     pub url: Url,
     pub region: String,
     pub keys: Keys,
+    /// Whose certificates are believed, PEM. None: the system's.
+    pub ca_file: Option<PathBuf>,
 }
 
 #[derive(Debug, thiserror::Error)]
 pub enum EndpointError {
     #[error(
         "no control plane to talk to: start one with `sudo berth dev`, or name one with --endpoint-url or \
-         BERTH_ENDPOINT_URL (no {dev_env})"
+         BERTH_ENDPOINT_URL (neither {dev_env} nor {admin_env} is there)"
     )]
-    None { dev_env: PathBuf },
-    #[error("cannot read {path}: the keys of a running `berth dev` are root's, so run this as root")]
+    None { dev_env: PathBuf, admin_env: PathBuf },
+    #[error(
+        "cannot read {path}: the keys of a control plane on this host are root's, so run this as root, or name a \
+         control plane with --endpoint-url"
+    )]
     Permission { path: PathBuf },
     #[error("cannot read {path}")]
     Read { path: PathBuf, source: io::Error },
-    #[error("{path} is damaged: a new start of `berth dev` writes it again")]
+    #[error("{path} is damaged: a new start of `berth dev`, or of the control plane, writes it again")]
     Damaged { path: PathBuf, source: ParseError },
     #[error("{url:?} is not a URL of a control plane: write http://127.0.0.1:7070 or https://host:port")]
     BadUrl { url: String },
@@ -71,15 +80,14 @@ pub fn resolve(
         .or_else(|| variable("AWS_ENDPOINT_URL_ECS"))
         .filter(|url| !url.is_empty());
     let Some(named) = named else {
-        let dev = read_dev_environment(&dev_env)?.ok_or(EndpointError::None { dev_env })?;
-        return from_dev(&dev);
+        return of_this_host(dev_env, global, variable);
     };
     let url = parse_url(&named)?;
     // With an address given, dev.env is a convenience: that it cannot be read is no failure.
     if let Ok(Some(dev)) = read_dev_environment(&dev_env)
         && parse_url(&dev.endpoint_url).ok().as_ref() == Some(&url)
     {
-        return from_dev(&dev);
+        return from_dev(&dev, global, variable);
     }
     let (Some(access_key_id), Some(secret_access_key)) =
         (variable("AWS_ACCESS_KEY_ID"), variable("AWS_SECRET_ACCESS_KEY"))
@@ -95,11 +103,43 @@ pub fn resolve(
             secret_access_key,
             session_token: variable("AWS_SESSION_TOKEN"),
         },
+        ca_file: ca_file(global, variable),
     })
 }
 
-fn from_dev(dev: &DevEnvironment) -> Result<Endpoint, EndpointError> {
+/// The `berth dev` that runs here, else the control plane that is installed here.
+fn of_this_host(
+    dev_env: PathBuf,
+    global: &Global,
+    variable: &dyn Fn(&str) -> Option<String>,
+) -> Result<Endpoint, EndpointError> {
+    let dev = read_dev_environment(&dev_env);
+    if let Ok(Some(dev)) = &dev {
+        return from_dev(dev, global, variable);
+    }
+    let admin_env: PathBuf = variable(ADMIN_ENV_VARIABLE)
+        .unwrap_or_else(|| ADMIN_ENV.into())
+        .into();
+    match (read_dev_environment(&admin_env), dev) {
+        (Ok(Some(admin)), _) => from_dev(&admin, global, variable),
+        (_, Err(error)) | (Err(error), Ok(_)) => Err(error),
+        (Ok(None), Ok(_)) => Err(EndpointError::None { dev_env, admin_env }),
+    }
+}
+
+/// Named by the argument or by what the AWS command line goes by; it then goes for every endpoint.
+fn ca_file(global: &Global, variable: &dyn Fn(&str) -> Option<String>) -> Option<PathBuf> {
+    let of_aws = || variable("AWS_CA_BUNDLE").filter(|path| !path.is_empty());
+    global.ca_file.clone().or_else(|| of_aws().map(PathBuf::from))
+}
+
+fn from_dev(
+    dev: &DevEnvironment,
+    global: &Global,
+    variable: &dyn Fn(&str) -> Option<String>,
+) -> Result<Endpoint, EndpointError> {
     Ok(Endpoint {
+        ca_file: ca_file(global, variable),
         url: parse_url(&dev.endpoint_url)?,
         region: dev.region.clone(),
         keys: dev.keys.clone(),
@@ -152,6 +192,7 @@ mod tests {
     fn global(endpoint: Option<&str>, state_dir: &Path) -> Global {
         Global {
             endpoint_url: endpoint.map(Into::into),
+            ca_file: None,
             state_dir: state_dir.into(),
             cluster: "default".into(),
             output: Format::Table,
@@ -207,8 +248,37 @@ mod tests {
     #[test]
     fn without_anything_it_says_how_to_start() {
         let dir = tempfile::tempdir().unwrap();
-        let error = resolve(&global(None, dir.path()), &|_| None).unwrap_err();
+        let error = resolve(&global(None, dir.path()), &|name| {
+            (name == ADMIN_ENV_VARIABLE).then(|| "/none/admin.env".into())
+        })
+        .unwrap_err();
         assert!(error.to_string().contains("sudo berth dev"), "{error}");
+    }
+
+    #[test]
+    fn the_control_plane_of_this_host_is_found_when_no_dev_runs() {
+        let dir = tempfile::tempdir().unwrap();
+        let admin = dir.path().join("admin.env");
+        let text = "# x\nexport AWS_ACCESS_KEY_ID=ADMIN\nexport AWS_SECRET_ACCESS_KEY=s\n\
+                    export AWS_DEFAULT_REGION=eu-west-1\nexport BERTH_ENDPOINT_URL=https://cp.example:8780\n";
+        std::fs::write(&admin, text).unwrap();
+        let variable = |name: &str| match name {
+            ADMIN_ENV_VARIABLE => Some(admin.display().to_string()),
+            "AWS_CA_BUNDLE" => Some("/ca.pem".into()),
+            _ => None,
+        };
+        let found = resolve(&global(None, dir.path()), &variable).unwrap();
+        assert_eq!(
+            (found.keys.access_key_id.as_str(), found.url.as_str()),
+            ("ADMIN", "https://cp.example:8780/")
+        );
+        assert_eq!(
+            (found.region.as_str(), found.ca_file),
+            ("eu-west-1", Some("/ca.pem".into()))
+        );
+        let dev = running_dev();
+        let found = resolve(&global(None, dev.path()), &variable).unwrap();
+        assert_eq!(found.keys.access_key_id, "DEV");
     }
 
     #[test]

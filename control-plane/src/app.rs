@@ -2,6 +2,7 @@
 //! does any of the work.
 
 mod advertise;
+pub mod first_key;
 mod leader;
 mod retention;
 
@@ -21,8 +22,10 @@ use nix::fcntl::{Flock, FlockArg};
 use tokio::{net::TcpListener, task::JoinHandle, time::Instant};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+use self::first_key::FirstKeyError;
 use crate::{
     api::{self, ApiConfig},
+    audit::{AUDIT_FILE, Audit, AuditError},
     config::{Config, ConfigError},
     link::{LinkConfig, LinkError, LinkServer},
     pki::{Authorities, PkiError},
@@ -60,6 +63,16 @@ pub enum StartError {
         #[from]
         source: PkiError,
     },
+    #[error("the first admin key")]
+    FirstKey {
+        #[from]
+        source: FirstKeyError,
+    },
+    #[error("the audit log")]
+    Audit {
+        #[from]
+        source: AuditError,
+    },
     #[error("{key}: listen on {address}")]
     Listen {
         key: &'static str,
@@ -80,6 +93,7 @@ pub struct ControlPlane {
     links: LinkServer,
     authority: Arc<Authorities>,
     store: Arc<SqliteStore>,
+    audit: Audit,
     stop: DropGuard,
     api: JoinHandle<io::Result<()>>,
     retention: JoinHandle<()>,
@@ -96,9 +110,17 @@ impl ControlPlane {
             &config.state_dir.join(PKI_DIRECTORY),
         )?);
         let store = Arc::new(open_store(&config.state_dir.join(STORE_FILE)).await?);
-        match Self::serve(&config, lock, authority, store.clone()).await {
+        let audit = match Audit::open(&config.state_dir.join(AUDIT_FILE)) {
+            Ok(audit) => audit,
+            Err(error) => {
+                store.close().await;
+                return Err(error.into());
+            }
+        };
+        match Self::serve(&config, lock, authority, store.clone(), audit.clone()).await {
             Ok(plane) => Ok(plane),
             Err(error) => {
+                audit.close().await;
                 store.close().await;
                 Err(error)
             }
@@ -110,6 +132,7 @@ impl ControlPlane {
         lock: Flock<fs::File>,
         authority: Arc<Authorities>,
         store: Arc<SqliteStore>,
+        audit: Audit,
     ) -> Result<Self, StartError> {
         let (api_listener, api_addr) = listen("api_listen", config.api_listen).await?;
         let (node_listener, node_addr) = listen("node_listen", config.node_listen).await?;
@@ -130,7 +153,7 @@ impl ControlPlane {
             keys: config.keys.clone(),
             clock_skew_max: api::CLOCK_SKEW_MAX,
         };
-        let router = api::router(api_config, shared.clone(), links.nodes());
+        let router = api::router(api_config, shared.clone(), links.nodes(), audit.clone());
         let stop = CancellationToken::new();
         let no_delay = api_listener.tap_io(|stream| {
             // Answers are small; a connection that cannot be told so still works.
@@ -141,12 +164,16 @@ impl ControlPlane {
         let sweep = retention::Retention::new(shared, config.stopped_task_retention);
         let retention = tokio::spawn(sweep.run(stop.clone()));
         tracing::info!(api = %api_addr, nodes = %links.address(), state = %config.state_dir.display(), "serving");
+        // Last, when all that could fail has not: the file names an address that answers.
+        let url = format!("http://{api_addr}");
+        first_key::provide(config, &*store, &url, &audit).await?;
         let stop = stop.drop_guard();
         Ok(Self {
             api_addr,
             links,
             authority,
             store,
+            audit,
             stop,
             api,
             retention,
@@ -180,6 +207,7 @@ impl ControlPlane {
         let Self {
             links,
             store,
+            audit,
             stop,
             mut api,
             mut retention,
@@ -193,6 +221,7 @@ impl ControlPlane {
             join_by(deadline, "the API", &mut api),
             join_by(deadline, "retention", &mut retention),
         );
+        audit.close().await;
         store.close().await;
         tracing::info!("stopped");
     }

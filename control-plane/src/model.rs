@@ -13,6 +13,8 @@
 //! | `/tasks/{cluster}/{task}` | [`Task`] |
 //! | `/desired/{node}/{task}` | `berth.node.v1.TaskSpec`, protobuf |
 //! | `/applied/{node}` | highest applied `StateChange.sequence`, as JSON number |
+//! | `/api-keys/{access key id}` | [`ApiKeyRecord`] |
+//! | `/api-key-uses/{access key id}` | when it was last used, coarsely, as JSON number ([`Millis`]) |
 //! | `/idempotency/{cluster}/{operation}/{token}` | [`Idempotent`] |
 //! | `/join-tokens/{token}` | [`JoinToken`] |
 //! | `/identities/{node}` | [`Identity`] |
@@ -26,7 +28,7 @@
 pub mod attribute;
 pub mod keys;
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, fmt};
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -243,4 +245,46 @@ pub struct Revocation {
     pub reason: String,
     pub revoked_by: String,
     pub revoked_at: Millis,
+}
+
+/// What the owner of an access key may do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Role {
+    /// Everything.
+    Admin,
+    /// Calls that change nothing.
+    ReadOnly,
+}
+
+impl Role {
+    /// As the API and its clients spell it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Admin => "admin",
+            Self::ReadOnly => "read-only",
+        }
+    }
+}
+
+/// An access key. The secret itself is kept: a signature cannot be checked with less.
+#[derive(Clone, Serialize, Deserialize)]
+pub struct ApiKeyRecord {
+    pub access_key_id: String,
+    pub secret: String,
+    /// Whose it is, for people.
+    pub name: String,
+    pub role: Role,
+    pub created_at: Millis,
+    /// The access key it was made with; none for the control plane's own first one.
+    pub created_by: Option<String>,
+}
+
+impl fmt::Debug for ApiKeyRecord {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ApiKeyRecord")
+            .field("access_key_id", &self.access_key_id)
+            .field("role", &self.role)
+            .finish_non_exhaustive()
+    }
 }

@@ -57,6 +57,7 @@ fn in_code() -> BTreeMap<String, String> {
         ),
         ("region", format!("{region:?}")),
         ("account_id", format!("{account_id:?}")),
+        ("keys", "[]".to_owned()),
         ("node_silence_seconds", node_silence.as_secs().to_string()),
         (
             "heartbeat_interval_seconds",

@@ -1,6 +1,7 @@
 //! Owns one signed request: `POST /`, awsJson1_1, Signature Version 4 for service `ecs`.
 //! <https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_sigv.html>
 
+use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use aws_credential_types::Credentials;
@@ -26,7 +27,9 @@ const ANSWER_BYTES_MAX: usize = 16 << 20;
 
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
-    #[error("no control plane answers at {url}: is `berth dev` running?")]
+    #[error(
+        "no control plane answers at {url}: is it running, and is its certificate to be believed (--ca-file)?"
+    )]
     Unreachable { url: String, source: reqwest::Error },
     #[error("{operation} was refused: {message} ({code})")]
     Refused {
@@ -48,6 +51,11 @@ pub enum ClientError {
     },
     #[error("{operation} cannot be signed: {reason}")]
     Sign { operation: String, reason: String },
+    #[error("cannot use the authorities in {}", path.display())]
+    Authorities {
+        path: PathBuf,
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
     #[error("cannot make an HTTP client")]
     Build { source: reqwest::Error },
 }
@@ -55,14 +63,13 @@ pub enum ClientError {
 impl ClientError {
     /// The control plane does not accept our keys or our clock.
     pub fn is_about_keys(&self) -> bool {
-        const CODES: [&str; 7] = [
+        const CODES: [&str; 6] = [
             "UnrecognizedClientException",
             "InvalidClientTokenId",
             "InvalidSignatureException",
             "SignatureDoesNotMatch",
             "MissingAuthenticationTokenException",
             "IncompleteSignatureException",
-            "AccessDeniedException",
         ];
         matches!(self, Self::Refused { code, .. } if CODES.contains(&code.as_str()))
     }
@@ -90,6 +97,9 @@ impl Client {
             .redirect(reqwest::redirect::Policy::none());
         if endpoint.url.host_str().is_some_and(is_loopback) {
             http = http.no_proxy();
+        }
+        if let Some(path) = &endpoint.ca_file {
+            http = http.tls_certs_only(authorities(path)?);
         }
         let http = http.build().map_err(|source| ClientError::Build { source })?;
         Ok(Self { http, endpoint })
@@ -141,8 +151,14 @@ impl Client {
         })
     }
 
-    fn url(&self) -> String {
+    /// Where requests go.
+    pub fn url(&self) -> String {
         self.endpoint.url.to_string()
+    }
+
+    /// What requests are signed for.
+    pub fn region(&self) -> &str {
+        &self.endpoint.region
     }
 
     async fn call(&self, service: &str, operation: &str, body: &Value) -> Result<Value, ClientError> {
@@ -270,6 +286,20 @@ impl Client {
     }
 }
 
+/// The certificates of a PEM file.
+fn authorities(path: &Path) -> Result<Vec<reqwest::Certificate>, ClientError> {
+    let unusable = |source: Box<dyn std::error::Error + Send + Sync>| ClientError::Authorities {
+        path: path.into(),
+        source,
+    };
+    let pem = std::fs::read(path).map_err(|error| unusable(error.into()))?;
+    let found = reqwest::Certificate::from_pem_bundle(&pem).map_err(|error| unusable(error.into()))?;
+    if found.is_empty() {
+        return Err(unusable("there is no certificate in it".into()));
+    }
+    Ok(found)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -280,6 +310,7 @@ mod tests {
         Client::new(Endpoint {
             url: "http://127.0.0.1:9".parse().unwrap(),
             region: "us-east-1".into(),
+            ca_file: None,
             keys: Keys {
                 access_key_id: "AK".into(),
                 secret_access_key: "SK".into(),

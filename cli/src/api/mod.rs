@@ -7,6 +7,7 @@ mod shapes;
 
 pub use client::{Client, ClientError};
 pub use queries::{
-    Found, describe_nodes, describe_task, describe_tasks, find_node, find_task, list_nodes, list_tasks,
+    Found, describe_nodes, describe_task, describe_tasks, find_node, find_task, list_nodes, list_pages,
+    list_pages_until, list_tasks,
 };
 pub use shapes::{ContainerInstance, JoinToken, Task};

@@ -42,6 +42,38 @@ async fn list_all(
     Ok(arns)
 }
 
+/// Every item of one of Berth's own listings.
+pub async fn list_pages(
+    client: &Client,
+    operation: &str,
+    field: &str,
+    body: Value,
+) -> Result<Vec<Value>, ClientError> {
+    list_pages_until(client, operation, field, body, |_| false).await
+}
+
+/// As [`list_pages`], but only until `enough` says so of what has come so far.
+pub async fn list_pages_until(
+    client: &Client,
+    operation: &str,
+    field: &str,
+    mut body: Value,
+    enough: impl Fn(&[Value]) -> bool,
+) -> Result<Vec<Value>, ClientError> {
+    let mut items = Vec::new();
+    for _ in 0..PAGES_MAX {
+        let mut answer = client.berth(operation, &body).await?;
+        if let Some(Value::Array(page)) = answer.get_mut(field).map(Value::take) {
+            items.extend(page);
+        }
+        match answer.get("nextToken").and_then(Value::as_str) {
+            Some(token) if !token.is_empty() && !enough(&items) => body["nextToken"] = token.into(),
+            _ => break,
+        }
+    }
+    Ok(items)
+}
+
 /// ARNs of the tasks whose desired status is `desired` (RUNNING or STOPPED).
 pub async fn list_tasks(client: &Client, cluster: &str, desired: &str) -> Result<Vec<String>, ClientError> {
     list_all(

@@ -1,7 +1,9 @@
 //! Owns what each command does, one file per command; the small ones are here. Never parses arguments and never
 //! signs requests.
 
+mod audit;
 mod inspect;
+mod key;
 mod logs;
 mod ps;
 mod run;
@@ -42,6 +44,8 @@ pub async fn run(cli: Cli) -> Result<u8, CliError> {
         Command::Nodes => nodes(&connect(&global)?, &global).await,
         Command::Inspect { id } => inspect::run(&connect(&global)?, &global, &id).await,
         Command::Token(command) => token::run(&connect(&global)?, &global, command).await,
+        Command::Key { command } => key::run(&connect(&global)?, &global, command).await,
+        Command::Audit(args) => audit::run(&connect(&global)?, &global, args).await,
         Command::Why { task } => why::run(&connect(&global)?, &global, &task).await,
     }
 }

@@ -142,5 +142,6 @@ fn endpoint(environment: &DevEnvironment) -> Result<Endpoint, DevError> {
         url,
         region: environment.region.clone(),
         keys: environment.keys.clone(),
+        ca_file: None,
     })
 }

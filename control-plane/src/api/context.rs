@@ -2,7 +2,7 @@
 //! of the cluster: that is the store's.
 
 use std::{
-    collections::HashMap,
+    net::IpAddr,
     sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
@@ -11,8 +11,13 @@ use berth_control_plane_core::arn::Realm;
 use serde_json::{Value, json};
 use tokio::sync::{Mutex, Semaphore};
 
-use super::{ApiConfig, idempotency::TokenLease};
-use crate::{model::Millis, nodes::Nodes, store::SharedStore};
+use super::{ApiConfig, access::Access, idempotency::TokenLease};
+use crate::{
+    audit::Audit,
+    model::{Millis, Role},
+    nodes::Nodes,
+    store::SharedStore,
+};
 
 /// AWS's limit on the distance between a request's time and the server's.
 pub const CLOCK_SKEW_MAX: Duration = Duration::from_secs(5 * 60);
@@ -28,8 +33,8 @@ pub(super) struct Api {
     pub store: SharedStore,
     pub nodes: Arc<dyn Nodes>,
     pub clock_skew_max: Duration,
-    /// Secrets by access key id.
-    pub secrets: Secrets,
+    pub access: Access,
+    pub audit: Audit,
     pub calls: Semaphore,
     pub streams: Arc<Semaphore>,
     /// One placement at a time in this process: it spares retries. What makes placement right is the compare.
@@ -37,30 +42,18 @@ pub(super) struct Api {
     pub token_lease: TokenLease,
 }
 
-/// Access keys; never printed.
-pub(super) struct Secrets(HashMap<String, String>);
-
-impl Secrets {
-    pub fn get(&self, access_key_id: &str) -> Option<&str> {
-        self.0.get(access_key_id).map(String::as_str)
-    }
-}
-
-impl std::fmt::Debug for Secrets {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Secrets({})", self.0.len())
-    }
-}
-
 /// Who calls: the owner of the key that signed.
 #[derive(Clone, Debug)]
 pub(super) struct Caller {
     pub access_key_id: String,
     pub arn: String,
+    pub role: Role,
+    /// Where from, if the listener said.
+    pub address: Option<IpAddr>,
 }
 
 impl Api {
-    pub fn new(config: ApiConfig, store: SharedStore, nodes: Arc<dyn Nodes>) -> Self {
+    pub fn new(config: ApiConfig, store: SharedStore, nodes: Arc<dyn Nodes>, audit: Audit) -> Self {
         Self {
             realm: Realm {
                 region: config.region,
@@ -69,13 +62,8 @@ impl Api {
             store,
             nodes,
             clock_skew_max: config.clock_skew_max,
-            secrets: Secrets(
-                config
-                    .keys
-                    .into_iter()
-                    .map(|key| (key.access_key_id, key.secret))
-                    .collect(),
-            ),
+            access: Access::new(config.keys),
+            audit,
             calls: Semaphore::new(CALLS_MAX),
             streams: Arc::new(Semaphore::new(STREAMS_MAX)),
             placing: Mutex::new(()),
@@ -83,10 +71,12 @@ impl Api {
         }
     }
 
-    pub fn caller(&self, access_key_id: &str) -> Caller {
+    pub fn caller(&self, access_key_id: &str, role: Role, address: Option<IpAddr>) -> Caller {
         Caller {
             access_key_id: access_key_id.to_owned(),
             arn: format!("arn:aws:iam::{}:user/{access_key_id}", self.realm.account),
+            role,
+            address,
         }
     }
 }

@@ -1,11 +1,11 @@
 //! Owns the way of one HTTP request: limits, signature, the operation's name, and the shape of answers and errors.
 //! Never knows what an operation does.
 
-use std::{sync::Arc, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::{
     body::Body,
-    extract::{Request, State},
+    extract::{ConnectInfo, Request, State},
     response::Response,
 };
 use futures_util::StreamExt;
@@ -15,10 +15,12 @@ use time::OffsetDateTime;
 use tracing::{debug, error};
 
 use super::{
+    access::Key,
+    audited,
     context::{Api, Caller},
     error::ApiError,
     fields::Fields,
-    operations::{self, Answer},
+    operations::{Answer, Operation},
     sigv4::{AuthError, Claim, Signed},
     sts,
 };
@@ -70,8 +72,33 @@ async fn answer(api: &Arc<Api>, parts: &Parts, body: Body, request_id: &str) -> 
         .map_err(|_| ApiError::Busy)?
         .map_err(|_| ApiError::Busy)?;
     check_head(parts)?;
+    let (caller, service, body) = authenticate(api, parts, body).await?;
+    if service == "sts" {
+        return sts::call(api, &caller, &body, request_id).map(Answer::Xml);
+    }
+    let target = target(&parts.headers)?;
+    let operation = Operation::find(target)?;
+    let answer = audited::call(api, &caller, operation, fields(&body), request_id).await;
+    log(target, &caller, request_id, answer.as_ref().err());
+    answer
+}
+
+/// Who calls, which service the signature is for, and the body that was signed.
+async fn authenticate(api: &Api, parts: &Parts, body: Body) -> Result<(Caller, String, Vec<u8>), ApiError> {
+    let address = parts
+        .extensions
+        .get::<ConnectInfo<SocketAddr>>()
+        .map(|info| info.0.ip());
+    let refused = |error: ApiError, key: Option<&str>| {
+        if let ApiError::Auth(error) = &error {
+            api.audit.refused(address, error.code(), key.map(str::to_owned));
+        }
+        error
+    };
     // All that can be refused without the body is refused before it is read.
-    let (claim, secret) = check_claim(api, &parts.headers)?;
+    let (claim, key) = check_claim(api, &parts.headers)
+        .await
+        .map_err(|error| refused(error, None))?;
     let body = read(body).await?;
     let signed = Signed {
         method: parts.method.as_str(),
@@ -80,15 +107,14 @@ async fn answer(api: &Arc<Api>, parts: &Parts, body: Body, request_id: &str) -> 
         headers: &parts.headers,
         body: &body,
     };
-    claim.verify(signed, secret)?;
-    let caller = api.caller(&claim.access_key_id);
-    if claim.service == "sts" {
-        return sts::call(api, &caller, &body, request_id).map(Answer::Xml);
-    }
-    let target = target(&parts.headers)?;
-    let answer = operations::dispatch(api, &caller, target, fields(&body)?).await;
-    log(target, &caller, request_id, answer.as_ref().err());
-    answer
+    claim
+        .verify(signed, &key.secret)
+        .map_err(|error| refused(error.into(), Some(&claim.access_key_id)))?;
+    api.access
+        .used(api.store.as_ref(), &claim.access_key_id, &key)
+        .await;
+    let caller = api.caller(&claim.access_key_id, key.role, address);
+    Ok((caller, claim.service, body))
 }
 
 fn check_head(parts: &Parts) -> Result<(), ApiError> {
@@ -122,11 +148,12 @@ fn check_head(parts: &Parts) -> Result<(), ApiError> {
     Ok(())
 }
 
-fn check_claim<'a>(api: &'a Api, headers: &HeaderMap) -> Result<(Claim, &'a str), ApiError> {
+async fn check_claim(api: &Api, headers: &HeaderMap) -> Result<(Claim, Key), ApiError> {
     let claim = Claim::parse(headers)?;
-    let secret = api
-        .secrets
-        .get(&claim.access_key_id)
+    let key = api
+        .access
+        .find(api.store.as_ref(), &claim.access_key_id)
+        .await?
         .ok_or_else(|| AuthError::UnknownKey {
             access_key_id: claim.access_key_id.clone(),
         })?;
@@ -146,7 +173,7 @@ fn check_claim<'a>(api: &'a Api, headers: &HeaderMap) -> Result<(Claim, &'a str)
     if !matches!(claim.service.as_str(), "ecs" | "sts") {
         return Err(AuthError::Service { got: claim.service }.into());
     }
-    Ok((claim, secret))
+    Ok((claim, key))
 }
 
 async fn read(body: Body) -> Result<Vec<u8>, ApiError> {

@@ -5,7 +5,10 @@ use berth_control_plane_core::{arn::RefError, task::EchoError};
 use http::StatusCode;
 
 use super::sigv4::AuthError;
-use crate::store::{StoreError, typed::RecordError};
+use crate::{
+    audit::AuditError,
+    store::{StoreError, typed::RecordError},
+};
 
 /// Why a call got no answer. The names are those of the ECS model, so that `except client.exceptions.X` works.
 #[derive(Debug, thiserror::Error)]
@@ -37,6 +40,14 @@ pub enum ApiError {
     ServiceNotFound(String),
     #[error("{0}")]
     PlatformUnknown(String),
+    #[error("{0}")]
+    ResourceNotFound(String),
+    /// The key that signed may not call this.
+    #[error("{0}")]
+    AccessDenied(String),
+    /// Nothing was changed.
+    #[error("calls that change something are refused as long as the audit log cannot be written")]
+    Audit(#[source] AuditError),
     #[error("{0}")]
     UnknownOperation(String),
     #[error("{0}")]
@@ -91,6 +102,8 @@ impl ApiError {
             Self::TargetNotFound(_) => "TargetNotFoundException",
             Self::ServiceNotFound(_) => "ServiceNotFoundException",
             Self::PlatformUnknown(_) => "PlatformUnknownException",
+            Self::ResourceNotFound(_) => "ResourceNotFoundException",
+            Self::AccessDenied(_) => "AccessDeniedException",
             Self::UnknownOperation(_) => "UnknownOperationException",
             Self::Serialization(_) | Self::BrokenBody => "SerializationException",
             Self::TooLarge { .. } => "RequestEntityTooLargeException",
@@ -99,6 +112,7 @@ impl ApiError {
             | Self::DeadlineExceeded(_)
             | Self::Contended(_)
             | Self::Unavailable(_)
+            | Self::Audit(_)
             | Self::Store(_)
             | Self::Record(_)
             | Self::Spec { .. }
@@ -111,9 +125,11 @@ impl ApiError {
     /// retry 5xx by themselves.
     pub fn status(&self) -> StatusCode {
         match self {
-            Self::Busy | Self::DeadlineExceeded(_) | Self::Contended(_) | Self::Unavailable(_) => {
-                StatusCode::SERVICE_UNAVAILABLE
-            }
+            Self::Busy
+            | Self::DeadlineExceeded(_)
+            | Self::Contended(_)
+            | Self::Unavailable(_)
+            | Self::Audit(_) => StatusCode::SERVICE_UNAVAILABLE,
             Self::Store(_)
             | Self::Record(_)
             | Self::Spec { .. }

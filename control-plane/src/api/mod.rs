@@ -4,7 +4,10 @@
 //! `endpoint` takes a request in, proves who signed it (`sigv4`) and finds the operation (`operations`); each
 //! operation lives in the file of its noun, reads its fields first (`fields`) and touches the store afterwards.
 
+mod access;
 mod attributes;
+mod audit_events;
+mod audited;
 mod berth;
 mod clusters;
 mod container_instances;
@@ -14,6 +17,7 @@ mod error;
 mod fields;
 mod idempotency;
 mod join_tokens;
+mod keys;
 mod logs;
 mod node_view;
 mod nodes;
@@ -31,8 +35,8 @@ use std::{fmt, sync::Arc, time::Duration};
 use axum::Router;
 
 use self::context::Api;
-pub use self::context::CLOCK_SKEW_MAX;
-use crate::{nodes::Nodes, store::SharedStore};
+pub use self::{access::is_key_id, context::CLOCK_SKEW_MAX, keys::new_key};
+use crate::{audit::Audit, nodes::Nodes, store::SharedStore};
 
 /// What the API is told at start.
 #[derive(Clone, Debug)]
@@ -41,7 +45,7 @@ pub struct ApiConfig {
     pub region: String,
     /// Twelve digits, in ARNs.
     pub account_id: String,
-    /// Who may call. All have every right.
+    /// Who may call besides the keys in the store. These are admins.
     pub keys: Vec<ApiKey>,
     /// How far a request's time may be from ours; AWS's own limit is [`CLOCK_SKEW_MAX`].
     pub clock_skew_max: Duration,
@@ -63,8 +67,10 @@ impl fmt::Debug for ApiKey {
 }
 
 /// The whole API: `POST /`. Everything else is answered as an unknown operation.
-pub fn router(config: ApiConfig, store: SharedStore, nodes: Arc<dyn Nodes>) -> Router {
+///
+/// The listener puts the caller's address into each request's extensions, as [`ConnectInfo`](axum::extract::ConnectInfo).
+pub fn router(config: ApiConfig, store: SharedStore, nodes: Arc<dyn Nodes>, audit: Audit) -> Router {
     Router::new()
         .fallback(endpoint::serve)
-        .with_state(Arc::new(Api::new(config, store, nodes)))
+        .with_state(Arc::new(Api::new(config, store, nodes, audit)))
 }

@@ -214,3 +214,56 @@ async fn one_leads_and_another_takes_over() {
     one.resign().await.unwrap();
     assert!(two.hold().await.unwrap() && !one.hold().await.unwrap());
 }
+
+/// The access keys in the store.
+async fn keys_in(plane: &ControlPlane) -> Vec<crate::model::ApiKeyRecord> {
+    let found = typed::all_json(&*plane.store(), crate::model::keys::API_KEYS)
+        .await
+        .unwrap();
+    found.into_iter().map(|key| key.value).collect()
+}
+
+#[tokio::test]
+async fn without_any_key_a_first_one_is_made_and_handed_over() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut config = config(directory.path());
+    config.keys.clear();
+    let file = directory.path().join(first_key::ADMIN_ENV_FILE);
+    // As a crash between the file and the store leaves it.
+    fs::write(
+        &file,
+        "export AWS_ACCESS_KEY_ID=BERTHLOST\nexport AWS_SECRET_ACCESS_KEY=lost\n",
+    )
+    .unwrap();
+    let plane = ControlPlane::start(config.clone()).await.unwrap();
+    let made = keys_in(&plane).await;
+    assert_eq!((made.len(), made[0].role), (1, crate::model::Role::Admin));
+    let text = fs::read_to_string(&file).unwrap();
+    assert!(text.contains(&made[0].secret) && text.contains(&made[0].access_key_id));
+    assert!(text.contains(&format!("AWS_ENDPOINT_URL_ECS=http://{}", plane.api_addr())));
+    assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
+    plane.shutdown(deadline()).await;
+
+    // The next start makes no other, and the file follows the address.
+    let plane = ControlPlane::start(config.clone()).await.unwrap();
+    let kept = keys_in(&plane).await;
+    assert_eq!(kept[0].access_key_id, made[0].access_key_id);
+    let text = fs::read_to_string(&file).unwrap();
+    assert!(text.contains(&made[0].secret) && text.contains(&plane.api_addr().to_string()));
+
+    // Without it, and with another way in, its file goes.
+    let operations = vec![crate::store::Operation::Delete {
+        key: crate::model::keys::api_key(&made[0].access_key_id),
+    }];
+    let compare = vec![];
+    plane
+        .store()
+        .commit(Transaction { compare, operations })
+        .await
+        .unwrap();
+    plane.shutdown(deadline()).await;
+    let configured = super::tests::config(directory.path());
+    let plane = ControlPlane::start(configured).await.unwrap();
+    assert!(keys_in(&plane).await.is_empty() && !file.exists());
+    plane.shutdown(deadline()).await;
+}

@@ -10,6 +10,17 @@ pub const JOIN_TOKENS: &str = "/join-tokens/";
 pub const IDENTITIES: &str = "/identities/";
 /// Every revoked node.
 pub const REVOCATIONS: &str = "/revocations/";
+/// Every access key that is not the configuration's.
+pub const API_KEYS: &str = "/api-keys/";
+
+pub fn api_key(access_key_id: &str) -> String {
+    format!("{API_KEYS}{access_key_id}")
+}
+
+/// When an access key was last used.
+pub fn api_key_use(access_key_id: &str) -> String {
+    format!("/api-key-uses/{access_key_id}")
+}
 
 pub fn cluster(name: &str) -> String {
     format!("{CLUSTERS}{name}")

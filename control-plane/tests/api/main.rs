@@ -10,6 +10,7 @@ mod client;
 mod clusters;
 mod container_instances;
 mod join_tokens;
+mod keys;
 mod launching;
 mod stopping;
 mod tags_and_attributes;

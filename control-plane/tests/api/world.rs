@@ -9,6 +9,7 @@ use std::{
 use async_trait::async_trait;
 use berth_control_plane::{
     api::{ApiConfig, ApiKey, CLOCK_SKEW_MAX, router},
+    audit::{AUDIT_FILE, Audit},
     model::{Allocation, Node, Task, keys},
     nodes::{LogReceiver, NodeError, Nodes},
     pki::Authorities,
@@ -73,6 +74,7 @@ pub struct World {
     pub address: SocketAddr,
     pub store: Arc<SqliteStore>,
     pub nodes: Arc<FakeNodes>,
+    pub audit: Audit,
     server: tokio::task::JoinHandle<()>,
     _dir: tempfile::TempDir,
 }
@@ -95,26 +97,45 @@ impl World {
             logs: Mutex::default(),
             asked: Mutex::default(),
         });
-        let config = ApiConfig {
-            region: REGION.into(),
-            account_id: ACCOUNT.into(),
-            keys: vec![ApiKey {
-                access_key_id: KEY.into(),
-                secret: SECRET.into(),
-            }],
-            clock_skew_max: CLOCK_SKEW_MAX,
+        let audit = Audit::open(&dir.path().join(AUDIT_FILE)).unwrap();
+        let key = ApiKey {
+            access_key_id: KEY.into(),
+            secret: SECRET.into(),
         };
-        let app = router(config, store.clone(), nodes.clone());
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let server = tokio::spawn(async move { axum::serve(listener, app).await.unwrap() });
+        let (address, server) = serve(vec![key], store.clone(), nodes.clone(), audit.clone());
         Self {
             address,
             store,
             nodes,
+            audit,
             server,
             _dir: dir,
         }
+    }
+
+    /// The same store behind another API: only keys of the store are good there.
+    pub fn without_configured_keys(mut self) -> Self {
+        self.server.abort();
+        (self.address, self.server) =
+            serve(vec![], self.store.clone(), self.nodes.clone(), self.audit.clone());
+        self
+    }
+
+    /// The same store behind another API that writes its audit log elsewhere.
+    pub fn with_audit(mut self, path: &str) -> Self {
+        self.server.abort();
+        self.audit = Audit::open(path.as_ref()).unwrap();
+        let key = ApiKey {
+            access_key_id: KEY.into(),
+            secret: SECRET.into(),
+        };
+        (self.address, self.server) = serve(
+            vec![key],
+            self.store.clone(),
+            self.nodes.clone(),
+            self.audit.clone(),
+        );
+        self
     }
 
     /// With the cluster "default" and one node, which is returned.
@@ -305,6 +326,28 @@ impl World {
         assert_eq!(answer["failures"], json!([]), "{answer}");
         id_of(answer["tasks"][0]["taskArn"].as_str().unwrap())
     }
+}
+
+fn serve(
+    keys: Vec<ApiKey>,
+    store: Arc<SqliteStore>,
+    nodes: Arc<FakeNodes>,
+    audit: Audit,
+) -> (SocketAddr, tokio::task::JoinHandle<()>) {
+    let config = ApiConfig {
+        region: REGION.into(),
+        account_id: ACCOUNT.into(),
+        keys,
+        clock_skew_max: CLOCK_SKEW_MAX,
+    };
+    let app = router(config, store, nodes, audit);
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.set_nonblocking(true).unwrap();
+    let listener = tokio::net::TcpListener::from_std(listener).unwrap();
+    let address = listener.local_addr().unwrap();
+    let service = app.into_make_service_with_connect_info::<SocketAddr>();
+    let server = tokio::spawn(async move { axum::serve(listener, service).await.unwrap() });
+    (address, server)
 }
 
 /// The last part of an ARN.
