@@ -11,7 +11,6 @@ use std::{
 use anyhow::Context as _;
 use berth_agent_core::{
     event::{Event, Restarted},
-    ids::NodeId,
     node::{Node, NodeConfig, NodeRecord},
     report::Status,
     resources::Capacity,
@@ -26,9 +25,11 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     audit::Audit,
     config::Config,
+    dial::Dialer,
     driver::{Driver, INPUTS_MAX, Input, NodeStatus, Outputs, send},
     effects::Host,
     executor::Executor,
+    identity::{Identity, IdentityState, Keeper},
     link::{Facts, Link, LinkState, Target},
     store::{Loaded, Store},
     sys::{self, Chain},
@@ -37,6 +38,8 @@ use crate::{
 
 /// Answers to desired state that wait for the link.
 const DESIRED_ACKS_MAX: usize = 256;
+/// Words on whom to believe that wait to be taken.
+const TRUST_ORDERS_MAX: usize = 8;
 const ARCHIVES_TIMEOUT: Duration = Duration::from_secs(600);
 
 /// A running agent.
@@ -45,6 +48,7 @@ pub struct Agent {
     inputs: mpsc::Sender<Input>,
     status: watch::Receiver<NodeStatus>,
     link: watch::Receiver<LinkState>,
+    identity: watch::Receiver<IdentityState>,
     stop: CancellationToken,
     parts: JoinSet<anyhow::Result<()>>,
     host: Arc<Host>,
@@ -58,6 +62,7 @@ impl Agent {
     /// What is missing on this host and what to do about it. Nothing is left half made.
     pub async fn start(config: Config) -> anyhow::Result<Self> {
         config.check()?;
+        let identity = config.load_identity()?;
         make_directories(&config)?;
         let boot_id = sys::boot_id().context("read the host's boot id")?;
         let (store, loaded) = Store::open(&config.database())?;
@@ -78,6 +83,8 @@ impl Agent {
         let node_config = node_config(&config)?;
         let facts = facts(&config, &node_config, &host, &boot_id).await?;
         let (node, restarted) = restore(node_config, loaded, &host, &boot_id).await?;
+        let node = node.speaks_for(identity.node_id.clone());
+        let of_earlier = node.is_rejoined().then(|| node.record().last_sequence);
         register_usage(&node, &host);
 
         let (status, status_seen) = watch::channel(NodeStatus::default());
@@ -97,6 +104,11 @@ impl Agent {
         };
         driver.announce();
         send(&inputs, Event::Restarted(restarted)).await;
+        if let Some(sequence) = of_earlier {
+            tracing::warn!(node = %identity.node_id, "this host was registered anew; tasks of the earlier node end with the first snapshot");
+            // Nobody is left whom these reports would tell anything.
+            send(&inputs, Event::Acknowledged { sequence }).await;
+        }
         parts.spawn(async move { driver.run().await.context("the database") });
         let until = |stop: &CancellationToken, work: BoxFuture| stop.clone().run_until_cancelled_owned(work);
         let (exits, seen) = mpsc::channel(INPUTS_MAX);
@@ -122,9 +134,16 @@ impl Agent {
                 Ok(())
             });
         }
+        let target = target(&config, &identity)?;
+        let (trust, orders) = mpsc::channel(TRUST_ORDERS_MAX);
+        let (keeper, identity_seen) = Keeper::new(target.clone(), &identity, orders);
+        let keeper_stop = stop.clone();
+        parts.spawn(async move {
+            keeper.run(keeper_stop).await;
+            Ok(())
+        });
         let link = Link {
-            target: target(&config),
-            node: config.node_id.parse::<NodeId>()?,
+            target,
             facts,
             inputs: inputs.clone(),
             store,
@@ -133,6 +152,8 @@ impl Agent {
             sampler: Arc::clone(&host.sampler),
             pulls: host.images.progress(),
             log_dir: config.log_dir(),
+            trust,
+            identity: identity_seen.clone(),
             state: link_state,
         };
         let link_stop = stop.clone();
@@ -144,6 +165,7 @@ impl Agent {
             inputs,
             status: status_seen,
             link: link_seen,
+            identity: identity_seen,
             stop,
             parts,
             host,
@@ -153,6 +175,11 @@ impl Agent {
     /// How the link to the control plane is, now and later.
     pub fn link(&self) -> watch::Receiver<LinkState> {
         self.link.clone()
+    }
+
+    /// How this node's identity is, now and later.
+    pub fn identity(&self) -> watch::Receiver<IdentityState> {
+        self.identity.clone()
     }
 
     /// The node's state, now and later.
@@ -390,11 +417,15 @@ async fn import_archives(config: &Config, host: &Host) {
     }
 }
 
-fn target(config: &Config) -> Target {
-    Target {
-        address: config.control_plane.clone(),
-        certificate: config.certificate.clone(),
-        key: config.key.clone(),
-        authority: config.authority.clone(),
-    }
+fn target(config: &Config, identity: &Identity) -> anyhow::Result<Target> {
+    let dialer = Dialer::from_env()?;
+    let address = config.control_plane.clone();
+    let route = dialer.route(&address.parse().context("configuration: control_plane")?)?;
+    tracing::info!(%address, node = %identity.node_id, "the control plane is reached {route}");
+    Ok(Target {
+        address,
+        node: identity.node_id.clone(),
+        source: config.identity(),
+        dialer,
+    })
 }

@@ -11,6 +11,8 @@ use berth_agent_core::ids::NodeId;
 use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
 
+use crate::identity::{Identity, IdentityError, IdentityFiles, Source};
+
 /// The agent's settings.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
@@ -30,14 +32,14 @@ pub struct Config {
     pub containerd_address: PathBuf,
     /// For example `https://cp.example:7071`.
     pub control_plane: String,
-    /// This node's id: 32 hexadecimal digits, the same as in its certificate.
-    pub node_id: String,
-    /// The node's certificate chain, PEM.
-    pub certificate: PathBuf,
+    /// This node's id: 32 hexadecimal digits. By default the one in its certificate.
+    pub node_id: Option<String>,
+    /// The node's certificate chain, PEM. With this, `key` or `authority` set, the operator keeps the identity.
+    pub certificate: Option<PathBuf>,
     /// The node's private key, PEM, readable by its owner only.
-    pub key: PathBuf,
+    pub key: Option<PathBuf>,
     /// The control plane's authority, PEM.
-    pub authority: PathBuf,
+    pub authority: Option<PathBuf>,
     /// The logger's executable; by default the one beside the agent's.
     pub logger: Option<PathBuf>,
     /// Where task addresses come from.
@@ -167,12 +169,10 @@ impl Config {
                 "must be 1 to 16 of a-z, 0-9 and -, beginning with a letter",
             );
         }
-        if self.node_id.parse::<NodeId>().is_err() {
-            return bad(
-                "node_id",
-                &self.node_id,
-                "must be 32 lower-case hexadecimal digits",
-            );
+        if let Some(id) = &self.node_id
+            && id.parse::<NodeId>().is_err()
+        {
+            return bad("node_id", id, "must be 32 lower-case hexadecimal digits");
         }
         if !self.control_plane.starts_with("https://") {
             return bad("control_plane", &self.control_plane, "must begin with https://");
@@ -194,6 +194,33 @@ impl Config {
             }
         }
         Ok(())
+    }
+
+    /// Where this node's identity is: in the state directory, unless files are named.
+    pub fn identity(&self) -> Source {
+        let files = IdentityFiles::new(&self.state_dir);
+        let own =
+            |path: &Option<PathBuf>, name: &str| path.clone().unwrap_or_else(|| files.directory().join(name));
+        if self.certificate.is_none() && self.key.is_none() && self.authority.is_none() {
+            return Source::Own(files);
+        }
+        Source::Configured {
+            certificate: own(&self.certificate, "node.pem"),
+            key: own(&self.key, "node.key"),
+            authority: own(&self.authority, "authority.pem"),
+        }
+    }
+
+    /// The identity, if it is the configured node's.
+    ///
+    /// # Errors
+    /// There is none, it cannot be read, or it is another node's: somebody has to do something.
+    pub fn load_identity(&self) -> Result<Identity, IdentityError> {
+        let source = self.identity();
+        match self.node_id.as_deref().and_then(|id| id.parse::<NodeId>().ok()) {
+            Some(expected) => source.load_of(&expected),
+            None => source.load(),
+        }
     }
 
     /// The agent's database.
@@ -285,10 +312,6 @@ mod tests {
 
     const MINIMAL: &str = r#"
         control_plane = "https://127.0.0.1:7071"
-        node_id = "0123456789abcdef0123456789abcdef"
-        certificate = "/c"
-        key = "/k"
-        authority = "/a"
     "#;
 
     #[test]
@@ -300,6 +323,21 @@ mod tests {
             ("berth", 10_800)
         );
         assert_eq!(config.task_cidr.to_string(), "10.89.0.0/22");
+    }
+
+    #[test]
+    fn the_identity_is_in_the_state_directory_unless_files_are_named() {
+        let mut config: Config = toml::from_str(MINIMAL).unwrap();
+        let Source::Own(files) = config.identity() else {
+            panic!("the agent's own")
+        };
+        assert_eq!(files.directory(), Path::new("/var/lib/berth/identity"));
+        config.key = Some("/etc/key".into());
+        let Source::Configured { certificate, key, .. } = config.identity() else {
+            panic!("the operator's")
+        };
+        assert_eq!(certificate, Path::new("/var/lib/berth/identity/node.pem"));
+        assert_eq!(key, Path::new("/etc/key"));
     }
 
     #[test]
@@ -316,7 +354,7 @@ mod tests {
             config.check().unwrap_err().to_string()
         };
         assert!(refused(|c| c.instance = "Über".into()).contains("instance"));
-        assert!(refused(|c| c.node_id = "x".into()).contains("node_id"));
+        assert!(refused(|c| c.node_id = Some("x".into())).contains("node_id"));
         assert!(refused(|c| c.control_plane = "http://x".into()).contains("control_plane"));
         assert!(refused(|c| c.task_cidr = "10.0.0.0/30".parse().unwrap()).contains("task_cidr"));
         assert!(refused(|c| c.task_cidr = "169.254.0.0/20".parse().unwrap()).contains("task_cidr"));

@@ -1,11 +1,16 @@
 //! The `berth-agent` command. Owns the process: arguments, logging, signals, exit codes.
 
-use std::{path::PathBuf, process::ExitCode, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::Duration,
+};
 
 use berth_agent::{
     app::Agent,
     config::Config,
     doctor::{self, Outcome},
+    identity::{self, register::RegisterArgs},
     sys::Chain,
 };
 use berth_manual::Manual;
@@ -47,6 +52,7 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    Register(RegisterArgs),
     /// Write man pages and shell completions: for packaging.
     #[command(hide = true)]
     Manual(Manual),
@@ -56,6 +62,7 @@ fn main() -> ExitCode {
     match Arguments::parse().command {
         Command::Run { config } => serve(&config),
         Command::Doctor { config, json } => examine(&config, json),
+        Command::Register(args) => register(args),
         Command::Manual(manual) => match manual.write::<Arguments>() {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => {
@@ -67,7 +74,7 @@ fn main() -> ExitCode {
 }
 
 /// Exit code 0: tasks can run here; 1: there are problems.
-fn examine(config: &std::path::Path, json: bool) -> ExitCode {
+fn examine(config: &Path, json: bool) -> ExitCode {
     let config = match Config::load(config) {
         Ok(config) => config,
         Err(error) => return refuse(&error),
@@ -97,7 +104,18 @@ fn refuse(error: &dyn std::error::Error) -> ExitCode {
     ExitCode::from(EXIT_CONFIG)
 }
 
-fn serve(config: &std::path::Path) -> ExitCode {
+fn register(args: RegisterArgs) -> ExitCode {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    match runtime {
+        Ok(runtime) => ExitCode::from(runtime.block_on(identity::register::run(args))),
+        Err(error) => {
+            eprintln!("berth-agent: start: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn serve(config: &Path) -> ExitCode {
     bound_allocator();
     if let Err(error) = log_to_stderr() {
         eprintln!("berth-agent: BERTH_LOG: {error}");
@@ -107,6 +125,9 @@ fn serve(config: &std::path::Path) -> ExitCode {
         Ok(config) => config,
         Err(error) => return refuse(&error),
     };
+    if let Err(error) = config.load_identity() {
+        return refuse(&error);
+    }
     raise_open_files();
     // Two workers: the agent waits for containerd and the kernel far more than it computes.
     let runtime = tokio::runtime::Builder::new_multi_thread()

@@ -21,7 +21,7 @@ use crate::{
     desired::{Millis, Position},
     effect::Lane,
     event::{Completion, Event, Restarted, TimerKey},
-    ids::TaskId,
+    ids::{NodeId, TaskId},
     ledger::{Ledger, LedgerWrite, Owned},
     report::{Facts, Report, StopCode},
     resources::{Capacity, Resources},
@@ -52,6 +52,9 @@ pub struct NodeRecord {
     pub last_sequence: u64,
     pub last_arrival: u64,
     pub addresses: Addresses,
+    /// As which node the position was reached. None in a record of an earlier version, and before the first snapshot.
+    #[serde(default)]
+    pub identity: Option<NodeId>,
 }
 
 impl NodeRecord {
@@ -70,6 +73,7 @@ impl NodeRecord {
             last_sequence: last_reported + if known { SEQUENCES_LOST_MAX } else { 0 },
             last_arrival: tasks.iter().map(|task| task.arrival).max().unwrap_or(0),
             addresses,
+            identity: None,
         }
     }
 }
@@ -86,6 +90,10 @@ pub struct Node {
     snapshot_refused: bool,
     /// Resources were released, or somebody new wants some.
     admission_due: bool,
+    /// As which node it speaks, where that is known.
+    identity: Option<NodeId>,
+    /// It was registered anew since it followed a control plane: see [`Node::speaks_for`].
+    rejoined: bool,
 }
 
 impl Node {
@@ -97,6 +105,7 @@ impl Node {
             last_sequence: 0,
             last_arrival: 0,
             addresses,
+            identity: None,
         };
         Self::load(config, record, [], Ledger::default())
     }
@@ -130,7 +139,31 @@ impl Node {
             resources,
             snapshot_refused: false,
             admission_due: true,
+            identity: None,
+            rejoined: false,
         }
+    }
+
+    /// As which node it speaks. Another one than before means that the operator registered this host anew: nobody will
+    /// ever say another word about its earlier tasks, so its first snapshot is taken without the guards against a control
+    /// plane that lost its data. Until that comes, they go on.
+    #[must_use]
+    pub fn speaks_for(mut self, node: NodeId) -> Self {
+        self.rejoined = self
+            .record
+            .identity
+            .as_ref()
+            .is_some_and(|before| *before != node);
+        if self.rejoined {
+            self.record.position = None;
+        }
+        self.identity = Some(node);
+        self
+    }
+
+    /// Whether its tasks and reports so far are those of an earlier registration.
+    pub fn is_rejoined(&self) -> bool {
+        self.rejoined
     }
 
     pub fn record(&self) -> &NodeRecord {

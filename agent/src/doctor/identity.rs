@@ -5,7 +5,12 @@ use std::{net::SocketAddr, time::Duration};
 use tokio::net::TcpStream;
 
 use super::Finding;
-use crate::config::Config;
+use crate::{
+    config::Config,
+    dial::{DialError, Dialer},
+    identity::verify::moment,
+    sys::Chain,
+};
 
 /// Of one address.
 const CONNECT_DEADLINE: Duration = Duration::from_secs(5);
@@ -13,12 +18,46 @@ const CONNECT_DEADLINE: Duration = Duration::from_secs(5);
 const ADDRESSES_MAX: usize = 3;
 
 pub(super) async fn check(config: &Config) -> Vec<Finding> {
-    vec![reach(&config.control_plane).await]
+    vec![identity(config), reach(&config.control_plane).await]
+}
+
+fn identity(config: &Config) -> Finding {
+    const CHECK: &str = "identity";
+    let identity = match config.load_identity() {
+        Ok(identity) => identity,
+        Err(error) => {
+            let advice = "join it: get a token with `berth token create` and run what that prints";
+            return Finding::problem(CHECK, Chain(&error).to_string(), advice);
+        }
+    };
+    let (from, to) = (moment(identity.not_before), moment(identity.not_after));
+    let said = format!(
+        "node {}, its certificate is valid from {from} to {to}",
+        identity.node_id
+    );
+    if identity.is_valid_at(time::OffsetDateTime::now_utc()) {
+        return Finding::ok(CHECK, said);
+    }
+    Finding::problem(
+        CHECK,
+        format!(
+            "{said}; this host's clock says {}",
+            moment(time::OffsetDateTime::now_utc())
+        ),
+        "if the clock is wrong, set it: `timedatectl set-ntp true`; if not, join anew: `berth-agent register --force`",
+    )
 }
 
 async fn reach(control_plane: &str) -> Finding {
     const CHECK: &str = "control plane";
-    let Some((host, port)) = host_and_port(control_plane) else {
+    let hop = match first_hop(control_plane) {
+        Ok(hop) => hop,
+        Err(error) => {
+            let advice = "the environment of the agent's service is what counts: HTTPS_PROXY, NO_PROXY";
+            return Finding::problem(CHECK, Chain(&error).to_string(), advice);
+        }
+    };
+    let Some((host, port)) = hop else {
         return Finding::problem(
             CHECK,
             format!("{control_plane:?} is no address"),
@@ -53,36 +92,29 @@ async fn reach(control_plane: &str) -> Finding {
     )
 }
 
-/// Of `https://host[:port][/…]`.
-fn host_and_port(url: &str) -> Option<(String, u16)> {
-    let uri: tonic::transport::Uri = url.parse().ok()?;
-    let host = uri
-        .host()?
-        .trim_start_matches('[')
-        .trim_end_matches(']')
-        .to_owned();
-    Some((host, uri.port_u16().unwrap_or(443)))
+/// Host and port of what is connected to: the control plane of `https://host[:port][/…]`, or the proxy before it.
+fn first_hop(url: &str) -> Result<Option<(String, u16)>, DialError> {
+    let uri: Option<http::Uri> = url.parse().ok();
+    let Some(uri) = uri.filter(|uri| uri.host().is_some()) else {
+        return Ok(None);
+    };
+    Dialer::from_env()?.first_hop(&uri).map(Some)
 }
 
 #[cfg(test)]
 mod tests {
     use super::{super::Outcome, *};
 
+    fn hop(url: &str) -> Option<(String, u16)> {
+        first_hop(url).unwrap()
+    }
+
     #[test]
     fn addresses_are_taken_apart() {
-        assert_eq!(
-            host_and_port("https://cp.example:8781"),
-            Some(("cp.example".into(), 8781))
-        );
-        assert_eq!(
-            host_and_port("https://[2001:db8::1]:1"),
-            Some(("2001:db8::1".into(), 1))
-        );
-        assert_eq!(
-            host_and_port("https://cp.example"),
-            Some(("cp.example".into(), 443))
-        );
-        assert_eq!(host_and_port(""), None);
+        assert_eq!(hop("https://cp.example:8781"), Some(("cp.example".into(), 8781)));
+        assert_eq!(hop("https://[2001:db8::1]:1"), Some(("2001:db8::1".into(), 1)));
+        assert_eq!(hop("https://cp.example"), Some(("cp.example".into(), 443)));
+        assert_eq!(hop(""), None);
     }
 
     #[tokio::test]

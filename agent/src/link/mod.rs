@@ -6,6 +6,7 @@ mod hello;
 mod pulls;
 mod session;
 mod state;
+mod target;
 mod usage;
 
 use std::{
@@ -14,18 +15,19 @@ use std::{
     time::Duration,
 };
 
-use berth_agent_core::{change::DesiredAck, ids::NodeId};
+use berth_agent_core::change::DesiredAck;
 use rand::Rng;
+use time::OffsetDateTime;
 use tokio::{
     sync::{mpsc, watch},
     time::Instant,
 };
 use tokio_util::sync::CancellationToken;
-use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
 
 use crate::{
     driver::{Input, NodeStatus},
     effects::images::PullProgress,
+    identity::{IdentityError, IdentityState, TrustOrder, verify::moment},
     store::Store,
     sys::Chain,
     telemetry::Sampler,
@@ -33,21 +35,16 @@ use crate::{
 pub use hello::Facts;
 use state::Pace;
 pub use state::{LinkPhase, LinkState};
+pub use target::Target;
+pub(crate) use target::{Connection, connect, endpoint};
 
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
-const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(5);
 /// A session that lasted so long was good: the next failure starts with the shortest back-off again.
 const GOOD_SESSION: Duration = Duration::from_secs(30);
 
 #[derive(Debug, thiserror::Error)]
 pub enum LinkError {
-    #[error("read {what} {path}")]
-    Identity {
-        what: &'static str,
-        path: PathBuf,
-        source: std::io::Error,
-    },
+    #[error("this node's identity")]
+    Identity { source: IdentityError },
     #[error("control plane address {address}")]
     Address {
         address: String,
@@ -70,75 +67,10 @@ pub enum LinkError {
     Outbox { source: crate::store::StoreError },
 }
 
-/// Where the control plane is, and who this node is.
-#[derive(Clone, Debug)]
-pub struct Target {
-    pub address: String,
-    pub certificate: PathBuf,
-    pub key: PathBuf,
-    pub authority: PathBuf,
-}
-
-impl Target {
-    /// The endpoint with its identity, read anew each time: certificates are renewed while the agent runs.
-    fn endpoint(&self) -> Result<Endpoint, LinkError> {
-        let read = |what, path: &PathBuf| {
-            std::fs::read(path).map_err(|source| LinkError::Identity {
-                what,
-                path: path.clone(),
-                source,
-            })
-        };
-        let identity = Identity::from_pem(read("certificate", &self.certificate)?, self.read_key()?);
-        let authority = Certificate::from_pem(read("authority", &self.authority)?);
-        let tls = ClientTlsConfig::new()
-            .ca_certificate(authority)
-            .identity(identity);
-        let address = |source| LinkError::Address {
-            address: self.address.clone(),
-            source,
-        };
-        Ok(Endpoint::from_shared(self.address.clone())
-            .map_err(address)?
-            .tls_config(tls)
-            .map_err(address)?
-            .connect_timeout(CONNECT_TIMEOUT)
-            .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
-            .keep_alive_timeout(KEEPALIVE_TIMEOUT)
-            .keep_alive_while_idle(true)
-            .tcp_nodelay(true))
-    }
-
-    /// The private key, if nobody but its owner can read it.
-    fn read_key(&self) -> Result<Vec<u8>, LinkError> {
-        use std::os::unix::fs::MetadataExt as _;
-        let read = |source| LinkError::Identity {
-            what: "key",
-            path: self.key.clone(),
-            source,
-        };
-        let mode = std::fs::metadata(&self.key).map_err(read)?.mode();
-        if mode & 0o077 != 0 {
-            let problem = format!("mode {:o} lets others read it: chmod 600", mode & 0o777);
-            return Err(read(std::io::Error::other(problem)));
-        }
-        std::fs::read(&self.key).map_err(read)
-    }
-
-    async fn connect(&self) -> Result<Channel, LinkError> {
-        let connect = |source| LinkError::Connect {
-            address: self.address.clone(),
-            source,
-        };
-        self.endpoint()?.connect().await.map_err(connect)
-    }
-}
-
 /// The link and what it needs of the rest.
 #[derive(Debug)]
 pub struct Link {
     pub target: Target,
-    pub node: NodeId,
     pub facts: Facts,
     pub inputs: mpsc::Sender<Input>,
     pub store: Store,
@@ -147,6 +79,10 @@ pub struct Link {
     pub sampler: Arc<Mutex<Sampler>>,
     pub pulls: watch::Receiver<PullProgress>,
     pub log_dir: PathBuf,
+    /// Where the control plane's word on whom to believe goes.
+    pub trust: mpsc::Sender<TrustOrder>,
+    /// What is wrong with the identity is told in heartbeats.
+    pub identity: watch::Receiver<IdentityState>,
     /// How the link is: for readiness and for people.
     pub state: watch::Sender<LinkState>,
 }
@@ -168,7 +104,7 @@ impl Link {
             if was_up && begun.elapsed() > GOOD_SESSION {
                 backoff = Backoff::default();
             }
-            let wait = backoff.next(error.pace());
+            let wait = backoff.next(self.pace(&error));
             tokio::select! {
                 () = tokio::time::sleep(wait) => {}
                 () = stop.cancelled() => break,
@@ -178,12 +114,18 @@ impl Link {
 
     /// Says what became of the link: once for each phase, not at each try. Returns whether it was up.
     fn down(&self, error: &LinkError) -> bool {
-        let chain = Chain(error).to_string();
-        let reason = match error.advice() {
-            Some(advice) => format!("{chain}: {advice}"),
-            None => chain,
-        };
-        let state = self.state.borrow().failed(error.pace(), reason.clone());
+        let mut reason = Chain(error).to_string();
+        if let Some(advice) = error.advice() {
+            reason = format!("{reason}: {advice}");
+        }
+        if let Some(end) = self.expired() {
+            reason = format!(
+                "this node's certificate expired at {}; join it again with `berth-agent register --force` and a token of \
+                 `berth token create` ({reason})",
+                moment(end)
+            );
+        }
+        let state = self.state.borrow().failed(self.pace(error), reason.clone());
         let (phase, last) = (state.phase, self.state.send_replace(state));
         if last.phase != phase {
             tracing::warn!(
@@ -193,6 +135,19 @@ impl Link {
             );
         }
         last.is_up()
+    }
+
+    /// When the certificate ended, if it has: by the host's clock, which may be wrong, so it is tried all the same.
+    fn expired(&self) -> Option<OffsetDateTime> {
+        let end = self.identity.borrow().not_after;
+        (OffsetDateTime::now_utc() > end).then_some(end)
+    }
+
+    fn pace(&self, error: &LinkError) -> Pace {
+        match error.pace() {
+            Pace::Soon if self.expired().is_some() => Pace::Late,
+            pace => pace,
+        }
     }
 }
 

@@ -1,6 +1,6 @@
 //! Owns one session of the link, from Hello to its end.
 
-use std::{sync::PoisonError, time::Duration};
+use std::{collections::VecDeque, sync::PoisonError, time::Duration};
 
 use berth_agent_core::{change::DesiredAck, event::Event};
 use berth_proto::node::v1::{
@@ -8,6 +8,7 @@ use berth_proto::node::v1::{
     node_service_client::NodeServiceClient,
 };
 use futures_util::{StreamExt, stream::FuturesUnordered};
+use rustls::pki_types::CertificateDer;
 use tokio::{
     sync::{mpsc, watch},
     time::Instant,
@@ -16,11 +17,12 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Streaming, transport::Channel};
 
-use super::{Link, LinkError, LinkState, bulk, pulls, usage};
+use super::{Connection, Link, LinkError, LinkState, bulk, pulls, usage};
 use crate::{
     convert,
     driver::{now, send},
     effects::images::PullProgress,
+    identity::TrustOrder,
 };
 
 /// Messages that may wait for the stream.
@@ -40,15 +42,17 @@ type Outgoing = mpsc::Sender<NodeMessage>;
 
 /// Until `stop` (Ok) or the link breaks (Err).
 pub(super) async fn run(link: &mut Link, stop: &CancellationToken) -> Result<(), LinkError> {
-    let channel = tokio::select! {
-        channel = link.target.connect() => channel?,
+    let Connection { channel, proved_by } = tokio::select! {
+        connection = link.target.connect() => connection?,
         () = stop.cancelled() => return Ok(()),
     };
     let mut client = NodeServiceClient::new(channel.clone())
         .max_decoding_message_size(wire::MESSAGE_BYTES_MAX)
         .max_encoding_message_size(wire::MESSAGE_BYTES_MAX);
     let (out, outgoing) = mpsc::channel(OUT_MAX);
-    let hello = link.facts.hello(&link.node, &link.status.borrow_and_update());
+    let hello = link
+        .facts
+        .hello(&link.target.node, &link.status.borrow_and_update());
     post(&out, Out::Hello(hello)).await?;
     let open = async {
         let refused = |source| LinkError::Refused {
@@ -95,8 +99,12 @@ pub(super) async fn run(link: &mut Link, stop: &CancellationToken) -> Result<(),
     Session {
         link,
         channel,
+        proved_by,
         out,
+        queue: VecDeque::new(),
+        progress: Instant::now(),
         sent: welcome.applied_sequence,
+        reports_due: true,
         has_snapshot: false,
     }
     .serve(incoming, &welcome, stop)
@@ -106,9 +114,18 @@ pub(super) async fn run(link: &mut Link, stop: &CancellationToken) -> Result<(),
 struct Session<'a> {
     link: &'a mut Link,
     channel: Channel,
+    /// The authority by which the control plane proved itself.
+    proved_by: CertificateDer<'static>,
     out: Outgoing,
+    /// What is to be sent, in order: at most a page of reports and one of each other kind. Sending never keeps this side
+    /// from reading: the other may be waiting for just that.
+    queue: VecDeque<Out>,
+    /// When the stream last took something, or had nothing to take.
+    progress: Instant,
     /// Sequence number of the last report sent in this session.
     sent: u64,
+    /// The outbox may hold more.
+    reports_due: bool,
     /// Deltas mean something from now on.
     has_snapshot: bool,
 }
@@ -125,8 +142,13 @@ impl Session<'_> {
         heartbeat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut bulk = FuturesUnordered::new();
         let mut pulls_from = Instant::now();
-        self.send_reports().await?;
+        let out = self.out.clone();
         loop {
+            let idle = self.queue.is_empty();
+            if idle && self.reports_due {
+                self.queue_reports().await?;
+                continue;
+            }
             // Every branch is cancel-safe: channels, intervals, and streams lose nothing when dropped while waiting.
             tokio::select! {
                 message = next(&mut incoming) => {
@@ -139,17 +161,49 @@ impl Session<'_> {
                         }
                     }
                 }
-                Ok(()) = self.link.status.changed() => self.send_reports().await?,
-                Some(ack) = self.link.desired_acks.recv() => self.send_ack(ack).await?,
-                _ = heartbeat.tick() => self.send_heartbeat().await?,
-                Ok(()) = next_picture(&mut self.link.pulls, pulls_from) => {
+                permit = out.reserve(), if !idle => {
+                    let permit = permit.map_err(|_| LinkError::Closed)?;
+                    let message = self.queue.pop_front();
+                    permit.send(NodeMessage { message });
+                    self.progress = Instant::now();
+                }
+                () = tokio::time::sleep_until(self.progress + SEND_TIMEOUT), if !idle => return Err(slow_send()),
+                Ok(()) = self.link.status.changed(), if idle => self.reports_due = true,
+                Some(ack) = self.link.desired_acks.recv(), if idle => self.put(desired_ack(ack)),
+                _ = heartbeat.tick(), if idle => {
+                    let heartbeat = self.heartbeat();
+                    self.put(heartbeat);
+                }
+                Ok(()) = next_picture(&mut self.link.pulls, pulls_from), if idle => {
                     pulls_from = Instant::now() + PULLS_INTERVAL;
                     let picture = pulls::to_wire(&self.link.pulls.borrow_and_update());
-                    post(&self.out, Out::Pulls(picture)).await?;
+                    self.put(Out::Pulls(picture));
                 }
                 Some(()) = bulk.next(), if !bulk.is_empty() => {}
-                () = stop.cancelled() => return self.send_reports().await,
+                () = stop.cancelled() => return self.flush().await,
             }
+        }
+    }
+
+    /// To be sent next. Only called while nothing waits.
+    fn put(&mut self, message: Out) {
+        if self.queue.is_empty() {
+            self.progress = Instant::now();
+        }
+        self.queue.push_back(message);
+    }
+
+    /// On the way out: all that is known, and no more reading.
+    async fn flush(&mut self) -> Result<(), LinkError> {
+        self.reports_due = true;
+        loop {
+            while let Some(message) = self.queue.pop_front() {
+                post(&self.out, message).await?;
+            }
+            if !self.reports_due {
+                return Ok(());
+            }
+            self.queue_reports().await?;
         }
     }
 
@@ -174,8 +228,16 @@ impl Session<'_> {
                 sequence: ack.sequence,
             },
             In::OpenBulk(open) => return Ok(Some(open)),
-            // Whom this node believes is set by files, which it does not change yet.
-            In::Trust(_) => return Ok(None),
+            In::Trust(trust) => {
+                let proved_by = self.proved_by.clone();
+                // Sent again with the next link or change.
+                if self.link.trust.try_send(TrustOrder { trust, proved_by }).is_err() {
+                    tracing::warn!(
+                        "whom to believe was said too often; the last word is taken with the next link"
+                    );
+                }
+                return Ok(None);
+            }
             In::Welcome(_) => {
                 return Err(LinkError::Protocol {
                     what: "a second Welcome".into(),
@@ -186,38 +248,30 @@ impl Session<'_> {
         Ok(None)
     }
 
-    async fn send_reports(&mut self) -> Result<(), LinkError> {
+    /// The next page of the outbox.
+    async fn queue_reports(&mut self) -> Result<(), LinkError> {
         let last = self.link.status.borrow_and_update().last_sequence;
-        while self.sent < last {
-            let page = self.link.store.outbox(self.sent, REPORTS_PAGE).await;
-            let page = page.map_err(|source| LinkError::Outbox { source })?;
-            // Numbers may be missing: a report that was acknowledged meanwhile is gone.
-            let Some(newest) = page.last().map(|report| report.sequence) else {
-                break;
-            };
-            for report in &page {
-                post(&self.out, Out::StateChange(convert::state_change(report))).await?;
-            }
-            self.sent = newest;
+        self.reports_due = false;
+        if self.sent >= last {
+            return Ok(());
         }
+        let page = self.link.store.outbox(self.sent, REPORTS_PAGE).await;
+        let page = page.map_err(|source| LinkError::Outbox { source })?;
+        // Numbers may be missing: a report that was acknowledged meanwhile is gone.
+        let Some(newest) = page.last().map(|report| report.sequence) else {
+            return Ok(());
+        };
+        for report in &page {
+            self.put(Out::StateChange(convert::state_change(report)));
+        }
+        self.sent = newest;
+        self.reports_due = newest < last;
         Ok(())
     }
 
-    async fn send_ack(&self, ack: DesiredAck) -> Result<(), LinkError> {
-        let position = Some(convert::position_to_wire(&ack.position));
-        let refused_reason = ack.refused.unwrap_or_default();
-        post(
-            &self.out,
-            Out::DesiredAck(wire::DesiredAck {
-                position,
-                refused_reason,
-            }),
-        )
-        .await
-    }
-
-    async fn send_heartbeat(&self) -> Result<(), LinkError> {
-        let impairments = self.link.status.borrow().impairments.clone();
+    fn heartbeat(&self) -> Out {
+        let mut impairments = self.link.status.borrow().impairments.clone();
+        impairments.extend(self.link.identity.borrow().problem.clone());
         let (node, tasks) = self
             .link
             .sampler
@@ -225,14 +279,20 @@ impl Session<'_> {
             .unwrap_or_else(PoisonError::into_inner)
             .sample();
         let tasks = tasks.iter().map(usage::task).collect();
-        let heartbeat = wire::Heartbeat {
+        Out::Heartbeat(wire::Heartbeat {
             sent_at_ms: now().0,
             node: Some(usage::node(&node)),
             tasks,
             impairments,
-        };
-        post(&self.out, Out::Heartbeat(heartbeat)).await
+        })
     }
+}
+
+fn desired_ack(ack: DesiredAck) -> Out {
+    Out::DesiredAck(wire::DesiredAck {
+        position: Some(convert::position_to_wire(&ack.position)),
+        refused_reason: ack.refused.unwrap_or_default(),
+    })
 }
 
 /// Waits until `from`, and then for a change that nobody saw.
@@ -251,10 +311,14 @@ async fn post(out: &Outgoing, message: Out) -> Result<(), LinkError> {
     match tokio::time::timeout(SEND_TIMEOUT, sending).await {
         Ok(Ok(())) => Ok(()),
         Ok(Err(_)) => Err(LinkError::Closed),
-        Err(_) => Err(LinkError::Slow {
-            what: "sending to the control plane",
-            seconds: SEND_TIMEOUT.as_secs(),
-        }),
+        Err(_) => Err(slow_send()),
+    }
+}
+
+fn slow_send() -> LinkError {
+    LinkError::Slow {
+        what: "sending to the control plane",
+        seconds: SEND_TIMEOUT.as_secs(),
     }
 }
 

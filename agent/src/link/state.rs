@@ -5,6 +5,7 @@ use std::time::{Duration, SystemTime};
 use tonic::Code;
 
 use super::LinkError;
+use crate::identity::IdentityError;
 
 /// How the link is now: for readiness, metrics and people.
 #[derive(Clone, Debug)]
@@ -116,6 +117,10 @@ impl LinkError {
                 _ => Pace::Soon,
             },
             Self::Protocol { .. } => Pace::Late,
+            // Only a restart makes an agent another node's.
+            Self::Identity {
+                source: IdentityError::Replaced { .. },
+            } => Pace::Late,
             Self::Identity { .. }
             | Self::Address { .. }
             | Self::Connect { .. }
@@ -139,7 +144,7 @@ impl LinkError {
                 "another agent uses this node's identity: this host or the other is a copy; on the copy, run \
                  `berth-agent register --force` with a token of its own",
             ),
-            Code::OutOfRange | Code::ResourceExhausted => {
+            Code::OutOfRange => {
                 Some("a message is larger than the protocol allows (4 MiB): this node has too many tasks")
             }
             _ => None,

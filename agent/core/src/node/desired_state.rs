@@ -53,6 +53,8 @@ impl Node {
             .filter(|id| !named.contains(*id))
             .cloned()
             .collect();
+        self.rejoined = false;
+        self.record.identity.clone_from(&self.identity);
         let touched = self.take_over(position, wanted, &missing, now, change);
         self.release_strangers(now, change);
         touched
@@ -209,7 +211,7 @@ impl Node {
         if mine.store_id != position.store_id {
             return Err(format!(
                 "this node follows store {}, not {}: the control plane lost its data or is another one; \
-                 if that is meant, remove the node's state directory once its tasks are stopped",
+                 if that is meant, join it anew with `berth-agent register --force`, which stops its tasks",
                 mine.store_id, position.store_id
             ));
         }
@@ -225,6 +227,9 @@ impl Node {
     }
 
     fn guards_against_mass_stop(&self, named: &BTreeSet<TaskId>) -> Result<(), String> {
+        if self.rejoined {
+            return Ok(());
+        }
         let wanted = |task: &&Task| {
             task.spec.desired == DesiredStatus::Running
                 && matches!(task.phase, Phase::Active | Phase::Waiting { .. })

@@ -587,6 +587,72 @@ fn a_foreign_or_older_store_is_refused() {
     );
 }
 
+/// The node as it is after a restart, speaking for `id`.
+fn restarted_as(node: &Node, id: u64) -> Node {
+    let record = serde_json::from_str(&serde_json::to_string(node.record()).unwrap()).unwrap();
+    let mut node = Node::load(
+        node.config.clone(),
+        record,
+        node.tasks().cloned(),
+        Ledger::default(),
+    )
+    .speaks_for(format!("{id:032x}").parse().unwrap());
+    let restarted = Restarted {
+        host_rebooted: false,
+        containers: vec![],
+    };
+    node.apply(Millis(0), Event::Restarted(restarted));
+    node
+}
+
+#[test]
+fn a_host_that_was_registered_anew_follows_its_new_control_plane_and_ends_what_was_before() {
+    let specs: Vec<_> = (1..=4)
+        .map(|n| task(n, 0, vec![container(n * 16, "a")]))
+        .collect();
+    let mut node = restarted_as(&node(), 1);
+    run(&mut node, Millis(0), snapshot(7, specs.clone()));
+    let foreign = Event::Snapshot {
+        position: Position {
+            store_id: "other".into(),
+            epoch: 1,
+            revision: 1,
+        },
+        tasks: vec![],
+        refused: vec![],
+    };
+    let mut same = restarted_as(&node, 1);
+    assert!(!same.is_rejoined());
+    let change = same.apply(Millis(1), foreign.clone());
+    assert!(
+        change
+            .desired_ack
+            .unwrap()
+            .refused
+            .unwrap()
+            .contains("register --force")
+    );
+
+    let mut anew = restarted_as(&node, 2);
+    assert!(anew.is_rejoined() && anew.record().position.is_none());
+    let wanted = |node: &Node| node.tasks().filter(|t| !t.forgotten).count();
+    assert_eq!(
+        wanted(&anew),
+        4,
+        "they go on until the new control plane has spoken"
+    );
+    let anew_again = restarted_as(&anew, 2);
+    assert!(anew_again.is_rejoined(), "until then it stays so over restarts");
+    let change = anew.apply(Millis(1), foreign.clone());
+    assert_eq!(change.desired_ack.unwrap().refused, None);
+    assert_eq!(wanted(&anew), 0);
+    assert!(!restarted_as(&anew, 2).is_rejoined());
+
+    // From now on the guards are as before.
+    let change = anew.apply(Millis(3), snapshot(9, vec![]));
+    assert!(change.desired_ack.unwrap().refused.is_some());
+}
+
 #[test]
 fn a_snapshot_that_would_stop_most_tasks_unexplained_is_held() {
     let mut node = node();

@@ -1,0 +1,487 @@
+//! Owns how an identity lies on the disk: three files that come and go as one. Whatever moment a write fails or the
+//! power goes, there is none, the old one, or the new one, never a mixture. Never looks into a certificate more than
+//! to read it.
+
+use std::{
+    fs, io,
+    io::{Read as _, Write as _},
+    os::{
+        fd::AsFd,
+        unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _},
+    },
+    path::{Path, PathBuf},
+    time::SystemTime,
+};
+
+use nix::fcntl::{AT_FDCWD, Flock, FlockArg, OFlag, RenameFlags, openat, renameat2};
+use nix::sys::stat::Mode;
+use rustls::pki_types::CertificateDer;
+
+use super::{Identity, IdentityError, certificate};
+
+const CERTIFICATE: &str = "node.pem";
+const KEY: &str = "node.key";
+const AUTHORITY: &str = "authority.pem";
+const PRIVATE_FILE: u32 = 0o600;
+const PUBLIC_FILE: u32 = 0o644;
+const PRIVATE_DIRECTORY: u32 = 0o700;
+/// No file of an identity is near so large.
+const FILE_BYTES_MAX: u64 = 1 << 20;
+
+/// `STATE_DIR/identity` and what is beside it while it changes.
+#[derive(Clone, Debug)]
+pub struct IdentityFiles {
+    directory: PathBuf,
+    /// For tests: how many steps of writing still work.
+    #[cfg(test)]
+    pub(super) steps_left: Option<std::sync::Arc<std::sync::atomic::AtomicI64>>,
+}
+
+/// Held while an identity changes: `register` and the running agent may both want to.
+#[derive(Debug)]
+pub struct Lock(#[expect(dead_code, reason = "held, not used")] Flock<fs::File>);
+
+impl IdentityFiles {
+    pub fn new(state_dir: &Path) -> Self {
+        Self {
+            directory: state_dir.join("identity"),
+            #[cfg(test)]
+            steps_left: None,
+        }
+    }
+
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// The identity, if there is one.
+    pub fn load(&self) -> Result<Option<Identity>, IdentityError> {
+        // Through one handle: the whole directory may be replaced between two files.
+        let directory = match fs::File::open(&self.directory) {
+            Ok(directory) => directory,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(source) => return Err(self.failed("open", &self.directory)(source)),
+        };
+        let read = |name: &str| {
+            let path = self.directory.join(name);
+            let flags = OFlag::O_RDONLY | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW;
+            let opened = openat(directory.as_fd(), name, flags, Mode::empty());
+            let file = fs::File::from(opened.map_err(|e| self.failed("read", &path)(e.into()))?);
+            read_file(file, &path, name == KEY)
+        };
+        let (certificate_pem, since) = read(CERTIFICATE)?;
+        Identity::from_pem(certificate_pem, read(KEY)?.0, &read(AUTHORITY)?.0, since).map(Some)
+    }
+
+    /// Waits for nobody.
+    pub fn lock(&self) -> Result<Lock, IdentityError> {
+        let path = self.beside("lock");
+        if let Some(parent) = path.parent() {
+            make_directory(parent).map_err(self.failed("make directory", parent))?;
+        }
+        let file = fs::OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(PRIVATE_FILE)
+            .open(&path)
+            .map_err(self.failed("open", &path))?;
+        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(lock) => Ok(Lock(lock)),
+            Err((_, nix::Error::EWOULDBLOCK)) => Err(IdentityError::Busy {
+                directory: self.directory.clone(),
+            }),
+            Err((_, error)) => Err(self.failed("lock", &path)(error.into())),
+        }
+    }
+
+    /// The key of a join under way, PEM: made and stored at the first call, the same at each later one until an
+    /// identity was installed. An answer that got lost is asked for again with the same key.
+    pub fn pending_key(
+        &self,
+        _: &Lock,
+        make: impl FnOnce() -> Result<String, IdentityError>,
+    ) -> Result<String, IdentityError> {
+        let directory = self.beside("join");
+        let path = directory.join(KEY);
+        match read_secret(&path) {
+            // A join that was completed, but not tidied up: the key is taken.
+            Ok(pem) if self.load().ok().flatten().is_some_and(|i| i.key_pem == pem) => {}
+            Ok(pem) if rcgen::KeyPair::from_pem(&pem).is_ok() => return Ok(pem),
+            Ok(_) => {
+                tracing::warn!(path = %path.display(), "the key of an earlier join is damaged; a new one is made")
+            }
+            Err(IdentityError::File { source, .. }) if source.kind() == io::ErrorKind::NotFound => {}
+            Err(other) => return Err(other),
+        }
+        let pem = make()?;
+        let store = || -> io::Result<()> {
+            self.step(|| remove_directory(&directory))?;
+            self.step(|| make_directory(&directory))?;
+            self.write(&path, &pem, PRIVATE_FILE)?;
+            self.step(|| sync_directory(&directory))?;
+            self.step(|| sync_parent(&directory))
+        };
+        store().map_err(self.failed("write", &path))?;
+        Ok(pem)
+    }
+
+    /// The next join begins with another key.
+    pub fn forget_pending(&self, _: &Lock) -> Result<(), IdentityError> {
+        let directory = self.beside("join");
+        remove_directory(&directory).map_err(self.failed("remove", &directory))
+    }
+
+    /// Puts a whole identity in place of what was there. With `keep` the old one stays beside it, under the name that is
+    /// returned.
+    pub fn install(
+        &self,
+        _: &Lock,
+        certificate_pem: &str,
+        key_pem: &str,
+        authorities: &[CertificateDer<'_>],
+        keep: bool,
+    ) -> Result<Option<PathBuf>, IdentityError> {
+        let staged = self.beside("new");
+        let write = || -> io::Result<Option<PathBuf>> {
+            self.step(|| remove_directory(&staged))?;
+            self.step(|| make_directory(&staged))?;
+            self.write(&staged.join(KEY), key_pem, PRIVATE_FILE)?;
+            self.write(&staged.join(CERTIFICATE), certificate_pem, PUBLIC_FILE)?;
+            self.write(
+                &staged.join(AUTHORITY),
+                &certificate::to_pem(authorities),
+                PUBLIC_FILE,
+            )?;
+            self.step(|| sync_directory(&staged))?;
+            let kept = self.replace(&staged, keep)?;
+            self.step(|| sync_parent(&staged))?;
+            Ok(kept)
+        };
+        let kept = write().map_err(self.failed("write", &self.directory))?;
+        // The identity is in place: what cannot be tidied up now is at the next change.
+        for left in [staged, self.beside("join")] {
+            if let Err(error) = self.step(|| remove_directory(&left)) {
+                tracing::warn!(path = %left.display(), %error, "cannot remove what is left of an earlier identity");
+            }
+        }
+        Ok(kept)
+    }
+
+    fn replace(&self, staged: &Path, keep: bool) -> io::Result<Option<PathBuf>> {
+        if !self.directory.exists() {
+            self.step(|| fs::rename(staged, &self.directory))?;
+            return Ok(None);
+        }
+        let mut kept = None;
+        if keep {
+            let seconds = SystemTime::now()
+                .duration_since(SystemTime::UNIX_EPOCH)
+                .map_or(0, |t| t.as_secs());
+            let aside = self.beside(&format!("old-{seconds}"));
+            self.step(|| link_all(&self.directory, &aside))?;
+            kept = Some(aside);
+        }
+        // Exchanged, so that there is never a moment without an identity.
+        self.step(|| {
+            let flags = RenameFlags::RENAME_EXCHANGE;
+            Ok(renameat2(AT_FDCWD, staged, AT_FDCWD, &self.directory, flags)?)
+        })?;
+        Ok(kept)
+    }
+
+    /// Believes others from now on.
+    pub fn store_authorities(
+        &self,
+        _: &Lock,
+        authorities: &[CertificateDer<'_>],
+    ) -> Result<(), IdentityError> {
+        let path = self.directory.join(AUTHORITY);
+        let partial = self.directory.join("authority.partial");
+        let write = || -> io::Result<()> {
+            self.step(|| remove_file(&partial))?;
+            self.write(&partial, &certificate::to_pem(authorities), PUBLIC_FILE)?;
+            self.step(|| fs::rename(&partial, &path))?;
+            self.step(|| sync_directory(&self.directory))
+        };
+        write().map_err(self.failed("write", &path))
+    }
+
+    fn write(&self, path: &Path, content: &str, mode: u32) -> io::Result<()> {
+        let mut file = None;
+        self.step(|| {
+            let made = fs::OpenOptions::new()
+                .write(true)
+                .create_new(true)
+                .mode(mode)
+                .open(path);
+            file = Some(made?);
+            Ok(())
+        })?;
+        let Some(mut file) = file else { return Ok(()) };
+        self.step(|| file.write_all(content.as_bytes()))?;
+        self.step(|| file.sync_all())
+    }
+
+    /// Every change of the disk goes through here, so that tests can end the writing at each.
+    fn step<T>(&self, work: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+        #[cfg(test)]
+        if let Some(left) = &self.steps_left
+            && left.fetch_sub(1, std::sync::atomic::Ordering::Relaxed) <= 0
+        {
+            return Err(io::Error::other("no step left"));
+        }
+        work()
+    }
+
+    fn beside(&self, what: &str) -> PathBuf {
+        self.directory.with_file_name(format!("identity.{what}"))
+    }
+
+    fn failed(&self, action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> IdentityError + use<> {
+        failed(action, path)
+    }
+}
+
+fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> IdentityError + use<> {
+    let path = path.to_path_buf();
+    move |source| IdentityError::File { action, path, source }
+}
+
+pub(super) fn read_text(path: &Path) -> Result<String, IdentityError> {
+    let file = fs::File::open(path).map_err(failed("read", path))?;
+    Ok(read_file(file, path, false)?.0)
+}
+
+/// Refuses a file that others can read.
+pub(super) fn read_secret(path: &Path) -> Result<String, IdentityError> {
+    let file = fs::File::open(path).map_err(failed("read", path))?;
+    Ok(read_file(file, path, true)?.0)
+}
+
+fn read_file(file: fs::File, path: &Path, secret: bool) -> Result<(String, SystemTime), IdentityError> {
+    let metadata = file.metadata().map_err(failed("read", path))?;
+    let mode = metadata.mode() & 0o7777;
+    if secret && mode & 0o077 != 0 {
+        return Err(IdentityError::Exposed {
+            path: path.into(),
+            mode,
+        });
+    }
+    let mut text = String::new();
+    file.take(FILE_BYTES_MAX)
+        .read_to_string(&mut text)
+        .map_err(failed("read", path))?;
+    Ok((text, metadata.modified().unwrap_or(SystemTime::UNIX_EPOCH)))
+}
+
+fn make_directory(path: &Path) -> io::Result<()> {
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(PRIVATE_DIRECTORY)
+        .create(path)
+}
+
+fn remove_directory(path: &Path) -> io::Result<()> {
+    ignore_missing(fs::remove_dir_all(path))
+}
+
+fn remove_file(path: &Path) -> io::Result<()> {
+    ignore_missing(fs::remove_file(path))
+}
+
+fn ignore_missing(removed: io::Result<()>) -> io::Result<()> {
+    match removed {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+fn link_all(from: &Path, to: &Path) -> io::Result<()> {
+    remove_directory(to)?;
+    make_directory(to)?;
+    for name in [KEY, CERTIFICATE, AUTHORITY] {
+        ignore_missing(fs::hard_link(from.join(name), to.join(name)))?;
+    }
+    sync_directory(to)
+}
+
+fn sync_directory(path: &Path) -> io::Result<()> {
+    fs::File::open(path)?.sync_all()
+}
+
+fn sync_parent(path: &Path) -> io::Result<()> {
+    path.parent().map_or(Ok(()), sync_directory)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, atomic::AtomicI64};
+
+    use rcgen::KeyPair;
+
+    use super::{super::testing::Authority, *};
+
+    const OLD: &str = "00000000000000000000000000000001";
+    const NEW: &str = "00000000000000000000000000000002";
+
+    struct Parts {
+        certificate: String,
+        key: String,
+        authorities: Vec<CertificateDer<'static>>,
+    }
+
+    fn parts(node: &str) -> Parts {
+        let (authority, key) = (Authority::new(), KeyPair::generate().unwrap());
+        Parts {
+            certificate: certificate::to_pem(&[authority.node(node, &key)]),
+            key: key.serialize_pem(),
+            authorities: vec![authority.der()],
+        }
+    }
+
+    fn install(files: &IdentityFiles, parts: &Parts, keep: bool) -> Result<Option<PathBuf>, IdentityError> {
+        let lock = files.lock()?;
+        files.install(&lock, &parts.certificate, &parts.key, &parts.authorities, keep)
+    }
+
+    /// Which node the files make, and that all three are of the same.
+    fn node(files: &IdentityFiles, known: &[&Parts]) -> Option<String> {
+        let identity = files.load().unwrap()?;
+        let of = |parts: &&&Parts| parts.certificate == identity.certificate_pem;
+        let parts = known.iter().find(of).expect("a certificate that was installed");
+        assert_eq!(
+            (&parts.key, &parts.authorities),
+            (&identity.key_pem, &identity.authorities)
+        );
+        Some(identity.node_id.to_string())
+    }
+
+    fn failing_after(dir: &Path, steps: i64) -> IdentityFiles {
+        IdentityFiles {
+            steps_left: Some(Arc::new(AtomicI64::new(steps))),
+            ..IdentityFiles::new(dir)
+        }
+    }
+
+    /// Steps until one succeeds: enough of them to know that every step was the last one once.
+    const STEPS_MAX: i64 = 40;
+
+    #[test]
+    fn a_first_identity_is_whole_or_not_there_at_every_step_that_fails() {
+        let new = parts(NEW);
+        let dir = tempfile::tempdir().unwrap();
+        let mut failures = 0;
+        for steps in 0..STEPS_MAX {
+            let files = failing_after(dir.path(), steps);
+            let done = install(&files, &new, false);
+            let whole = IdentityFiles::new(dir.path());
+            let found = node(&whole, &[&new]);
+            match done {
+                Ok(_) => {
+                    assert_eq!(found.as_deref(), Some(NEW));
+                    assert!(failures > 8, "{failures} steps failed first");
+                    return;
+                }
+                Err(_) => failures += 1,
+            }
+            let _ = fs::remove_dir_all(whole.directory());
+        }
+        panic!("never installed");
+    }
+
+    #[test]
+    fn a_later_identity_is_the_old_or_the_new_at_every_step_that_fails() {
+        let (old, new) = (parts(OLD), parts(NEW));
+        for keep in [false, true] {
+            let mut done = false;
+            for steps in 0..STEPS_MAX {
+                let dir = tempfile::tempdir().unwrap();
+                let whole = IdentityFiles::new(dir.path());
+                install(&whole, &old, false).unwrap();
+                let installed = install(&failing_after(dir.path(), steps), &new, keep);
+                let found = node(&whole, &[&old, &new]).expect("there is always one");
+                if installed.is_ok() {
+                    assert_eq!(found, NEW);
+                    done = true;
+                }
+                // And what an interruption left is no obstacle.
+                install(&whole, &new, keep).unwrap();
+                assert_eq!(node(&whole, &[&new]).as_deref(), Some(NEW));
+            }
+            assert!(done);
+        }
+    }
+
+    #[test]
+    fn the_old_identity_is_kept_aside_when_asked_for() {
+        let (old, new) = (parts(OLD), parts(NEW));
+        let dir = tempfile::tempdir().unwrap();
+        let files = IdentityFiles::new(dir.path());
+        assert_eq!(install(&files, &old, true).unwrap(), None);
+        let aside = install(&files, &new, true).unwrap().unwrap();
+        assert_eq!(fs::read_to_string(aside.join(KEY)).unwrap(), old.key);
+        assert_eq!(fs::metadata(aside.join(KEY)).unwrap().mode() & 0o777, 0o600);
+        assert_eq!(fs::metadata(files.directory()).unwrap().mode() & 0o777, 0o700);
+    }
+
+    #[test]
+    fn a_join_goes_on_with_its_key_until_it_is_done() {
+        let dir = tempfile::tempdir().unwrap();
+        let files = IdentityFiles::new(dir.path());
+        let lock = files.lock().unwrap();
+        let make = || Ok(KeyPair::generate().unwrap().serialize_pem());
+        let key = files.pending_key(&lock, make).unwrap();
+        assert_eq!(files.pending_key(&lock, make).unwrap(), key);
+        let path = dir.path().join("identity.join/node.key");
+        assert_eq!(fs::metadata(path).unwrap().mode() & 0o777, 0o600);
+        let authority = Authority::new();
+        let issued = authority.node(NEW, &KeyPair::from_pem(&key).unwrap());
+        let pem = certificate::to_pem(&[issued]);
+        files
+            .install(&lock, &pem, &key, &[authority.der()], false)
+            .unwrap();
+        assert_ne!(
+            files.pending_key(&lock, make).unwrap(),
+            key,
+            "the next join has a key of its own"
+        );
+    }
+
+    #[test]
+    fn one_process_at_a_time_changes_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let files = IdentityFiles::new(dir.path());
+        let held = files.lock().unwrap();
+        assert!(matches!(files.lock(), Err(IdentityError::Busy { .. })));
+        drop(held);
+        files.lock().unwrap();
+    }
+
+    #[test]
+    fn a_key_that_others_can_read_is_refused() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let dir = tempfile::tempdir().unwrap();
+        let files = IdentityFiles::new(dir.path());
+        install(&files, &parts(NEW), false).unwrap();
+        fs::set_permissions(files.directory().join(KEY), fs::Permissions::from_mode(0o640)).unwrap();
+        let refused = files.load().unwrap_err();
+        assert!(refused.to_string().contains("chmod 600"), "{refused}");
+    }
+
+    #[test]
+    fn authorities_are_replaced_whole() {
+        let dir = tempfile::tempdir().unwrap();
+        let files = IdentityFiles::new(dir.path());
+        let parts = parts(NEW);
+        install(&files, &parts, false).unwrap();
+        let both = [parts.authorities[0].clone(), Authority::new().der()];
+        for steps in 0..STEPS_MAX {
+            let failing = failing_after(dir.path(), steps);
+            let stored = failing.store_authorities(&files.lock().unwrap(), &both);
+            let found = files.load().unwrap().unwrap().authorities;
+            assert!(found == both || (stored.is_err() && found == parts.authorities));
+        }
+        assert_eq!(files.load().unwrap().unwrap().authorities, both);
+    }
+}
