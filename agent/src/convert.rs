@@ -27,6 +27,7 @@ pub const FEATURES: &[&str] = &[
     "limits.container",
     "ulimits",
     "rootfs.readonly",
+    "restart.after-reboot",
 ];
 
 const ENTRIES_MAX: usize = 1_000;
@@ -156,9 +157,6 @@ pub fn task_spec(wire: wire::TaskSpec) -> Result<TaskSpec, Refusal> {
         Ok(wire::NetworkMode::None) => NetworkMode::None,
         _ => return refuse("network_mode", "is not AWSVPC, HOST or NONE"),
     };
-    if wire.restart_after_reboot {
-        return refuse("restart_after_reboot", "not supported yet");
-    }
     let limits = wire.limits.unwrap_or_default();
     if limits.cpu_units > CPU_UNITS_MAX {
         return refuse(
@@ -184,7 +182,7 @@ pub fn task_spec(wire: wire::TaskSpec) -> Result<TaskSpec, Refusal> {
             memory_bytes: wire.charged_memory_bytes,
         },
         containers,
-        restart_after_reboot: false,
+        restart_after_reboot: wire.restart_after_reboot,
         stop_reason: wire.stop_reason,
         created_at: Millis(wire.created_at_ms),
     })

@@ -43,7 +43,6 @@ fn every_bound_is_checked_and_named() {
         ("desired_status", |t| t.desired_status = 0),
         ("network_mode", |t| t.network_mode = 9),
         ("required_features", |t| t.required_features.push("gpu".into())),
-        ("restart_after_reboot", |t| t.restart_after_reboot = true),
         ("limits.cpu_units", |t| {
             t.limits = Some(wire::Limits {
                 cpu_units: u32::MAX,
@@ -91,6 +90,15 @@ fn every_bound_is_checked_and_named() {
         spoil(&mut spec);
         assert_eq!(&task_spec(spec).unwrap_err().field, field);
     }
+}
+
+#[test]
+fn a_task_that_starts_again_after_a_reboot_is_known_as_such() {
+    let mut spec = good();
+    spec.required_features.push("restart.after-reboot".into());
+    assert!(!task_spec(spec.clone()).unwrap().restart_after_reboot);
+    spec.restart_after_reboot = true;
+    assert!(task_spec(spec).unwrap().restart_after_reboot);
 }
 
 #[test]

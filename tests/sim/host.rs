@@ -43,7 +43,8 @@ pub struct Host {
     /// Containers that ever ran, with the exit code once they have one.
     ran: BTreeMap<ContainerId, Option<i32>>,
     starts: BTreeMap<Key, u32>,
-    address_freed: BTreeMap<Ipv4Addr, Millis>,
+    /// When an address was last let go, and by whom.
+    address_freed: BTreeMap<Ipv4Addr, (Millis, TaskId)>,
     pids: u32,
 }
 
@@ -144,7 +145,7 @@ impl Host {
                     "cgroups of {task} removed under its processes"
                 );
                 if let Some(Some(address)) = self.prepared.remove(task) {
-                    self.address_freed.insert(address, now);
+                    self.address_freed.insert(address, (now, task.clone()));
                 }
                 Completion::HostReleased
             }
@@ -169,7 +170,8 @@ impl Host {
                 .find(|(owner, a)| **a == Some(address) && *owner != task);
             assert_eq!(other, None, "address {address} given to two tasks");
             if !self.prepared.contains_key(task)
-                && let Some(freed) = self.address_freed.get(&address)
+                && let Some((freed, by)) = self.address_freed.get(&address)
+                && by != task
             {
                 let rested = now.0 - freed.0;
                 assert!(
@@ -221,6 +223,11 @@ impl Host {
             .iter()
             .find(|((id, _), c)| *id == key.0 && c.process == Process::Running);
         assert!(twin.is_none(), "two processes of one container");
+        let former = self
+            .containers
+            .keys()
+            .find(|(id, attempt)| *id == key.0 && *attempt != key.1);
+        assert!(former.is_none(), "{former:?} is left while {key:?} starts");
         self.ran.insert(key.0.clone(), None);
         self.pids += 1;
         let instance = Instance {
@@ -328,14 +335,20 @@ impl Host {
         self.containers.iter().map(observed).collect()
     }
 
-    /// The power fails: processes, cgroups and namespaces are gone, records on disk are not.
-    pub fn reboot(&mut self, now: Millis) {
+    /// The power fails: processes, cgroups and namespaces are gone, records on disk are not. The runtime knows how a
+    /// process ended only if it saw that before the end of everything.
+    pub fn reboot(&mut self, now: Millis, random: &mut Random) {
         for key in self.running() {
-            self.exit(&key, 137, now);
+            if random.percent(50) {
+                self.exit(&key, 137, now);
+            } else if let Some(instance) = self.containers.get_mut(&key) {
+                instance.process = Process::Created;
+            }
         }
-        for (_, address) in std::mem::take(&mut self.prepared) {
+        self.ran.clear();
+        for (task, address) in std::mem::take(&mut self.prepared) {
             if let Some(address) = address {
-                self.address_freed.insert(address, now);
+                self.address_freed.insert(address, (now, task));
             }
         }
     }

@@ -31,7 +31,7 @@ pub fn task(number: u64, random: &mut Random) -> TaskSpec {
         containers: (0..count)
             .map(|i| container(number, i, i == essential, network, random))
             .collect(),
-        restart_after_reboot: false,
+        restart_after_reboot: random.percent(40),
         stop_reason: String::new(),
         created_at: Millis(0),
     }

@@ -10,7 +10,7 @@ use berth_agent_core::{
     ids::TaskId,
     ledger::{Ledger, Owned},
     node::{Node, NodeConfig, NodeRecord, OVERTAKEN_MAX},
-    report::{Report, Status},
+    report::{Report, Status, StopCode},
     resources::Capacity,
     task::{Phase, Task},
 };
@@ -219,7 +219,7 @@ impl World {
         self.timers.clear();
         self.in_flight.clear();
         if reboot {
-            self.host.reboot(self.now);
+            self.host.reboot(self.now, &mut self.random);
             self.control_plane.gaps_allowed += 1;
         }
         let tasks = self
@@ -237,13 +237,51 @@ impl World {
         self.node = Node::load(config(), record.unwrap_or(fresh), tasks, self.disk.ledger.clone());
         self.journal = Journal::of(&self.node);
         self.log(format!("crash, reboot {reboot}"));
+        let active = |task: &&Task| task.phase == Phase::Active;
+        let ran: Vec<TaskId> = self
+            .node
+            .tasks()
+            .filter(active)
+            .map(|task| task.spec.id.clone())
+            .collect();
         self.apply(Event::Restarted(Restarted {
             host_rebooted: reboot,
             containers: self.host.observe(),
         }));
-        self.link_up = true;
+        if reboot {
+            self.check_after_reboot(&ran);
+        }
+        // The control plane may be away for a while yet.
+        self.link_up = !reboot || self.random.percent(50);
+        if !self.link_up {
+            return;
+        }
         let snapshot = self.control_plane.snapshot();
         self.apply(snapshot);
+    }
+
+    /// Of what ran, tasks that are to start again do so, and no other.
+    fn check_after_reboot(&mut self, ran: &[TaskId]) {
+        for id in ran {
+            let again = self.specs[id].restart_after_reboot;
+            let Some(task) = self.node.task(id) else {
+                assert!(!again, "{id} is forgotten instead of started again");
+                continue;
+            };
+            assert_eq!(
+                task.phase == Phase::Active,
+                again,
+                "{id} after a reboot: {:?}",
+                task.phase
+            );
+            if again {
+                assert_eq!(task.status(), Status::Pending, "{id} waits for its start");
+                *self.control_plane.restarts.entry(id.clone()).or_default() += 1;
+            } else {
+                let code = task.stop.as_ref().map(|(code, _)| *code);
+                assert_eq!(code, Some(StopCode::HostRestarted), "{id}");
+            }
+        }
     }
 
     fn deliver(&mut self) {

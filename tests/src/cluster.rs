@@ -269,11 +269,18 @@ impl Cluster {
     }
 
     pub async fn try_run(&self, definition: &str) -> Value {
+        self.run_tagged(definition, &[]).await
+    }
+
+    /// Runs one task with these tags; the answer.
+    pub async fn run_tagged(&self, definition: &str, tags: &[(&str, &str)]) -> Value {
+        let tag = |(key, value): &(&str, &str)| json!({ "key": key, "value": value });
+        let tags: Vec<Value> = tags.iter().map(tag).collect();
         let described = self
             .client
             .ok("DescribeTaskDefinition", json!({ "taskDefinition": definition }))
             .await;
-        let mut body = json!({ "taskDefinition": definition });
+        let mut body = json!({ "taskDefinition": definition, "tags": tags });
         if described["taskDefinition"]["networkMode"] == "awsvpc" {
             body["networkConfiguration"] =
                 json!({ "awsvpcConfiguration": { "subnets": ["subnet-default"] } });
@@ -332,6 +339,11 @@ impl Cluster {
         let v1 = root.join(controller);
         let root = if v1.is_dir() { v1 } else { root };
         root.join(&self.instance).join(id)
+    }
+
+    /// Where this instance's tasks have cgroups, as the shell's patterns.
+    pub(crate) fn cgroup_parents(&self) -> String {
+        format!("/sys/fs/cgroup/*/{0} /sys/fs/cgroup/{0}", self.instance)
     }
 
     pub fn listing(&self) -> Listing {
@@ -398,14 +410,15 @@ impl Drop for Cluster {
         // What a failed test left: this instance's shims by pid, then its namespaces, links, cgroups and table.
         let script = format!(
             "for p in $(pgrep -f -- '[-]namespace {0} '); do kill -9 $p; done; \
-             for d in /sys/fs/cgroup/*/{0} /sys/fs/cgroup/{0}; do [ -d $d ] && find $d -name cgroup.procs | \
+             for d in {2}; do [ -d $d ] && find $d -name cgroup.procs | \
              xargs cat 2>/dev/null | xargs -r kill -9; done; sleep 0.2; \
              for n in /run/{0}/netns/*; do umount -l $n; done; umount -l /run/{0}/netns; rm -rf /run/{0}; \
-             for d in /sys/fs/cgroup/*/{0} /sys/fs/cgroup/{0}; do [ -d $d ] && find $d -depth -type d -exec rmdir {{}} +; done; \
+             for d in {2}; do [ -d $d ] && find $d -depth -type d -exec rmdir {{}} +; done; \
              nft delete table inet {0}; \
              for m in $(cut -d' ' -f5 /proc/self/mountinfo | grep '^{1}/'); do umount -l $m; done; true",
             self.instance,
             self.dir.path().display(),
+            self.cgroup_parents(),
         );
         let _ = Command::new("sh")
             .args(["-c", &script])

@@ -39,8 +39,22 @@ impl Containerd {
 
     /// SIGKILL, and a new one on the same state.
     pub fn kill_and_restart(&mut self) {
+        self.kill();
+        self.restart();
+    }
+
+    pub fn kill(&mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
+    }
+
+    /// What a boot empties: below /run on a real host.
+    pub fn state_dir(&self) -> PathBuf {
+        self.dir.join("state")
+    }
+
+    /// After [`Containerd::kill`].
+    pub fn restart(&mut self) {
         self.child = spawn(&self.dir);
         self.wait_ready();
     }

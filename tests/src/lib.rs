@@ -8,6 +8,7 @@ pub mod containerd;
 pub mod ecs;
 pub mod image;
 pub mod listing;
+mod reboot;
 
 #[cfg(test)]
 mod tests {

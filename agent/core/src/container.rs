@@ -60,6 +60,9 @@ pub enum Life {
     Running,
     /// No process is left; the runtime may still hold records.
     Exited,
+    /// The host rebooted under this attempt. What the runtime still holds of it is removed, then the next attempt waits for
+    /// its start.
+    Former,
     /// Nothing is left in the runtime.
     Gone,
 }
@@ -198,7 +201,7 @@ impl Container {
                     self.reason = Some(OOM_REASON.into());
                 }
             }
-            Life::Waiting | Life::Exited | Life::Gone => {}
+            Life::Waiting | Life::Exited | Life::Former | Life::Gone => {}
         }
     }
 
@@ -249,7 +252,7 @@ impl Container {
             }
             (Life::Running, Some(ObservedState::Running { .. }))
             | (Life::Starting, Some(ObservedState::Exited { .. }))
-            | (Life::Waiting | Life::Exited | Life::Gone, _) => {}
+            | (Life::Waiting | Life::Exited | Life::Former | Life::Gone, _) => {}
         }
     }
 
@@ -267,6 +270,43 @@ impl Container {
         }
     }
 
+    /// After a boot of the host, in a task that starts again: it has not run yet, whatever it did before. An image that was
+    /// resolved stays: the same content starts again, also while no registry answers.
+    pub fn start_anew(&mut self) {
+        let used = self.attempted || self.life == Life::Gone;
+        let image = match std::mem::replace(&mut self.image, Image::Wanted) {
+            Image::Ready(image) => Image::Ready(image),
+            Image::Wanted | Image::Pulling { .. } | Image::Abandoned => Image::Wanted,
+        };
+        let life = if self.attempted {
+            Life::Former
+        } else {
+            Life::Waiting
+        };
+        *self = Self {
+            attempt: if used && life == Life::Waiting {
+                self.attempt.next()
+            } else {
+                self.attempt
+            },
+            attempted: self.attempted,
+            image,
+            life,
+            ..Self::new()
+        };
+    }
+
+    /// What the runtime held of its attempt is gone.
+    pub fn on_removed(&mut self) {
+        self.attempted = false;
+        self.retry = Retry::default();
+        if self.life == Life::Former {
+            (self.life, self.attempt) = (Life::Waiting, self.attempt.next());
+        } else {
+            self.life = Life::Gone;
+        }
+    }
+
     /// What to say of a start that failed.
     pub fn failure_reason(failure: &Failure) -> String {
         format!("{}: {}", failure.kind, failure.message)
@@ -275,7 +315,7 @@ impl Container {
     /// As it looks from outside.
     pub fn state(&self, spec: &ContainerSpec) -> ContainerState {
         let status = match self.life {
-            Life::Waiting | Life::Starting => Status::Pending,
+            Life::Waiting | Life::Starting | Life::Former => Status::Pending,
             Life::Running => Status::Running,
             Life::Exited | Life::Gone => Status::Stopped,
         };

@@ -72,6 +72,7 @@ pub struct TaskSpec {
     pub charge: Limits,
     /// At least one, at most [`CONTAINERS_PER_TASK_MAX`]; names and ids unique; dependencies acyclic.
     pub containers: Vec<ContainerSpec>,
+    /// After a boot of the host it starts again, under the same id, instead of being stopped.
     pub restart_after_reboot: bool,
     /// Why `desired` is `Stopped`, for people.
     pub stop_reason: String,

@@ -66,6 +66,11 @@ pub struct Attempt(pub u32);
 impl Attempt {
     /// The first start.
     pub const FIRST: Self = Self(1);
+
+    /// The one after it.
+    pub fn next(self) -> Self {
+        Self(self.0.saturating_add(1))
+    }
 }
 
 /// The id under which containerd knows one attempt of a container: also its snapshot's key.

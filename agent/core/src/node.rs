@@ -322,16 +322,18 @@ impl Node {
                 .push(format!("{lane:?} completed, but the task is not known"));
             return BTreeSet::new();
         };
-        let removed = completion == Completion::Removed;
+        let removed = match (&completion, lane) {
+            (Completion::Removed, Lane::Lifecycle(task_id, container)) => {
+                let attempt = task.container(container).attempt;
+                Some(Owned::Attempt(task_id.clone(), container.clone(), attempt))
+            }
+            _ => None,
+        };
         if let Err(what) = task.on_completed(lane, completion, now) {
             change.anomalies.push(format!("task {id}: {what}"));
         }
-        if let (true, Lane::Lifecycle(task_id, container)) = (removed, lane) {
-            let attempt = task.container(container).attempt;
-            self.write_ledger(
-                LedgerWrite::Release(Owned::Attempt(task_id.clone(), container.clone(), attempt)),
-                change,
-            );
+        if let Some(removed) = removed {
+            self.write_ledger(LedgerWrite::Release(removed), change);
         }
         BTreeSet::from([id.clone()])
     }
@@ -402,6 +404,8 @@ impl Node {
             self.admission_due |= self.resources.release_processes(id);
         }
         if is_stopped {
+            // Also one that held nothing: others may have waited behind it.
+            self.admission_due |= !was_stopped;
             self.release(id, now, change);
             if gone {
                 self.tasks.remove(id);

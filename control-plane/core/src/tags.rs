@@ -6,6 +6,8 @@ use serde_json::Value;
 
 use crate::problems::{Problems, shown};
 
+/// Tag of a task that is to start again after its host restarted: `true` or `false`.
+pub const RESTART_AFTER_REBOOT: &str = "berth.restart-after-reboot";
 /// Most tags of one resource.
 pub const TAGS_MAX: usize = 50;
 /// Longest key, in characters.

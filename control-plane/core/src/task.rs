@@ -10,7 +10,7 @@ mod tests;
 
 use std::collections::BTreeMap;
 
-pub use features::{FEATURES, required_features};
+pub use features::{FEATURES, RESTART_AFTER_REBOOT, required_features};
 pub use read::EchoError;
 pub use requirements::{Architecture, Requirements};
 pub use resolve::{

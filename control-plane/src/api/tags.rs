@@ -3,7 +3,7 @@
 
 use berth_control_plane_core::{
     arn::Resource,
-    tags::{self as rules, TAGS_MAX},
+    tags::{self as rules, RESTART_AFTER_REBOOT, TAGS_MAX},
 };
 use serde_json::{Value, json};
 
@@ -127,9 +127,19 @@ async fn edit(
         Target::Cluster(key) => records::change(api, key, |found: &mut model::Cluster| edit(&mut found.tags))
             .await?
             .is_some(),
-        Target::Task(key) => records::change(api, key, |found: &mut model::Task| edit(&mut found.tags))
-            .await?
-            .is_some(),
+        Target::Task(key) => records::change(api, key, |found: &mut model::Task| {
+            let before = found.tags.get(RESTART_AFTER_REBOOT).cloned();
+            edit(&mut found.tags)?;
+            // Its node was told when the task began: a tag that says something else would be wrong.
+            if found.tags.get(RESTART_AFTER_REBOOT) != before.as_ref() {
+                return Err(ApiError::InvalidParameter(format!(
+                    "{RESTART_AFTER_REBOOT} is decided when a task is started and cannot be changed afterwards"
+                )));
+            }
+            Ok(())
+        })
+        .await?
+        .is_some(),
         Target::Node(key) => records::change(api, key, |found: &mut model::Node| edit(&mut found.tags))
             .await?
             .is_some(),

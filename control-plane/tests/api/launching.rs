@@ -436,13 +436,56 @@ async fn tags_of_the_definition_are_propagated_when_asked() {
 }
 
 #[tokio::test]
-async fn a_tag_that_no_node_honours_yet_is_refused() {
-    let (world, _) = World::with_node().await;
+async fn the_tag_for_a_restart_after_a_reboot_is_true_or_false_and_stays_so() {
+    let (world, node) = World::with_node().await;
     world.register("web").await;
-    let restart = json!([{"key": "berth.restart-after-reboot", "value": "true"}]);
-    let body = with(run_body("web"), "tags", restart);
-    let message = world.refused("RunTask", body, "InvalidParameterException").await;
-    assert!(message.contains("not supported yet"), "{message}");
+    let tagged = |value: &str| {
+        let tags = json!([{"key": "berth.restart-after-reboot", "value": value}]);
+        with(run_body("web"), "tags", tags)
+    };
+    for bad in ["yes", "TRUE", "1", ""] {
+        let message = world
+            .refused("RunTask", tagged(bad), "InvalidParameterException")
+            .await;
+        assert!(message.contains("berth.restart-after-reboot"), "{message}");
+    }
+    for (value, restarts) in [("true", true), ("false", false)] {
+        let task = world.ok("RunTask", tagged(value)).await["tasks"][0].clone();
+        let arn = task["taskArn"].as_str().unwrap();
+        let spec = world.desired(&node, &id_of(arn)).await.unwrap();
+        assert_eq!(spec.restart_after_reboot, restarts);
+        let needed = spec.required_features.iter().any(|f| f == "restart.after-reboot");
+        assert_eq!(needed, restarts);
+        let other = json!([{"key": "berth.restart-after-reboot", "value": (!restarts).to_string()}]);
+        let changed = json!({"resourceArn": arn, "tags": other});
+        let message = world
+            .refused("TagResource", changed, "InvalidParameterException")
+            .await;
+        assert!(message.contains("cannot be changed"), "{message}");
+        let removed = json!({"resourceArn": arn, "tagKeys": ["berth.restart-after-reboot"]});
+        world
+            .refused("UntagResource", removed, "InvalidParameterException")
+            .await;
+    }
+}
+
+#[tokio::test]
+async fn a_task_that_restarts_goes_only_where_that_is_known() {
+    let world = World::new().await;
+    world.ok("CreateCluster", json!({})).await;
+    world
+        .add_node("default", |node: &mut Node| {
+            node.features.retain(|feature| feature != "restart.after-reboot");
+        })
+        .await;
+    world.register("web").await;
+    let tags = json!([{"key": "berth.restart-after-reboot", "value": "true"}]);
+    let answer = world.ok("RunTask", with(run_body("web"), "tags", tags)).await;
+    assert_eq!(answer["tasks"], json!([]));
+    assert!(
+        answer["failures"][0].to_string().contains("restart.after-reboot"),
+        "{answer}"
+    );
 }
 
 #[tokio::test]

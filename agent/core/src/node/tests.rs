@@ -1,4 +1,5 @@
 mod faults;
+mod reboot;
 
 use std::net::Ipv4Addr;
 

@@ -207,7 +207,7 @@ impl Task {
         let Some(container) = self.container_mut(id) else {
             return;
         };
-        if container.life != Life::Exited || container.doing.is_some() {
+        if !matches!(container.life, Life::Exited | Life::Former) || container.doing.is_some() {
             return;
         }
         if !container.retry.due(now) {
@@ -281,6 +281,10 @@ impl Task {
         }
         if container.life == Life::Waiting && container.doing.is_none() {
             container.give_up(None, None);
+        }
+        // There is no next attempt.
+        if container.life == Life::Former {
+            container.life = Life::Exited;
         }
     }
 
@@ -397,7 +401,9 @@ impl Task {
     pub fn impairment(&self) -> Option<String> {
         // The first one has a moment to work.
         let stuck = |c: &Container| c.stop.kills() > 1 && c.may_have_process();
-        let failing = |c: &Container| c.life == Life::Exited && c.retry.failures >= START_TRIES_MAX;
+        let failing = |c: &Container| {
+            matches!(c.life, Life::Exited | Life::Former) && c.retry.failures >= START_TRIES_MAX
+        };
         let task = &self.spec.id;
         if self.containers.values().any(stuck) {
             return Some(format!("task {task}: a process survives SIGKILL"));

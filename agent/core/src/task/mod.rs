@@ -353,11 +353,7 @@ impl Task {
             }
             // The exit itself arrives as an observation; a SIGKILL that failed is repeated by the stop timer.
             (Doing::Signal(_), Completion::Signalled | Completion::Failed(_) | Completion::Cancelled) => {}
-            (Doing::Remove, Completion::Removed) => {
-                container.life = Life::Gone;
-                container.attempted = false;
-                container.retry = Retry::default();
-            }
+            (Doing::Remove, Completion::Removed) => container.on_removed(),
             (Doing::Remove, Completion::Failed(_) | Completion::Cancelled) => {
                 container.retry.failed(now);
             }
@@ -421,7 +417,8 @@ impl Task {
         }
     }
 
-    /// The host booted: what was made in memory is gone, what was made on disk is not.
+    /// The host booted: what was made in memory is gone, what was made on disk is not. A task that is to start again does
+    /// so from its beginning, in its order of dependencies, with the address that it has; any other ends.
     pub fn on_host_rebooted(&mut self, now: Millis) {
         if !self.holds_host() {
             return;
@@ -431,6 +428,12 @@ impl Task {
         } else {
             Host::HalfMade
         };
+        if self.spec.restart_after_reboot && self.phase == Phase::Active {
+            self.host_retry = Retry::default();
+            self.times.started = None;
+            self.containers.values_mut().for_each(Container::start_anew);
+            return;
+        }
         for container in self.containers.values_mut() {
             container.on_host_rebooted(now);
         }

@@ -14,6 +14,8 @@ const LIMITS_TASK: &str = "limits.task";
 const LIMITS_CONTAINER: &str = "limits.container";
 const ULIMITS: &str = "ulimits";
 const ROOTFS_READONLY: &str = "rootfs.readonly";
+/// A property of one run, not of its definition: its tag asks for it.
+pub const RESTART_AFTER_REBOOT: &str = "restart.after-reboot";
 
 /// Every feature a task of this version can need. A node that honours all of this version's specs says all of them.
 pub const FEATURES: &[&str] = &[
@@ -28,6 +30,7 @@ pub const FEATURES: &[&str] = &[
     LIMITS_CONTAINER,
     ULIMITS,
     ROOTFS_READONLY,
+    RESTART_AFTER_REBOOT,
 ];
 
 /// The features without which tasks of this definition would be run wrongly, in the order of [`FEATURES`].

@@ -41,6 +41,12 @@ pub struct Requirements {
 }
 
 impl Requirements {
+    /// Of a task that is to start again after its host restarted.
+    pub fn restarting_after_reboot(mut self) -> Self {
+        self.features.push(super::RESTART_AFTER_REBOOT);
+        self
+    }
+
     /// What the task holds on a node once it is placed there.
     pub fn allocation(&self, group: &str) -> Allocation {
         Allocation {

@@ -101,7 +101,10 @@ pub struct ResolvedContainer {
 /// When the ids are not ids, not unique, or not one per container.
 pub fn resolve(definition: &Definition, run: &Run<'_>) -> Result<ResolvedTask, ResolveError> {
     check_ids(definition, run)?;
-    let requirements = definition.requirements();
+    let mut requirements = definition.requirements();
+    if run.restart_after_reboot {
+        requirements = requirements.restarting_after_reboot();
+    }
     let containers = definition.containers.iter().zip(run.container_ids);
     Ok(ResolvedTask {
         task_id: run.task_id.to_string(),

@@ -74,7 +74,8 @@ fn a_task_is_resolved_field_for_field() {
             "depends.success",
             "limits.container",
             "ulimits",
-            "rootfs.readonly"
+            "rootfs.readonly",
+            "restart.after-reboot"
         ]
     );
     assert!(task.restart_after_reboot);
@@ -231,6 +232,7 @@ fn every_feature_is_needed_by_some_definition() {
     let needed: Vec<&str> = [start, awsvpc, full()]
         .iter()
         .flat_map(required_features)
+        .chain([RESTART_AFTER_REBOOT])
         .collect();
     for feature in FEATURES {
         assert!(needed.contains(feature), "{feature}");

@@ -40,6 +40,8 @@ pub(super) struct Launch {
     pub subnets: Vec<String>,
     pub security_groups: Vec<String>,
     pub tags: Tags,
+    /// Start again after a restart of the host.
+    pub restart_after_reboot: bool,
 }
 
 /// Where the tasks are to go.
@@ -273,7 +275,7 @@ impl Launch {
             cluster: &self.cluster,
             revision: self.definition.revision,
             container_ids: &container_ids,
-            restart_after_reboot: false,
+            restart_after_reboot: self.restart_after_reboot,
             created_at_ms: task.created_at,
         };
         let resolved = task::resolve(&self.parsed, &run)

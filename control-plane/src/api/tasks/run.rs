@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use berth_control_plane_core::task;
+use berth_control_plane_core::{tags::RESTART_AFTER_REBOOT, task};
 use serde_json::Value;
 
 use super::{
@@ -14,9 +14,6 @@ use crate::{
     api::{context::Api, error::ApiError, fields::Fields, records, task_definitions},
     model::{Tags, TaskDefinition},
 };
-
-/// Tag of a task that is to start again after its host restarted.
-const RESTART_TAG: &str = "berth.restart-after-reboot";
 
 /// Most tags of one task, with those of its definition.
 const TAGS_MAX: usize = 50;
@@ -88,11 +85,16 @@ fn prepare(
     let launch_type = rules::launch_type(&parsed, launch_type)?;
     let (subnets, security_groups) = rules::network(&parsed, &common)?;
     let tags = tags(&cluster, &definition, &common)?;
+    let restart_after_reboot = restarts(&tags)?;
+    let mut requirements = parsed.requirements();
+    if restart_after_reboot {
+        requirements = requirements.restarting_after_reboot();
+    }
     Ok(Launch {
         group: common
             .group
             .unwrap_or_else(|| format!("family:{}", definition.family)),
-        requirements: parsed.requirements(),
+        requirements,
         cluster,
         definition,
         parsed,
@@ -101,6 +103,7 @@ fn prepare(
         subnets,
         security_groups,
         tags,
+        restart_after_reboot,
     })
 }
 
@@ -118,13 +121,20 @@ fn tags(cluster: &str, definition: &TaskDefinition, common: &Common) -> Result<T
             "a task can have at most 50, with those of its definition",
         ));
     }
-    if tags.get(RESTART_TAG).is_some_and(|value| value != "false") {
-        return Err(ApiError::InvalidParameter(format!(
-            "tags: {RESTART_TAG}: not supported yet: after a restart of its host a task is STOPPED"
-        )));
-    }
     if common.managed_tags {
         tags.insert("aws:ecs:clusterName".to_owned(), cluster.to_owned());
     }
     Ok(tags)
+}
+
+/// Whether the task's tag wants it to start again after its host restarted.
+fn restarts(tags: &Tags) -> Result<bool, ApiError> {
+    match tags.get(RESTART_AFTER_REBOOT).map(String::as_str) {
+        None | Some("false") => Ok(false),
+        Some("true") => Ok(true),
+        Some(other) => Err(ApiError::field(
+            "tags",
+            format_args!("{RESTART_AFTER_REBOOT} is {other:?}: it is \"true\" or \"false\""),
+        )),
+    }
 }

@@ -89,6 +89,31 @@ fn a_deadline_is_not_lost_when_the_clock_is_set_back() {
 }
 
 #[test]
+fn who_waited_behind_a_task_that_may_not_be_passed_is_admitted_when_it_leaves() {
+    let mut node = node();
+    let holder = task(1, 512, vec![container(10, "a")]);
+    let barrier = task(2, 1024, vec![container(20, "a")]);
+    let mut specs = vec![holder, barrier.clone()];
+    run(&mut node, Millis(0), snapshot(1, specs.clone()));
+    // Each of these passes it, and ends; then nobody may.
+    let mut revision = 1;
+    for n in 3..=3 + u64::from(OVERTAKEN_MAX) {
+        let mut small = task(n, 128, vec![container(n * 16, "a")]);
+        small.network = NetworkMode::None;
+        specs.push(small.clone());
+        run(&mut node, Millis(0), snapshot(revision + 1, specs.clone()));
+        revision += 2;
+        if n < 3 + u64::from(OVERTAKEN_MAX) {
+            run(&mut node, Millis(0), stop(revision, small));
+        }
+    }
+    let last = specs.last().unwrap().id.clone();
+    assert!(matches!(node.task(&last).unwrap().phase, Phase::Waiting { .. }));
+    run(&mut node, Millis(1), stop(revision + 1, barrier));
+    assert_eq!(node.task(&last).unwrap().status(), Status::Running);
+}
+
+#[test]
 fn a_container_that_ended_with_its_host_says_so() {
     let mut node = node();
     let spec = task(1, 256, vec![container(10, "a")]);
