@@ -139,7 +139,7 @@ fn from_dev(
     variable: &dyn Fn(&str) -> Option<String>,
 ) -> Result<Endpoint, EndpointError> {
     Ok(Endpoint {
-        ca_file: ca_file(global, variable),
+        ca_file: ca_file(global, variable).or_else(|| dev.ca_file.clone()),
         url: parse_url(&dev.endpoint_url)?,
         region: dev.region.clone(),
         keys: dev.keys.clone(),
@@ -218,6 +218,7 @@ mod tests {
                 secret_access_key: "dev".into(),
                 session_token: None,
             },
+            ca_file: None,
         };
         std::fs::write(dir.path().join(DEV_ENV), dev.render()).unwrap();
         dir
@@ -260,11 +261,11 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let admin = dir.path().join("admin.env");
         let text = "# x\nexport AWS_ACCESS_KEY_ID=ADMIN\nexport AWS_SECRET_ACCESS_KEY=s\n\
-                    export AWS_DEFAULT_REGION=eu-west-1\nexport BERTH_ENDPOINT_URL=https://cp.example:8780\n";
+                    export AWS_DEFAULT_REGION=eu-west-1\nexport BERTH_ENDPOINT_URL=https://cp.example:8780\n\
+                    export AWS_CA_BUNDLE=/own.pem\n";
         std::fs::write(&admin, text).unwrap();
         let variable = |name: &str| match name {
             ADMIN_ENV_VARIABLE => Some(admin.display().to_string()),
-            "AWS_CA_BUNDLE" => Some("/ca.pem".into()),
             _ => None,
         };
         let found = resolve(&global(None, dir.path()), &variable).unwrap();
@@ -274,7 +275,7 @@ mod tests {
         );
         assert_eq!(
             (found.region.as_str(), found.ca_file),
-            ("eu-west-1", Some("/ca.pem".into()))
+            ("eu-west-1", Some("/own.pem".into()))
         );
         let dev = running_dev();
         let found = resolve(&global(None, dev.path()), &variable).unwrap();

@@ -17,7 +17,7 @@ use std::{
     sync::Arc,
 };
 
-use axum::serve::ListenerExt;
+use axum::Router;
 use nix::fcntl::{Flock, FlockArg};
 use tokio::{net::TcpListener, task::JoinHandle, time::Instant};
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -25,6 +25,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use self::first_key::FirstKeyError;
 use crate::{
     api::{self, ApiConfig},
+    api_listener::{self, ApiTls, ApiTlsError},
     audit::{AUDIT_FILE, Audit, AuditError},
     config::{Config, ConfigError},
     link::{LinkConfig, LinkError, LinkServer},
@@ -63,6 +64,11 @@ pub enum StartError {
         #[from]
         source: PkiError,
     },
+    #[error("the API's certificate")]
+    ApiTls {
+        #[from]
+        source: ApiTlsError,
+    },
     #[error("the first admin key")]
     FirstKey {
         #[from]
@@ -95,7 +101,7 @@ pub struct ControlPlane {
     store: Arc<SqliteStore>,
     audit: Audit,
     stop: DropGuard,
-    api: JoinHandle<io::Result<()>>,
+    api: JoinHandle<()>,
     retention: JoinHandle<()>,
     // Last: the state directory is free when all else has ended.
     _lock: Flock<fs::File>,
@@ -134,6 +140,11 @@ impl ControlPlane {
         store: Arc<SqliteStore>,
         audit: Audit,
     ) -> Result<Self, StartError> {
+        let tls = config
+            .api_tls
+            .as_ref()
+            .map(|files| ApiTls::load(&files.certificate, &files.key))
+            .transpose()?;
         let (api_listener, api_addr) = listen("api_listen", config.api_listen).await?;
         let (node_listener, node_addr) = listen("node_listen", config.node_listen).await?;
         let shared: SharedStore = store.clone();
@@ -155,18 +166,18 @@ impl ControlPlane {
         };
         let router = api::router(api_config, shared.clone(), links.nodes(), audit.clone());
         let stop = CancellationToken::new();
-        let no_delay = api_listener.tap_io(|stream| {
-            // Answers are small; a connection that cannot be told so still works.
-            stream.set_nodelay(true).ok();
-        });
-        let served = axum::serve(no_delay, router).with_graceful_shutdown(stop.clone().cancelled_owned());
-        let api = tokio::spawn(async move { served.await });
+        let url = api_url(api_addr, tls.as_ref());
+        let own_authority = tls
+            .as_ref()
+            .and_then(ApiTls::own_authority)
+            .map(Path::to_path_buf);
+        let api = tokio::spawn(serve_api(api_listener, router, tls, stop.clone()));
         let sweep = retention::Retention::new(shared, config.stopped_task_retention);
         let retention = tokio::spawn(sweep.run(stop.clone()));
         tracing::info!(api = %api_addr, nodes = %links.address(), state = %config.state_dir.display(), "serving");
         // Last, when all that could fail has not: the file names an address that answers.
-        let url = format!("http://{api_addr}");
-        first_key::provide(config, &*store, &url, &audit).await?;
+        let reached = first_key::Reached { url, own_authority };
+        first_key::provide(config, &*store, &reached, &audit).await?;
         let stop = stop.drop_guard();
         Ok(Self {
             api_addr,
@@ -224,6 +235,30 @@ impl ControlPlane {
         audit.close().await;
         store.close().await;
         tracing::info!("stopped");
+    }
+}
+
+/// The API and what keeps its certificate true, until told to stop.
+async fn serve_api(listener: TcpListener, router: Router, tls: Option<ApiTls>, stop: CancellationToken) {
+    let watch = async {
+        if let Some(tls) = &tls {
+            tls.clone().watch(stop.clone()).await;
+        }
+    };
+    let limits = api_listener::Limits::default();
+    let serve = api_listener::serve(listener, router, tls.clone(), limits, stop.clone());
+    tokio::join!(serve, watch);
+}
+
+/// By which a caller on this host reaches the API.
+fn api_url(address: SocketAddr, tls: Option<&ApiTls>) -> String {
+    let Some(tls) = tls else {
+        return format!("http://{address}");
+    };
+    match tls.name() {
+        Some(name) => format!("https://{name}:{}", address.port()),
+        None if address.ip().is_unspecified() => format!("https://localhost:{}", address.port()),
+        None => format!("https://{address}"),
     }
 }
 

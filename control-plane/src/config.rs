@@ -46,13 +46,24 @@ fn invalid(key: &'static str, problem: impl Into<String>) -> ConfigError {
     }
 }
 
+/// Where the API's certificate is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ApiTlsFiles {
+    /// The chain, the API's own first.
+    pub certificate: PathBuf,
+    /// Not for others to read.
+    pub key: PathBuf,
+}
+
 /// What a control plane is told at start.
 #[derive(Clone, Debug)]
 pub struct Config {
     /// Everything it keeps: the store, the authority, a lock.
     pub state_dir: PathBuf,
-    /// The ECS API. Loopback only: it speaks plain HTTP. Port 0: any free one.
+    /// The ECS API. Loopback only unless it has a certificate. Port 0: any free one.
     pub api_listen: SocketAddr,
+    /// The API's certificate and key, PEM files. Both or neither.
+    pub api_tls: Option<ApiTlsFiles>,
     /// Node links, over mutual TLS. Port 0: any free one.
     pub node_listen: SocketAddr,
     /// Further host names and addresses by which nodes reach it, for its certificate. Loopback, the host's name and
@@ -81,6 +92,8 @@ pub struct Config {
 struct ConfigFile {
     state_dir: Option<PathBuf>,
     api_listen: Option<SocketAddr>,
+    api_tls_certificate: Option<PathBuf>,
+    api_tls_key: Option<PathBuf>,
     node_listen: Option<SocketAddr>,
     #[serde(default)]
     node_names: Vec<String>,
@@ -116,6 +129,7 @@ impl Config {
         Self {
             state_dir: state_dir.into(),
             api_listen: (Ipv4Addr::LOCALHOST, API_PORT).into(),
+            api_tls: None,
             node_listen: (Ipv4Addr::UNSPECIFIED, NODE_PORT).into(),
             node_names: vec![],
             node_advertise: None,
@@ -139,7 +153,7 @@ impl Config {
             path: path.into(),
             source: Box::new(source),
         })?;
-        let config = file.resolve();
+        let config = file.resolve()?;
         config.check()?;
         warn_if_exposed(path);
         Ok(config)
@@ -147,13 +161,13 @@ impl Config {
 
     /// Refuses what cannot work, by the name of its key.
     pub fn check(&self) -> Result<(), ConfigError> {
-        if !self.api_listen.ip().is_loopback() {
+        if self.api_tls.is_none() && !self.api_listen.ip().is_loopback() {
             let address = self.api_listen;
             return Err(invalid(
                 "api_listen",
                 format!(
-                    "{address} is not a loopback address, and the API has no TLS in this version: listen on \
-                     127.0.0.1, and put a proxy that ends TLS in front of it"
+                    "{address} is not a loopback address, and the API has no certificate: set api_tls_certificate \
+                     and api_tls_key, or listen on 127.0.0.1"
                 ),
             ));
         }
@@ -260,7 +274,13 @@ fn warn_if_exposed(path: &Path) {
 }
 
 impl ConfigFile {
-    fn resolve(self) -> Config {
+    fn resolve(self) -> Result<Config, ConfigError> {
+        let api_tls = match (self.api_tls_certificate, self.api_tls_key) {
+            (Some(certificate), Some(key)) => Some(ApiTlsFiles { certificate, key }),
+            (None, None) => None,
+            (Some(_), None) => return Err(invalid("api_tls_key", "is needed with api_tls_certificate")),
+            (None, Some(_)) => return Err(invalid("api_tls_certificate", "is needed with api_tls_key")),
+        };
         let key = |key: KeyFile| ApiKey {
             access_key_id: key.access_key_id,
             secret: key.secret_access_key,
@@ -270,9 +290,10 @@ impl ConfigFile {
         let seconds = |given: Option<u32>, default: Duration| {
             given.map_or(default, |seconds| Duration::from_secs(seconds.into()))
         };
-        Config {
+        Ok(Config {
             state_dir: self.state_dir.unwrap_or(default.state_dir),
             api_listen: self.api_listen.unwrap_or(default.api_listen),
+            api_tls,
             node_listen: self.node_listen.unwrap_or(default.node_listen),
             node_names: self.node_names,
             node_advertise: self.node_advertise,
@@ -289,7 +310,7 @@ impl ConfigFile {
                 self.stopped_task_retention_seconds,
                 default.stopped_task_retention,
             ),
-        }
+        })
     }
 }
 
@@ -342,12 +363,20 @@ mod tests {
     }
 
     #[test]
+    fn with_a_certificate_the_api_may_listen_anywhere() {
+        let text = "api_listen = '0.0.0.0:80'\napi_tls_certificate = '/c'\napi_tls_key = '/k'\n";
+        assert_eq!(load(text).unwrap().api_tls.unwrap().key.to_str(), Some("/k"));
+    }
+
+    #[test]
     fn what_cannot_work_is_refused_by_name() {
         for (setting, key) in [
             ("api_listen = '0.0.0.0:80'", "api_listen"),
             ("api_listen = 80", "api_listen"),
             ("api_listen = 'localhost:80'", "api_listen"),
             ("node_listen = '1.2.3.4'", "node_listen"),
+            ("api_tls_certificate = '/a'", "api_tls_key"),
+            ("api_tls_key = '/a'", "api_tls_certificate"),
             ("regoin = 'eu-west-1'", "regoin"),
             ("region = 'Europe'", "region"),
             ("account_id = '123'", "account_id"),

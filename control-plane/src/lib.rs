@@ -1,6 +1,7 @@
 //! Berth's control plane.
 
 pub mod api;
+pub mod api_listener;
 pub mod app;
 pub mod audit;
 pub mod config;

@@ -81,7 +81,9 @@ async fn run(config: Config) -> ExitCode {
     };
     let plane = match ControlPlane::start(config).await {
         Ok(plane) => plane,
-        Err(error @ StartError::Config { .. }) => return fail(&error, EXIT_CONFIG),
+        Err(error @ (StartError::Config { .. } | StartError::ApiTls { .. })) => {
+            return fail(&error, EXIT_CONFIG);
+        }
         Err(error) => return fail(&error, EXIT_FAILED),
     };
     tokio::select! {

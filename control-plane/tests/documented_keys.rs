@@ -33,6 +33,7 @@ fn in_code() -> BTreeMap<String, String> {
     let Config {
         state_dir,
         api_listen,
+        api_tls: _,
         node_listen,
         node_names,
         node_advertise,
@@ -57,6 +58,8 @@ fn in_code() -> BTreeMap<String, String> {
         ),
         ("region", format!("{region:?}")),
         ("account_id", format!("{account_id:?}")),
+        ("api_tls_certificate", "none".to_owned()),
+        ("api_tls_key", "none".to_owned()),
         ("keys", "[]".to_owned()),
         ("node_silence_seconds", node_silence.as_secs().to_string()),
         (

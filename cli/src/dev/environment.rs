@@ -1,6 +1,8 @@
 //! Owns `dev.env`: where a running `berth dev` is and with which keys, as a file that a shell can source.
 //! Never decides who may read it.
 
+use std::path::PathBuf;
+
 use crate::endpoint::Keys;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -8,6 +10,8 @@ pub struct DevEnvironment {
     pub endpoint_url: String,
     pub region: String,
     pub keys: Keys,
+    /// Whose certificates are believed, if not the system's.
+    pub ca_file: Option<PathBuf>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -21,6 +25,7 @@ pub enum ParseError {
 const ACCESS_KEY: &str = "AWS_ACCESS_KEY_ID";
 const SECRET_KEY: &str = "AWS_SECRET_ACCESS_KEY";
 const REGION: &str = "AWS_DEFAULT_REGION";
+const CA_BUNDLE: &str = "AWS_CA_BUNDLE";
 const ENDPOINT: &str = "BERTH_ENDPOINT_URL";
 
 impl DevEnvironment {
@@ -51,6 +56,7 @@ impl DevEnvironment {
                 .ok_or(ParseError::Line(number + 1))?;
             values.insert(name.trim(), value.trim().to_owned());
         }
+        let ca_file = values.remove(CA_BUNDLE).filter(|path| !path.is_empty());
         let mut take = |name: &'static str| {
             values
                 .remove(name)
@@ -65,6 +71,7 @@ impl DevEnvironment {
                 secret_access_key: take(SECRET_KEY)?,
                 session_token: None,
             },
+            ca_file: ca_file.map(PathBuf::from),
         })
     }
 }
@@ -82,6 +89,7 @@ mod tests {
                 secret_access_key: "s/+=".into(),
                 session_token: None,
             },
+            ca_file: None,
         }
     }
 

@@ -39,6 +39,7 @@ pub fn keys(path: &Path) -> Result<Keys, DevError> {
                 endpoint_url: "-".into(),
                 region: DEFAULT_REGION.into(),
                 keys: keys.clone(),
+                ca_file: None,
             };
             write_private(path, &kept.render())?;
             Ok(keys)

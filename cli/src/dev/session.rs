@@ -66,6 +66,7 @@ impl Session {
             endpoint_url: format!("http://{}", control_plane.api_addr()),
             region: DEFAULT_REGION.into(),
             keys,
+            ca_file: None,
         };
         let client = Client::new(endpoint(&environment)?)?;
         client

@@ -35,6 +35,8 @@ const HEADER_BYTES_MAX: usize = 16 << 10;
 const CALL_DEADLINE: Duration = Duration::from_secs(30);
 /// How long a call may wait for its turn when [`super::context::CALLS_MAX`] are under way.
 const TURN_DEADLINE: Duration = Duration::from_secs(5);
+/// Longest wait for more of a body: who sends it slower holds a place of others.
+const CHUNK_DEADLINE: Duration = Duration::from_secs(5);
 const JSON_TYPE: &str = "application/x-amz-json-1.1";
 const XML_TYPE: &str = "text/xml";
 const STREAM_TYPE: &str = "application/x-ndjson";
@@ -178,7 +180,10 @@ async fn check_claim(api: &Api, headers: &HeaderMap) -> Result<(Claim, Key), Api
 
 async fn read(body: Body) -> Result<Vec<u8>, ApiError> {
     let (mut bytes, mut chunks) = (Vec::new(), body.into_data_stream());
-    while let Some(chunk) = chunks.next().await {
+    while let Some(chunk) = tokio::time::timeout(CHUNK_DEADLINE, chunks.next())
+        .await
+        .map_err(|_| ApiError::BrokenBody)?
+    {
         let chunk = chunk.map_err(|_| ApiError::BrokenBody)?;
         if bytes.len() + chunk.len() > BODY_BYTES_MAX {
             return Err(ApiError::TooLarge {

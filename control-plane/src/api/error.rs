@@ -56,8 +56,8 @@ pub enum ApiError {
     TooLarge { limit_bytes: usize },
     #[error("request header has more than {count_max} fields or {bytes_max} bytes")]
     HeaderTooLarge { count_max: usize, bytes_max: usize },
-    /// The connection broke while the body was read.
-    #[error("request body ended early")]
+    /// The connection broke while the body was read, or nothing more of it came.
+    #[error("request body ended early, or came too slowly")]
     BrokenBody,
     #[error("too many calls at once: try again")]
     Busy,

@@ -50,11 +50,19 @@ pub enum FirstKeyError {
     },
 }
 
-/// Makes a first admin key if no admin could call otherwise, and keeps its file true: `url` is where the API is now.
+/// How a caller on this host reaches the API.
+#[derive(Debug)]
+pub(super) struct Reached {
+    pub url: String,
+    /// What a client has to believe, if no authority of the system signed the API's certificate.
+    pub own_authority: Option<PathBuf>,
+}
+
+/// Makes a first admin key if no admin could call otherwise, and keeps its file true to where the API is now.
 pub(super) async fn provide(
     config: &Config,
     store: &dyn Store,
-    url: &str,
+    reached: &Reached,
     audit: &Audit,
 ) -> Result<(), FirstKeyError> {
     let path = config.state_dir.join(ADMIN_ENV_FILE);
@@ -65,7 +73,7 @@ pub(super) async fn provide(
         let Some((id, secret)) = known else { return Ok(()) };
         let mut stored = stored.iter().map(|key| &key.value);
         if stored.any(|key| key.access_key_id == id && key.secret == secret) {
-            return write(&path, config, url, &id, &secret);
+            return write(&path, config, reached, &id, &secret);
         }
         // Revoked: a file that only seems to open the door would be taken for a fault of the door.
         tracing::info!(file = %path.display(), "removed: its access key is revoked");
@@ -74,7 +82,7 @@ pub(super) async fn provide(
     let key = api::new_key().map_err(|error| FirstKeyError::Random {
         source: io::Error::other(error),
     })?;
-    write(&path, config, url, &key.access_key_id, &key.secret)?;
+    write(&path, config, reached, &key.access_key_id, &key.secret)?;
     let event = Event::new("control-plane", "CreateApiKey")
         .target("accessKeyId", key.access_key_id.as_str())
         .target("role", Role::Admin.name());
@@ -101,14 +109,33 @@ pub(super) async fn provide(
     Ok(())
 }
 
-fn write(path: &Path, config: &Config, url: &str, id: &str, secret: &str) -> Result<(), FirstKeyError> {
-    let region = &config.region;
+fn write(
+    path: &Path,
+    config: &Config,
+    reached: &Reached,
+    id: &str,
+    secret: &str,
+) -> Result<(), FirstKeyError> {
+    let (region, url) = (&config.region, &reached.url);
     // The form of dev.env of `berth dev`: one reader for both.
-    let text = format!(
+    let mut text = format!(
         "# Written by berth-control-plane: the first admin key. For `berth` and the AWS command line: . THIS_FILE\n\
          export {ACCESS_KEY}={id}\nexport {SECRET_KEY}={secret}\nexport AWS_DEFAULT_REGION={region}\n\
          export BERTH_ENDPOINT_URL={url}\nexport AWS_ENDPOINT_URL_ECS={url}\n"
     );
+    // A shell must take it as it is.
+    let plain = |path: &str| {
+        path.bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b"/._-".contains(&b))
+    };
+    if let Some(own) = reached
+        .own_authority
+        .as_deref()
+        .and_then(Path::to_str)
+        .filter(|own| plain(own))
+    {
+        text.push_str(&format!("export AWS_CA_BUNDLE={own}\n"));
+    }
     if fs::read_to_string(path).is_ok_and(|found| found == text) {
         return Ok(());
     }
