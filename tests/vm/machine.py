@@ -232,11 +232,18 @@ class Machine:
         """What a script writes, without the last line's end."""
         return self.run(script, **options).stdout.rstrip("\n")
 
-    def follow(self, script, seconds):
-        """Runs a long script with its output as it comes; its exit code."""
-        remote = f"timeout -k 5 {seconds} bash -c {shlex.quote(script)}"
+    def follow(self, script, seconds, show):
+        """Runs a long script and prints those lines as they come for which `show` is true: exit code, all of its output."""
+        remote = f"timeout -k 5 {seconds} bash -c {shlex.quote(script)} 2>&1"
         command = [*self._ssh(), "root@127.0.0.1", remote]
-        return subprocess.run(command, stdin=subprocess.DEVNULL, timeout=seconds + GRACE_SECONDS).returncode
+        lines = []
+        with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, errors="replace") as ssh:
+            # Ends at the latest with the script's own limit, or when ssh misses the machine.
+            for line in ssh.stdout:
+                lines.append(line)
+                if show(line):
+                    print(f"       {line}", end="", flush=True)
+            return ssh.wait(GRACE_SECONDS), "".join(lines)
 
     def shell(self):
         """A shell in the caller's terminal, if there is one."""
