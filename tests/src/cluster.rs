@@ -239,7 +239,7 @@ impl Cluster {
                 return answer;
             }
             assert!(
-                begun.elapsed() < limit,
+                begun.elapsed() < crate::emulated(limit),
                 "waited {limit:?} for {what}; the agent said:\n{}",
                 self.agent_says()
             );
@@ -358,7 +358,10 @@ impl Cluster {
             if left.is_empty() {
                 return;
             }
-            assert!(begun.elapsed() < Duration::from_secs(2), "left behind: {left:#?}");
+            assert!(
+                begun.elapsed() < crate::emulated(Duration::from_secs(2)),
+                "left behind: {left:#?}"
+            );
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
     }

@@ -10,6 +10,17 @@ pub mod image;
 pub mod listing;
 mod reboot;
 
+/// How long something may take here: ten times as long as on hardware if BERTH_TESTS_EMULATED is set, as in the virtual
+/// machines of tests/vm.
+pub fn emulated(limit: std::time::Duration) -> std::time::Duration {
+    let factor = if std::env::var_os("BERTH_TESTS_EMULATED").is_some() {
+        10
+    } else {
+        1
+    };
+    limit * factor
+}
+
 #[cfg(test)]
 mod tests {
     /// A feature that the control plane names and no agent knows makes every task that needs it unplaceable.

@@ -172,7 +172,8 @@ def _write_files(root):
             f"[Match]\nMACAddress=52:54:00:00:01:{number:02x}\n[Network]\nAddress=10.99.0.{number}/24\n"
             "IPv6AcceptRA=no\nLinkLocalAddressing=no\n"
         )
-    (root / "etc/fstab").write_text("/dev/vda / ext4 defaults 0 0\n")
+    # The root is mounted as it shall be; an entry would make the boot wait for udev to find it again.
+    (root / "etc/fstab").write_text("")
     names = "".join(f"10.99.0.{number} vm{number}\n" for number in range(1, MACHINES_MAX + 1))
     (root / "etc/hosts").write_text(f"127.0.0.1 localhost\n{names}")
     (root / "etc/hostname").write_text("vm1\n")
