@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod bad_input;
+mod identity;
 mod lifecycle;
 mod limits;
 mod reboot;

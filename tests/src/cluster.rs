@@ -2,8 +2,8 @@
 
 use std::{
     net::SocketAddr,
-    path::PathBuf,
-    process::{Child, Command, Stdio},
+    path::{Path, PathBuf},
+    process::{Child, Command, Output, Stdio},
     sync::{
         Arc, LazyLock,
         atomic::{AtomicU8, Ordering},
@@ -33,6 +33,8 @@ pub struct Options {
     pub agent_config: String,
     /// Where the agent's state goes instead of the test's directory.
     pub agent_state_dir: Option<PathBuf>,
+    /// The node joins by token, and its certificates are good for so long.
+    pub joins: Option<Duration>,
 }
 
 impl Default for Options {
@@ -44,6 +46,7 @@ impl Default for Options {
             task_cidr: format!("10.91.{n}.0/24"),
             agent_config: String::new(),
             agent_state_dir: None,
+            joins: None,
         }
     }
 }
@@ -98,12 +101,13 @@ impl Cluster {
         std::fs::create_dir(dir.path().join("images")).unwrap();
         image::busybox(&dir.path().join("images/busy.tar"));
         let any: SocketAddr = "127.0.0.1:0".parse().unwrap();
-        let control_plane = ControlPlane::start(control_plane_config(&dir, any, any))
-            .await
-            .unwrap();
-        let identity = control_plane.authority().issue_node(NODE_ID, "default").unwrap();
-        std::fs::create_dir(dir.path().join("node")).unwrap();
-        identity.write_to(&dir.path().join("node")).unwrap();
+        let config = control_plane_config(&dir, any, any, options.joins);
+        let control_plane = ControlPlane::start(config).await.unwrap();
+        if options.joins.is_none() {
+            let identity = control_plane.authority().issue_node(NODE_ID, "default").unwrap();
+            std::fs::create_dir(dir.path().join("node")).unwrap();
+            identity.write_to(&dir.path().join("node")).unwrap();
+        }
         let (api, nodes) = (control_plane.api_addr(), control_plane.node_addr());
         let instance = format!("bt{}", &uuid::Uuid::new_v4().simple().to_string()[..8]);
         let client = Client::new(api);
@@ -124,9 +128,53 @@ impl Cluster {
             .client
             .ok("CreateCluster", json!({ "clusterName": "default" }))
             .await;
+        if cluster.options.joins.is_some() {
+            let invitation = cluster.invite(json!({})).await;
+            let joined = cluster.join(&invitation, &cluster.agent_state_dir(), &[]);
+            assert!(joined.status.success(), "{joined:?}");
+        }
         cluster.start_agent();
         cluster.wait_connected(true).await;
         cluster
+    }
+
+    /// A join token, with what goes with it: see CreateJoinToken.
+    pub async fn invite(&self, body: Value) -> Value {
+        self.client.berth("CreateJoinToken", body).await
+    }
+
+    /// `berth-agent register` with what [`invite`](Self::invite) answered, for a host whose state is in `state_dir`.
+    pub fn join(&self, invitation: &Value, state_dir: &Path, more: &[&str]) -> Output {
+        let control_plane = format!("https://{}", self.nodes);
+        Command::new(binary("berth-agent"))
+            .args(["register", "--json", "--control-plane", &control_plane])
+            .args(["--ca-hash", invitation["caHash"].as_str().unwrap(), "--state-dir"])
+            .arg(state_dir)
+            .args(more)
+            .env("BERTH_JOIN_TOKEN", invitation["token"].as_str().unwrap())
+            .output()
+            .unwrap()
+    }
+
+    /// Another agent on this host with this node's identity, as a cloned disk image has it.
+    pub fn clone_of_agent(&self) -> Double {
+        let name = format!("{}x", self.instance);
+        let state_dir = self.dir.path().join("clone");
+        let identity = state_dir.join("identity");
+        std::fs::create_dir_all(&identity).unwrap();
+        for file in std::fs::read_dir(self.agent_state_dir().join("identity")).unwrap() {
+            let file = file.unwrap();
+            std::fs::copy(file.path(), identity.join(file.file_name())).unwrap();
+        }
+        let log = self.dir.path().join("clone.log");
+        let octet = self.options.task_cidr.split('.').nth(2).unwrap();
+        let config = self.agent_config(&name, &state_dir, &format!("10.92.{octet}.0/24"));
+        Double {
+            agent: spawn_agent(&config, &self.dir.path().join("clone.toml"), &log),
+            log,
+            instance: name,
+            dir: self.dir.path().to_path_buf(),
+        }
     }
 
     pub fn run_dir(&self) -> PathBuf {
@@ -149,40 +197,34 @@ impl Cluster {
         std::fs::read_to_string(self.agent_log()).unwrap_or_default()
     }
 
-    pub fn start_agent(&mut self) {
+    fn agent_config(&self, instance: &str, state_dir: &Path, task_cidr: &str) -> String {
         let path = |name: &str| self.dir.path().join(name).display().to_string();
-        let config = format!(
-            "instance = {:?}\nstate_dir = {:?}\nrun_dir = {:?}\ncontainerd_address = {:?}\n\
-             control_plane = \"https://{}\"\nnode_id = \"{NODE_ID}\"\ncertificate = {:?}\nkey = {:?}\n\
-             authority = {:?}\ntask_cidr = {:?}\nimages_dir = {:?}\n{}",
-            self.instance,
-            self.agent_state_dir().display().to_string(),
-            self.run_dir().display().to_string(),
-            self.containerd.socket().display().to_string(),
+        let identity = if self.options.joins.is_some() {
+            String::new()
+        } else {
+            format!(
+                "node_id = \"{NODE_ID}\"\ncertificate = {:?}\nkey = {:?}\nauthority = {:?}\n",
+                path("node/node.pem"),
+                path("node/node.key"),
+                path("node/authority.pem"),
+            )
+        };
+        format!(
+            "instance = {instance:?}\nstate_dir = {state_dir:?}\nrun_dir = {:?}\ncontainerd_address = {:?}\n\
+             control_plane = \"https://{}\"\n{identity}task_cidr = {task_cidr:?}\nimages_dir = {:?}\n{}",
+            Path::new("/run").join(instance),
+            self.containerd.socket(),
             self.nodes,
-            path("node/node.pem"),
-            path("node/node.key"),
-            path("node/authority.pem"),
-            self.options.task_cidr,
             path("images"),
             self.options.agent_config,
-        );
+        )
+    }
+
+    pub fn start_agent(&mut self) {
+        let state_dir = self.agent_state_dir();
+        let config = self.agent_config(&self.instance, &state_dir, &self.options.task_cidr);
         let file = self.dir.path().join("agent.toml");
-        std::fs::write(&file, config).unwrap();
-        let log = std::fs::OpenOptions::new()
-            .create(true)
-            .append(true)
-            .open(self.agent_log())
-            .unwrap();
-        let agent = Command::new(binary("berth-agent"))
-            .args(["run", "--config", &file.display().to_string()])
-            .env("BERTH_LOG", "debug,h2=info,hyper=info,tower=info,rustls=info")
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(log)
-            .spawn()
-            .unwrap();
-        self.agent = Some(agent);
+        self.agent = Some(spawn_agent(&config, &file, &self.agent_log()));
     }
 
     pub fn agent_pid(&self) -> i32 {
@@ -194,6 +236,14 @@ impl Cluster {
         let mut agent = self.agent.take().expect("the agent runs");
         agent.kill().unwrap();
         agent.wait().unwrap();
+    }
+
+    /// Waits until it ends by itself; its exit code.
+    pub async fn agent_ends(&mut self) -> Option<i32> {
+        let mut agent = self.agent.take().expect("the agent runs");
+        tokio::task::spawn_blocking(move || agent.wait().unwrap().code())
+            .await
+            .unwrap()
     }
 
     /// SIGTERM, and its exit code.
@@ -212,7 +262,7 @@ impl Cluster {
     }
 
     pub async fn start_control_plane(&mut self) {
-        let config = control_plane_config(&self.dir, self.api, self.nodes);
+        let config = control_plane_config(&self.dir, self.api, self.nodes, self.options.joins);
         self.control_plane = Some(ControlPlane::start(config).await.unwrap());
     }
 
@@ -343,7 +393,7 @@ impl Cluster {
 
     /// Where this instance's tasks have cgroups, as the shell's patterns.
     pub(crate) fn cgroup_parents(&self) -> String {
-        format!("/sys/fs/cgroup/*/{0} /sys/fs/cgroup/{0}", self.instance)
+        cgroup_parents(&self.instance)
     }
 
     pub fn listing(&self) -> Listing {
@@ -375,7 +425,55 @@ pub fn container(name: &str, script: &str) -> Value {
     })
 }
 
-fn control_plane_config(dir: &tempfile::TempDir, api_listen: SocketAddr, node_listen: SocketAddr) -> Config {
+fn spawn_agent(config: &str, file: &Path, log: &Path) -> Child {
+    std::fs::write(file, config).unwrap();
+    let log = std::fs::OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(log)
+        .unwrap();
+    Command::new(binary("berth-agent"))
+        .arg("run")
+        .arg("--config")
+        .arg(file)
+        .env("BERTH_LOG", "debug,h2=info,hyper=info,tower=info,rustls=info")
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(log)
+        .spawn()
+        .unwrap()
+}
+
+/// An agent that should not be.
+#[derive(Debug)]
+pub struct Double {
+    agent: Child,
+    log: PathBuf,
+    instance: String,
+    dir: PathBuf,
+}
+
+impl Double {
+    /// What it has logged so far.
+    pub fn says(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap_or_default()
+    }
+}
+
+impl Drop for Double {
+    fn drop(&mut self) {
+        let _ = self.agent.kill();
+        let _ = self.agent.wait();
+        clean_up(&self.instance, &self.dir);
+    }
+}
+
+fn control_plane_config(
+    dir: &tempfile::TempDir,
+    api_listen: SocketAddr,
+    node_listen: SocketAddr,
+    certificates: Option<Duration>,
+) -> Config {
     let key = ApiKey {
         access_key_id: ACCESS_KEY_ID.into(),
         secret: SECRET_ACCESS_KEY.into(),
@@ -385,6 +483,7 @@ fn control_plane_config(dir: &tempfile::TempDir, api_listen: SocketAddr, node_li
         node_listen,
         node_silence: Duration::from_secs(3),
         heartbeat_interval: Duration::from_millis(500),
+        node_certificate_lifetime: certificates.unwrap_or(Duration::from_secs(86_400)),
         ..Config::new(dir.path().join("control-plane"), vec![key])
     }
 }
@@ -410,23 +509,32 @@ impl Drop for Cluster {
             let _ = agent.kill();
             let _ = agent.wait();
         }
-        // What a failed test left: this instance's shims by pid, then its namespaces, links, cgroups and table.
-        let script = format!(
-            "for p in $(pgrep -f -- '[-]namespace {0} '); do kill -9 $p; done; \
-             for d in {2}; do [ -d $d ] && find $d -name cgroup.procs | \
-             xargs cat 2>/dev/null | xargs -r kill -9; done; sleep 0.2; \
-             for n in /run/{0}/netns/*; do umount -l $n; done; umount -l /run/{0}/netns; rm -rf /run/{0}; \
-             for d in {2}; do [ -d $d ] && find $d -depth -type d -exec rmdir {{}} +; done; \
-             nft delete table inet {0}; \
-             for m in $(cut -d' ' -f5 /proc/self/mountinfo | grep '^{1}/'); do umount -l $m; done; true",
-            self.instance,
-            self.dir.path().display(),
-            self.cgroup_parents(),
-        );
-        let _ = Command::new("sh")
-            .args(["-c", &script])
-            .stderr(Stdio::null())
-            .stdout(Stdio::null())
-            .status();
+        clean_up(&self.instance, self.dir.path());
     }
+}
+
+/// Where an instance's tasks have cgroups, as the shell's patterns.
+fn cgroup_parents(instance: &str) -> String {
+    format!("/sys/fs/cgroup/*/{instance} /sys/fs/cgroup/{instance}")
+}
+
+/// What a failed test left: this instance's shims by pid, then its namespaces, links, cgroups and table.
+fn clean_up(instance: &str, dir: &Path) {
+    let script = format!(
+        "for p in $(pgrep -f -- '[-]namespace {0} '); do kill -9 $p; done; \
+         for d in {2}; do [ -d $d ] && find $d -name cgroup.procs | \
+         xargs cat 2>/dev/null | xargs -r kill -9; done; sleep 0.2; \
+         for n in /run/{0}/netns/*; do umount -l $n; done; umount -l /run/{0}/netns; rm -rf /run/{0}; \
+         for d in {2}; do [ -d $d ] && find $d -depth -type d -exec rmdir {{}} +; done; \
+         nft delete table inet {0}; \
+         for m in $(cut -d' ' -f5 /proc/self/mountinfo | grep '^{1}/'); do umount -l $m; done; true",
+        instance,
+        dir.display(),
+        cgroup_parents(instance),
+    );
+    let _ = Command::new("sh")
+        .args(["-c", &script])
+        .stderr(Stdio::null())
+        .stdout(Stdio::null())
+        .status();
 }

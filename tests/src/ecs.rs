@@ -44,6 +44,15 @@ impl Client {
             .unwrap_or_else(|refusal| panic!("{operation}: {refusal:?}"))
     }
 
+    /// An operation of Berth's own that must succeed.
+    pub async fn berth(&self, operation: &str, body: Value) -> Value {
+        let response = self.send(&format!("BerthV1.{operation}"), body).await;
+        let status = response.status();
+        let text = response.text().await.unwrap();
+        assert!(status.is_success(), "{operation}: {text}");
+        serde_json::from_str(&text).unwrap()
+    }
+
     pub async fn call(&self, operation: &str, body: Value) -> Result<Value, Refusal> {
         let response = self.send(&format!("{ECS}.{operation}"), body).await;
         let ok = response.status().is_success();
