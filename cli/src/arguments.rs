@@ -95,6 +95,12 @@ pub enum Command {
         #[arg(value_name = "TASK")]
         task: String,
     },
+    /// Take a node out for good
+    #[command(subcommand)]
+    Node(NodeCommand),
+    /// Show or replace the authority that signs for nodes
+    #[command(subcommand)]
+    Authority(AuthorityCommand),
     /// Let hosts join: make, list and delete join tokens
     #[command(subcommand)]
     Token(TokenCommand),
@@ -115,6 +121,42 @@ pub enum Command {
     /// Write man pages and shell completions: for packaging
     #[command(hide = true)]
     Manual(berth_manual::Manual),
+}
+
+#[derive(Debug, Subcommand)]
+pub enum NodeCommand {
+    /// Believe nothing signed for this node any more, and end its link; what it runs is not stopped
+    Revoke {
+        #[arg(value_name = "NODE")]
+        node: String,
+        /// Kept with the node and its tasks, for people
+        #[arg(long)]
+        reason: Option<String>,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub enum AuthorityCommand {
+    /// Show the authority, and where its replacement stands
+    Status,
+    /// Replace it, in three steps; without a flag, say which one is next
+    Rotate(RotateArgs),
+}
+
+#[derive(Debug, Args)]
+pub struct RotateArgs {
+    /// Make a new authority; nodes are told to believe both
+    #[arg(long, group = "step")]
+    pub begin: bool,
+    /// Let the new one sign; nodes are told to renew
+    #[arg(long, group = "step")]
+    pub activate: bool,
+    /// Believe the old one no longer
+    #[arg(long, group = "step")]
+    pub finish: bool,
+    /// Finish although nodes still hold certificates of the old one: they have to be registered again
+    #[arg(long, requires = "finish")]
+    pub force: bool,
 }
 
 #[derive(Debug, Subcommand)]

@@ -98,7 +98,7 @@ pub async fn list_nodes(client: &Client, cluster: &str) -> Result<Vec<String>, C
 async fn describe(
     client: &Client,
     operation: &str,
-    (asked, field): (&str, &str),
+    (asked, field, include): (&str, &str, &[&str]),
     cluster: &str,
     arns: &[String],
 ) -> Result<Vec<Value>, ClientError> {
@@ -107,7 +107,7 @@ async fn describe(
         let mut answer = client
             .ecs(
                 operation,
-                &json!({"cluster": cluster, asked: part, "include": ["TAGS"]}),
+                &json!({"cluster": cluster, asked: part, "include": include}),
             )
             .await?;
         if let Some(Value::Array(page)) = answer.get_mut(field).map(Value::take) {
@@ -123,7 +123,14 @@ pub async fn describe_tasks(
     cluster: &str,
     tasks: &[String],
 ) -> Result<Vec<Value>, ClientError> {
-    describe(client, "DescribeTasks", ("tasks", "tasks"), cluster, tasks).await
+    describe(
+        client,
+        "DescribeTasks",
+        ("tasks", "tasks", &["TAGS"]),
+        cluster,
+        tasks,
+    )
+    .await
 }
 
 pub async fn describe_nodes(
@@ -131,7 +138,8 @@ pub async fn describe_nodes(
     cluster: &str,
     nodes: &[String],
 ) -> Result<Vec<Value>, ClientError> {
-    let fields = ("containerInstances", "containerInstances");
+    let include: &[&str] = &["TAGS", "CONTAINER_INSTANCE_HEALTH"];
+    let fields = ("containerInstances", "containerInstances", include);
     describe(client, "DescribeContainerInstances", fields, cluster, nodes).await
 }
 

@@ -114,6 +114,31 @@ pub struct ContainerInstance {
     pub remaining_resources: Vec<Resource>,
     pub attributes: Vec<NameValue>,
     pub registered_at: Option<f64>,
+    pub health_status: Health,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Health {
+    pub details: Vec<HealthDetail>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct HealthDetail {
+    pub status: String,
+    pub status_reason: Option<String>,
+}
+
+impl Health {
+    /// What is wrong, as far as it has a reason. Being silent has a column of its own.
+    pub fn problem(&self) -> String {
+        let impaired = self.details.iter().filter(|detail| detail.status == "IMPAIRED");
+        let reasons: Vec<&str> = impaired
+            .filter_map(|detail| detail.status_reason.as_deref())
+            .collect();
+        reasons.join("; ")
+    }
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]

@@ -2,9 +2,11 @@
 //! signs requests.
 
 mod audit;
+mod authority;
 mod inspect;
 mod key;
 mod logs;
+mod node;
 mod ps;
 mod run;
 mod stop;
@@ -43,6 +45,8 @@ pub async fn run(cli: Cli) -> Result<u8, CliError> {
         } => stop::run(&connect(&global)?, &global, &tasks, &reason, detach).await,
         Command::Nodes => nodes(&connect(&global)?, &global).await,
         Command::Inspect { id } => inspect::run(&connect(&global)?, &global, &id).await,
+        Command::Node(command) => node::run(&connect(&global)?, &global, command).await,
+        Command::Authority(command) => authority::run(&connect(&global)?, &global, command).await,
         Command::Token(command) => token::run(&connect(&global)?, &global, command).await,
         Command::Key { command } => key::run(&connect(&global)?, &global, command).await,
         Command::Audit(args) => audit::run(&connect(&global)?, &global, args).await,
@@ -67,6 +71,13 @@ async fn nodes(client: &Client, global: &Global) -> Result<u8, CliError> {
             .collect();
         let table = output::nodes(&nodes, global.output == Format::Wide, duration::now_ms());
         output::print(&table.to_string())?;
+        for node in nodes
+            .iter()
+            .filter(|node| !node.health_status.problem().is_empty())
+        {
+            let id = crate::ids::short(node.id());
+            output::print_line(&format!("node {id}: {}", node.health_status.problem()))?;
+        }
     }
     Ok(0)
 }

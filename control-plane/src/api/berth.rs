@@ -161,7 +161,15 @@ pub(super) async fn get_usage(api: &Api, mut input: Fields) -> Result<Value, Api
         }
         let heartbeat = api.nodes.latest_heartbeat(&node.id);
         if let Some(heartbeat) = &heartbeat {
-            tasks.extend(heartbeat.tasks.iter().map(|usage| task_usage(api, &node, usage)));
+            // A node speaks for its own tasks only.
+            let own = |usage: &&TaskUsage| node.allocations.contains_key(&usage.task_id);
+            tasks.extend(
+                heartbeat
+                    .tasks
+                    .iter()
+                    .filter(own)
+                    .map(|usage| task_usage(api, &node, usage)),
+            );
         }
         nodes.push(node_report(api, &node, heartbeat));
     }

@@ -8,6 +8,7 @@ mod access;
 mod attributes;
 mod audit_events;
 mod audited;
+mod authority;
 mod berth;
 mod clusters;
 mod container_instances;

@@ -7,7 +7,7 @@ use axum::body::Body;
 use serde_json::Value;
 
 use super::{
-    attributes, audit_events, berth, clusters, container_instances,
+    attributes, audit_events, authority, berth, clusters, container_instances,
     context::{Api, Caller},
     error::ApiError,
     fields::Fields,
@@ -116,6 +116,8 @@ const OPERATIONS: &[Operation] = &[
     berth("ListJoinTokens", Access::Read),
     berth("DeleteJoinToken", Access::Write),
     berth("RevokeNode", Access::Write),
+    berth("DescribeAuthority", Access::Read),
+    berth("RotateAuthority", Access::Write),
     berth("CreateApiKey", Access::Write),
     berth("ListApiKeys", Access::Read),
     berth("DeleteApiKey", Access::Write),
@@ -145,6 +147,8 @@ async fn call_berth(api: &Api, caller: &Caller, name: &str, input: Fields) -> Re
         "ListJoinTokens" => join_tokens::list(api, input).await,
         "DeleteJoinToken" => join_tokens::delete(api, input).await,
         "RevokeNode" => nodes::revoke(api, caller, input).await,
+        "DescribeAuthority" => authority::describe(api, input).await,
+        "RotateAuthority" => authority::rotate(api, input).await,
         "CreateApiKey" => keys::create(api, caller, input).await,
         "ListApiKeys" => keys::list(api, input).await,
         "DeleteApiKey" => keys::delete(api, caller, input).await,

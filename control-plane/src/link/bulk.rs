@@ -161,7 +161,9 @@ pub(super) async fn serve(
         Err(_) => return refuse(&to_node, Status::deadline_exceeded("no BulkStart in time")),
     };
     let Some(waiting) = shared.tickets.claim(&ticket, &peer.node_id) else {
-        tracing::info!(node = %peer.node_id, "bulk stream with a ticket that is not good");
+        if shared.log_limit.allows(&peer.node_id) {
+            tracing::info!(node = %peer.node_id, "bulk stream with a ticket that is not good");
+        }
         return refuse(
             &to_node,
             Status::permission_denied("this ticket is not good, or not any more"),

@@ -1,8 +1,15 @@
 //! Owns how a node's report changes a task's record. Pure: no store, no clock.
 
+use std::net::Ipv4Addr;
+
 use berth_proto::node::v1::{ContainerState, StopCode, TaskState, TaskStatus};
 
 use crate::model::{Millis, Task, TaskContainer};
+
+/// Longest text of a report that is kept, characters.
+const TEXT_CHARS_MAX: usize = 1_024;
+/// How far a node's clock may be ahead in what is kept.
+const AHEAD_MS_MAX: Millis = 24 * 3_600_000;
 
 pub(super) const STOPPED: &str = "STOPPED";
 
@@ -76,14 +83,15 @@ pub(super) fn fold(task: &mut Task, state: &TaskState, now: Millis) -> Result<Pr
         }
     }
     seen.set(&mut task.waiting_reason, text(&state.waiting_reason));
-    seen.fill(&mut task.ipv4_address, text(&state.ipv4_address));
+    let address = state.ipv4_address.parse::<Ipv4Addr>().ok();
+    seen.fill(&mut task.ipv4_address, address.map(|address| address.to_string()));
     seen.fill(&mut task.mac_address, text(&state.mac_address));
-    seen.fill(&mut task.pull_started_at, time(state.pull_started_at_ms));
-    seen.fill(&mut task.pull_stopped_at, time(state.pull_stopped_at_ms));
-    seen.fill(&mut task.started_at, time(state.started_at_ms));
+    seen.fill(&mut task.pull_started_at, time(state.pull_started_at_ms, now));
+    seen.fill(&mut task.pull_stopped_at, time(state.pull_stopped_at_ms, now));
+    seen.fill(&mut task.started_at, time(state.started_at_ms, now));
     seen.fill(
         &mut task.execution_stopped_at,
-        time(state.execution_stopped_at_ms),
+        time(state.execution_stopped_at_ms, now),
     );
     let ending = matches!(
         status,
@@ -101,13 +109,13 @@ pub(super) fn fold(task: &mut Task, state: &TaskState, now: Millis) -> Result<Pr
         seen.first(&mut task.stopped_reason, text(&state.stopped_reason));
         seen.first(
             &mut task.stopping_at,
-            Some(time(state.stopping_at_ms).unwrap_or(now)),
+            Some(time(state.stopping_at_ms, now).unwrap_or(now)),
         );
     }
     if status == TaskStatus::Stopped {
         seen.fill(
             &mut task.stopped_at,
-            Some(time(state.stopped_at_ms).unwrap_or(now)),
+            Some(time(state.stopped_at_ms, now).unwrap_or(now)),
         );
     }
     task.version += u64::from(seen.changed);
@@ -160,10 +168,12 @@ impl Seen {
     }
 }
 
+/// As much of a text as is kept: a node must not fill the store.
 fn text(text: &str) -> Option<String> {
-    Some(text.to_owned()).filter(|t| !t.is_empty())
+    Some(text.chars().take(TEXT_CHARS_MAX).collect()).filter(|t: &String| !t.is_empty())
 }
 
-fn time(ms: i64) -> Option<Millis> {
-    Some(ms).filter(|ms| *ms > 0)
+/// Not far in the future, where nothing would ever be old enough to be forgotten.
+fn time(ms: i64, now: Millis) -> Option<Millis> {
+    Some(ms.min(now.saturating_add(AHEAD_MS_MAX))).filter(|ms| *ms > 0)
 }

@@ -10,6 +10,7 @@
 
 mod admission;
 mod apply;
+mod bounds;
 mod bulk;
 mod caller;
 mod dispatch;

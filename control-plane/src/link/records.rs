@@ -6,15 +6,25 @@ use std::time::Duration;
 
 use berth_proto::node::v1::Hello;
 
-use super::caller::{Caller, revoked_text};
+use super::{
+    caller::{Caller, revoked_text},
+    join::{TEXT_CHARS_MAX, clipped},
+};
 use crate::{
-    model::{Attributes, Cluster, Identity, Millis, Node, Revocation, keys},
+    model::{Attributes, Cluster, Identity, Millis, Node, Revocation, attribute, keys},
     pki::Peer,
     store::{
         Committed, Compare, Operation, Store, Transaction,
         typed::{self, RecordError, Versioned},
     },
 };
+
+/// 4,096 cores and 64 TiB: a node that claims more lies, and would draw every task.
+const CPU_UNITS_MAX: u32 = 4_096 * 1_024;
+const MEMORY_BYTES_MAX: u64 = 64 << 40;
+const FEATURES_MAX: usize = 256;
+/// Reserved ports of one protocol.
+const PORTS_MAX: usize = 4_096;
 
 /// How often a transaction is tried whose records others change as well.
 pub(super) const ATTEMPTS_MAX: u32 = 16;
@@ -25,6 +35,8 @@ const BACK_OFF: Duration = Duration::from_millis(2);
 pub(super) enum ConnectError {
     #[error("hello without {0}")]
     Incomplete(&'static str),
+    #[error("hello with too much {0}")]
+    TooMuch(&'static str),
     #[error("hello: {port} is not a port")]
     Port { port: u32 },
     #[error("node {node} is registered in cluster {registered}; its certificate is for {certified}")]
@@ -189,6 +201,9 @@ fn node_record(known: Option<&Node>, peer: &Peer, hello: &Hello, now: Millis) ->
         .capacity
         .as_ref()
         .ok_or(ConnectError::Incomplete("capacity"))?;
+    if capacity.cpu_units > CPU_UNITS_MAX || capacity.memory_bytes > MEMORY_BYTES_MAX {
+        return Err(ConnectError::TooMuch("capacity: no such host is built"));
+    }
     let connected_before = known
         .filter(|node| node.agent_connected)
         .map(|node| node.connectivity_at);
@@ -197,19 +212,19 @@ fn node_record(known: Option<&Node>, peer: &Peer, hello: &Hello, now: Millis) ->
         cluster: peer.cluster.clone(),
         status: known.map_or_else(|| "ACTIVE".into(), |node| node.status.clone()),
         agent_connected: true,
-        hostname: description.hostname.clone(),
-        boot_id: description.boot_id.clone(),
-        agent_version: description.agent_version.clone(),
-        runtime_version: description.runtime_version.clone(),
-        kernel_version: description.kernel_version.clone(),
-        architecture: description.architecture.clone(),
+        hostname: clipped(&description.hostname),
+        boot_id: clipped(&description.boot_id),
+        agent_version: clipped(&description.agent_version),
+        runtime_version: clipped(&description.runtime_version),
+        kernel_version: clipped(&description.kernel_version),
+        architecture: clipped(&description.architecture),
         cpu_units: capacity.cpu_units,
         memory_bytes: capacity.memory_bytes,
         task_addresses: capacity.task_addresses,
         reserved_tcp_ports: ports(&capacity.reserved_tcp_ports)?,
         reserved_udp_ports: ports(&capacity.reserved_udp_ports)?,
-        features: hello.features.clone(),
-        node_attributes: node_attributes(hello),
+        features: features(hello)?,
+        node_attributes: node_attributes(hello)?,
         attributes: known.map(|node| node.attributes.clone()).unwrap_or_default(),
         tags: known.map(|node| node.tags.clone()).unwrap_or_default(),
         allocations: known.map(|node| node.allocations.clone()).unwrap_or_default(),
@@ -218,16 +233,36 @@ fn node_record(known: Option<&Node>, peer: &Peer, hello: &Hello, now: Millis) ->
     })
 }
 
-fn node_attributes(hello: &Hello) -> Attributes {
-    let value = |value: &String| Some(value.clone()).filter(|v| !v.is_empty());
-    hello
-        .attributes
-        .iter()
-        .map(|(name, v)| (name.clone(), value(v)))
-        .collect()
+/// What the node says of itself. It cannot say what constraints trust.
+fn node_attributes(hello: &Hello) -> Result<Attributes, ConnectError> {
+    if hello.attributes.len() > attribute::OWN_MAX {
+        return Err(ConnectError::TooMuch("attributes"));
+    }
+    let mut attributes = Attributes::new();
+    for (name, value) in &hello.attributes {
+        if name.chars().count() > TEXT_CHARS_MAX || value.chars().count() > TEXT_CHARS_MAX {
+            return Err(ConnectError::TooMuch("text in an attribute"));
+        }
+        if !name.starts_with(attribute::TRUSTED) {
+            attributes.insert(name.clone(), Some(value.clone()).filter(|v| !v.is_empty()));
+        }
+    }
+    Ok(attributes)
+}
+
+/// Features of task specs that the node honours.
+fn features(hello: &Hello) -> Result<Vec<String>, ConnectError> {
+    let too_long = |feature: &String| feature.chars().count() > TEXT_CHARS_MAX;
+    if hello.features.len() > FEATURES_MAX || hello.features.iter().any(too_long) {
+        return Err(ConnectError::TooMuch("features"));
+    }
+    Ok(hello.features.clone())
 }
 
 fn ports(ports: &[u32]) -> Result<Vec<u16>, ConnectError> {
+    if ports.len() > PORTS_MAX {
+        return Err(ConnectError::TooMuch("reserved ports"));
+    }
     ports
         .iter()
         .map(|port| u16::try_from(*port).map_err(|_| ConnectError::Port { port: *port }))

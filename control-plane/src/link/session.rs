@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use berth_proto::node::v1::{
-    ControlMessage, DesiredAck, Hello, NodeMessage, StateAck, StateChange, VERSION, Welcome,
+    ControlMessage, DesiredAck, Hello, NodeMessage, StateAck, StateChange, Trust, VERSION, Welcome,
     control_message::Message as ToNode, node_message::Message as FromNode,
 };
 use futures_util::FutureExt;
@@ -17,6 +17,7 @@ use tonic::{Code, Status, Streaming};
 use super::{
     Shared,
     apply::{Applier, ApplyError, BATCH_CHANGES_MAX},
+    bounds::{self, Pace},
     caller::Caller,
     chain,
     dispatch::{Dispatch, DispatchError},
@@ -25,7 +26,11 @@ use super::{
     records::{self, ConnectError},
     registry::{Agent, Dismissal, Entry, Place},
 };
-use crate::pki::Peer;
+use crate::{
+    model::{Identity, keys},
+    pki::{Peer, Trusted},
+    store::typed::{self, RecordError},
+};
 
 /// From the opening of the stream to its hello.
 const HELLO: Duration = Duration::from_secs(10);
@@ -60,6 +65,10 @@ enum End {
     Superseded,
     #[error("{0}")]
     Revoked(String),
+    #[error("the authority of this node's certificate is not believed any more: register the host again")]
+    Retired,
+    #[error("read what is known of the node's certificate")]
+    Identity(#[from] RecordError),
     #[error(
         "another agent with this node's identity is linked, from {first}: this host is a clone of that one, or two \
          agents share one identity; register this host anew"
@@ -87,13 +96,16 @@ impl End {
             Self::Superseded => Code::Aborted,
             Self::Stopping | Self::Broken(_) => Code::Unavailable,
             Self::Clone { .. } => Code::AlreadyExists,
+            Self::Retired => Code::Unauthenticated,
             Self::Revoked(_)
             | Self::Connect(ConnectError::OtherCluster { .. } | ConnectError::Revoked(_)) => {
                 Code::PermissionDenied
             }
-            Self::Connect(ConnectError::Incomplete(_) | ConnectError::Port { .. }) => Code::InvalidArgument,
+            Self::Connect(
+                ConnectError::Incomplete(_) | ConnectError::Port { .. } | ConnectError::TooMuch(_),
+            ) => Code::InvalidArgument,
             Self::Dispatch(DispatchError::TooLarge { .. }) => Code::ResourceExhausted,
-            Self::Connect(_) | Self::Apply(_) | Self::Dispatch(_) => Code::Unavailable,
+            Self::Connect(_) | Self::Apply(_) | Self::Dispatch(_) | Self::Identity(_) => Code::Unavailable,
         };
         Status::new(code, chain(self))
     }
@@ -249,7 +261,11 @@ async fn converse(
     let (version, tasks) = (hello.description.map(|d| d.agent_version), snapshot.tasks.len());
     tracing::info!(node = %peer.node_id, cluster = %peer.cluster, version, tasks, "link established");
     send(outbound, ToNode::Snapshot(snapshot)).await?;
+    let mut authorities = shared.authorities.watch();
+    let trusted = authorities.borrow_and_update().clone();
+    send(outbound, trust(shared, &peer.node_id, &trusted).await?).await?;
     let mut heard = Instant::now();
+    let mut pace = Pace::default();
     loop {
         // All are cancel-safe: a message or change that is not taken here is taken next time.
         tokio::select! {
@@ -258,11 +274,18 @@ async fn converse(
                 Dismissal::Revoked(reason) => End::Revoked(reason),
             }),
             () = shared.shutdown.cancelled() => return Err(End::Stopping),
-            message = inbound.message() => {
+            message = inbound.message(), if pace.is_open() => {
                 heard = Instant::now();
                 place.heard();
                 let message = message.map_err(End::Broken)?.ok_or(End::Closed)?;
-                receive(message, &mut inbound, &mut applier, outbound, place, peer).await?;
+                if receive(message, &mut inbound, &mut applier, outbound, place, shared, peer).await? {
+                    pace.spend();
+                }
+            }
+            () = pace.opens(), if !pace.is_open() => {}
+            Ok(()) = authorities.changed() => {
+                let trusted = authorities.borrow_and_update().clone();
+                send(outbound, trust(shared, &peer.node_id, &trusted).await?).await?;
             }
             message = dispatch.next() => send(outbound, message?).await?,
             Some(command) = place.commands.recv() => send(outbound, ToNode::OpenBulk(command)).await?,
@@ -271,6 +294,20 @@ async fn converse(
             }
         }
     }
+}
+
+/// Whom the node has to believe, and whether it has to renew for it. A node that did not renew before its authority was
+/// forgotten is told to go.
+async fn trust(shared: &Shared, node: &str, trusted: &Trusted) -> Result<ToNode, End> {
+    let known = typed::get_json::<Identity>(&*shared.store, &keys::identity(node)).await?;
+    let authority = known.map(|known| known.value.authority).unwrap_or_default();
+    if !trusted.all().any(|one| one.fingerprint() == authority) {
+        return Err(End::Retired);
+    }
+    Ok(ToNode::Trust(Trust {
+        authority_der: trusted.certificates_der(),
+        renew: authority != trusted.active().fingerprint(),
+    }))
 }
 
 fn welcome(shared: &Shared, peer: &Peer, applied_sequence: u64) -> Welcome {
@@ -283,15 +320,17 @@ fn welcome(shared: &Shared, peer: &Peer, applied_sequence: u64) -> Welcome {
     }
 }
 
-/// Takes one message, and with a report those that have arrived behind it: they share a transaction and an answer.
+/// Takes one message, and with a report those that have arrived behind it: they share a transaction and an answer. Says
+/// whether there was one.
 async fn receive(
     message: NodeMessage,
     inbound: &mut Streaming<NodeMessage>,
     applier: &mut Applier,
     outbound: &Outbound,
     place: &Place,
+    shared: &Shared,
     peer: &Peer,
-) -> Result<(), End> {
+) -> Result<bool, End> {
     let mut changes: Vec<StateChange> = Vec::new();
     let mut next = Some(Ok(Some(message)));
     let mut end = None;
@@ -300,7 +339,7 @@ async fn receive(
             Ok(Some(NodeMessage {
                 message: Some(FromNode::StateChange(change)),
             })) => changes.push(change),
-            Ok(Some(NodeMessage { message })) => other(message, place, peer)?,
+            Ok(Some(NodeMessage { message })) => other(message, place, shared, peer)?,
             // What was reported before the end counts.
             Ok(None) => end = Some(End::Closed),
             Err(status) => end = Some(End::Broken(status)),
@@ -309,17 +348,18 @@ async fn receive(
             next = inbound.message().now_or_never();
         }
     }
-    if !changes.is_empty() {
+    let applied = !changes.is_empty();
+    if applied {
         let sequence = applier.apply(&changes).await?;
         send(outbound, ToNode::StateAck(StateAck { sequence })).await?;
     }
-    end.map_or(Ok(()), Err)
+    end.map_or(Ok(applied), Err)
 }
 
-fn other(message: Option<FromNode>, place: &Place, peer: &Peer) -> Result<(), End> {
+fn other(message: Option<FromNode>, place: &Place, shared: &Shared, peer: &Peer) -> Result<(), End> {
     match message {
-        Some(FromNode::Heartbeat(heartbeat)) => place.heartbeat(heartbeat),
-        Some(FromNode::Pulls(pulls)) => place.pulls(pulls),
+        Some(FromNode::Heartbeat(heartbeat)) => place.heartbeat(bounds::heartbeat(heartbeat)),
+        Some(FromNode::Pulls(pulls)) => place.pulls(bounds::pulls(pulls)),
         Some(FromNode::DesiredAck(DesiredAck {
             position,
             refused_reason,
@@ -327,7 +367,8 @@ fn other(message: Option<FromNode>, place: &Place, peer: &Peer) -> Result<(), En
             let revision = position.map_or(0, |p| p.revision);
             if refused_reason.is_empty() {
                 tracing::debug!(node = %peer.node_id, revision, "desired state is stored");
-            } else {
+            } else if shared.log_limit.allows(&peer.node_id) {
+                let refused_reason = clipped(&refused_reason);
                 tracing::warn!(node = %peer.node_id, revision, refused_reason, "the node refuses its desired state");
             }
         }

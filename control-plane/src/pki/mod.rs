@@ -28,7 +28,7 @@ use time::{Duration, OffsetDateTime};
 
 pub(crate) use self::peer::{good_until, is_id};
 pub use self::{
-    authorities::{Authorities, Trusted},
+    authorities::{Authorities, Phase, STATE_FILE, Trusted},
     files::{read_private, write_private},
     peer::Peer,
     request::{NodeRequest, RequestError},
@@ -40,6 +40,8 @@ pub const CERTIFICATE_FILE: &str = "authority.pem";
 pub const KEY_FILE: &str = "authority.key";
 
 const AUTHORITY_DAYS: i64 = 3_650;
+/// What the first authority of a control plane is called; later ones have a number.
+const FIRST_NAME: &str = "Berth node authority";
 /// How long the server's own certificate is good; it is made again after two thirds of that.
 pub const SERVER_LIFETIME: Duration = Duration::days(90);
 /// Of identities whose keys are made here, by [`Authority::issue_node`].
@@ -87,6 +89,13 @@ pub enum PkiError {
     Issue { subject: String, source: rcgen::Error },
     #[error("the system has no randomness to give")]
     Random,
+    #[error("{}, which says which authorities there are, cannot be read: restore it from a backup", path.display())]
+    State {
+        path: PathBuf,
+        source: serde_json::Error,
+    },
+    #[error("{0}")]
+    Step(&'static str),
 }
 
 /// A certificate with its key, PEM. Behind the certificate are those of the authority: a host that joins knows only
@@ -158,25 +167,48 @@ impl Authority {
     pub fn load_or_create(directory: &Path) -> Result<Self, PkiError> {
         files::create_directory(directory)?;
         let (key_path, certificate_path) = (directory.join(KEY_FILE), directory.join(CERTIFICATE_FILE));
-        let key = match (key_path.exists(), certificate_path.exists()) {
-            (true, _) => parse_key(&key_path)?,
+        match (key_path.exists(), certificate_path.exists()) {
+            // A key alone is an authority whose making was cut short: nothing can have been issued by it.
+            (true, false) => {
+                let key = parse_key(&key_path)?;
+                files::write_public(&certificate_path, &self_signed(&key, FIRST_NAME)?)?;
+            }
+            (true, true) => {}
             (false, true) => {
                 return Err(PkiError::KeyMissing {
                     certificate: certificate_path,
                     key: key_path,
                 });
             }
-            (false, false) => {
-                let key = generate("the authority")?;
-                write_private(&key_path, &key.serialize_pem())?;
-                key
-            }
-        };
-        // A key alone is an authority whose making was cut short: nothing can have been issued by it.
-        if !certificate_path.exists() {
-            files::write_public(&certificate_path, &self_signed(&key)?)?;
+            (false, false) => Self::create(&key_path, &certificate_path, FIRST_NAME)?,
         }
-        Self::load(&certificate_path, key)
+        Self::load_pair(&key_path, &certificate_path)
+    }
+
+    /// Makes one whose subject is unlike that of others: who verifies finds the right one by it.
+    fn create(key_path: &Path, certificate_path: &Path, subject: &str) -> Result<(), PkiError> {
+        let key = generate("the authority")?;
+        write_private(key_path, &key.serialize_pem())?;
+        files::write_public(certificate_path, &self_signed(&key, subject)?)
+    }
+
+    fn load_pair(key_path: &Path, certificate_path: &Path) -> Result<Self, PkiError> {
+        Self::load(certificate_path, parse_key(key_path)?)
+    }
+
+    /// A certificate of ours for another authority's key: who believes us alone believes what that one signs.
+    fn vouch_for(&self, other: &Self) -> Result<Certificate, PkiError> {
+        let mut params = authority_params(&other.facts.common_name);
+        params.not_before = other.facts.not_before.max(self.facts.not_before);
+        params.not_after = other.facts.not_after.min(self.facts.not_after);
+        params.serial_number = Some(serial()?);
+        params.use_authority_key_identifier_extension = true;
+        params
+            .signed_by(other.issuer.key(), &self.issuer)
+            .map_err(|source| PkiError::Issue {
+                subject: other.facts.common_name.clone(),
+                source,
+            })
     }
 
     fn load(path: &Path, key: KeyPair) -> Result<Self, PkiError> {
@@ -216,6 +248,11 @@ impl Authority {
     /// SHA-256 of the certificate's DER, 64 hexadecimal digits: what an operator carries to a host that joins.
     pub fn fingerprint(&self) -> String {
         hex::encode(Sha256::digest(&self.facts.der))
+    }
+
+    /// It is good from here on.
+    pub fn not_before(&self) -> OffsetDateTime {
+        self.facts.not_before
     }
 
     /// Nothing it signs is good for longer.
@@ -336,18 +373,24 @@ fn parse_key(path: &Path) -> Result<KeyPair, PkiError> {
     })
 }
 
-fn self_signed(key: &KeyPair) -> Result<String, PkiError> {
+fn authority_params(subject: &str) -> CertificateParams {
     let mut params = CertificateParams::default();
-    params.distinguished_name = name(&[(DnType::CommonName, "Berth node authority")]);
-    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+    params.distinguished_name = name(&[(DnType::CommonName, subject)]);
+    // One more authority behind it: the one that replaces it.
+    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(1));
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    params
+}
+
+fn self_signed(key: &KeyPair, subject: &str) -> Result<String, PkiError> {
+    let mut params = authority_params(subject);
     let now = OffsetDateTime::now_utc();
     params.not_before = now - BACKDATED_MAX;
     params.not_after = now + Duration::days(AUTHORITY_DAYS);
     match params.self_signed(key) {
         Ok(certificate) => Ok(certificate.pem()),
         Err(source) => Err(PkiError::Issue {
-            subject: "the authority".into(),
+            subject: subject.into(),
             source,
         }),
     }

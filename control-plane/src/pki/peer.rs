@@ -84,6 +84,7 @@ pub(crate) fn is_id(text: &str) -> bool {
 #[derive(Clone, Debug)]
 pub(super) struct AuthorityFacts {
     pub(super) der: Vec<u8>,
+    pub(super) common_name: String,
     pub(super) key_identifier: Vec<u8>,
     pub(super) not_before: OffsetDateTime,
     pub(super) not_after: OffsetDateTime,
@@ -113,7 +114,12 @@ impl AuthorityFacts {
             })
             .ok_or("it has no key identifier")?;
         let validity = certificate.validity();
+        let common_name = certificate.subject().iter_common_name().next();
+        let common_name = common_name
+            .and_then(|name| name.as_str().ok())
+            .ok_or("it has no name")?;
         Ok(Self {
+            common_name: common_name.to_owned(),
             key_identifier,
             not_before: validity.not_before.to_datetime(),
             not_after: validity.not_after.to_datetime(),

@@ -140,3 +140,129 @@ fn a_node_identity_is_written_with_a_private_key() {
             .contains("PRIVATE KEY")
     );
 }
+
+/// Every file of a directory.
+fn listing(directory: &Path) -> std::collections::BTreeMap<String, Vec<u8>> {
+    fs::read_dir(directory)
+        .unwrap()
+        .map(|entry| entry.unwrap())
+        .map(|entry| {
+            let name = entry.file_name().into_string().unwrap();
+            (name, fs::read(entry.path()).unwrap())
+        })
+        .collect()
+}
+
+#[test]
+fn each_step_of_a_replacement_survives_a_restart() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path();
+    let load = || Authorities::load_or_create(path).unwrap();
+    let hashes = |authorities: &Authorities| -> Vec<String> {
+        authorities.trusted().all().map(Authority::fingerprint).collect()
+    };
+    let first = hashes(&load());
+    assert_eq!(first.len(), 1);
+    load().begin().unwrap();
+    let begun = load();
+    assert_eq!(
+        (begun.trusted().phase(), hashes(&begun)[0].clone()),
+        (Phase::Begun, first[0].clone())
+    );
+    assert!(matches!(begun.begin(), Err(PkiError::Step(_))));
+    assert!(matches!(begun.finish(), Err(PkiError::Step(_))));
+    begun.activate().unwrap();
+    let activated = load();
+    let both = hashes(&activated);
+    assert_eq!(activated.trusted().phase(), Phase::Activated);
+    assert_eq!(
+        both[1], first[0],
+        "the old one is believed, and the new one issues"
+    );
+    assert!(matches!(activated.activate(), Err(PkiError::Step(_))));
+    activated.finish().unwrap();
+    assert_eq!(
+        (load().trusted().phase(), hashes(&load())),
+        (Phase::Steady, vec![both[0].clone()])
+    );
+    let left: Vec<String> = listing(path).into_keys().collect();
+    assert_eq!(
+        left,
+        ["authorities.json", "authority-2.key", "authority-2.pem"],
+        "nothing of the old one"
+    );
+    assert_eq!(mode(&path.join("authority-2.key")), 0o600);
+    // And once more.
+    let again = load();
+    again.begin().unwrap();
+    again.activate().unwrap();
+    again.finish().unwrap();
+    assert!(listing(path).contains_key("authority-3.key"));
+}
+
+/// A crash leaves the files that a step writes before its rename, and none of those after.
+#[test]
+fn a_step_cut_short_was_not_taken_or_is_finished_at_the_next_start() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path();
+    let authorities = Authorities::load_or_create(path).unwrap();
+    let phase = || Authorities::load_or_create(path).unwrap().trusted().phase();
+    let first = authorities.trusted().active().fingerprint();
+
+    // Of begin: the key alone, then both files, without the state.
+    authorities.begin().unwrap();
+    let state = path.join(STATE_FILE);
+    let begun = fs::read(&state).unwrap();
+    fs::remove_file(&state).unwrap();
+    assert_eq!(phase(), Phase::Steady);
+    fs::remove_file(path.join("authority-2.pem")).unwrap();
+    assert_eq!(phase(), Phase::Steady);
+    Authorities::load_or_create(path).unwrap().begin().unwrap();
+    assert_eq!(phase(), Phase::Begun);
+    assert_eq!(fs::read(&state).unwrap(), begun);
+
+    // Of activate: the voucher, without the state.
+    Authorities::load_or_create(path).unwrap().activate().unwrap();
+    let activated = fs::read(&state).unwrap();
+    fs::write(&state, &begun).unwrap();
+    assert_eq!(phase(), Phase::Begun);
+    assert_eq!(
+        Authorities::load_or_create(path)
+            .unwrap()
+            .trusted()
+            .active()
+            .fingerprint(),
+        first
+    );
+    Authorities::load_or_create(path).unwrap().activate().unwrap();
+    assert_eq!(fs::read(&state).unwrap(), activated);
+
+    // Of finish: the state, with all or some of the old files still there.
+    let before = listing(path);
+    Authorities::load_or_create(path).unwrap().finish().unwrap();
+    let finished = listing(path);
+    let retired = String::from_utf8(finished[STATE_FILE].clone())
+        .unwrap()
+        .replace("\"retired\": null", "\"retired\": \"authority\"");
+    for kept in ["authority.key", "authority.pem", "authority-2-voucher.pem"] {
+        fs::write(path.join(kept), &before[kept]).unwrap();
+        fs::write(&state, &retired).unwrap();
+        assert_eq!(phase(), Phase::Steady, "{kept}");
+        assert_eq!(listing(path), finished, "{kept}");
+    }
+}
+
+#[test]
+fn a_damaged_state_is_named_and_nothing_new_is_made() {
+    let directory = tempfile::tempdir().unwrap();
+    Authorities::load_or_create(directory.path())
+        .unwrap()
+        .begin()
+        .unwrap();
+    fs::write(directory.path().join(STATE_FILE), "{").unwrap();
+    let error = Authorities::load_or_create(directory.path()).unwrap_err();
+    assert!(
+        matches!(error, PkiError::State { .. }) && error.to_string().contains(STATE_FILE),
+        "{error}"
+    );
+}

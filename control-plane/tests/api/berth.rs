@@ -166,18 +166,26 @@ async fn usage_is_that_of_the_last_heartbeats() {
         memory_used_bytes: 7,
         ..Usage::default()
     };
-    let task = "a".repeat(32);
+    world.register("web").await;
+    let task = world.run("web").await;
+    let not_its_own = TaskUsage {
+        task_id: "b".repeat(32),
+        ..TaskUsage::default()
+    };
     let heartbeat = Heartbeat {
         sent_at_ms: 99,
         node: Some(NodeUsage {
             memory_used_bytes: 5,
             ..NodeUsage::default()
         }),
-        tasks: vec![TaskUsage {
-            task_id: task.clone(),
-            total: Some(usage),
-            ..TaskUsage::default()
-        }],
+        tasks: vec![
+            TaskUsage {
+                task_id: task.clone(),
+                total: Some(usage),
+                ..TaskUsage::default()
+            },
+            not_its_own,
+        ],
         impairments: vec![],
     };
     world
@@ -206,6 +214,11 @@ async fn usage_is_that_of_the_last_heartbeats() {
     assert_eq!(
         (&of(&silent)["sentAtMs"], &of(&silent)["usage"]),
         (&json!(0), &Value::Null)
+    );
+    assert_eq!(
+        answer["tasks"].as_array().unwrap().len(),
+        1,
+        "a node speaks for its own tasks only"
     );
     assert_eq!(answer["tasks"][0]["task"], task);
     assert_eq!(answer["tasks"][0]["total"]["cpuUsedUsec"], 42);

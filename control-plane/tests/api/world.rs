@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use berth_control_plane::{
     api::{ApiConfig, ApiKey, CLOCK_SKEW_MAX, router},
     audit::{AUDIT_FILE, Audit},
-    model::{Allocation, Node, Task, keys},
+    model::{Allocation, Identity, Node, Task, keys},
     nodes::{LogReceiver, NodeError, Nodes},
     pki::Authorities,
     store::{Committed, Operation, Store, Transaction, sqlite::SqliteStore, typed},
@@ -242,6 +242,20 @@ impl World {
                 return;
             }
         }
+    }
+
+    /// As the link writes it when a node shows a certificate of this authority.
+    pub async fn identity(&self, node: &str, authority: &str) {
+        let identity = Identity {
+            node: node.into(),
+            cluster: "default".into(),
+            authority: authority.into(),
+            not_after: None,
+            joined_with: None,
+            changed_at: 1,
+        };
+        self.put(typed::put_json(keys::identity(node), &identity).unwrap())
+            .await;
     }
 
     pub async fn task(&self, id: &str) -> Task {

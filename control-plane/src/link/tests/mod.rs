@@ -2,6 +2,7 @@
 
 mod clones;
 mod desired;
+mod hostile;
 mod identity;
 mod joining;
 mod liveness;
@@ -9,11 +10,12 @@ mod logs;
 mod renewal;
 mod reports;
 mod revocation;
+mod rotation;
 
 use std::{sync::Arc, time::Duration};
 
 use berth_proto::node::v1::{
-    Capacity, ControlMessage, DesiredStatus, Hello, NodeDescription, NodeMessage, TaskSpec, Welcome,
+    Capacity, ControlMessage, DesiredStatus, Hello, NodeDescription, NodeMessage, TaskSpec, Trust, Welcome,
     control_message::Message as ToNode, node_message::Message as FromNode,
     node_service_client::NodeServiceClient,
 };
@@ -195,6 +197,8 @@ pub(super) struct Link {
     pub(super) client: NodeServiceClient<Channel>,
     pub(super) sender: mpsc::Sender<NodeMessage>,
     pub(super) receiver: Streaming<ControlMessage>,
+    /// Whom it was told to believe.
+    pub(super) trust: Option<Trust>,
 }
 
 impl Link {
@@ -209,6 +213,7 @@ impl Link {
             client,
             sender,
             receiver,
+            trust: None,
         }
     }
 
@@ -243,6 +248,10 @@ impl Link {
         let ToNode::Snapshot(snapshot) = self.next().await else {
             panic!("no snapshot")
         };
+        let ToNode::Trust(trust) = self.next().await else {
+            panic!("no trust")
+        };
+        self.trust = Some(trust);
         (welcome, snapshot)
     }
 
