@@ -17,7 +17,7 @@ use crate::{
 };
 
 /// Fields of requests that name what is changed, never its content.
-const NAMES: [&str; 16] = [
+const NAMES: [&str; 17] = [
     "accessKeyId",
     "cluster",
     "clusterName",
@@ -31,6 +31,7 @@ const NAMES: [&str; 16] = [
     "resourceArn",
     "role",
     "status",
+    "step",
     "task",
     "taskDefinition",
     "tokenId",
