@@ -276,8 +276,9 @@ async fn converse(
             () = shared.shutdown.cancelled() => return Err(End::Stopping),
             message = inbound.message(), if pace.is_open() => {
                 heard = Instant::now();
-                place.heard();
                 let message = message.map_err(End::Broken)?.ok_or(End::Closed)?;
+                // Its end is no sign of life: who waits for this place must not take it for one.
+                place.heard();
                 if receive(message, &mut inbound, &mut applier, outbound, place, shared, peer).await? {
                     pace.spend();
                 }
