@@ -1,4 +1,4 @@
-//! Owns the agent's settings: parsed once, checked once. Never reads anything but the file it is given.
+//! Owns the agent's settings: what each is, its default, and what cannot work. Never reads them: `settings` does.
 //!
 //! Every key is described in `docs/configuration.md`.
 
@@ -119,11 +119,15 @@ impl Default for Registries {
 pub enum ConfigError {
     #[error("read configuration {path}")]
     Read { path: PathBuf, source: std::io::Error },
-    #[error("configuration {path}")]
-    Parse {
-        path: PathBuf,
-        source: Box<toml::de::Error>,
+    #[error(transparent)]
+    Settings(#[from] berth_service::settings::SettingsError),
+    #[error("{origin}")]
+    At {
+        origin: berth_service::settings::Origin,
+        source: Box<ConfigError>,
     },
+    #[error("show the configuration")]
+    Show(#[from] toml::ser::Error),
     #[error("configuration: {key} = {value:?}: {problem}")]
     Value {
         key: &'static str,
@@ -133,18 +137,9 @@ pub enum ConfigError {
 }
 
 impl Config {
-    /// Reads and checks a TOML file.
+    /// Reads and checks a file, its drop-ins and the environment.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
-        let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read {
-            path: path.into(),
-            source,
-        })?;
-        let config: Self = toml::from_str(&text).map_err(|source| ConfigError::Parse {
-            path: path.into(),
-            source: Box::new(source),
-        })?;
-        config.check()?;
-        Ok(config)
+        crate::settings::load(path, &[]).map(|loaded| loaded.value)
     }
 
     /// Refuses values that would fail later, or quietly do something else.

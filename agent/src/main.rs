@@ -1,19 +1,17 @@
 //! The `berth-agent` command. Owns the process: arguments, logging, signals, exit codes.
 
-use std::{
-    path::{Path, PathBuf},
-    process::ExitCode,
-    time::Duration,
-};
+use std::{io::Write as _, process::ExitCode, time::Duration};
 
 use berth_agent::{
     app::Agent,
     config::Config,
     doctor::{self, Outcome},
     identity::{self, register::RegisterArgs},
+    settings::{ConfigCommand, SettingsArgs},
     sys::Chain,
 };
 use berth_manual::Manual;
+use berth_service::EXIT_CONFIG;
 use clap::{Parser, Subcommand};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::{
@@ -24,8 +22,6 @@ use tracing_subscriber::{
 const SHUTDOWN_LIMIT: Duration = Duration::from_secs(10);
 /// Enough for a thousand tasks.
 const OPEN_FILES_MAX: u64 = 65_536;
-/// A configuration that cannot work: restarting does not help (sysexits.h, EX_CONFIG).
-const EXIT_CONFIG: u8 = 78;
 
 /// Berth's node agent: runs the tasks that a control plane assigns to this host.
 #[derive(Debug, Parser)]
@@ -39,19 +35,20 @@ struct Arguments {
 enum Command {
     /// Run the agent in the foreground. SIGTERM ends it and leaves its tasks running.
     Run {
-        /// Configuration file, TOML.
-        #[arg(long, default_value = "/etc/berth/agent.toml", env = "BERTH_AGENT_CONFIG")]
-        config: PathBuf,
+        #[command(flatten)]
+        settings: SettingsArgs,
     },
     /// Look at this host, and at the way to the control plane: what is wrong, and what to do. Changes nothing.
     Doctor {
-        /// Configuration file, TOML.
-        #[arg(long, default_value = "/etc/berth/agent.toml", env = "BERTH_AGENT_CONFIG")]
-        config: PathBuf,
+        #[command(flatten)]
+        settings: SettingsArgs,
         /// For programs.
         #[arg(long)]
         json: bool,
     },
+    /// Check or print the configuration.
+    #[command(subcommand)]
+    Config(ConfigCommand),
     Register(RegisterArgs),
     /// Write man pages and shell completions: for packaging.
     #[command(hide = true)]
@@ -60,8 +57,6 @@ enum Command {
 
 fn main() -> ExitCode {
     match Arguments::parse().command {
-        Command::Run { config } => serve(&config),
-        Command::Doctor { config, json } => examine(&config, json),
         Command::Register(args) => register(args),
         Command::Manual(manual) => match manual.write::<Arguments>() {
             Ok(()) => ExitCode::SUCCESS,
@@ -70,13 +65,23 @@ fn main() -> ExitCode {
                 ExitCode::FAILURE
             }
         },
+        Command::Run { settings } => serve(&settings),
+        Command::Doctor { settings, json } => examine(&settings, json),
+        Command::Config(command) => match command.run() {
+            Ok(text) => {
+                // A reader that has seen enough is no failure.
+                let _ = std::io::stdout().write_all(text.as_bytes());
+                ExitCode::SUCCESS
+            }
+            Err(error) => refuse(&error),
+        },
     }
 }
 
 /// Exit code 0: tasks can run here; 1: there are problems.
-fn examine(config: &Path, json: bool) -> ExitCode {
-    let config = match Config::load(config) {
-        Ok(config) => config,
+fn examine(settings: &SettingsArgs, json: bool) -> ExitCode {
+    let config = match settings.load() {
+        Ok(loaded) => loaded.value,
         Err(error) => return refuse(&error),
     };
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
@@ -115,14 +120,14 @@ fn register(args: RegisterArgs) -> ExitCode {
     }
 }
 
-fn serve(config: &Path) -> ExitCode {
+fn serve(settings: &SettingsArgs) -> ExitCode {
     bound_allocator();
     if let Err(error) = log_to_stderr() {
         eprintln!("berth-agent: BERTH_LOG: {error}");
         return ExitCode::from(EXIT_CONFIG);
     }
-    let config = match Config::load(config) {
-        Ok(config) => config,
+    let config = match settings.load() {
+        Ok(loaded) => loaded.value,
         Err(error) => return refuse(&error),
     };
     if let Err(error) = config.load_identity() {
@@ -151,11 +156,8 @@ fn serve(config: &Path) -> ExitCode {
 fn log_to_stderr() -> Result<(), tracing_subscriber::filter::ParseError> {
     let levels = std::env::var("BERTH_LOG").unwrap_or_else(|_| "info".into());
     let targets: Targets = levels.parse()?;
-    let layer = tracing_subscriber::fmt::layer()
-        .with_writer(std::io::stderr)
-        .with_ansi(false);
     tracing_subscriber::registry()
-        .with(layer.with_filter(targets))
+        .with(berth_service::log::layer().with_filter(targets))
         .init();
     Ok(())
 }

@@ -1,20 +1,14 @@
-//! docs/configuration.md names every key of the agent's file, with its default, and no other.
+//! docs/configuration.md and the packaged file name every key of the agent, with its default, and no other.
 
 #![allow(clippy::unwrap_used)]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use berth_agent::config::Config;
 use serde_json::Value;
 
 /// What has no default; one credential, so that the keys of its kind are seen.
-const REQUIRED: [&str; 5] = [
-    "control_plane = 'https://cp:1'",
-    "node_id = '0123456789abcdef0123456789abcdef'",
-    "certificate = '/c'",
-    "key = '/k'",
-    "authority = '/a'",
-];
+const REQUIRED: [&str; 1] = ["control_plane = 'https://cp:1'"];
 const CREDENTIAL: [&str; 3] = ["host = 'h'", "username = 'u'", "password_file = '/p'"];
 
 fn parse(required: &[&str], credential: &[&str]) -> Result<Config, toml::de::Error> {
@@ -100,4 +94,83 @@ fn in_page(section: &str) -> BTreeMap<String, String> {
 #[test]
 fn every_key_is_documented_with_its_default() {
     assert_eq!(in_page("Agent"), in_code());
+}
+
+/// The packaged file: keys at their defaults (`#key = value`) with the value, and examples (`# key = value`). Those below
+/// `# [[table]]` are keys of its entries.
+fn in_file(name: &str) -> (BTreeMap<String, String>, BTreeSet<String>) {
+    let path = format!("{}/../packaging/config/{name}", env!("CARGO_MANIFEST_DIR"));
+    let text = std::fs::read_to_string(path).unwrap();
+    let (mut defaults, mut examples, mut table) = (BTreeMap::new(), BTreeSet::new(), String::new());
+    let is_key = |key: &str| {
+        !key.is_empty()
+            && key
+                .bytes()
+                .all(|b| b.is_ascii_lowercase() || b"_.0123456789".contains(&b))
+    };
+    for line in text.lines() {
+        if let Some(inner) = line.strip_prefix("# [[").and_then(|line| line.strip_suffix("]]")) {
+            table = format!("{inner}[].");
+        }
+        let Some((key, value)) = line.split_once(" = ") else {
+            continue;
+        };
+        if let Some(key) = key.strip_prefix("# ").filter(|key| is_key(key)) {
+            examples.insert(format!("{table}{key}"));
+        } else if let Some(key) = key.strip_prefix('#').filter(|key| is_key(key)) {
+            defaults.insert(key.to_owned(), value.to_owned());
+        }
+    }
+    (defaults, examples)
+}
+
+/// The packaged file with every setting uncommented, examples left out.
+fn uncommented(name: &str) -> String {
+    let path = format!("{}/../packaging/config/{name}", env!("CARGO_MANIFEST_DIR"));
+    let text = std::fs::read_to_string(path).unwrap();
+    let line = |line: &str| match line.strip_prefix('#') {
+        Some(setting) if !setting.is_empty() && !setting.starts_with(' ') => format!("{setting}\n"),
+        _ => format!("{line}\n"),
+    };
+    text.lines().map(line).collect()
+}
+
+#[test]
+fn the_packaged_file_has_every_key() {
+    let (defaults, examples) = in_file("agent.toml");
+    for (key, default) in in_code() {
+        if matches!(default.as_str(), "required" | "none") {
+            assert!(
+                examples.contains(&key),
+                "# {key} = … is missing in packaging/config/agent.toml"
+            );
+        } else {
+            assert_eq!(
+                defaults.get(&key),
+                Some(&default),
+                "{key} in packaging/config/agent.toml"
+            );
+        }
+    }
+    let known = in_code();
+    for key in defaults.keys().chain(&examples) {
+        assert!(
+            known.contains_key(key),
+            "{key} in packaging/config/agent.toml is no key"
+        );
+    }
+}
+
+#[test]
+fn the_packaged_file_uncommented_is_the_defaults() {
+    let with_required = |text: String| {
+        let table: toml::Table = toml::from_str(&text).unwrap();
+        let required: toml::Table = toml::from_str(&REQUIRED.join("\n")).unwrap();
+        let all: toml::Table = required.into_iter().chain(table).collect();
+        serde_json::to_value(all.try_into::<Config>().unwrap()).unwrap()
+    };
+    assert_eq!(
+        with_required(uncommented("agent.toml")),
+        with_required(String::new())
+    );
 }

@@ -29,6 +29,7 @@ use crate::{
     audit::{AUDIT_FILE, Audit, AuditError},
     config::{Config, ConfigError},
     link::{LinkConfig, LinkError, LinkServer},
+    metrics::{MeasuredStore, measured},
     pki::{Authorities, PkiError},
     store::{SharedStore, StoreError, sqlite::SqliteStore},
 };
@@ -49,7 +50,7 @@ pub enum StartError {
         #[from]
         source: ConfigError,
     },
-    #[error("{action} {}", path.display())]
+    #[error("{action} {}{}", path.display(), file_advice(source))]
     File {
         action: &'static str,
         path: PathBuf,
@@ -57,7 +58,7 @@ pub enum StartError {
     },
     #[error("{} is in use by another control plane: stop that one, or choose another state_dir", .0.display())]
     InUse(PathBuf),
-    #[error("open the store {}", path.display())]
+    #[error("open the store {}{}", path.display(), space_advice(path))]
     Store { path: PathBuf, source: StoreError },
     #[error("the authority for nodes")]
     Pki {
@@ -79,7 +80,7 @@ pub enum StartError {
         #[from]
         source: AuditError,
     },
-    #[error("{key}: listen on {address}")]
+    #[error("{key}: listen on {address}{}", berth_service::http::advice(source))]
     Listen {
         key: &'static str,
         address: SocketAddr,
@@ -90,6 +91,40 @@ pub enum StartError {
         #[from]
         source: LinkError,
     },
+}
+
+/// A disk with less room than that is full: SQLite calls it by many names.
+const SPACE_BYTES_MIN: u64 = 1 << 20;
+
+/// Says that the disk of a file is full, if it is.
+fn space_advice(path: &Path) -> &'static str {
+    let disk = path
+        .parent()
+        .and_then(|directory| nix::sys::statvfs::statvfs(directory).ok());
+    let full = |disk: nix::sys::statvfs::Statvfs| {
+        let bytes = disk.blocks_available().saturating_mul(disk.fragment_size());
+        bytes < SPACE_BYTES_MIN || (disk.files() > 0 && disk.files_available() == 0)
+    };
+    if disk.is_some_and(full) {
+        " (no space is left there: `df -h` and `df -i` say where; make some)"
+    } else {
+        ""
+    }
+}
+
+/// What to do about a file that cannot be had.
+fn file_advice(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::PermissionDenied => format!(
+            " (this process is user {}: run it as the owner of the state directory, or give it that with chown)",
+            nix::unistd::geteuid()
+        ),
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            " (no space is left: `df -h` and `df -i` say where; nothing was changed)".into()
+        }
+        io::ErrorKind::ReadOnlyFilesystem => " (the file system is mounted read-only)".into(),
+        _ => String::new(),
+    }
 }
 
 /// A control plane at work. Dropping it ends it without waiting; [`ControlPlane::shutdown`] waits.
@@ -147,7 +182,7 @@ impl ControlPlane {
             .transpose()?;
         let (api_listener, api_addr) = listen("api_listen", config.api_listen).await?;
         let (node_listener, node_addr) = listen("node_listen", config.node_listen).await?;
-        let shared: SharedStore = store.clone();
+        let shared: SharedStore = Arc::new(MeasuredStore::new(store.clone()));
         let advertise = advertise::advertised(config, node_addr);
         let link_config = LinkConfig {
             names: advertise::server_names(config, &advertise),
@@ -164,7 +199,12 @@ impl ControlPlane {
             keys: config.keys.clone(),
             clock_skew_max: api::CLOCK_SKEW_MAX,
         };
-        let router = api::router(api_config, shared.clone(), links.nodes(), audit.clone());
+        let router = measured(api::router(
+            api_config,
+            shared.clone(),
+            links.nodes(),
+            audit.clone(),
+        ));
         let stop = CancellationToken::new();
         let url = api_url(api_addr, tls.as_ref());
         let own_authority = tls
@@ -210,6 +250,24 @@ impl ControlPlane {
     /// The records.
     pub fn store(&self) -> SharedStore {
         self.store.clone()
+    }
+
+    /// Nodes that are linked now.
+    pub fn connected_nodes(&self) -> usize {
+        self.links.connected()
+    }
+
+    /// A part that ended although nobody asked for that.
+    pub fn ended_part(&self) -> Option<&'static str> {
+        if self.api.is_finished() {
+            return Some("the API");
+        }
+        if self.links.ended() {
+            return Some("the listener for nodes");
+        }
+        self.retention
+            .is_finished()
+            .then_some("the retention of stopped tasks")
     }
 
     /// Takes no more requests, finishes those under way until `deadline`, ends every link, and closes the store.

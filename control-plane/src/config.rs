@@ -1,15 +1,14 @@
-//! Owns the control plane's settings: where they come from, what they mean, and what is refused before anything is
-//! opened. Never opens anything but the file it reads.
+//! Owns the control plane's settings: what they mean, their defaults, and what is refused before anything is opened.
+//! Never reads them: `settings` does.
 
 use std::{
-    io,
     net::{Ipv4Addr, SocketAddr},
-    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     time::Duration,
 };
 
-use serde::Deserialize;
+use berth_service::settings::{Origin, SettingsError};
+use serde::{Deserialize, Serialize};
 
 use crate::api::{ApiKey, is_key_id};
 
@@ -28,13 +27,15 @@ const HEARTBEATS_PER_SILENCE_MIN: u32 = 2;
 
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
-    #[error("read {}", path.display())]
-    Read { path: PathBuf, source: io::Error },
-    #[error("{} is not a valid configuration", path.display())]
-    Parse {
-        path: PathBuf,
-        source: Box<toml::de::Error>,
+    #[error(transparent)]
+    Settings(#[from] SettingsError),
+    #[error("{origin}")]
+    At {
+        origin: Origin,
+        source: Box<ConfigError>,
     },
+    #[error("show the configuration")]
+    Show(#[from] toml::ser::Error),
     #[error("{key}: {problem}")]
     Invalid { key: &'static str, problem: String },
 }
@@ -60,6 +61,10 @@ pub struct ApiTlsFiles {
 pub struct Config {
     /// Everything it keeps: the store, the authority, a lock.
     pub state_dir: PathBuf,
+    /// Where the socket for health, metrics and administration is.
+    pub run_dir: PathBuf,
+    /// Health and metrics on TCP as well.
+    pub metrics_listen: Option<SocketAddr>,
     /// The ECS API. Loopback only unless it has a certificate. Port 0: any free one.
     pub api_listen: SocketAddr,
     /// The API's certificate and key, PEM files. Both or neither.
@@ -87,10 +92,12 @@ pub struct Config {
 }
 
 /// The file, as it is written. Every field has a default.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
-struct ConfigFile {
+pub(crate) struct ConfigFile {
     state_dir: Option<PathBuf>,
+    run_dir: Option<PathBuf>,
+    metrics_listen: Option<SocketAddr>,
     api_listen: Option<SocketAddr>,
     api_tls_certificate: Option<PathBuf>,
     api_tls_key: Option<PathBuf>,
@@ -108,7 +115,7 @@ struct ConfigFile {
     stopped_task_retention_seconds: Option<u32>,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 struct KeyFile {
     access_key_id: String,
@@ -128,6 +135,8 @@ impl Config {
     pub fn new(state_dir: impl Into<PathBuf>, keys: Vec<ApiKey>) -> Self {
         Self {
             state_dir: state_dir.into(),
+            run_dir: "/run/berth-control-plane".into(),
+            metrics_listen: None,
             api_listen: (Ipv4Addr::LOCALHOST, API_PORT).into(),
             api_tls: None,
             node_listen: (Ipv4Addr::UNSPECIFIED, NODE_PORT).into(),
@@ -143,20 +152,14 @@ impl Config {
         }
     }
 
-    /// Reads and checks a TOML file.
+    /// Reads and checks a file, its drop-ins and the environment.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
-        let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read {
-            path: path.into(),
-            source,
-        })?;
-        let file: ConfigFile = toml::from_str(&text).map_err(|source| ConfigError::Parse {
-            path: path.into(),
-            source: Box::new(source),
-        })?;
-        let config = file.resolve()?;
-        config.check()?;
-        warn_if_exposed(path);
-        Ok(config)
+        crate::settings::load(path, &[]).map(|loaded| loaded.value)
+    }
+
+    /// Where health, metrics and administration are.
+    pub fn socket(&self) -> PathBuf {
+        self.run_dir.join("control-plane.sock")
     }
 
     /// Refuses what cannot work, by the name of its key.
@@ -262,19 +265,35 @@ impl Config {
     }
 }
 
-/// The file holds secret keys. A group may be meant to read it; everybody is not.
-fn warn_if_exposed(path: &Path) {
-    let mode = std::fs::metadata(path).map_or(0, |metadata| metadata.permissions().mode() & 0o7777);
-    if mode & 0o004 != 0 {
-        let path = path.display();
-        tracing::warn!(
-            "{path} holds secret keys and everybody can read it (mode {mode:04o}): run `chmod o-r {path}`"
-        );
-    }
-}
-
 impl ConfigFile {
-    fn resolve(self) -> Result<Config, ConfigError> {
+    /// As a file would say all of it.
+    pub(crate) fn of(config: &Config) -> Self {
+        let seconds = |duration: Duration| Some(u32::try_from(duration.as_secs()).unwrap_or(u32::MAX));
+        let key = |key: &ApiKey| KeyFile {
+            access_key_id: key.access_key_id.clone(),
+            secret_access_key: key.secret.clone(),
+        };
+        Self {
+            state_dir: Some(config.state_dir.clone()),
+            run_dir: Some(config.run_dir.clone()),
+            metrics_listen: config.metrics_listen,
+            api_listen: Some(config.api_listen),
+            api_tls_certificate: config.api_tls.as_ref().map(|tls| tls.certificate.clone()),
+            api_tls_key: config.api_tls.as_ref().map(|tls| tls.key.clone()),
+            node_listen: Some(config.node_listen),
+            node_names: config.node_names.clone(),
+            node_advertise: config.node_advertise.clone(),
+            node_certificate_lifetime_seconds: seconds(config.node_certificate_lifetime),
+            region: Some(config.region.clone()),
+            account_id: Some(config.account_id.clone()),
+            keys: config.keys.iter().map(key).collect(),
+            node_silence_seconds: seconds(config.node_silence),
+            heartbeat_interval_seconds: seconds(config.heartbeat_interval),
+            stopped_task_retention_seconds: seconds(config.stopped_task_retention),
+        }
+    }
+
+    pub(crate) fn resolve(self) -> Result<Config, ConfigError> {
         let api_tls = match (self.api_tls_certificate, self.api_tls_key) {
             (Some(certificate), Some(key)) => Some(ApiTlsFiles { certificate, key }),
             (None, None) => None,
@@ -292,6 +311,8 @@ impl ConfigFile {
         };
         Ok(Config {
             state_dir: self.state_dir.unwrap_or(default.state_dir),
+            run_dir: self.run_dir.unwrap_or(default.run_dir),
+            metrics_listen: self.metrics_listen,
             api_listen: self.api_listen.unwrap_or(default.api_listen),
             api_tls,
             node_listen: self.node_listen.unwrap_or(default.node_listen),
@@ -398,7 +419,7 @@ mod tests {
         assert!(refusal(&KEYS.replace("AKIDEXAMPLE00001", "short")).contains("keys.access_key_id"));
         assert!(refusal(&KEYS.replace("'secret'", "''")).contains("keys.secret_access_key"));
         assert!(refusal(&KEYS.replace("secret_access_key", "secret")).contains("secret"));
-        assert!(refusal("state_dir = ").contains("not a valid configuration"));
+        assert!(refusal("state_dir = ").contains(":1:"));
         assert!(
             Config::load(Path::new("/none"))
                 .unwrap_err()

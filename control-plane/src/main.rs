@@ -1,24 +1,25 @@
-//! The control plane as a process: arguments, the log, signals, exit codes. 0: stopped as asked; 1: failed; 2: told
-//! something that cannot work.
+//! The control plane as a process: arguments, the log, signals, exit codes (`berth_service::EXIT_*`).
 
-use std::{io::IsTerminal, path::PathBuf, process::ExitCode, time::Duration};
+use std::{io::Write as _, process::ExitCode};
 
 use berth_control_plane::{
-    app::{ControlPlane, StartError},
+    app::StartError,
     config::Config,
+    service::{self, ServiceError},
+    settings::{ConfigCommand, SettingsArgs},
 };
 use berth_manual::Manual;
+use berth_service::{
+    EXIT_CONFIG, EXIT_FAILED,
+    notify::{Notifier, ServiceManager},
+};
 use clap::{Parser, Subcommand};
-use tokio::signal::unix::{SignalKind, signal};
-
-/// From the signal to the end.
-const SHUTDOWN: Duration = Duration::from_secs(10);
-const EXIT_FAILED: u8 = 1;
-const EXIT_CONFIG: u8 = 2;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tracing_subscriber::{EnvFilter, Layer as _, layer::SubscriberExt as _, util::SubscriberInitExt as _};
 
 /// Berth's control plane: the ECS API, node links, the store.
 #[derive(Debug, Parser)]
-#[command(name = "berth-control-plane")]
+#[command(name = "berth-control-plane", version, max_term_width = 100)]
 struct Arguments {
     #[command(subcommand)]
     command: Command,
@@ -28,10 +29,12 @@ struct Arguments {
 enum Command {
     /// Serve until SIGTERM or SIGINT.
     Serve {
-        /// The settings, TOML.
-        #[arg(long, value_name = "FILE")]
-        config: PathBuf,
+        #[command(flatten)]
+        settings: SettingsArgs,
     },
+    /// Check or print the configuration.
+    #[command(subcommand)]
+    Config(ConfigCommand),
     /// Print the version.
     Version,
     /// Write man pages and shell completions: for packaging.
@@ -41,11 +44,12 @@ enum Command {
 
 fn main() -> ExitCode {
     match Arguments::parse().command {
-        Command::Version => {
-            println!("berth-control-plane {}", env!("CARGO_PKG_VERSION"));
-            ExitCode::SUCCESS
-        }
-        Command::Serve { config } => serve(&config),
+        Command::Version => print(&format!("berth-control-plane {}\n", env!("CARGO_PKG_VERSION"))),
+        Command::Config(command) => match command.run() {
+            Ok(text) => print(&text),
+            Err(error) => fail(&error, EXIT_CONFIG),
+        },
+        Command::Serve { settings } => serve(&settings),
         Command::Manual(manual) => match manual.write::<Arguments>() {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => fail(&error, EXIT_FAILED),
@@ -53,55 +57,84 @@ fn main() -> ExitCode {
     }
 }
 
-fn serve(path: &std::path::Path) -> ExitCode {
-    let filter = tracing_subscriber::EnvFilter::try_from_default_env()
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
-        .init();
-    let config = match Config::load(path) {
-        Ok(config) => config,
-        Err(error) => return fail(&error, EXIT_CONFIG),
-    };
-    let runtime = match tokio::runtime::Runtime::new() {
-        Ok(runtime) => runtime,
-        Err(error) => return fail(&error, EXIT_FAILED),
-    };
-    runtime.block_on(run(config))
+/// A reader that has seen enough is no failure.
+fn print(text: &str) -> ExitCode {
+    let _ = std::io::stdout().write_all(text.as_bytes());
+    ExitCode::SUCCESS
 }
 
-async fn run(config: Config) -> ExitCode {
-    // Before anything is started, so that no signal finds it half done.
-    let signals = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()));
-    let (mut terminate, mut interrupt) = match signals {
-        (Ok(terminate), Ok(interrupt)) => (terminate, interrupt),
-        (Err(error), _) | (_, Err(error)) => return fail(&error, EXIT_FAILED),
-    };
-    let plane = match ControlPlane::start(config).await {
-        Ok(plane) => plane,
-        Err(error @ (StartError::Config { .. } | StartError::ApiTls { .. })) => {
-            return fail(&error, EXIT_CONFIG);
-        }
+fn serve(settings: &SettingsArgs) -> ExitCode {
+    // First: it wants no other thread, and nothing that is started inherits what it takes.
+    let manager = match ServiceManager::take() {
+        Ok(manager) => manager,
         Err(error) => return fail(&error, EXIT_FAILED),
     };
-    tokio::select! {
-        _ = terminate.recv() => tracing::info!("SIGTERM"),
-        _ = interrupt.recv() => tracing::info!("SIGINT"),
+    if let Err(error) = log_to_stderr() {
+        eprintln!("berth-control-plane: BERTH_LOG: {error}");
+        return ExitCode::from(EXIT_CONFIG);
     }
-    plane.shutdown(tokio::time::Instant::now() + SHUTDOWN).await;
-    ExitCode::SUCCESS
+    let config = match settings.load() {
+        Ok(loaded) => loaded.value,
+        Err(error) => return fail(&error, EXIT_CONFIG),
+    };
+    match tokio::runtime::Runtime::new() {
+        Ok(runtime) => runtime.block_on(run(config, manager.notifier)),
+        Err(error) => fail(&error, EXIT_FAILED),
+    }
+}
+
+/// Levels by target, for example `info,berth_control_plane::link=debug`. `RUST_LOG` is heard as well.
+fn log_to_stderr() -> Result<(), tracing_subscriber::filter::ParseError> {
+    let filter = match std::env::var("BERTH_LOG") {
+        Ok(levels) => EnvFilter::try_new(levels)?,
+        Err(_) => EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info")),
+    };
+    tracing_subscriber::registry()
+        .with(berth_service::log::layer().with_filter(filter))
+        .init();
+    Ok(())
+}
+
+async fn run(config: Config, notifier: Notifier) -> ExitCode {
+    // Before anything is started, so that no signal finds it half done.
+    let signals = [
+        SignalKind::terminate(),
+        SignalKind::interrupt(),
+        SignalKind::hangup(),
+    ]
+    .map(signal);
+    let [Ok(terminate), Ok(interrupt), Ok(hangup)] = signals else {
+        return fail(&std::io::Error::last_os_error(), EXIT_FAILED);
+    };
+    match service::run(config, notifier, asked_to_end(terminate, interrupt, hangup)).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error @ ServiceError::Start(StartError::Config { .. } | StartError::ApiTls { .. })) => {
+            fail(&error, EXIT_CONFIG)
+        }
+        Err(error) => fail(&error, EXIT_FAILED),
+    }
+}
+
+async fn asked_to_end(mut terminate: Signal, mut interrupt: Signal, mut hangup: Signal) {
+    loop {
+        tokio::select! {
+            _ = terminate.recv() => return tracing::info!("SIGTERM"),
+            _ = interrupt.recv() => return tracing::info!("SIGINT"),
+            _ = hangup.recv() => {
+                tracing::warn!("SIGHUP: the configuration is not reloaded while it runs; restart it, nodes and tasks go on");
+            }
+        }
+    }
 }
 
 /// Says what went wrong, with its causes, for people.
 fn fail(error: &dyn std::error::Error, code: u8) -> ExitCode {
-    eprint!("berth-control-plane: {error}");
+    let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(source) = cause {
-        eprint!(": {source}");
+        text = format!("{text}: {source}");
         cause = source.source();
     }
-    eprintln!();
+    eprintln!("berth-control-plane: {text}");
     ExitCode::from(code)
 }

@@ -1,8 +1,8 @@
-//! docs/configuration.md names every key of the control plane's file, with its default, and no other.
+//! docs/configuration.md and the packaged file name every key of the control plane, with its default, and no other.
 
 #![allow(clippy::unwrap_used)]
 
-use std::{collections::BTreeMap, error::Error};
+use std::collections::{BTreeMap, BTreeSet};
 
 use berth_control_plane::config::{Config, ConfigError};
 
@@ -14,12 +14,10 @@ fn load(text: &str) -> Result<Config, ConfigError> {
     Config::load(file.path())
 }
 
-/// The names in "unknown field `x`, expected one of `a`, `b`": what the parser itself takes here.
+/// The names in "x is not a setting: known are `a`, `b`": what the parser itself takes here.
 fn expected(text: &str) -> Vec<String> {
-    let error = load(text).unwrap_err();
-    let message = error.source().expect("a parse error").to_string();
-    let (_, names) = message.split_once("expected ").expect("what is expected");
-    let names = names.lines().next().unwrap();
+    let message = load(text).unwrap_err().to_string();
+    let (_, names) = message.split_once("known are ").expect("what is known");
     names.split('`').skip(1).step_by(2).map(str::to_owned).collect()
 }
 
@@ -32,6 +30,8 @@ fn in_code() -> BTreeMap<String, String> {
     // Every field by name: a new one does not compile without a line here.
     let Config {
         state_dir,
+        run_dir,
+        metrics_listen: _,
         api_listen,
         api_tls: _,
         node_listen,
@@ -48,6 +48,8 @@ fn in_code() -> BTreeMap<String, String> {
     assert_eq!(node_advertise, None);
     let defaults = BTreeMap::from([
         ("state_dir", format!("{state_dir:?}")),
+        ("run_dir", format!("{run_dir:?}")),
+        ("metrics_listen", "none".into()),
         ("api_listen", format!("\"{api_listen}\"")),
         ("node_listen", format!("\"{node_listen}\"")),
         ("node_names", format!("{node_names:?}")),
@@ -101,4 +103,78 @@ fn in_page(section: &str) -> BTreeMap<String, String> {
 #[test]
 fn every_key_is_documented_with_its_default() {
     assert_eq!(in_page("Control plane"), in_code());
+}
+
+/// The packaged file: keys at their defaults (`#key = value`) with the value, and examples (`# key = value`). Those below
+/// `# [[table]]` are keys of its entries.
+fn in_file(name: &str) -> (BTreeMap<String, String>, BTreeSet<String>) {
+    let path = format!("{}/../packaging/config/{name}", env!("CARGO_MANIFEST_DIR"));
+    let text = std::fs::read_to_string(path).unwrap();
+    let (mut defaults, mut examples, mut table) = (BTreeMap::new(), BTreeSet::new(), String::new());
+    let is_key = |key: &str| {
+        !key.is_empty()
+            && key
+                .bytes()
+                .all(|b| b.is_ascii_lowercase() || b"_.0123456789".contains(&b))
+    };
+    for line in text.lines() {
+        if let Some(inner) = line.strip_prefix("# [[").and_then(|line| line.strip_suffix("]]")) {
+            table = format!("{inner}[].");
+        }
+        let Some((key, value)) = line.split_once(" = ") else {
+            continue;
+        };
+        if let Some(key) = key.strip_prefix("# ").filter(|key| is_key(key)) {
+            examples.insert(format!("{table}{key}"));
+        } else if let Some(key) = key.strip_prefix('#').filter(|key| is_key(key)) {
+            defaults.insert(key.to_owned(), value.to_owned());
+        }
+    }
+    (defaults, examples)
+}
+
+/// The packaged file with every setting uncommented, examples left out.
+fn uncommented(name: &str) -> String {
+    let path = format!("{}/../packaging/config/{name}", env!("CARGO_MANIFEST_DIR"));
+    let text = std::fs::read_to_string(path).unwrap();
+    let line = |line: &str| match line.strip_prefix('#') {
+        Some(setting) if !setting.is_empty() && !setting.starts_with(' ') => format!("{setting}\n"),
+        _ => format!("{line}\n"),
+    };
+    text.lines().map(line).collect()
+}
+
+#[test]
+fn the_packaged_file_has_every_key() {
+    let (defaults, examples) = in_file("control-plane.toml");
+    let known = in_code();
+    for (key, default) in &known {
+        if matches!(default.as_str(), "required" | "none") {
+            assert!(
+                examples.contains(key),
+                "# {key} = … is missing in packaging/config/control-plane.toml"
+            );
+        } else {
+            assert_eq!(
+                defaults.get(key),
+                Some(default),
+                "{key} in packaging/config/control-plane.toml"
+            );
+        }
+    }
+    for key in defaults.keys().chain(&examples) {
+        assert!(
+            known.contains_key(key),
+            "{key} in packaging/config/control-plane.toml is no key"
+        );
+    }
+}
+
+#[test]
+fn the_packaged_file_uncommented_is_the_defaults() {
+    let text = uncommented("control-plane.toml");
+    assert_eq!(
+        format!("{:?}", load(&text).unwrap()),
+        format!("{:?}", load("").unwrap())
+    );
 }

@@ -25,9 +25,9 @@ fn command() -> Command {
 fn write_config(directory: &Path, api_listen: &str) -> std::path::PathBuf {
     let path = directory.join("config.toml");
     let text = format!(
-        "state_dir = '{}'\napi_listen = '{api_listen}'\nnode_listen = '127.0.0.1:0'\n[[keys]]\n\
+        "state_dir = '{0}/state'\nrun_dir = '{0}/run'\napi_listen = '{api_listen}'\nnode_listen = '127.0.0.1:0'\n[[keys]]\n\
          access_key_id = 'AKIDEXAMPLE00001'\nsecret_access_key = 'very-secret'\n",
-        directory.join("state").display()
+        directory.display()
     );
     std::fs::write(&path, text).unwrap();
     path
@@ -93,20 +93,20 @@ fn says_its_version() {
 }
 
 #[test]
-fn a_configuration_that_cannot_work_ends_with_2_and_says_where() {
+fn a_configuration_that_cannot_work_ends_with_78_and_says_where() {
     let directory = tempfile::tempdir().unwrap();
     let config = write_config(directory.path(), "0.0.0.0:0");
     let output = run(&["serve", "--config", config.to_str().unwrap()]);
     let said = String::from_utf8(output.stderr).unwrap();
-    assert_eq!(output.status.code(), Some(2), "{said}");
+    assert_eq!(output.status.code(), Some(78), "{said}");
     assert!(
         said.contains("api_listen") && said.contains("not a loopback address"),
         "{said}"
     );
     assert!(!directory.path().join("state").exists(), "nothing was made");
     let output = run(&["serve", "--config", "/none.toml"]);
-    assert_eq!(output.status.code(), Some(2));
-    assert_eq!(run(&["serve"]).status.code(), Some(2));
+    assert_eq!(output.status.code(), Some(78));
+    assert_eq!(run(&["serve", "--nonsense"]).status.code(), Some(2));
 }
 
 #[test]
@@ -115,10 +115,16 @@ fn stops_on_a_signal_and_a_second_one_is_kept_out_meanwhile() {
         let directory = tempfile::tempdir().unwrap();
         let config = write_config(directory.path(), "127.0.0.1:0");
         let mut process = Process::serve(&config);
-        let second = run(&["serve", "--config", config.to_str().unwrap()]);
-        let said = String::from_utf8(second.stderr).unwrap();
-        assert_eq!(second.status.code(), Some(1), "{said}");
-        assert!(said.contains("in use by another control plane"), "{said}");
+        let elsewhere = format!("run_dir={}", directory.path().join("elsewhere").display());
+        for (more, words) in [
+            (vec![], "somebody listens there already"),
+            (vec!["--set", &elsewhere], "in use by another control plane"),
+        ] {
+            let second = run(&[&["serve", "--config", config.to_str().unwrap()], &more[..]].concat());
+            let said = String::from_utf8(second.stderr).unwrap();
+            assert_eq!(second.status.code(), Some(1), "{said}");
+            assert!(said.contains(words), "{said}");
+        }
         kill(Pid::from_raw(process.0.id().try_into().unwrap()), signal).unwrap();
         assert!(process.end().success(), "{signal}");
     }

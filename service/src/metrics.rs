@@ -12,6 +12,8 @@ use prometheus_client::{
     registry::Registry,
 };
 
+use crate::readiness::Readiness;
+
 /// What the text is (OpenMetrics 1.0).
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
@@ -29,6 +31,11 @@ pub fn registry(program: &'static str, version: &'static str) -> Registry {
     registry
 }
 
+/// Adds `berth_ready` and `berth_condition`, 1 or 0 as `/readyz` has them.
+pub fn register_readiness(registry: &mut Registry, readiness: Readiness) {
+    registry.register_collector(Box::new(Conditions(readiness)));
+}
+
 /// All of the registry, as text.
 pub fn encode(registry: &Registry) -> String {
     let mut text = String::new();
@@ -37,6 +44,25 @@ pub fn encode(registry: &Registry) -> String {
         tracing::error!(%error, "metrics cannot be written");
     }
     text
+}
+
+#[derive(Debug)]
+struct Conditions(Readiness);
+
+impl Collector for Conditions {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        let report = self.0.report();
+        let help = "Every condition of readiness holds";
+        let ready = ConstGauge::new(i64::from(report.ready()));
+        ready.encode(encoder.encode_descriptor("berth_ready", help, None, MetricType::Gauge)?)?;
+        let help = "A condition of readiness holds";
+        let mut conditions = encoder.encode_descriptor("berth_condition", help, None, MetricType::Gauge)?;
+        for state in report.states() {
+            let holds = ConstGauge::new(i64::from(state.failure.is_none()));
+            holds.encode(conditions.encode_family(&[("condition", state.name)])?)?;
+        }
+        Ok(())
+    }
 }
 
 /// `process_*`, as Prometheus' own clients have them.
@@ -61,11 +87,10 @@ impl Collector for Process {
         gauge("process_open_fds", "Open file descriptors", seen.open_fds)?;
         gauge("process_max_fds", "Limit of open file descriptors", seen.max_fds)?;
         gauge("process_threads", "Threads", seen.threads)?;
-        gauge(
-            "process_start_time_seconds",
-            "When the process started, since the Unix epoch",
-            seen.started,
-        )?;
+        if let Some(started) = seen.started {
+            let help = "When the process started, since the Unix epoch";
+            gauge("process_start_time_seconds", help, started)?;
+        }
         let cpu = ConstCounter::new(seen.cpu.as_secs_f64());
         let help = "User and system CPU time";
         cpu.encode(encoder.encode_descriptor("process_cpu_seconds", help, None, MetricType::Counter)?)
@@ -78,8 +103,8 @@ struct Seen {
     open_fds: f64,
     max_fds: f64,
     threads: f64,
-    /// Seconds since the Unix epoch.
-    started: f64,
+    /// Seconds since the Unix epoch; none where a sandbox shows no more of /proc than processes.
+    started: Option<f64>,
     cpu: Duration,
 }
 
@@ -99,23 +124,28 @@ impl Seen {
         // proc_pid_stat(5) counts from 1 with pid and command: utime is 14, and here 11.
         let field = |number: usize| fields.get(number - 3).copied();
         let cpu_ticks = field(14)? + field(15)?;
-        let booted = fs::read_to_string("/proc/stat").ok()?;
-        let booted: u64 = booted
-            .lines()
-            .find_map(|line| line.strip_prefix("btime "))?
-            .trim()
-            .parse()
-            .ok()?;
         let limit = nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE).ok()?;
         Some(Self {
             resident_bytes: (field(24)? * page) as f64,
             open_fds: fs::read_dir("/proc/self/fd").ok()?.count().saturating_sub(1) as f64,
             max_fds: limit.0 as f64,
             threads: field(20)? as f64,
-            started: booted as f64 + field(22)? as f64 / ticks as f64,
+            started: booted()
+                .zip(field(22))
+                .map(|(booted, after)| booted as f64 + after as f64 / ticks as f64),
             cpu: Duration::from_secs_f64(cpu_ticks as f64 / ticks as f64),
         })
     }
+}
+
+/// When the host was booted, seconds since the Unix epoch.
+fn booted() -> Option<u64> {
+    let stat = fs::read_to_string("/proc/stat").ok()?;
+    stat.lines()
+        .find_map(|line| line.strip_prefix("btime "))?
+        .trim()
+        .parse()
+        .ok()
 }
 
 fn sysconf(name: nix::unistd::SysconfVar) -> Option<u64> {
@@ -148,8 +178,27 @@ mod tests {
         let since_1970 = std::time::SystemTime::now()
             .duration_since(std::time::UNIX_EPOCH)
             .unwrap();
-        let started = Seen::now().unwrap().started;
+        let started = Seen::now().unwrap().started.unwrap();
         assert!((since_1970.as_secs_f64() - started).abs() < 3_600.0, "{started}");
         assert!(text.ends_with("# EOF\n"));
+    }
+
+    #[test]
+    fn conditions_are_numbers() {
+        let readiness = Readiness::new();
+        readiness
+            .condition("store", crate::readiness::Needed::ToStart, "")
+            .ok();
+        readiness.condition("link", crate::readiness::Needed::ToServe, "down");
+        let mut registry = Registry::default();
+        register_readiness(&mut registry, readiness);
+        let text = encode(&registry);
+        for line in [
+            "berth_ready 0",
+            "berth_condition{condition=\"store\"} 1",
+            "berth_condition{condition=\"link\"} 0",
+        ] {
+            assert!(text.contains(line), "{line}: {text}");
+        }
     }
 }

@@ -213,6 +213,16 @@ impl LinkServer {
         self.address
     }
 
+    /// Nodes that are linked now.
+    pub fn connected(&self) -> usize {
+        self.shared.registry.connected()
+    }
+
+    /// It serves no longer.
+    pub fn ended(&self) -> bool {
+        self.server.is_finished()
+    }
+
     /// What the API may ask of connected nodes.
     pub fn nodes(&self) -> Arc<dyn Nodes> {
         self.shared.clone()

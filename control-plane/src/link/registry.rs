@@ -151,6 +151,11 @@ impl Registry {
         Entry::In(place, previous)
     }
 
+    /// How many there are.
+    pub(super) fn connected(&self) -> usize {
+        self.lock().connected.len()
+    }
+
     /// Ends a node's session, if it has one.
     pub(super) fn dismiss(&self, node: &str, dismissal: Dismissal) -> bool {
         let nodes = self.lock();

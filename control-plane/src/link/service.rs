@@ -11,6 +11,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{Shared, bulk, caller, join, renew, session};
+use crate::metrics::metrics;
 
 /// Messages that may wait for a node to read them; each is at most 4 MiB.
 const OUTBOUND_MESSAGES_MAX: usize = 8;
@@ -35,16 +36,16 @@ impl NodeService for Service {
     ) -> Result<Response<RegisterResponse>, Status> {
         let from = request.remote_addr().map(|address| address.ip());
         let from = from.ok_or_else(|| Status::unavailable("the connection has gone"))?;
-        join::register(&self.0, from, request.into_inner())
-            .await
-            .map(Response::new)
+        let registered = join::register(&self.0, from, request.into_inner()).await;
+        metrics().issued("register", registered.as_ref().err());
+        registered.map(Response::new)
     }
 
     async fn renew(&self, request: Request<RenewRequest>) -> Result<Response<RenewResponse>, Status> {
         let caller = caller::authenticate(&self.0, &request).await?;
-        renew::renew(&self.0, &caller, request.into_inner())
-            .await
-            .map(Response::new)
+        let renewed = renew::renew(&self.0, &caller, request.into_inner()).await;
+        metrics().issued("renew", renewed.as_ref().err());
+        renewed.map(Response::new)
     }
 
     async fn link(

@@ -27,6 +27,7 @@ use super::{
     registry::{Agent, Dismissal, Entry, Place},
 };
 use crate::{
+    metrics::metrics,
     model::{Identity, keys},
     pki::{Peer, Trusted},
     store::typed::{self, RecordError},
@@ -336,6 +337,9 @@ async fn receive(
     let mut next = Some(Ok(Some(message)));
     let mut end = None;
     while let Some(received) = next.take() {
+        if let Ok(Some(NodeMessage { message })) = &received {
+            metrics().received(message.as_ref());
+        }
         match received {
             Ok(Some(NodeMessage {
                 message: Some(FromNode::StateChange(change)),
@@ -382,6 +386,7 @@ fn other(message: Option<FromNode>, place: &Place, shared: &Shared, peer: &Peer)
 
 async fn send(outbound: &Outbound, message: ToNode) -> Result<(), End> {
     use mpsc::error::SendTimeoutError::{Closed, Timeout};
+    metrics().sent(&message);
     match outbound
         .send_timeout(
             Ok(ControlMessage {

@@ -25,7 +25,7 @@ pub enum ListenError {
     Thread(#[source] io::Error),
 }
 
-/// What to do about a port that cannot be had.
+/// What to do about a port that cannot be had, to follow the address in an error.
 pub fn advice(error: &io::Error) -> &'static str {
     match error.kind() {
         io::ErrorKind::AddrInUse => " (`ss -ltnp` says who has the port: stop that, or choose another)",

@@ -15,7 +15,7 @@ use std::{fmt, io, net::SocketAddr, path::PathBuf, pin::Pin, sync::Arc, thread::
 use axum::Router;
 use tokio_util::sync::CancellationToken;
 
-pub use self::listen::ListenError;
+pub use self::listen::{ListenError, advice};
 use self::{connections::Listener, listen::SocketFile};
 use crate::{liveness::Pulse, readiness::Readiness};
 

@@ -62,10 +62,8 @@ pub fn take_environment() -> io::Result<(Variables, Vec<StoredFd>)> {
 #[allow(unsafe_code)]
 fn adopt(raw: RawFd) -> io::Result<OwnedFd> {
     // SAFETY: only borrowed for fcntl(2), which refuses a number that is no descriptor.
-    fcntl(
-        unsafe { BorrowedFd::borrow_raw(raw) },
-        FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC),
-    )?;
+    let borrowed = unsafe { BorrowedFd::borrow_raw(raw) };
+    fcntl(borrowed, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))?;
     // SAFETY: open, as fcntl(2) has just said; passed to this process, which is the first in it to take it, and takes
     // it once (`TAKEN`).
     Ok(unsafe { OwnedFd::from_raw_fd(raw) })

@@ -134,4 +134,13 @@ impl<T> Loaded<T> {
             secrets: self.secrets,
         }
     }
+
+    /// As [`map`](Self::map), where some settings cannot be resolved.
+    pub fn try_map<U, E>(self, resolve: impl FnOnce(T) -> Result<U, E>) -> Result<Loaded<U>, E> {
+        Ok(Loaded {
+            value: resolve(self.value)?,
+            tree: self.tree,
+            secrets: self.secrets,
+        })
+    }
 }

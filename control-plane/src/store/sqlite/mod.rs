@@ -251,8 +251,13 @@ impl Watch for SqliteWatch {
 
 /// An error of SQLite, told apart by what can be done about it.
 fn failed(action: impl Into<String>, source: rusqlite::Error) -> StoreError {
-    use rusqlite::ErrorCode::{DatabaseCorrupt, NotADatabase};
-    let action = action.into();
+    use rusqlite::ErrorCode::{DatabaseCorrupt, DiskFull, NotADatabase};
+    let mut action = action.into();
+    if source.sqlite_error_code() == Some(DiskFull) {
+        action.push_str(
+            " (no space is left on the disk of the state directory: make some; nothing was changed)",
+        );
+    }
     match source.sqlite_error_code() {
         Some(DatabaseCorrupt | NotADatabase) => StoreError::Corrupt {
             action,
