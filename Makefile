@@ -1,6 +1,6 @@
 # Thin on purpose: each target calls one script or cargo.
 
-.PHONY: help build demo demo-down test test-vm lint bench package
+.PHONY: help build demo demo-down test test-vm lint bench package bundle
 
 help:
 	@echo 'make demo       build, start a node, run nginx and redis on it with the AWS command line (root)'
@@ -10,6 +10,7 @@ help:
 	@echo 'make bench      the published numbers (root)'
 	@echo 'make lint       formatting, clippy, licences'
 	@echo 'make package    deb, rpm and tarball in target/packages'
+	@echo 'make bundle     a directory that installs a node without any network; IMAGES="FILE…" adds images'
 	@echo 'make build      release binaries in target/release'
 
 build:
@@ -38,3 +39,7 @@ bench:
 package:
 	scripts/setup
 	scripts/package
+
+bundle:
+	scripts/setup
+	scripts/bundle $(IMAGES)

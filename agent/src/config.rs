@@ -264,24 +264,24 @@ pub fn read_secret(path: &Path) -> Result<String, ConfigError> {
         .to_owned())
 }
 
-fn default_instance() -> String {
+pub(crate) fn default_instance() -> String {
     "berth".into()
 }
 
-fn default_state_dir() -> PathBuf {
+pub(crate) fn default_state_dir() -> PathBuf {
     "/var/lib/berth".into()
 }
 
-fn default_run_dir() -> PathBuf {
+pub(crate) fn default_run_dir() -> PathBuf {
     "/run/berth".into()
 }
 
-fn default_containerd() -> PathBuf {
+pub(crate) fn default_containerd() -> PathBuf {
     "/run/containerd/containerd.sock".into()
 }
 
 /// Inside 10.0.0.0/8, away from what docker (172.17+), Kubernetes (10.96, 10.244) and home routers take.
-fn default_task_cidr() -> Ipv4Net {
+pub(crate) fn default_task_cidr() -> Ipv4Net {
     Ipv4Net::new_assert(Ipv4Addr::new(10, 89, 0, 0), 22)
 }
 
@@ -289,7 +289,7 @@ fn default_runtime() -> String {
     "io.containerd.runc.v2".into()
 }
 
-fn default_snapshotter() -> String {
+pub(crate) fn default_snapshotter() -> String {
     "overlayfs".into()
 }
 

@@ -20,6 +20,7 @@ pub mod identity;
 pub mod link;
 pub mod logs;
 pub mod observe;
+pub mod purge;
 pub mod settings;
 pub mod store;
 pub mod sys;

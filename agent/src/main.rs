@@ -7,6 +7,7 @@ use berth_agent::{
     config::Config,
     doctor::{self, Outcome},
     identity::{self, register::RegisterArgs},
+    purge::Purge,
     settings::{ConfigCommand, SettingsArgs},
     sys::Chain,
 };
@@ -50,6 +51,8 @@ enum Command {
     #[command(subcommand)]
     Config(ConfigCommand),
     Register(RegisterArgs),
+    /// End every task of this host, and remove everything that the agent made on it. Stop the agent before.
+    Purge(Purge),
     /// Write man pages and shell completions: for packaging.
     #[command(hide = true)]
     Manual(Manual),
@@ -58,6 +61,7 @@ enum Command {
 fn main() -> ExitCode {
     match Arguments::parse().command {
         Command::Register(args) => register(args),
+        Command::Purge(purge) => purge.run(),
         Command::Manual(manual) => match manual.write::<Arguments>() {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => {

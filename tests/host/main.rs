@@ -6,5 +6,6 @@ mod bad_input;
 mod identity;
 mod lifecycle;
 mod limits;
+mod purge;
 mod reboot;
 mod survival;

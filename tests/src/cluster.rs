@@ -197,6 +197,10 @@ impl Cluster {
         std::fs::read_to_string(self.agent_log()).unwrap_or_default()
     }
 
+    pub fn agent_config_file(&self) -> PathBuf {
+        self.dir.path().join("agent.toml")
+    }
+
     fn agent_config(&self, instance: &str, state_dir: &Path, task_cidr: &str) -> String {
         let path = |name: &str| self.dir.path().join(name).display().to_string();
         let identity = if self.options.joins.is_some() {
@@ -223,7 +227,7 @@ impl Cluster {
     pub fn start_agent(&mut self) {
         let state_dir = self.agent_state_dir();
         let config = self.agent_config(&self.instance, &state_dir, &self.options.task_cidr);
-        let file = self.dir.path().join("agent.toml");
+        let file = self.agent_config_file();
         self.agent = Some(spawn_agent(&config, &file, &self.agent_log()));
     }
 
@@ -489,7 +493,7 @@ fn control_plane_config(
 }
 
 /// A binary of this workspace, in the profile of the test.
-fn binary(name: &str) -> PathBuf {
+pub fn binary(name: &str) -> PathBuf {
     let mut dir = std::env::current_exe().unwrap();
     while dir.file_name().is_some_and(|name| name != "deps") {
         dir.pop();

@@ -1,0 +1,79 @@
+//! Owns `berth-agent purge` as a command: asks before, says how it went. Exit codes: 0 nothing is left, 1 something is,
+//! 2 nobody said yes, 78 the configuration cannot be used.
+
+use std::{
+    io::{self, IsTerminal as _, Write as _},
+    path::PathBuf,
+    process::ExitCode,
+};
+
+use super::{Settings, Through, purge};
+use crate::sys::Chain;
+
+const EXIT_USAGE: u8 = berth_service::EXIT_USAGE;
+const EXIT_CONFIG: u8 = berth_service::EXIT_CONFIG;
+
+/// Arguments of the command.
+#[derive(Debug, clap::Args)]
+pub struct Purge {
+    /// Configuration file, TOML. Only what says where the agent's things are is read.
+    #[arg(long, default_value = "/etc/berth/agent.toml", env = "BERTH_AGENT_CONFIG")]
+    config: PathBuf,
+    /// Do not ask.
+    #[arg(short, long)]
+    yes: bool,
+    /// End tasks by their cgroups: for a host whose containerd is gone for good.
+    #[arg(long)]
+    without_containerd: bool,
+}
+
+impl Purge {
+    /// Does it.
+    pub fn run(self) -> ExitCode {
+        let settings = match Settings::load(&self.config) {
+            Ok(settings) => settings,
+            Err(error) => return fail(&*error, EXIT_CONFIG),
+        };
+        if !self.yes && !confirmed(&settings) {
+            return ExitCode::from(EXIT_USAGE);
+        }
+        let through = if self.without_containerd {
+            Through::Cgroups
+        } else {
+            Through::Containerd
+        };
+        let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+            Ok(runtime) => runtime,
+            Err(error) => return fail(&error, berth_service::EXIT_FAILED),
+        };
+        match runtime.block_on(purge(&settings, through)) {
+            Ok(()) => {
+                println!("instance {}: nothing is left on this host", settings.instance);
+                ExitCode::SUCCESS
+            }
+            Err(error) => fail(&*error, berth_service::EXIT_FAILED),
+        }
+    }
+}
+
+fn confirmed(settings: &Settings) -> bool {
+    if !io::stdin().is_terminal() {
+        eprintln!("berth-agent: purge ends every task of this host: give --yes, or run it in a terminal");
+        return false;
+    }
+    print!(
+        "End every task of instance {} on this host, and remove its images, logs, identity and {}? [y/N] ",
+        settings.instance,
+        settings.state_dir.display()
+    );
+    let mut answer = String::new();
+    let read = io::stdout()
+        .flush()
+        .and_then(|()| io::stdin().read_line(&mut answer));
+    read.is_ok() && matches!(answer.trim(), "y" | "Y" | "yes")
+}
+
+fn fail(error: &(dyn std::error::Error + 'static), code: u8) -> ExitCode {
+    eprintln!("berth-agent: {}", Chain(error));
+    ExitCode::from(code)
+}

@@ -1,0 +1,115 @@
+//! Owns the few settings that say where an instance's things are. Read past all others: what else is missing or wrong
+//! in the configuration must not keep an instance on its host.
+
+use std::path::{Path, PathBuf};
+
+use berth_service::settings::{SettingsError, Sources};
+use ipnet::Ipv4Net;
+use serde::Deserialize;
+
+use crate::config::{
+    default_containerd, default_instance, default_run_dir, default_snapshotter, default_state_dir,
+    default_task_cidr,
+};
+
+/// As in [`Config`](crate::config::Config).
+#[derive(Clone, Debug, Deserialize)]
+pub struct Settings {
+    #[serde(default = "default_instance")]
+    pub instance: String,
+    #[serde(default = "default_state_dir")]
+    pub state_dir: PathBuf,
+    #[serde(default = "default_run_dir")]
+    pub run_dir: PathBuf,
+    #[serde(default = "default_containerd")]
+    pub containerd_address: PathBuf,
+    #[serde(default = "default_snapshotter")]
+    pub snapshotter: String,
+    #[serde(default = "default_task_cidr")]
+    pub task_cidr: Ipv4Net,
+}
+
+impl Settings {
+    /// From the file, its drop-ins and the environment. No file: all defaults.
+    ///
+    /// # Errors
+    /// A file that is no TOML, or a value of one of these keys that cannot be used.
+    pub fn load(file: &Path) -> anyhow::Result<Self> {
+        let sources = Sources {
+            file: file.into(),
+            file_required: false,
+            environment_prefix: "BERTH_AGENT",
+            sets: Vec::new(),
+            secrets: &[],
+        };
+        let settings = sources
+            .load::<Self>()
+            .map_err(|error: SettingsError| anyhow::Error::new(error))?;
+        settings.value.check()
+    }
+
+    /// What is removed is what these say: a mistake must not become the host's root directory.
+    fn check(self) -> anyhow::Result<Self> {
+        let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+        anyhow::ensure!(
+            self.instance.starts_with(|c: char| c.is_ascii_lowercase())
+                && self.instance.len() <= 16
+                && self.instance.chars().all(plain),
+            "configuration: instance = {:?}: must be 1 to 16 of a-z, 0-9 and -, beginning with a letter",
+            self.instance
+        );
+        for (key, path) in [("state_dir", &self.state_dir), ("run_dir", &self.run_dir)] {
+            let deep = path.components().count() > 2;
+            let plain = path
+                .components()
+                .all(|part| !matches!(part, std::path::Component::ParentDir));
+            anyhow::ensure!(
+                path.is_absolute() && deep && plain,
+                "configuration: {key} = {path:?}: would be removed whole; remove it by hand"
+            );
+        }
+        Ok(self)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load(text: &str) -> anyhow::Result<Settings> {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("agent.toml");
+        std::fs::write(&file, text).unwrap();
+        Settings::load(&file)
+    }
+
+    #[test]
+    fn a_configuration_that_no_agent_would_start_with_is_enough() {
+        let settings = load("instance = 'shop'\ncontrol_plane = 7\nunknown = true").unwrap();
+        assert_eq!(
+            (settings.instance.as_str(), settings.state_dir.to_str()),
+            ("shop", Some("/var/lib/berth"))
+        );
+        let none = Settings::load(Path::new("/nonexistent/agent.toml")).unwrap();
+        assert_eq!(none.run_dir, Path::new("/run/berth"));
+    }
+
+    #[test]
+    fn a_directory_of_the_system_is_not_removed() {
+        for text in [
+            "state_dir = '/var'",
+            "run_dir = '/'",
+            "state_dir = 'var/lib/berth'",
+            "run_dir = '/run/../etc/x'",
+        ] {
+            let error = load(text).unwrap_err().to_string();
+            assert!(error.contains("_dir"), "{text}: {error}");
+        }
+        assert!(
+            load("instance = '../x'")
+                .unwrap_err()
+                .to_string()
+                .contains("instance")
+        );
+    }
+}
