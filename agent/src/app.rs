@@ -1,12 +1,7 @@
 //! Owns the agent as a whole: builds the parts, connects them, joins them on the way out. With `executor` the only
 //! place that spawns.
 
-use std::{
-    os::unix::fs::DirBuilderExt,
-    path::Path,
-    sync::{Arc, PoisonError},
-    time::Duration,
-};
+use std::{os::unix::fs::DirBuilderExt, path::Path, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use berth_agent_core::{
@@ -85,7 +80,9 @@ impl Agent {
         let (node, restarted) = restore(node_config, loaded, &host, &boot_id).await?;
         let node = node.speaks_for(identity.node_id.clone());
         let of_earlier = node.is_rejoined().then(|| node.record().last_sequence);
-        register_usage(&node, &host);
+        node.tasks()
+            .filter(|task| task.may_have_process())
+            .for_each(|task| host.take_up(task));
 
         let (status, status_seen) = watch::channel(NodeStatus::default());
         let (desired_acks, acks) = mpsc::channel(DESIRED_ACKS_MAX);
@@ -373,20 +370,6 @@ async fn restore(
         }
     };
     Ok((node, restarted))
-}
-
-/// Tasks that ran before this start are measured from the start.
-fn register_usage(node: &Node, host: &Host) {
-    let mut sampler = host.sampler.lock().unwrap_or_else(PoisonError::into_inner);
-    for task in node.tasks().filter(|task| task.may_have_process()) {
-        let containers: Vec<_> = task
-            .spec
-            .containers
-            .iter()
-            .map(|c| (c.id.clone(), c.name.clone()))
-            .collect();
-        sampler.register(&task.spec.id, &containers);
-    }
 }
 
 async fn forward_exits(mut seen: mpsc::Receiver<berth_agent_core::event::Exit>, inputs: mpsc::Sender<Input>) {

@@ -1,5 +1,5 @@
 //! Owns the comparison of the host with the ledger: lists the host, never trusts the ledger alone, removes what nobody
-//! answers for and says so. Its count of unowned objects must read 0.
+//! answers for and says so. Its count of unowned objects must read 0. Limits that somebody changed are set again.
 //!
 //! An intent is stored before its object is made, so an object without an entry is either a leak or just being
 //! released. Hence a suspect is only removed if a second listing, a moment later, still has it without an entry.
@@ -42,6 +42,9 @@ impl Audit {
                 Ok(removed) => tracing::warn!(removed, "audit removed objects that nobody answered for"),
                 Err(error) => tracing::warn!(error = %Chain(&error), "audit could not list the host"),
             }
+            let cgroups = self.host.cgroups.clone();
+            // What was changed is logged where it is found.
+            let _ = tokio::task::spawn_blocking(move || cgroups.reassert_all()).await;
         }
     }
 

@@ -11,7 +11,13 @@ use berth_agent_core::ids::NodeId;
 use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
 
-use crate::identity::{Identity, IdentityError, IdentityFiles, Source};
+use crate::{
+    effects::cgroups::{CgroupError, TASK_PIDS_MAX_DEFAULT, check_parent},
+    identity::{Identity, IdentityError, IdentityFiles, Source},
+};
+
+/// Fewer would not let a task's own program start; the kernel has no more.
+const TASK_PIDS: std::ops::RangeInclusive<u32> = 16..=4_194_304;
 
 /// The agent's settings.
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -58,6 +64,11 @@ pub struct Config {
     pub registries: Registries,
     /// OCI and docker archives in this directory are imported at start: for sites without a registry.
     pub images_dir: Option<PathBuf>,
+    /// The cgroup that holds the tasks' cgroups, from the root; by default `/<instance>.slice`.
+    pub cgroup_parent: Option<String>,
+    /// Processes and threads of one task.
+    #[serde(default = "default_task_pids_max")]
+    pub task_pids_max: u32,
     /// How long the logs of a stopped task are kept, seconds.
     #[serde(default = "default_log_retention_s")]
     pub log_retention_s: u32,
@@ -188,6 +199,14 @@ impl Config {
                 return bad(key, &path.display(), "must be an absolute path");
             }
         }
+        if let Some(parent) = &self.cgroup_parent
+            && let Err(CgroupError::Parent { problem, .. }) = check_parent(parent)
+        {
+            return bad("cgroup_parent", parent, problem);
+        }
+        if !TASK_PIDS.contains(&self.task_pids_max) {
+            return bad("task_pids_max", &self.task_pids_max, "must be 16 to 4194304");
+        }
         Ok(())
     }
 
@@ -221,6 +240,12 @@ impl Config {
     /// The agent's database.
     pub fn database(&self) -> PathBuf {
         self.state_dir.join("agent.db")
+    }
+
+    /// The cgroup that holds the tasks' cgroups.
+    pub fn cgroup_parent(&self) -> String {
+        let default = || format!("/{}.slice", self.instance);
+        self.cgroup_parent.clone().unwrap_or_else(default)
     }
 
     /// `<log_dir>/<task>/<container name>/<container id>-json.log`
@@ -293,6 +318,10 @@ pub(crate) fn default_snapshotter() -> String {
     "overlayfs".into()
 }
 
+fn default_task_pids_max() -> u32 {
+    TASK_PIDS_MAX_DEFAULT
+}
+
 fn default_log_retention_s() -> u32 {
     3 * 3600
 }
@@ -317,6 +346,7 @@ mod tests {
             (config.instance.as_str(), config.log_retention_s),
             ("berth", 10_800)
         );
+        assert_eq!(config.cgroup_parent(), "/berth.slice");
         assert_eq!(config.task_cidr.to_string(), "10.89.0.0/22");
     }
 
@@ -354,5 +384,8 @@ mod tests {
         assert!(refused(|c| c.task_cidr = "10.0.0.0/30".parse().unwrap()).contains("task_cidr"));
         assert!(refused(|c| c.task_cidr = "169.254.0.0/20".parse().unwrap()).contains("task_cidr"));
         assert!(refused(|c| c.state_dir = "state".into()).contains("state_dir"));
+        assert!(refused(|c| c.cgroup_parent = Some("berth".into())).contains("cgroup_parent"));
+        assert!(refused(|c| c.cgroup_parent = Some("/a.service".into())).contains("cgroup_parent"));
+        assert!(refused(|c| c.task_pids_max = 0).contains("task_pids_max"));
     }
 }

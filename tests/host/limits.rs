@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use berth_tests::cluster::{Cluster, container};
+use berth_tests::{
+    cluster::{Cluster, Options, container},
+    kernel::{Limit, is_v2},
+};
 use serde_json::json;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -58,26 +61,63 @@ async fn a_cpu_hog_gets_its_quarter_of_a_core() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn without_a_ceiling_of_its_own_a_hog_dies_at_the_tasks_and_alone_is_blamed() {
+    let cluster = Cluster::start().await;
+    let definition = cluster
+        .register("sleep 1; tail /dev/zero", |d| {
+            d["memory"] = json!("64");
+            d["containerDefinitions"]
+                .as_array_mut()
+                .unwrap()
+                .push(container("bystander", "sleep 3600"));
+        })
+        .await;
+    let task = cluster.run(&definition).await;
+    let stopped = cluster.wait_status(&task, "STOPPED").await;
+    let container = |name: &str| {
+        let all = stopped["containers"].as_array().unwrap();
+        all.iter().find(|c| c["name"] == name).unwrap().clone()
+    };
+    assert_eq!(container("main")["exitCode"], 137, "{stopped:#}");
+    let reason = container("main")["reason"].as_str().unwrap().to_owned();
+    assert!(reason.starts_with("OutOfMemoryError"), "{reason}");
+    assert!(container("bystander").get("reason").is_none_or(|r| r.is_null()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn limits_are_in_the_kernel_and_usage_is_reported() {
     let cluster = Cluster::start().await;
     let task = cluster
         .running("sleep 3600", |d| {
             d["containerDefinitions"][0]["memory"] = json!(64);
+            d["containerDefinitions"][0]["cpu"] = json!(128);
         })
         .await;
-    let read = |controller: &str, file: &str| {
-        let path = cluster.cgroup(controller, &task).join("c").join(file);
-        std::fs::read_to_string(&path)
-            .ok()
-            .map(|text| text.trim().to_owned())
-    };
-    let memory = read("memory", "memory.limit_in_bytes").or_else(|| read("memory", "memory.max"));
-    assert_eq!(memory.as_deref(), Some("134217728"), "the task's 128 MiB");
-    let cpu = read("cpu", "cpu.cfs_quota_us").or_else(|| read("cpu", "cpu.max"));
-    assert!(
-        cpu.is_some_and(|cpu| cpu.starts_with("25000")),
-        "a quarter of 100 ms"
-    );
+    let mib = 1024 * 1024;
+    // v2's weight is 1 + (shares - 2) * 9999 / 262142; newer runtimes have another formula for the container's.
+    let task_weight = if is_v2() { 10 } else { 256 };
+    for (below, limit, wanted) in [
+        ("c", Limit::Memory, Some(128 * mib)),
+        ("c", Limit::Swap, Some(0)),
+        ("c", Limit::CpuQuota, Some(25_000)),
+        ("c", Limit::Pids, Some(32_768)),
+        ("", Limit::CpuWeight, Some(task_weight)),
+        ("", Limit::Memory, None),
+        ("rt", Limit::Memory, None),
+        ("rt", Limit::Pids, None),
+    ] {
+        assert_eq!(
+            cluster.limit(&task, below, limit),
+            wanted,
+            "{limit:?} of {below:?}"
+        );
+    }
+    let id = cluster.describe(&task).await["containers"][0]["runtimeId"].clone();
+    let own = format!("c/{}", id.as_str().unwrap().split('-').next().unwrap());
+    assert_eq!(cluster.limit(&task, &own, Limit::Memory), Some(64 * mib));
+    assert_eq!(cluster.limit(&task, &own, Limit::Swap), Some(0));
+    assert_eq!(cluster.limit(&task, &own, Limit::Pids), Some(32_768));
+    assert!(cluster.limit(&task, &own, Limit::CpuWeight).is_some());
     let usage = cluster
         .until("usage", Duration::from_secs(10), async || {
             let answer = cluster
@@ -89,4 +129,52 @@ async fn limits_are_in_the_kernel_and_usage_is_reported() {
         })
         .await;
     assert!(usage.contains("memory"), "{usage}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fork_bomb_ends_at_its_tasks_bound() {
+    let options = Options {
+        agent_config: "task_pids_max = 40".into(),
+        ..Options::default()
+    };
+    let cluster = Cluster::with(options).await;
+    let bomb =
+        "mkfifo /tmp/f; sh -c 'for i in $(seq 200); do sleep 3600 & done'; echo survived; read x <>/tmp/f";
+    let task = cluster.running(bomb, |_| {}).await;
+    assert_eq!(cluster.limit(&task, "c", Limit::Pids), Some(40));
+    let said = cluster
+        .until("the bomb to end", Duration::from_secs(20), async || {
+            let lines = cluster.client.try_logs(&task).await.ok()?;
+            let lines: Vec<String> = lines
+                .iter()
+                .filter_map(|line| Some(line["line"].as_str()?.trim().to_owned()))
+                .collect();
+            lines.iter().any(|line| line == "survived").then_some(lines)
+        })
+        .await;
+    assert!(said.iter().any(|line| line.contains("can't fork")), "{said:?}");
+    let in_use = cluster.pids_in_use(&task);
+    assert!((30..=40).contains(&in_use), "{in_use}");
+    cluster.stop(&task).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_limit_that_somebody_took_away_is_set_again() {
+    let mut cluster = Cluster::start().await;
+    let task = cluster.running("sleep 3600", |_| {}).await;
+    let limit = cluster.limit(&task, "c", Limit::Memory);
+    cluster.take_memory_limit_away(&task);
+    assert_eq!(cluster.limit(&task, "c", Limit::Memory), None);
+    // The next audit, or the next start of the agent, whichever comes first.
+    cluster.kill_agent();
+    cluster.start_agent();
+    cluster
+        .until("the limit to be back", Duration::from_secs(20), async || {
+            (cluster.limit(&task, "c", Limit::Memory) == limit).then_some(())
+        })
+        .await;
+    assert_eq!(cluster.limit(&task, "c", Limit::Swap), Some(0));
+    assert!(cluster.agent_says().contains("somebody changed a limit"));
+    cluster.wait_connected(true).await;
+    cluster.stop(&task).await;
 }

@@ -392,7 +392,7 @@ impl Cluster {
         let root = PathBuf::from("/sys/fs/cgroup");
         let v1 = root.join(controller);
         let root = if v1.is_dir() { v1 } else { root };
-        root.join(&self.instance).join(id)
+        root.join(format!("{}.slice", self.instance)).join(id)
     }
 
     /// Where this instance's tasks have cgroups, as the shell's patterns.
@@ -519,7 +519,7 @@ impl Drop for Cluster {
 
 /// Where an instance's tasks have cgroups, as the shell's patterns.
 fn cgroup_parents(instance: &str) -> String {
-    format!("/sys/fs/cgroup/*/{instance} /sys/fs/cgroup/{instance}")
+    format!("/sys/fs/cgroup/*/{instance}.slice /sys/fs/cgroup/{instance}.slice")
 }
 
 /// What a failed test left: this instance's shims by pid, then its namespaces, links, cgroups and table.

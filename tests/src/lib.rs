@@ -7,6 +7,7 @@ pub mod cluster;
 pub mod containerd;
 pub mod ecs;
 pub mod image;
+pub mod kernel;
 pub mod listing;
 mod reboot;
 

@@ -97,7 +97,7 @@ fn processes(instance: &str) -> Vec<String> {
         let command = read("cmdline").replace('\0', " ");
         let in_cgroup = read("cgroup")
             .lines()
-            .any(|line| line.contains(&format!(":/{instance}/")));
+            .any(|line| line.contains(&format!(":/{instance}.slice/")));
         let of_instance = command.contains(&format!("-namespace {instance} "));
         if in_cgroup || of_instance {
             found.push(command);
@@ -112,7 +112,7 @@ fn cgroups(instance: &str) -> Vec<String> {
     let mut hierarchies: Vec<_> = directory(root).into_iter().map(|name| root.join(name)).collect();
     hierarchies.push(root.into());
     for hierarchy in hierarchies {
-        walk(&hierarchy.join(instance), &mut found);
+        walk(&hierarchy.join(format!("{instance}.slice")), &mut found);
     }
     found
 }

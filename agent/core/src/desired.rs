@@ -176,6 +176,15 @@ impl TaskSpec {
         self.containers.iter().find(|c| c.name == name)
     }
 
+    /// Its weight against other tasks where CPU is short: what it may use, else the sum of its containers' weights.
+    pub fn cpu_shares(&self) -> u32 {
+        if self.limits.cpu_units != 0 {
+            return self.limits.cpu_units;
+        }
+        let add = |sum: u32, c: &ContainerSpec| sum.saturating_add(c.cpu_units);
+        self.containers.iter().fold(0, add)
+    }
+
     /// The host's ports this task occupies: those of host mode; an awsvpc task has ports of its own.
     pub fn host_ports(&self) -> impl Iterator<Item = (Protocol, u16)> + '_ {
         let host = self.network == NetworkMode::Host;

@@ -94,6 +94,8 @@ pub enum SignalKind {
 pub struct PrepareHost {
     pub task: TaskId,
     pub limits: Limits,
+    /// Its weight against other tasks where CPU is short, CPU units.
+    pub cpu_shares: u32,
     pub network: NetworkMode,
     /// Leased to this task; set if and only if `network` is awsvpc.
     pub address: Option<std::net::Ipv4Addr>,

@@ -9,17 +9,19 @@ use std::{
 
 use anyhow::Context as _;
 use berth_agent_core::{
-    desired::NetworkMode,
+    container::Life,
+    desired::{ContainerSpec, NetworkMode},
     effect::{Effect, PrepareHost, StartContainer},
     event::{Completion, Exit, Failure, Observed, ObservedState},
     ids::{ContainerId, TaskId},
     ledger::HostObject,
+    task::Task,
 };
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    cgroups::Cgroups,
+    cgroups::{Cgroups, TaskLimits},
     images::{Images, ImagesConfig, Limits, Platform, RegistryCredential},
     network::{self, Network, NetworkConfig},
     runtime::{Runtime, RuntimeConfig, RuntimeError},
@@ -81,7 +83,7 @@ impl Host {
                     config.containerd_address.display()
                 )
             })?;
-        let cgroups = Cgroups::new(&config.instance)?;
+        let cgroups = Cgroups::new(&config.cgroup_parent())?.task_pids_max(config.task_pids_max);
         let network = Network::start(NetworkConfig {
             instance: config.instance.clone(),
             run_dir: config.run_dir.clone(),
@@ -125,6 +127,26 @@ impl Host {
                 tracing::warn!(container = %id, error = %Chain(&error), "cannot take up the container's logger: its output is lost if it dies");
             }
         }
+    }
+
+    /// Answers from now on for what an earlier run of the agent began: it is measured, and its limits are kept up.
+    pub fn take_up(&self, task: &Task) {
+        let spec = &task.spec;
+        let name = |c: &ContainerSpec| (c.id.clone(), c.name.clone());
+        let containers: Vec<_> = spec.containers.iter().map(name).collect();
+        self.sampler().register(&spec.id, &containers);
+        let limits = TaskLimits {
+            ceilings: spec.limits,
+            cpu_shares: spec.cpu_shares(),
+        };
+        self.cgroups.keep(&spec.id, limits);
+        for container in &spec.containers {
+            if task.container(&container.id).life == Life::Running {
+                self.cgroups
+                    .keep_container(&spec.id, &container.id, container.memory_bytes);
+            }
+        }
+        self.cgroups.reassert(&spec.id);
     }
 
     /// Watches containers; exits go into `exits`.
@@ -180,8 +202,11 @@ impl Host {
                 Err(error) => Completion::Failed(error.failure()),
             },
             Effect::Remove {
-                container, attempt, ..
+                task,
+                container,
+                attempt,
             } => {
+                self.cgroups.forget_container(&task, &container);
                 let removed = self.runtime.remove(&container, attempt).await;
                 self.loggers
                     .forget(&berth_agent_core::ids::runtime_id(&container, attempt));
@@ -229,7 +254,13 @@ impl Host {
         };
         let files = async {
             self.cgroups
-                .create_task(&prepare.task, &prepare.limits)
+                .create_task(
+                    &prepare.task,
+                    TaskLimits {
+                        ceilings: prepare.limits,
+                        cpu_shares: prepare.cpu_shares,
+                    },
+                )
                 .map_err(|error| {
                     let retryable = error.retry() == network::Retry::Backoff;
                     failure(&error, retryable)
@@ -260,6 +291,10 @@ impl Host {
         let netns = (start.network != NetworkMode::Host).then(|| self.network.netns_path(&start.task));
         match self.runtime.start(start, netns.as_deref(), cancel).await {
             Ok(started) => {
+                self.cgroups
+                    .keep_container(&start.task, &start.spec.id, start.spec.memory_bytes);
+                // What may have happened to the task's limits since they were set.
+                self.cgroups.reassert(&start.task);
                 tracing::debug!(task = %start.task, container = %start.spec.name, pid = started.pid, timings = ?started.timings, "started");
                 Completion::Started {
                     attempt: start.attempt,
@@ -419,7 +454,7 @@ fn runtime_config(config: &Config, logger: PathBuf, cgroup_version: u8) -> Runti
         logger_socket: config.logger_socket(),
         log_dir: config.log_dir(),
         run_dir: config.run_dir.clone(),
-        cgroup_parent: config.instance.clone(),
+        cgroup_parent: config.cgroup_parent(),
         cgroup_version,
         start_concurrency: config
             .start_concurrency

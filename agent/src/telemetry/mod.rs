@@ -255,7 +255,8 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let task: TaskId = "0123456789abcdef0123456789abcdef".parse().unwrap();
         let container: ContainerId = "fedcba9876543210fedcba9876543210".parse().unwrap();
-        let cgroups = Cgroups::with_hierarchies(Hierarchies::unified_at(root.path()), "berth").unwrap();
+        let cgroups =
+            Cgroups::with_hierarchies(Hierarchies::unified_at(root.path()), "/berth.slice").unwrap();
         let dir = root
             .path()
             .join(cgroups.container_path(&task, &container).trim_start_matches('/'));
@@ -293,7 +294,8 @@ mod tests {
     #[test]
     fn descriptors_are_kept_within_a_budget() {
         let cgroups =
-            Cgroups::with_hierarchies(Hierarchies::unified_at(Path::new("/nonexistent")), "berth").unwrap();
+            Cgroups::with_hierarchies(Hierarchies::unified_at(Path::new("/nonexistent")), "/berth.slice")
+                .unwrap();
         let mut sampler = Sampler::new(cgroups, "berth", Path::new("/")).unwrap();
         sampler.descriptors_max = 30;
         let tasks: [TaskId; 3] = [1, 2, 3].map(|n| format!("{n:032x}").parse().unwrap());
@@ -317,7 +319,8 @@ mod tests {
     #[test]
     fn the_host_is_measured() {
         let cgroups =
-            Cgroups::with_hierarchies(Hierarchies::unified_at(Path::new("/nonexistent")), "berth").unwrap();
+            Cgroups::with_hierarchies(Hierarchies::unified_at(Path::new("/nonexistent")), "/berth.slice")
+                .unwrap();
         let (node, _) = Sampler::new(cgroups, "berth", Path::new("/")).unwrap().sample();
         assert!(node.cpu_used_usec > 0 && node.load1_milli < 1_000_000);
         assert!(node.memory_used_bytes > 0 && node.memory_used_bytes < node.memory_total_bytes);

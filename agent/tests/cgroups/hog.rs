@@ -31,7 +31,7 @@ impl Parent {
             NEXT.fetch_add(1, Ordering::Relaxed)
         );
         Self {
-            cgroups: Cgroups::new(&name).unwrap(),
+            cgroups: Cgroups::new(&format!("/{name}")).unwrap(),
             name,
         }
     }

@@ -157,7 +157,7 @@ fn usage_is_what_the_task_sent_and_received() {
         );
         assert_eq!(after.rx_packets, before.rx_packets);
 
-        let cgroups = Cgroups::new("berth-test-net").unwrap();
+        let cgroups = Cgroups::new("/berth-test-net").unwrap();
         let mut sampler = Sampler::new(cgroups, INSTANCE, host.dir.path()).unwrap();
         sampler.register(&task(1), &[]);
         sampler.register(&task(2), &[]);

@@ -127,12 +127,7 @@ fn cgroups(instance: &str) -> Vec<String> {
         .map(|entry| entry.path());
     std::iter::once(PathBuf::from(CGROUPS))
         .chain(hierarchies)
-        .flat_map(|hierarchy| {
-            [
-                hierarchy.join(instance),
-                hierarchy.join(format!("{instance}.slice")),
-            ]
-        })
+        .map(|hierarchy| hierarchy.join(format!("{instance}.slice")))
         // cpu and cpu,cpuacct are one.
         .filter(|path| path.is_dir() && !path.parent().is_some_and(Path::is_symlink))
         .map(|path| format!("cgroup {}", path.display()))

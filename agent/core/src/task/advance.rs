@@ -95,6 +95,7 @@ impl Task {
         steps.effects.push(Effect::PrepareHost(PrepareHost {
             task,
             limits: self.spec.limits,
+            cpu_shares: self.spec.cpu_shares(),
             network: self.spec.network,
             address: self.address,
             containers: self

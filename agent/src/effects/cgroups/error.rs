@@ -9,10 +9,15 @@ use crate::effects::network::Retry;
 /// Why something about cgroups could not be done.
 #[derive(Debug, thiserror::Error)]
 pub enum CgroupError {
-    #[error("cgroup parent {parent:?}: one name of letters, digits, '.', '_' and '-', at most 64")]
-    Parent { parent: String },
+    #[error("cgroup parent {parent:?} {problem}")]
+    Parent { parent: String, problem: &'static str },
     #[error("no cgroup file system is mounted")]
     NotMounted,
+    #[error(
+        "this kernel does not offer the cgroup controller {missing}, without which tasks cannot be limited: boot it with \
+         cgroup_enable={missing} (and without cgroup_disable={missing}) on its command line"
+    )]
+    ControllerOff { missing: &'static str },
     #[error("controller {controller} is not available in {}", path.display())]
     ControllerMissing { controller: &'static str, path: PathBuf },
     #[error("memory limit of {asked} bytes is more than this host has: {available} bytes")]
@@ -50,6 +55,7 @@ impl CgroupError {
         match self {
             Self::Parent { .. }
             | Self::NotMounted
+            | Self::ControllerOff { .. }
             | Self::ControllerMissing { .. }
             | Self::MemoryAboveHost { .. }
             | Self::MemoryBelowLeast { .. }

@@ -112,6 +112,16 @@ impl Hierarchies {
         &self.all
     }
 
+    /// Whether the kernel offers a controller to cgroups of this host.
+    pub fn offers(&self, controller: &str) -> bool {
+        if self.version == 1 {
+            return self.of(controller).is_some();
+        }
+        let listed = |h: &Hierarchy| read_small(&h.mount.join("cgroup.controllers")).unwrap_or_default();
+        let mut listed = self.all.iter().map(listed);
+        listed.any(|listed| listed.split_whitespace().any(|name| name == controller))
+    }
+
     /// Where the files of a controller are: its own hierarchy on v1, the only one on v2.
     pub fn of(&self, controller: &str) -> Option<&Path> {
         let has = |h: &&Hierarchy| {

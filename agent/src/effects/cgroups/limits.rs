@@ -1,5 +1,17 @@
-//! Owns the translation of a task's limits into cgroup files, and the check that a host can honour them. Writes through
-//! the `cgroups-rs` controllers; never touches a container's own cgroup.
+//! Owns the translation of limits into cgroup files, and the check that a host can honour them. Writes CPU and memory
+//! through the `cgroups-rs` controllers.
+//!
+//! | | v1 | v2 |
+//! |---|---|---|
+//! | CPU ceiling | `cpu.cfs_quota_us` of 100 ms | `cpu.max` |
+//! | CPU weight | `cpu.shares` | `cpu.weight`, converted as runc does |
+//! | memory ceiling | `memory.limit_in_bytes` | `memory.max` |
+//! | no swap beyond it | `memory.memsw.limit_in_bytes` the same, or swappiness 0 | `memory.swap.max` 0 |
+//! | processes | `pids.max` | `pids.max` |
+//!
+//! `memory.high` is never set: it makes a process wait where ECS promises that it may use what is free, or is killed at the
+//! ceiling. A container's reservation is v2's `memory.low`, as runc and Docker have it: when the task is short of memory,
+//! those above their reservation give first, as with v1's soft limit.
 
 use std::{
     error::Error,
@@ -22,6 +34,10 @@ const CPU_UNITS_PER_CORE: u32 = 1024;
 pub const MEMORY_BYTES_MIN: u64 = 4 * 1024 * 1024;
 /// "No limit", as both versions of cgroups-rs' controllers take it.
 const NO_LIMIT: i64 = -1;
+/// CPU units of the smallest task that ECS has on Linux.
+const TASK_SHARES_MIN: u64 = 128;
+/// The kernel's largest.
+const SHARES_MAX: u64 = 262_144;
 
 /// What the host has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -111,8 +127,141 @@ fn quota_usec(cpu_units: u32) -> i64 {
     quota.max(CPU_QUOTA_USEC_MIN).cast_signed()
 }
 
+/// One thing that a cgroup is given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Setting {
+    /// Ceiling in CPU units; zero is none.
+    Cpu(u32),
+    /// Weight against siblings in CPU units.
+    CpuWeight(u32),
+    /// Ceiling in bytes, which swap does not extend; zero is none.
+    Memory(u64),
+    /// Processes and threads.
+    Pids(u64),
+}
+
+/// What a file should say.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Wanted {
+    Text(String),
+    /// Rounded down to a page by the kernel; None: no limit, which v1 writes as its largest number.
+    Bytes(Option<u64>),
+}
+
+impl Wanted {
+    pub(super) fn is(&self, found: &str) -> bool {
+        /// v1's largest number is 2⁶³ − 1, rounded down to a page of up to 64 KiB.
+        const NO_LIMIT_LEAST: u64 = i64::MAX as u64 - 0xffff;
+        /// The largest page of a Linux that Berth runs on, bytes.
+        const PAGE_BYTES_MAX: u64 = 64 * 1024;
+        match self {
+            Self::Text(text) => found == text,
+            Self::Bytes(wanted) => {
+                let found = found.parse::<u64>().ok().filter(|bytes| *bytes < NO_LIMIT_LEAST);
+                match (wanted, found) {
+                    (Some(wanted), Some(found)) => found <= *wanted && wanted - found < PAGE_BYTES_MAX,
+                    (wanted, found) => wanted.is_none() && found.is_none(),
+                }
+            }
+        }
+    }
+}
+
+impl std::fmt::Display for Wanted {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Text(text) => f.write_str(text),
+            Self::Bytes(Some(bytes)) => write!(f, "{bytes}"),
+            Self::Bytes(None) => f.write_str("max"),
+        }
+    }
+}
+
+impl Setting {
+    pub(super) fn controller(self) -> &'static str {
+        match self {
+            Self::Cpu(_) | Self::CpuWeight(_) => "cpu",
+            Self::Memory(_) => "memory",
+            Self::Pids(_) => "pids",
+        }
+    }
+
+    /// Somebody asked for it: a host that cannot do it must not run the task.
+    pub(super) fn limits(self) -> bool {
+        match self {
+            Self::Cpu(units) => units != 0,
+            Self::Memory(bytes) => bytes != 0,
+            // The agent does not start where the kernel lacks these.
+            Self::CpuWeight(_) | Self::Pids(_) => false,
+        }
+    }
+
+    /// The files that say it, the first one always; swap's only where the kernel counts it.
+    pub(super) fn files(self, v2: bool) -> Vec<(&'static str, Wanted)> {
+        let text = |value: &dyn ToString| Wanted::Text(value.to_string());
+        match (self, v2) {
+            (Self::Cpu(units), false) => vec![
+                ("cpu.cfs_quota_us", text(&quota_usec(units))),
+                ("cpu.cfs_period_us", text(&CPU_PERIOD_USEC)),
+            ],
+            (Self::Cpu(units), true) => {
+                let quota = match quota_usec(units) {
+                    NO_LIMIT => "max".to_owned(),
+                    quota => quota.to_string(),
+                };
+                vec![("cpu.max", text(&format!("{quota} {CPU_PERIOD_USEC}")))]
+            }
+            (Self::CpuWeight(units), false) => vec![("cpu.shares", text(&shares(units)))],
+            (Self::CpuWeight(units), true) => vec![("cpu.weight", text(&weight(shares(units))))],
+            (Self::Memory(bytes), v2) => {
+                let limit = Wanted::Bytes(Some(bytes).filter(|bytes| *bytes != 0));
+                let swap = if bytes == 0 {
+                    Wanted::Bytes(None)
+                } else {
+                    Wanted::Bytes(Some(0))
+                };
+                if v2 {
+                    vec![("memory.max", limit), ("memory.swap.max", swap)]
+                } else {
+                    vec![
+                        ("memory.limit_in_bytes", limit.clone()),
+                        ("memory.memsw.limit_in_bytes", limit),
+                    ]
+                }
+            }
+            (Self::Pids(max), _) => vec![("pids.max", text(&max))],
+        }
+    }
+}
+
+/// A task's weight in v1's shares. Its shim and loggers share it, so even the least has what ECS's smallest task has: a
+/// start or a stop must not hang on a busy host.
+fn shares(cpu_units: u32) -> u64 {
+    u64::from(cpu_units).clamp(TASK_SHARES_MIN, SHARES_MAX)
+}
+
+/// As runc converts v1's shares, 2 to 262144, to v2's weight, 1 to 10000.
+fn weight(shares: u64) -> u64 {
+    1 + (shares - 2) * 9_999 / 262_142
+}
+
+/// Writes one setting.
+pub(super) fn set(dir: &Path, v2: bool, setting: &Setting) -> Result<(), CgroupError> {
+    match *setting {
+        Setting::Cpu(cpu_units) => set_cpu(dir, v2, cpu_units),
+        Setting::Memory(memory_bytes) => set_memory(dir, v2, memory_bytes),
+        Setting::CpuWeight(_) | Setting::Pids(_) => {
+            for (name, wanted) in setting.files(v2) {
+                let (path, value) = (dir.join(name), wanted.to_string());
+                fs::write(&path, &value).map_err(|source| CgroupError::Write { path, value, source })?;
+            }
+            Ok(())
+        }
+    }
+}
+
 /// Writes the CPU ceiling; zero units take it away.
-pub(super) fn set_cpu(dir: &Path, v2: bool, cpu_units: u32) -> Result<(), CgroupError> {
+fn set_cpu(dir: &Path, v2: bool, cpu_units: u32) -> Result<(), CgroupError> {
     let quota = quota_usec(cpu_units);
     let file = dir.join(if v2 { "cpu.max" } else { "cpu.cfs_quota_us" });
     CpuController::new(dir.to_owned(), PathBuf::new(), v2)
@@ -121,7 +270,7 @@ pub(super) fn set_cpu(dir: &Path, v2: bool, cpu_units: u32) -> Result<(), Cgroup
 }
 
 /// Writes the memory ceiling, which swap does not extend; zero bytes take it away.
-pub(super) fn set_memory(dir: &Path, v2: bool, memory_bytes: u64) -> Result<(), CgroupError> {
+fn set_memory(dir: &Path, v2: bool, memory_bytes: u64) -> Result<(), CgroupError> {
     let limit = match i64::try_from(memory_bytes) {
         Ok(0) => NO_LIMIT,
         Ok(bytes) => bytes,
@@ -142,7 +291,8 @@ pub(super) fn set_memory(dir: &Path, v2: bool, memory_bytes: u64) -> Result<(), 
     let file = dir.join("memory.limit_in_bytes");
     let swap_file = dir.join("memory.memsw.limit_in_bytes");
     if !exists(&swap_file) {
-        return memory.set_limit(limit).map_err(failed(file, limit));
+        memory.set_limit(limit).map_err(failed(file, limit))?;
+        return keep_from_swap(dir, memory_bytes != 0);
     }
     // Memory and swap together may never be less than memory alone, so the order depends on whether it rises.
     let set = memory.set_limit(limit).is_ok();
@@ -153,6 +303,16 @@ pub(super) fn set_memory(dir: &Path, v2: bool, memory_bytes: u64) -> Result<(), 
         memory.set_limit(limit).map_err(failed(file, limit))?;
     }
     Ok(())
+}
+
+/// v1 without counted swap: what is limited is not swapped out, so its limit holds. Containers made below inherit it.
+fn keep_from_swap(dir: &Path, limited: bool) -> Result<(), CgroupError> {
+    let path = dir.join("memory.swappiness");
+    if !limited || !exists(&path) {
+        return Ok(());
+    }
+    let value = "0".to_owned();
+    fs::write(&path, &value).map_err(|source| CgroupError::Write { path, value, source })
 }
 
 fn exists(path: &Path) -> bool {
@@ -195,6 +355,40 @@ mod tests {
         ] {
             assert_eq!(quota_usec(units), quota, "{units}");
         }
+    }
+
+    #[test]
+    fn weights_are_runcs_and_the_least_is_that_of_ecss_smallest_task() {
+        for (units, on_v1, on_v2) in [
+            (0, "128", "5"),
+            (128, "128", "5"),
+            (256, "256", "10"),
+            (1024, "1024", "39"),
+            (u32::MAX, "262144", "10000"),
+        ] {
+            let said = |v2| Setting::CpuWeight(units).files(v2)[0].1.to_string();
+            assert_eq!(
+                (said(false).as_str(), said(true).as_str()),
+                (on_v1, on_v2),
+                "{units}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_the_kernel_writes_back_is_recognised() {
+        let bytes = |n| Wanted::Bytes(Some(n));
+        assert!(bytes(67_108_864).is("67108864"));
+        assert!(bytes(67_108_865).is("67108864"), "rounded down to a page");
+        assert!(!bytes(67_108_864).is("67112960"), "never up");
+        assert!(!bytes(67_108_864).is("max"));
+        assert!(bytes(0).is("0"));
+        for none in ["max", "9223372036854771712", "9223372036854710272"] {
+            assert!(Wanted::Bytes(None).is(none), "{none}");
+        }
+        assert!(!Wanted::Bytes(None).is("4096"));
+        let cpu = |units| Setting::Cpu(units).files(true)[0].1.to_string();
+        assert_eq!((cpu(0), cpu(256)), ("max 100000".into(), "25000 100000".into()));
     }
 
     #[test]

@@ -1,10 +1,12 @@
 //! A task's cgroups: `<parent>/<task>/rt` for shim and loggers, without limits; `<parent>/<task>/c` with the task's
 //! limits; `<parent>/<task>/c/<container>`, which the runtime makes. Owns the first two, in every hierarchy, and the
-//! removal of all three. Never limits a single container: that is in its OCI spec.
+//! removal of all three. Never limits a single container first: that is in its OCI spec, and is only kept up here.
 
 mod error;
 mod hierarchies;
+mod kept;
 mod limits;
+mod parent;
 mod tree;
 
 #[cfg(test)]
@@ -18,18 +20,17 @@ use std::{
     time::{Duration, Instant},
 };
 
-use berth_agent_core::{
-    desired::Limits,
-    ids::{ContainerId, TaskId},
-};
+use berth_agent_core::ids::{ContainerId, TaskId};
 
 pub use self::{
     error::CgroupError,
     hierarchies::{Hierarchies, Hierarchy},
+    kept::{Repair, TaskLimits},
     limits::{CPU_PERIOD_USEC, HostResources, MEMORY_BYTES_MIN},
+    parent::check_parent,
 };
 
-use self::hierarchies::read_small;
+use self::{hierarchies::read_small, kept::Kept, limits::Setting};
 
 /// From the last container's deletion to the shim having left `rt`: normally under 50 ms.
 const REMOVE_DEADLINE: Duration = Duration::from_secs(5);
@@ -40,7 +41,10 @@ const REMOVE_PAUSE_MAX: Duration = Duration::from_millis(50);
 const PIDS_NAMED_MAX: usize = 16;
 /// A `cgroup.procs` is read up to here, bytes: some 150,000 processes.
 const PROCS_BYTES_MAX: u64 = 1024 * 1024;
-const PARENT_CHARS_MAX: usize = 64;
+/// Processes and threads of one task, unless the configuration says otherwise: as many as one container may have.
+pub const TASK_PIDS_MAX_DEFAULT: u32 = 32_768;
+/// Without one of these a task has no limits.
+const CONTROLLERS_NEEDED: [&str; 3] = ["cpu", "memory", "pids"];
 
 /// The cgroups of one instance. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -48,15 +52,40 @@ pub struct Cgroups {
     hierarchies: std::sync::Arc<Hierarchies>,
     parent: String,
     host: HostResources,
+    task_pids_max: u32,
+    kept: Kept,
 }
 
 impl Cgroups {
-    /// For the host's own hierarchies. `parent` is the directory, in each of them, that holds this instance's tasks.
+    /// For the host's own hierarchies. `parent` is the cgroup, in each of them, that holds this instance's tasks: a path
+    /// from the root, such as `/berth.slice`.
     ///
     /// # Errors
-    /// When `parent` is not a plain name or no cgroup file system is mounted.
+    /// When `parent` is no such path, no cgroup file system is mounted, or the kernel lacks a controller.
     pub fn new(parent: &str) -> Result<Self, CgroupError> {
-        Self::with_hierarchies(Hierarchies::detect()?, parent)
+        let hierarchies = Hierarchies::detect()?;
+        if let Some(missing) = CONTROLLERS_NEEDED
+            .into_iter()
+            .find(|name| !hierarchies.offers(name))
+        {
+            return Err(CgroupError::ControllerOff { missing });
+        }
+        let cgroups = Self::with_hierarchies(hierarchies, parent)?;
+        if cgroups.swap_escapes() {
+            tracing::warn!(
+                "this kernel does not limit swap per cgroup: a task can use swap beyond its memory limit. Boot it with \
+                 swapaccount=1, or turn swap off"
+            );
+        }
+        Ok(cgroups)
+    }
+
+    /// How many processes and threads a task may have.
+    pub fn task_pids_max(self, task_pids_max: u32) -> Self {
+        Self {
+            task_pids_max,
+            ..self
+        }
     }
 
     /// For hierarchies that are somewhere else.
@@ -64,20 +93,12 @@ impl Cgroups {
     /// # Errors
     /// As [`Cgroups::new`].
     pub fn with_hierarchies(hierarchies: Hierarchies, parent: &str) -> Result<Self, CgroupError> {
-        let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
-        if parent.is_empty()
-            || parent.len() > PARENT_CHARS_MAX
-            || parent.starts_with(['.', '-'])
-            || !parent.chars().all(plain)
-        {
-            return Err(CgroupError::Parent {
-                parent: parent.chars().take(PARENT_CHARS_MAX).collect(),
-            });
-        }
         Ok(Self {
             hierarchies: hierarchies.into(),
-            parent: parent.to_owned(),
+            parent: check_parent(parent)?,
             host: HostResources::read()?,
+            task_pids_max: TASK_PIDS_MAX_DEFAULT,
+            kept: Kept::default(),
         })
     }
 
@@ -92,7 +113,12 @@ impl Cgroups {
     }
 
     fn task_path(&self, task: &TaskId) -> String {
-        format!("/{}/{task}", self.parent)
+        format!("{}/{task}", self.parent)
+    }
+
+    /// The cgroup that holds this instance's tasks.
+    pub fn parent(&self) -> &str {
+        &self.parent
     }
 
     /// For runc's option ShimCgroup. Must exist when the shim starts.
@@ -119,39 +145,71 @@ impl Cgroups {
     ///
     /// # Errors
     /// Limits that this host cannot honour are refused before anything is made.
-    pub fn create_task(&self, task: &TaskId, limits: &Limits) -> Result<(), CgroupError> {
-        self.host.check(limits)?;
+    pub fn create_task(&self, task: &TaskId, limits: impl Into<TaskLimits>) -> Result<(), CgroupError> {
+        let limits = limits.into();
+        self.host.check(&limits.ceilings)?;
         // First: the shim joins only those hierarchies in which it exists.
         tree::create(&self.hierarchies, &self.rt_path(task), true)?;
         let limited = self.limited_path(task);
         tree::create(&self.hierarchies, &limited, false)?;
-        let v2 = self.version() == 2;
-        if let Some(dir) = self.controller("cpu", "cpu.max", &limited, limits.cpu_units != 0)? {
-            limits::set_cpu(&dir, v2, limits.cpu_units)?;
+        for (dir, setting) in self.settings(task, &limits) {
+            if self.has(&dir, &setting) {
+                limits::set(&dir, self.version() == 2, &setting)?;
+            } else if setting.limits() {
+                return Err(CgroupError::ControllerMissing {
+                    controller: setting.controller(),
+                    path: dir,
+                });
+            }
         }
-        if let Some(dir) = self.controller("memory", "memory.max", &limited, limits.memory_bytes != 0)? {
-            limits::set_memory(&dir, v2, limits.memory_bytes)?;
-        }
+        self.kept.put(task, limits);
         Ok(())
     }
 
-    /// A controller's directory for `path`; a host without it is an error only when a limit is `wanted`.
-    fn controller(
-        &self,
-        name: &'static str,
-        v2_file: &str,
-        path: &str,
-        wanted: bool,
-    ) -> Result<Option<PathBuf>, CgroupError> {
-        let dir = self.directory(name, path);
-        let dir = dir.filter(|dir| self.version() == 1 || fs::exists(dir.join(v2_file)).unwrap_or(false));
-        if dir.is_none() && wanted {
-            return Err(CgroupError::ControllerMissing {
-                controller: name,
-                path: path.into(),
-            });
-        }
-        Ok(dir)
+    /// Everything that a task's own cgroups are given, and where.
+    fn settings(&self, task: &TaskId, limits: &TaskLimits) -> Vec<(PathBuf, Setting)> {
+        let (whole, limited) = (self.task_path(task), self.limited_path(task));
+        let ceilings = &limits.ceilings;
+        let wanted = [
+            // Tasks compete where they are siblings.
+            (&whole, Setting::CpuWeight(limits.cpu_shares)),
+            (&limited, Setting::Cpu(ceilings.cpu_units)),
+            (&limited, Setting::Memory(ceilings.memory_bytes)),
+            (&limited, Setting::Pids(self.task_pids_max.into())),
+        ];
+        let place = |(path, setting): (&String, Setting)| {
+            // A controller without a hierarchy: the directory is said to be missing.
+            let dir = self.directory(setting.controller(), path);
+            (dir.unwrap_or_else(|| path.into()), setting)
+        };
+        wanted.into_iter().map(place).collect()
+    }
+
+    /// On v2, the controller's files are there only where it is enabled.
+    fn has(&self, dir: &Path, setting: &Setting) -> bool {
+        let files = setting.files(self.version() == 2);
+        let first = files.first().map(|(name, _)| dir.join(name));
+        first.is_some_and(|file| fs::exists(file).unwrap_or(false))
+    }
+
+    /// The host has swap, and no way to keep a task from it.
+    fn swap_escapes(&self) -> bool {
+        let has_swap = fs::read_to_string("/proc/swaps").is_ok_and(|swaps| swaps.lines().count() > 1);
+        let limited = match self.version() {
+            // Where the sum is not counted, a limited cgroup's swappiness is zero.
+            1 => true,
+            _ => self.hierarchies.all().iter().any(|h| {
+                let children = tree::subdirectories(&h.mount).ok().flatten();
+                let mut children = children.into_iter().flatten();
+                // The root has no such file; where there is no child yet, it cannot be told.
+                children.next().is_none_or(|first| {
+                    std::iter::once(first)
+                        .chain(children)
+                        .any(|child| fs::exists(child.join("memory.swap.max")).unwrap_or(false))
+                })
+            }),
+        };
+        has_swap && !limited
     }
 
     /// Removes a task's cgroups in every hierarchy, once the shim has left. Idempotent.
@@ -159,6 +217,7 @@ impl Cgroups {
     /// # Errors
     /// [`CgroupError::ProcessesRemain`] at the deadline, with their ids.
     pub async fn remove_task(&self, task: &TaskId) -> Result<(), CgroupError> {
+        self.kept.forget(task);
         let start = Instant::now();
         let mut pause = REMOVE_PAUSE_MIN;
         loop {
@@ -211,7 +270,7 @@ impl Cgroups {
     pub fn list(&self) -> Result<Vec<String>, CgroupError> {
         let mut names = BTreeSet::new();
         for hierarchy in self.hierarchies.all() {
-            let dirs = tree::subdirectories(&hierarchy.mount.join(&self.parent))?;
+            let dirs = tree::subdirectories(&join(&hierarchy.mount, &self.parent))?;
             for dir in dirs.into_iter().flatten() {
                 names.extend(dir.file_name().map(|name| name.to_string_lossy().into_owned()));
             }
@@ -260,7 +319,7 @@ impl Cgroups {
     /// When there is still something in it.
     pub fn remove_parent(&self) -> Result<(), CgroupError> {
         for hierarchy in self.hierarchies.all() {
-            let dir = hierarchy.mount.join(&self.parent);
+            let dir = join(&hierarchy.mount, &self.parent);
             match fs::remove_dir(&dir) {
                 Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(tree::failed("remove", &dir)(e)),
                 _ => {}

@@ -2,6 +2,8 @@
 
 use std::fs;
 
+use berth_agent_core::desired::Limits;
+
 use super::*;
 
 fn task() -> TaskId {
@@ -21,10 +23,17 @@ struct FakeV2 {
 impl FakeV2 {
     fn new(controllers: &str) -> Self {
         let root = tempfile::tempdir().unwrap();
-        let cgroups = Cgroups::with_hierarchies(Hierarchies::unified_at(root.path()), "berth").unwrap();
+        let cgroups =
+            Cgroups::with_hierarchies(Hierarchies::unified_at(root.path()), "/berth.slice").unwrap();
         let fake = Self { root, cgroups };
-        let task = format!("berth/{}", task());
-        for dir in ["", "berth", &task, &format!("{task}/rt"), &format!("{task}/c")] {
+        let task = format!("berth.slice/{}", task());
+        for dir in [
+            "",
+            "berth.slice",
+            &task,
+            &format!("{task}/rt"),
+            &format!("{task}/c"),
+        ] {
             let dir = fake.root.path().join(dir);
             fs::create_dir_all(&dir).unwrap();
             fs::write(dir.join("cgroup.controllers"), controllers).unwrap();
@@ -35,7 +44,9 @@ impl FakeV2 {
     }
 
     fn path(&self, below_task: &str) -> PathBuf {
-        self.root.path().join(format!("berth/{}/{below_task}", task()))
+        self.root
+            .path()
+            .join(format!("berth.slice/{}/{below_task}", task()))
     }
 
     fn read(&self, below_task: &str) -> String {
@@ -60,7 +71,7 @@ fn v2_enables_controllers_down_to_the_limited_cgroup_but_not_where_processes_are
         wanted
     );
     assert_eq!(
-        fs::read_to_string(fake.root.path().join("berth/cgroup.subtree_control")).unwrap(),
+        fs::read_to_string(fake.root.path().join("berth.slice/cgroup.subtree_control")).unwrap(),
         wanted
     );
     assert_eq!(fake.read("cgroup.subtree_control"), wanted);
@@ -130,17 +141,95 @@ fn processes_and_list_look_at_every_directory() {
 #[test]
 fn paths_are_what_runtime_and_shim_are_told() {
     let cgroups = FakeV2::new("").cgroups;
-    assert_eq!(cgroups.rt_path(&task()), format!("/berth/{}/rt", task()));
+    assert_eq!(cgroups.rt_path(&task()), format!("/berth.slice/{}/rt", task()));
     assert_eq!(
         cgroups.container_path(&task(), &container()),
-        format!("/berth/{}/c/{}", task(), container())
+        format!("/berth.slice/{}/c/{}", task(), container())
     );
 }
 
-#[test]
-fn a_parent_is_one_plain_name() {
-    for bad in ["", "a/b", "..", ".", "-x", "a b", "/berth"] {
-        let made = Cgroups::with_hierarchies(Hierarchies::unified_at(Path::new("/nonexistent")), bad);
-        assert!(matches!(made, Err(CgroupError::Parent { .. })), "{bad:?}");
+/// Files as the kernel has them in a fresh cgroup.
+fn fresh_limits(fake: &FakeV2, dir: &str) {
+    for (file, text) in [
+        ("cpu.weight", "100\n"),
+        ("cpu.max", "max 100000\n"),
+        ("memory.max", "max\n"),
+        ("memory.swap.max", "max\n"),
+        ("pids.max", "max\n"),
+    ] {
+        fs::write(fake.path(&format!("{dir}{file}")), text).unwrap();
     }
+}
+
+#[test]
+fn v2_has_every_limit_and_a_changed_one_is_brought_back_and_counted() {
+    let fake = FakeV2::new("cpu memory pids\n");
+    ["", "c/"].iter().for_each(|dir| fresh_limits(&fake, dir));
+    let cgroups = fake.cgroups.clone().task_pids_max(500);
+    cgroups.create_task(&task(), &LIMITS).unwrap();
+    let all = || {
+        let c = ["cpu.max", "memory.max", "memory.swap.max", "pids.max"];
+        let mut all: Vec<String> = c
+            .iter()
+            .map(|file| fake.read(&format!("c/{file}")).trim().to_owned())
+            .collect();
+        all.push(fake.read("cpu.weight").trim().to_owned());
+        all
+    };
+    let wanted = ["50000 100000", "67108864", "0", "500", "20"];
+    assert_eq!(all(), wanted);
+    assert_eq!(
+        (cgroups.reassert(&task()), cgroups.repairs()),
+        (0, 0),
+        "nothing to do"
+    );
+
+    // As when controllers were taken away and came back.
+    fs::write(fake.path("cgroup.subtree_control"), "").unwrap();
+    ["", "c/"].iter().for_each(|dir| fresh_limits(&fake, dir));
+    assert_eq!((cgroups.reassert_all(), cgroups.repairs()), (5, 5));
+    assert_eq!(all(), wanted);
+    assert_eq!(fake.read("cgroup.subtree_control"), "+cpu +memory +pids");
+    assert_eq!(cgroups.reassert_all(), 0);
+}
+
+#[test]
+fn v2_keeps_up_a_containers_limits_while_it_runs() {
+    let fake = FakeV2::new("cpu memory pids\n");
+    ["", "c/"].iter().for_each(|dir| fresh_limits(&fake, dir));
+    let cgroups = &fake.cgroups;
+    cgroups.create_task(&task(), &LIMITS).unwrap();
+    let dir = format!("c/{}/", container());
+    fs::create_dir(fake.path(&dir)).unwrap();
+    fresh_limits(&fake, &dir);
+    assert_eq!(cgroups.reassert(&task()), 0, "not told of it");
+    cgroups.keep_container(&task(), &container(), 32 << 20);
+    assert_eq!(cgroups.reassert(&task()), 3, "memory, swap, processes");
+    assert_eq!(fake.read(&format!("{dir}memory.max")), "33554432");
+    assert_eq!(
+        fake.read(&format!("{dir}cpu.weight")),
+        "100\n",
+        "the runtime's own business"
+    );
+    cgroups.forget_container(&task(), &container());
+    fresh_limits(&fake, &dir);
+    assert_eq!(cgroups.reassert(&task()), 0);
+}
+
+#[tokio::test]
+async fn what_is_removed_is_not_made_again() {
+    let fake = FakeV2::new("cpu memory pids\n");
+    ["", "c/"].iter().for_each(|dir| fresh_limits(&fake, dir));
+    fake.cgroups.create_task(&task(), &LIMITS).unwrap();
+    fs::remove_dir_all(fake.path("")).unwrap();
+    assert_eq!(fake.cgroups.reassert_all(), 0);
+    fake.cgroups.remove_task(&task()).await.unwrap();
+    assert!(!fake.path("").exists());
+}
+
+#[test]
+fn a_controller_is_offered_where_the_root_lists_it() {
+    let fake = FakeV2::new("cpu io pids\n");
+    let offered = |name| fake.cgroups.hierarchies.offers(name);
+    assert!(offered("cpu") && offered("pids") && !offered("memory"));
 }

@@ -6,6 +6,7 @@ use std::{
 };
 
 use super::{
+    CONTROLLERS_NEEDED,
     error::CgroupError,
     hierarchies::{Hierarchies, Hierarchy, read_small},
 };
@@ -14,7 +15,8 @@ use super::{
 const DEPTH_MAX: usize = 16;
 /// Directories looked at in one cgroup.
 const ENTRIES_MAX: usize = 10_000;
-/// What a task's cgroups can need on v2. Those the host has are enabled, all the way down.
+/// What a task's cgroups can need on v2. Those the host has are enabled, all the way down. Besides those that limits are made
+/// of: usage (`io`), and what a runtime may want (`cpuset`).
 const CONTROLLERS_V2: [&str; 5] = ["cpuset", "cpu", "io", "memory", "pids"];
 
 /// Makes `path` (relative to the hierarchies' roots) and everything above it, in every hierarchy that can hold a task's
@@ -59,7 +61,8 @@ fn create_in(hierarchy: &Hierarchy, path: &str, leaf: bool) -> Result<(), Cgroup
 }
 
 /// Hands every controller that the directory has down to its children. systemd takes controllers away from a slice when
-/// it reloads, unless a child has them enabled: so this is repeated at each task start.
+/// it reloads, unless a child has them enabled: so this is repeated at each task start, and every task hands down what it
+/// uses itself.
 fn enable_controllers(dir: &Path) -> Result<(), CgroupError> {
     let control = dir.join("cgroup.subtree_control");
     let available_file = dir.join("cgroup.controllers");
@@ -69,18 +72,21 @@ fn enable_controllers(dir: &Path) -> Result<(), CgroupError> {
     let missing = CONTROLLERS_V2
         .iter()
         .filter(|name| has(&available, name) && !has(&enabled, name));
-    let value = missing
-        .map(|name| format!("+{name}"))
-        .collect::<Vec<_>>()
-        .join(" ");
-    if value.is_empty() {
+    let missing: Vec<String> = missing.map(|name| format!("+{name}")).collect();
+    if missing.is_empty() || fs::write(&control, missing.join(" ")).is_ok() {
         return Ok(());
     }
-    fs::write(&control, &value).map_err(|source| CgroupError::Write {
-        path: control,
-        value,
-        source,
-    })
+    // All or nothing, says the kernel: one that cannot be had must not keep the others away.
+    for value in missing {
+        match fs::write(&control, &value) {
+            Err(source) if CONTROLLERS_NEEDED.contains(&&value[1..]) => {
+                let path = control;
+                return Err(CgroupError::Write { path, value, source });
+            }
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 /// A new v1 cpuset is empty and takes no process: it gets its parent's CPUs and memory nodes.
