@@ -171,3 +171,61 @@ async fn a_host_that_has_not_joined_says_so_and_is_not_restarted_for_it() {
     assert_eq!(cluster.agent_ends().await, Some(78));
     assert!(cluster.agent_says().contains("this host has not joined"));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_authority_is_replaced_in_three_steps_without_dropping_link_or_tasks() {
+    let cluster = joined(DAY).await;
+    let task = cluster.running("sleep 3600", |_| {}).await;
+    let pids = cluster.pids(&task);
+    let authorities = || {
+        let path = cluster.agent_state_dir().join("identity/authority.pem");
+        let pem = std::fs::read_to_string(path).unwrap();
+        pem.matches("BEGIN CERTIFICATE").count()
+    };
+    let step = async |step: &str| {
+        cluster
+            .client
+            .berth("RotateAuthority", json!({ "step": step }))
+            .await
+    };
+    let old = cluster.invite(json!({})).await;
+    assert_eq!(authorities(), 1);
+
+    step("BEGIN").await;
+    let both = async || (authorities() == 2).then_some(());
+    cluster.until("both to be believed", LIMIT, both).await;
+
+    step("ACTIVATE").await;
+    let renewed = async || {
+        let status = cluster.client.berth("DescribeAuthority", json!({})).await;
+        (status["nodesWithOldCertificatesCount"] == 0).then_some(())
+    };
+    cluster
+        .until("a certificate of the new one", LIMIT, renewed)
+        .await;
+    // A command that was printed before is still good.
+    let host = tempfile::tempdir().unwrap();
+    let (exit, said) = answer(&cluster.join(&old, &host.path().join("old"), &[]));
+    assert_eq!(exit, Some(0), "{said}");
+
+    step("FINISH").await;
+    let one = async || (authorities() == 1).then_some(());
+    cluster.until("the old one to be forgotten", LIMIT, one).await;
+    let new = cluster.invite(json!({})).await;
+    assert_ne!(new["caHash"], old["caHash"]);
+    let mut forgotten = new.clone();
+    forgotten["caHash"] = old["caHash"].clone();
+    let (exit, _) = answer(&cluster.join(&forgotten, &host.path().join("late"), &[]));
+    assert_eq!(exit, Some(4));
+    let (exit, said) = answer(&cluster.join(&new, &host.path().join("new"), &[]));
+    assert_eq!(exit, Some(0), "{said}");
+
+    assert_eq!(links(&cluster), 1, "{}", cluster.agent_says());
+    assert_eq!(cluster.pids(&task), pids);
+    let mut cluster = cluster;
+    cluster.stop_control_plane().await;
+    cluster.start_control_plane().await;
+    let again = async || (links(&cluster) == 2).then_some(());
+    cluster.until("a link by the new one alone", LIMIT, again).await;
+    assert_eq!(cluster.pids(&task), pids);
+}
