@@ -27,6 +27,7 @@ use crate::{
     api::{self, ApiConfig},
     api_listener::{self, ApiTls, ApiTlsError},
     audit::{AUDIT_FILE, Audit, AuditError},
+    backup::{BackupError, swap},
     config::{Config, ConfigError},
     link::{LinkConfig, LinkError, LinkServer},
     metrics::{MeasuredStore, measured},
@@ -64,6 +65,11 @@ pub enum StartError {
     Pki {
         #[from]
         source: PkiError,
+    },
+    #[error("finish a restore that was cut off")]
+    Restore {
+        #[from]
+        source: BackupError,
     },
     #[error("the API's certificate")]
     ApiTls {
@@ -147,6 +153,9 @@ impl ControlPlane {
     pub async fn start(config: Config) -> Result<Self, StartError> {
         config.check()?;
         let lock = take_state(&config.state_dir)?;
+        if let Some(former) = swap::finish(&config.state_dir)? {
+            tracing::warn!(former = %former.display(), "a restore that was cut off is finished");
+        }
         let authority = Arc::new(Authorities::load_or_create(
             &config.state_dir.join(PKI_DIRECTORY),
         )?);
@@ -343,12 +352,18 @@ fn take_state(directory: &Path) -> Result<Flock<fs::File>, StartError> {
         .mode(0o700)
         .create(directory)
         .map_err(at("create the state directory", directory))?;
-    let path = directory.join(LOCK_FILE);
-    let file = open_private(&path).map_err(at("open", &path))?;
+    lock_state(directory)
+        .map_err(at("lock", &directory.join(LOCK_FILE)))?
+        .ok_or_else(|| StartError::InUse(directory.into()))
+}
+
+/// The lock of a state directory; none: a control plane, or a restore, has it.
+pub(crate) fn lock_state(directory: &Path) -> io::Result<Option<Flock<fs::File>>> {
+    let file = open_private(&directory.join(LOCK_FILE))?;
     match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-        Ok(lock) => Ok(lock),
-        Err((_, nix::errno::Errno::EWOULDBLOCK)) => Err(StartError::InUse(directory.into())),
-        Err((_, errno)) => Err(at("lock", &path)(errno.into())),
+        Ok(lock) => Ok(Some(lock)),
+        Err((_, nix::errno::Errno::EWOULDBLOCK)) => Ok(None),
+        Err((_, errno)) => Err(errno.into()),
     }
 }
 

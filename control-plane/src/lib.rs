@@ -4,6 +4,7 @@ pub mod api;
 pub mod api_listener;
 pub mod app;
 pub mod audit;
+pub mod backup;
 pub mod config;
 pub mod join_token;
 pub mod link;

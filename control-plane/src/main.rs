@@ -1,9 +1,14 @@
 //! The control plane as a process: arguments, the log, signals, exit codes (`berth_service::EXIT_*`).
 
-use std::{io::Write as _, process::ExitCode};
+use std::{
+    io::Write as _,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
 use berth_control_plane::{
     app::StartError,
+    backup::{self, BackupError},
     config::Config,
     service::{self, ServiceError},
     settings::{ConfigCommand, SettingsArgs},
@@ -35,6 +40,25 @@ enum Command {
     /// Check or print the configuration.
     #[command(subcommand)]
     Config(ConfigCommand),
+    /// Write store, authority and first admin key into a new file, also while the control plane serves.
+    Backup {
+        #[command(flatten)]
+        settings: SettingsArgs,
+        /// The backup; it must not exist. It holds every secret of the control plane.
+        #[arg(long, value_name = "FILE")]
+        to: PathBuf,
+    },
+    /// Make a backup the state of a control plane that is not running.
+    Restore {
+        #[command(flatten)]
+        settings: SettingsArgs,
+        /// The backup.
+        #[arg(long, value_name = "FILE")]
+        from: PathBuf,
+        /// Put it in the place of the state that is there, which is kept beside it.
+        #[arg(long)]
+        replace: bool,
+    },
     /// Print the version.
     Version,
     /// Write man pages and shell completions: for packaging.
@@ -50,6 +74,12 @@ fn main() -> ExitCode {
             Err(error) => fail(&error, EXIT_CONFIG),
         },
         Command::Serve { settings } => serve(&settings),
+        Command::Backup { settings, to } => offline(&settings, |config| back_up(config, &to)),
+        Command::Restore {
+            settings,
+            from,
+            replace,
+        } => offline(&settings, |config| restore(config, &from, replace)),
         Command::Manual(manual) => match manual.write::<Arguments>() {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => fail(&error, EXIT_FAILED),
@@ -61,6 +91,44 @@ fn main() -> ExitCode {
 fn print(text: &str) -> ExitCode {
     let _ = std::io::stdout().write_all(text.as_bytes());
     ExitCode::SUCCESS
+}
+
+/// What needs no control plane that runs: prints what was done.
+fn offline(settings: &SettingsArgs, work: impl FnOnce(&Config) -> Result<String, BackupError>) -> ExitCode {
+    match settings.load() {
+        Ok(loaded) => match work(&loaded.value) {
+            Ok(text) => print(&text),
+            Err(error) => fail(&error, EXIT_FAILED),
+        },
+        Err(error) => fail(&error, EXIT_CONFIG),
+    }
+}
+
+fn back_up(config: &Config, to: &Path) -> Result<String, BackupError> {
+    let manifest = backup::create(config, to)?;
+    let (store, epoch, revision) = (manifest.store_id, manifest.epoch, manifest.revision);
+    Ok(format!(
+        "{}: store {store}, epoch {epoch}, revision {revision}\n",
+        to.display()
+    ))
+}
+
+fn restore(config: &Config, from: &Path, replace: bool) -> Result<String, BackupError> {
+    let runtime = tokio::runtime::Runtime::new().map_err(BackupError::Threads)?;
+    let restored = runtime.block_on(backup::restore(config, from, replace))?;
+    let (manifest, epoch) = (&restored.manifest, restored.identity.epoch);
+    let mut text = format!(
+        "restored store {}, revision {}, now epoch {epoch}\n",
+        manifest.store_id, manifest.revision
+    );
+    if let Some(former) = &restored.former {
+        text.push_str(&format!("the former state is in {}\n", former.display()));
+    }
+    text.push_str(
+        "access keys, nodes and join tokens that were revoked or used up after the backup are good again: revoke them \
+         again. Start the control plane now.\n",
+    );
+    Ok(text)
 }
 
 fn serve(settings: &SettingsArgs) -> ExitCode {

@@ -5,6 +5,7 @@
 //! reported to exactly those whose change it undid. Every change is also written to a history table, which feeds
 //! the watches and is compacted without being asked beyond [`Limits::revisions_kept`].
 
+mod copy;
 mod hub;
 mod reader;
 mod schema;
@@ -24,6 +25,7 @@ use std::{
 use async_trait::async_trait;
 use tokio::sync::{mpsc, oneshot};
 
+pub use self::copy::{CopyFacts, copy};
 use self::{
     hub::{Hub, Interest},
     reader::{History, Query},

@@ -10,7 +10,7 @@ use crate::store::StoreError;
 /// Rises with every change of the tables.
 const VERSION: i64 = 1;
 /// How long SQLite waits for another process's lock (a backup, a shell).
-const BUSY_MS: u64 = 5_000;
+pub(super) const BUSY_MS: u64 = 5_000;
 /// The write-ahead log is written back between commits; should that never get its turn, at this many pages.
 const WAL_PAGES_MAX: i64 = 10_000;
 
@@ -44,15 +44,28 @@ pub(super) fn open_writer(path: &Path) -> Result<Connection, StoreError> {
     match version {
         0 => create(&mut db).map_err(|e| failed(fail("create the tables of"), e))?,
         VERSION => verify(&db, path)?,
-        newer => {
-            let source = format!("its tables are of version {newer}; this program knows {VERSION}");
-            return Err(StoreError::Backend {
-                action: fail("open"),
-                source: source.into(),
-            });
-        }
+        newer => return Err(other_version(newer, path)),
     }
     Ok(db)
+}
+
+/// Refuses a database whose tables are not the ones known here.
+pub(super) fn expect_version(db: &Connection, path: &Path) -> Result<(), StoreError> {
+    let version = db
+        .pragma_query_value(None, "user_version", |row| row.get(0))
+        .map_err(|e| failed(format!("open {}", path.display()), e))?;
+    match version {
+        VERSION => Ok(()),
+        other => Err(other_version(other, path)),
+    }
+}
+
+fn other_version(version: i64, path: &Path) -> StoreError {
+    let source = format!("its tables are of version {version}; this program knows {VERSION}");
+    StoreError::Backend {
+        action: format!("open {}", path.display()),
+        source: source.into(),
+    }
 }
 
 fn create(db: &mut Connection) -> rusqlite::Result<()> {
@@ -62,7 +75,7 @@ fn create(db: &mut Connection) -> rusqlite::Result<()> {
 }
 
 /// Damage is found before it is served.
-fn verify(db: &Connection, path: &Path) -> Result<(), StoreError> {
+pub(super) fn verify(db: &Connection, path: &Path) -> Result<(), StoreError> {
     let action = || format!("check {}", path.display());
     let found: String = db
         .query_row("PRAGMA quick_check(1)", [], |row| row.get(0))
