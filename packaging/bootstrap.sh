@@ -362,7 +362,9 @@ deb_arguments() {
     fi
 }
 
+# Not with --no-download, as apt then has no path of a local file either: an offline host's lists are left out of sight.
 apt_install() {
+    if [ "$offline" = yes ]; then set -- -o Dir::Etc::SourceList=/dev/null -o Dir::Etc::SourceParts=/dev/null "$@"; fi
     # shellcheck disable=SC2046 # one argument for each line; names have no spaces
     DEBIAN_FRONTEND=noninteractive apt-get -q -y -o "DPkg::Lock::Timeout=$APT_LOCK_TIMEOUT" -o Dpkg::Use-Pty=0 \
         -o Dpkg::Options::=--force-confdef -o Dpkg::Options::=--force-confold \
@@ -393,23 +395,22 @@ plan_installation() {
         say "  an earlier installation was interrupted: it is finished first"
         change env DEBIAN_FRONTEND=noninteractive dpkg --configure -a
     fi
-    # What is apt's default anyway, so that there is always an argument.
-    download=-o=APT::Get::Download=true
-    if [ -d "$source_dir/debs" ]; then download=--no-download; fi
-    if ! apt_install -s "$download"; then
+    offline=no
+    if [ -d "$source_dir/debs" ]; then offline=yes; fi
+    if ! apt_install -s; then
         if [ -f "$source_dir/debs/RELEASE" ]; then
             made_for=$(cat "$source_dir/debs/RELEASE")
             # shellcheck disable=SC1091 # not this project's
             is=$(. /etc/os-release && echo "${ID:-} ${VERSION_CODENAME:-} $deb_arch")
             [ "$made_for" = "$is" ] || say "  the bundle is for $made_for and this is $is: asking apt for the rest"
-            download=-o=APT::Get::Download=true
+            offline=no
         fi
         if [ "$dry_run" = yes ]; then
             say "  would run: apt-get update (what is needed is not known, or the lists are old)"
             return
         fi
         apt-get -q -o "DPkg::Lock::Timeout=$APT_LOCK_TIMEOUT" update >"$scratch/update" 2>&1 || true
-        if ! apt_install -s "$download"; then
+        if ! apt_install -s; then
             tail -n 15 "$scratch/apt" >&2
             fail "apt cannot install berth-agent and what it needs (above): nothing was changed. Offline, use a directory that make bundle made"
         fi
@@ -435,7 +436,7 @@ install_packages() {
         return
     fi
     installed_names >"$scratch/before"
-    if ! apt_install "$download"; then
+    if ! apt_install; then
         tail -n 15 "$scratch/apt" >&2
         # What did not come through is taken away; its configuration and the identity stay for the next run.
         if ! installed berth-agent; then

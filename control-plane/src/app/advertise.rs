@@ -1,10 +1,7 @@
 //! Owns the names of the node listener: those in its certificate, and the one that hosts which join are sent to. Never
 //! asks anybody but this host.
 
-use std::{
-    fs,
-    net::{IpAddr, SocketAddr},
-};
+use std::net::{IpAddr, SocketAddr};
 
 use crate::config::Config;
 
@@ -74,10 +71,10 @@ fn global_address() -> Option<IpAddr> {
 }
 
 fn hostname() -> Option<String> {
-    let name = fs::read_to_string("/proc/sys/kernel/hostname").ok()?;
-    let name = name.trim();
+    // Not from /proc/sys, which its unit hides from it.
+    let name = nix::unistd::gethostname().ok()?.into_string().ok()?;
     let allowed = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'.';
-    (!name.is_empty() && name.bytes().all(allowed)).then(|| name.to_owned())
+    (!name.is_empty() && name.bytes().all(allowed)).then_some(name)
 }
 
 /// By which names and addresses nodes may reach the control plane.
