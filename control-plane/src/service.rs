@@ -1,6 +1,9 @@
 //! Owns the control plane as a service of its host: what it tells the service manager, when it is ready, and that it
 //! is restarted when it hangs. Never does any of the control plane's work.
 
+#[cfg(test)]
+mod tests;
+
 use std::{
     pin::{Pin, pin},
     sync::{Arc, OnceLock},
@@ -59,10 +62,8 @@ pub async fn run(
 ) -> Result<(), ServiceError> {
     let mut asked_to_end = pin!(asked_to_end);
     let readiness = Readiness::new();
-    let conditions = Conditions {
-        store: readiness.condition("store", Needed::ToStart, "is being opened"),
-        listeners: readiness.condition("listeners", Needed::ToStart, "are not bound yet"),
-    };
+    let store = readiness.condition("store", Needed::ToStart, "is being opened");
+    let listeners = readiness.condition("listeners", Needed::ToStart, "are not bound yet");
     let pulse = Pulse::new(PULSE_LIMIT);
     let scrape = Scrape::new(readiness.clone(), &config);
     let listen = Listen {
@@ -77,6 +78,9 @@ pub async fn run(
         more: axum::Router::new(),
     };
     let server = http::Server::start(&listen, served)?;
+    if let Some(address) = server.metrics_address() {
+        tracing::info!(%address, "health and metrics on TCP");
+    }
     notifier.status("starting");
     let plane = tokio::select! {
         started = ControlPlane::start(config) => started?,
@@ -85,15 +89,20 @@ pub async fn run(
             return Ok(());
         }
     };
-    conditions.listeners.ok();
+    listeners.ok();
     scrape.store(plane.store());
+    let prover = Prover {
+        store: plane.store(),
+        limit: PROBE_LIMIT,
+        condition: store,
+        pulse,
+        notifier: notifier.clone(),
+    };
     let keeper = Keeper {
         plane: &plane,
-        store: plane.store(),
         notifier: &notifier,
         readiness,
-        conditions,
-        pulse,
+        prover,
     };
     let ended = keeper.keep(asked_to_end).await;
     notifier.stopping();
@@ -103,19 +112,12 @@ pub async fn run(
     ended
 }
 
-struct Conditions {
-    store: Condition,
-    listeners: Condition,
-}
-
 /// Proves again and again that the control plane works, and says so.
 struct Keeper<'a> {
     plane: &'a ControlPlane,
-    store: SharedStore,
     notifier: &'a Notifier,
     readiness: Readiness,
-    conditions: Conditions,
-    pulse: Pulse,
+    prover: Prover,
 }
 
 impl Keeper<'_> {
@@ -128,7 +130,7 @@ impl Keeper<'_> {
         let (mut announced, mut status) = (false, String::new());
         loop {
             tokio::select! {
-                () = self.prove() => {}
+                () = self.prover.prove() => {}
                 () = asked_to_end.as_mut() => return Ok(()),
             }
             if let Some(part) = self.plane.ended_part() {
@@ -150,24 +152,6 @@ impl Keeper<'_> {
         }
     }
 
-    /// A store that answers, if only with an error, is alive: a restart makes no room on a disk. One that does not
-    /// answer is not, nor is the runtime if this is not reached.
-    async fn prove(&self) {
-        match timeout(PROBE_LIMIT, probe(&self.store)).await {
-            Ok(Ok(())) => self.conditions.store.ok(),
-            Ok(Err(error)) => self.conditions.store.fail(chain(&error)),
-            Err(_) => {
-                let seconds = PROBE_LIMIT.as_secs();
-                self.conditions
-                    .store
-                    .fail(format!("did not answer within {seconds} s"));
-                return;
-            }
-        }
-        self.pulse.beat();
-        self.notifier.keep_alive();
-    }
-
     fn status(&self) -> String {
         match self.readiness.report().first_failure() {
             Some((name, reason)) => format!("not ready: {name}: {reason}"),
@@ -178,6 +162,33 @@ impl Keeper<'_> {
                 self.plane.connected_nodes()
             ),
         }
+    }
+}
+
+/// Asks the store for a sign of life, and passes it on.
+struct Prover {
+    store: SharedStore,
+    limit: Duration,
+    condition: Condition,
+    pulse: Pulse,
+    notifier: Notifier,
+}
+
+impl Prover {
+    /// A store that answers, if only with an error, is alive: a restart makes no room on a disk. One that does not
+    /// answer is not, nor is the runtime if this is not reached.
+    async fn prove(&self) {
+        match timeout(self.limit, probe(&self.store)).await {
+            Ok(Ok(())) => self.condition.ok(),
+            Ok(Err(error)) => self.condition.fail(chain(&error)),
+            Err(_) => {
+                self.condition
+                    .fail(format!("did not answer within {:?}", self.limit));
+                return;
+            }
+        }
+        self.pulse.beat();
+        self.notifier.keep_alive();
     }
 }
 

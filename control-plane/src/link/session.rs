@@ -150,6 +150,9 @@ async fn receive_hello(inbound: &mut Streaming<NodeMessage>, peer: &Peer) -> Res
     let first = timeout(HELLO, inbound.message())
         .await
         .map_err(|_| End::NoHello)?;
+    if let Ok(Some(NodeMessage { message })) = &first {
+        metrics().received(message.as_ref());
+    }
     let hello = match first.map_err(End::Broken)? {
         Some(NodeMessage {
             message: Some(FromNode::Hello(hello)),
