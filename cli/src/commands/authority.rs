@@ -52,7 +52,7 @@ fn text(answer: &Value) -> String {
         .unwrap_or_default();
     text.push_str(&match (answer["phase"].as_str().unwrap_or_default(), behind) {
         ("BEGUN", _) => {
-            "next: `berth authority rotate --activate`, once new hosts need not join by the old hash\n"
+            "next: `berth authority rotate --activate`, so that the new one signs and nodes renew\n"
                 .to_owned()
         }
         ("ACTIVATED", 0) => "every node has renewed; next: `berth authority rotate --finish`\n".to_owned(),

@@ -48,7 +48,18 @@ pub async fn start_agent(
 ) -> Result<Agent, DevError> {
     let paths = &ground.paths;
     private_directory(&paths.node())?;
-    let node_id = secrets::node_id(&paths.node_id())?;
+    let mut node_id = secrets::node_id(&paths.node_id())?;
+    let revocation = berth_control_plane::model::keys::revocation(&node_id);
+    let revoked = control_plane.store().get(&revocation).await;
+    if revoked
+        .map_err(|source| DevError::ControlPlane {
+            source: source.into(),
+        })?
+        .is_some()
+    {
+        // Deregistered, and its tasks stopped: the host begins anew, as another node.
+        node_id = secrets::renew_node_id(&paths.node_id())?;
+    }
     control_plane
         .authority()
         .issue_node(&node_id, CLUSTER)

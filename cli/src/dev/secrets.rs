@@ -55,8 +55,8 @@ pub fn keys(path: &Path) -> Result<Keys, DevError> {
 pub fn node_id(path: &Path) -> Result<String, DevError> {
     match std::fs::read_to_string(path) {
         Ok(id) if crate::ids::is_whole(id.trim()) => Ok(id.trim().to_owned()),
-        Ok(_) => make_node_id(path),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => make_node_id(path),
+        Ok(_) => renew_node_id(path),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => renew_node_id(path),
         Err(source) => Err(DevError::Path {
             path: path.into(),
             source,
@@ -64,7 +64,8 @@ pub fn node_id(path: &Path) -> Result<String, DevError> {
     }
 }
 
-fn make_node_id(path: &Path) -> Result<String, DevError> {
+/// Another id in its place.
+pub fn renew_node_id(path: &Path) -> Result<String, DevError> {
     let id = uuid::Uuid::new_v4().simple().to_string();
     write_private(path, &id)?;
     Ok(id)

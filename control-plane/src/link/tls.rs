@@ -93,7 +93,7 @@ impl Tls {
                 Ok((config, renew_at)) => {
                     self.renew_at = renew_at;
                     self.current.send_replace(config);
-                    tracing::info!(until = %renew_at, "the listener for nodes has a new certificate");
+                    tracing::info!(next_at = %renew_at, "the listener for nodes has a new certificate");
                     None
                 }
                 Err(error) => {
