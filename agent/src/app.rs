@@ -1,18 +1,21 @@
 //! Owns the agent as a whole: builds the parts, connects them, joins them on the way out. With `executor` the only
 //! place that spawns.
 
-use std::{os::unix::fs::DirBuilderExt, path::Path, sync::Arc, time::Duration};
+mod startup;
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use anyhow::Context as _;
-use berth_agent_core::{
-    event::{Event, Restarted},
-    node::{Node, NodeConfig, NodeRecord},
-    report::Status,
-    resources::Capacity,
+use berth_agent_core::{event::Event, report::Status};
+use berth_service::{
+    http,
+    notify::{Notifier, ServiceManager},
 };
-use berth_proto::node::v1 as wire;
 use tokio::{
-    sync::{mpsc, watch},
+    sync::{mpsc, oneshot, watch},
     task::JoinSet,
 };
 use tokio_util::sync::CancellationToken;
@@ -20,22 +23,29 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     audit::Audit,
     config::Config,
-    dial::Dialer,
     driver::{Driver, INPUTS_MAX, Input, NodeStatus, Outputs, send},
-    effects::Host,
+    effects::{Host, runtime},
     executor::Executor,
-    identity::{Identity, IdentityState, Keeper},
-    link::{Facts, Link, LinkState, Target},
-    store::{Loaded, Store},
+    health::Health,
+    identity::{IdentityState, Keeper},
+    introspection::{Introspection, Sources},
+    link::{Link, LinkState},
+    metrics::{METRICS, Starts},
+    service::{self, Starting},
+    store::Store,
     sys::{self, Chain},
     timers::Timers,
 };
+use startup::{facts, forward_exits, import_archives, make_directories, node_config, restore, target};
 
 /// Answers to desired state that wait for the link.
 const DESIRED_ACKS_MAX: usize = 256;
 /// Words on whom to believe that wait to be taken.
 const TRUST_ORDERS_MAX: usize = 8;
-const ARCHIVES_TIMEOUT: Duration = Duration::from_secs(600);
+/// For the driver to take up what runs already.
+const TAKE_UP_LIMIT: Duration = Duration::from_secs(120);
+/// For downloads that are given up to clean up behind them.
+const PULLS_LIMIT: Duration = Duration::from_secs(2);
 
 /// A running agent.
 #[derive(Debug)]
@@ -47,6 +57,8 @@ pub struct Agent {
     stop: CancellationToken,
     parts: JoinSet<anyhow::Result<()>>,
     host: Arc<Host>,
+    notifier: Notifier,
+    server: http::Server,
 }
 
 impl Agent {
@@ -56,39 +68,66 @@ impl Agent {
     /// # Errors
     /// What is missing on this host and what to do about it. Nothing is left half made.
     pub async fn start(config: Config) -> anyhow::Result<Self> {
+        Self::start_as_service(config, ServiceManager::default()).await
+    }
+
+    /// As [`start`](Self::start), with what the service manager handed over: it is told how far the start is, that the
+    /// agent is ready, and that it works, and keeps the pipes of containers.
+    ///
+    /// # Errors
+    /// As [`start`](Self::start).
+    pub async fn start_as_service(config: Config, manager: ServiceManager) -> anyhow::Result<Self> {
+        let begun = Instant::now();
+        let ServiceManager { notifier, fds } = manager;
         config.check()?;
         let identity = config.load_identity()?;
+        let node_config = node_config(&config)?;
         make_directories(&config)?;
         let boot_id = sys::boot_id().context("read the host's boot id")?;
         let (store, loaded) = Store::open(&config.database())?;
         for problem in &loaded.quarantined {
             tracing::error!(%problem, "a record of the database cannot be read; it is set aside");
         }
+        let health = Health::default();
+        health.stored(None);
+        let introspection = Introspection::default();
+        let server = serve(&config, &health, &introspection)?;
+        let starting = Starting {
+            notifier: notifier.clone(),
+            health: health.clone(),
+        };
+        let patience = Duration::from_secs(config.containerd_wait_s.into());
+        let waiting = |problem: &str| health.containerd(Some(problem));
+        let channel = runtime::connect(&config.containerd_address, patience, waiting);
+        let channel = starting.step("waiting for containerd", channel).await?;
+        health.containerd(None);
         let (inputs, received) = mpsc::channel(INPUTS_MAX);
         let stop = CancellationToken::new();
         let mut parts = JoinSet::new();
-        let (host, loggers) = Host::start(&config).await?;
+        let host = Host::start(&config, channel, notifier.clone());
+        let (host, loggers) = starting.step("setting up network and cgroups", host).await?;
         let host = Arc::new(host);
+        host.loggers.take_back(fds);
         let serve_loggers = loggers.run(stop.clone());
         parts.spawn(async move {
             serve_loggers.await;
             Ok(())
         });
-        import_archives(&config, &host).await;
-        let node_config = node_config(&config)?;
         let facts = facts(&config, &node_config, &host, &boot_id).await?;
-        let (node, restarted) = restore(node_config, loaded, &host, &boot_id).await?;
+        let restored = restore(node_config, loaded, &host, &boot_id);
+        let (node, restarted) = starting.step("taking up what runs", restored).await?;
         let node = node.speaks_for(identity.node_id.clone());
         let of_earlier = node.is_rejoined().then(|| node.record().last_sequence);
         node.tasks()
             .filter(|task| task.may_have_process())
             .for_each(|task| host.take_up(task));
+        let expected_archives = config.images_dir.is_some().then(|| host.images.expect_archives());
 
         let (status, status_seen) = watch::channel(NodeStatus::default());
         let (desired_acks, acks) = mpsc::channel(DESIRED_ACKS_MAX);
         let (link_state, link_seen) = watch::channel(Link::initial_state());
         let timers = Timers::default();
-        let executor = Executor::new(Arc::clone(&host), &inputs);
+        let executor = Executor::new(Arc::clone(&host), &inputs, stop.clone());
         let outputs = Outputs { status, desired_acks };
         let driver = Driver {
             node,
@@ -97,7 +136,9 @@ impl Agent {
             timers: timers.clone(),
             inputs: received,
             outputs,
-            boot_id: Some(boot_id),
+            boot_id: Some(boot_id.clone()),
+            health: health.clone(),
+            starts: Starts::default(),
         };
         driver.announce();
         send(&inputs, Event::Restarted(restarted)).await;
@@ -107,27 +148,39 @@ impl Agent {
             send(&inputs, Event::Acknowledged { sequence }).await;
         }
         parts.spawn(async move { driver.run().await.context("the database") });
-        let until = |stop: &CancellationToken, work: BoxFuture| stop.clone().run_until_cancelled_owned(work);
+        health.driver_started();
+        starting.step("taking up what runs", taken_up(&inputs)).await?;
+        health.taken_up();
+        METRICS.reconcile_start.observe(begun.elapsed());
         let (exits, seen) = mpsc::channel(INPUTS_MAX);
         let observer = host.observer(exits);
-        let work = [
-            until(&stop, Box::pin(timers.run(inputs.clone()))),
-            until(&stop, Box::pin(observer.run(stop.clone()))),
-            until(&stop, Box::pin(forward_exits(seen, inputs.clone()))),
-            until(
-                &stop,
-                Box::pin(
-                    Audit {
-                        host: Arc::clone(&host),
-                        inputs: inputs.clone(),
-                    }
-                    .run(),
-                ),
-            ),
+        let audit = Audit {
+            host: Arc::clone(&host),
+            inputs: inputs.clone(),
+        };
+        let mut work: Vec<BoxFuture> = vec![
+            Box::pin(timers.run(inputs.clone())),
+            Box::pin(observer.run(stop.clone())),
+            Box::pin(forward_exits(seen, inputs.clone())),
+            Box::pin(audit.run()),
+            Box::pin(health.clone().watch_driver(inputs.clone(), notifier.clone())),
+            Box::pin(health.clone().watch_link(link_seen.clone())),
+            Box::pin(health.clone().watch_containerd(host.runtime.clone())),
+            Box::pin(service::tell(
+                notifier.clone(),
+                health.readiness.clone(),
+                status_seen.clone(),
+                link_seen.clone(),
+            )),
         ];
+        if let Some(expected) = expected_archives {
+            let host = Arc::clone(&host);
+            work.push(Box::pin(async move { import_archives(&host, expected).await }));
+        }
         for part in work {
+            let stop = stop.clone();
             parts.spawn(async move {
-                part.await;
+                stop.run_until_cancelled(part).await;
                 Ok(())
             });
         }
@@ -138,6 +191,21 @@ impl Agent {
         parts.spawn(async move {
             keeper.run(keeper_stop).await;
             Ok(())
+        });
+        introspection.provide(Sources {
+            node_id: identity.node_id.to_string(),
+            boot_id,
+            runtime_version: facts.runtime_version.clone(),
+            inputs: inputs.downgrade(),
+            link: link_seen.clone(),
+            identity: identity_seen.clone(),
+            pulls: host.images.progress(),
+            store: store.clone(),
+            sampler: Arc::clone(&host.sampler),
+            cgroups: host.cgroups.clone(),
+            loggers: host.loggers.clone(),
+            health,
+            run_dir: config.run_dir.clone(),
         });
         let link = Link {
             target,
@@ -166,6 +234,8 @@ impl Agent {
             stop,
             parts,
             host,
+            notifier,
+            server,
         })
     }
 
@@ -249,11 +319,14 @@ impl Agent {
 
     /// Ends the agent; tasks go on. Effects under way have until `limit`; what is not finished is taken up again by
     /// the next start.
-    pub async fn shutdown(mut self, limit: Duration) {
+    pub async fn shutdown(self, limit: Duration) {
+        self.notifier.stopping();
         self.stop.cancel();
         let Self {
             inputs,
-            ref mut parts,
+            mut parts,
+            host,
+            server,
             ..
         } = self;
         drop(inputs);
@@ -272,143 +345,51 @@ impl Agent {
             tracing::warn!("effects are still under way; the next start takes them up again");
             parts.shutdown().await;
         }
+        if tokio::time::timeout(PULLS_LIMIT, host.images.close())
+            .await
+            .is_err()
+        {
+            tracing::debug!("downloads were cut off; the next start removes what they left");
+        }
+        server.stop().await;
     }
 }
 
 type BoxFuture = std::pin::Pin<Box<dyn Future<Output = ()> + Send>>;
 
-fn make_directories(config: &Config) -> anyhow::Result<()> {
-    let make = |path: &Path, mode: u32| {
-        let made = std::fs::DirBuilder::new().recursive(true).mode(mode).create(path);
-        made.with_context(|| format!("create directory {}", path.display()))
+/// Health, metrics and introspection, from before containerd is there.
+fn serve(config: &Config, health: &Health, introspection: &Introspection) -> anyhow::Result<http::Server> {
+    let listen = http::Listen {
+        socket: config.introspection_socket(),
+        socket_mode: 0o600,
+        metrics: config.metrics_listen,
     };
-    make(&config.state_dir, 0o700)?;
-    make(&config.log_dir(), 0o750)?;
-    make(&config.run_dir, 0o711)
+    let metrics = introspection.clone();
+    let registry = Arc::new(berth_service::metrics::registry(
+        "berth-agent",
+        env!("CARGO_PKG_VERSION"),
+    ));
+    let served = http::Served {
+        readiness: health.readiness.clone(),
+        pulse: health.pulse.clone(),
+        metrics: Arc::new(move || {
+            let (metrics, registry) = (metrics.clone(), Arc::clone(&registry));
+            Box::pin(async move { metrics.metrics(&berth_service::metrics::encode(&registry)).await })
+        }),
+        more: introspection.routes(),
+    };
+    Ok(http::Server::start(&listen, served)?)
 }
 
-fn node_config(config: &Config) -> anyhow::Result<NodeConfig> {
-    use berth_agent_core::desired::Protocol::{Tcp, Udp};
-    let reserved = &config.reserved;
-    let memory = sys::memory_total().context("read the host's memory")?;
-    let all = sys::cpu_count() * 1024;
+/// Waits until the driver has applied, and stored, everything that was sent before.
+async fn taken_up(inputs: &mpsc::Sender<Input>) -> anyhow::Result<()> {
+    let (reply, answer) = oneshot::channel();
+    let asked = inputs.send(Input::Ledger(reply)).await;
+    let answered = asked.is_ok() && matches!(tokio::time::timeout(TAKE_UP_LIMIT, answer).await, Ok(Ok(_)));
     anyhow::ensure!(
-        reserved.cpu_units < all && u64::from(reserved.memory_mib) << 20 < memory,
-        "configuration: reserved: {} CPU units and {} MiB leave nothing of {all} CPU units and {} MiB for tasks",
-        reserved.cpu_units,
-        reserved.memory_mib,
-        memory >> 20
+        answered,
+        "the database did not store what runs within {} s: is its disk full or broken?",
+        TAKE_UP_LIMIT.as_secs()
     );
-    let tcp = reserved.tcp_ports.iter().map(|port| (Tcp, *port));
-    let capacity = Capacity {
-        cpu_units: all - reserved.cpu_units,
-        memory_bytes: memory - (u64::from(reserved.memory_mib) << 20),
-        reserved_ports: tcp
-            .chain(reserved.udp_ports.iter().map(|port| (Udp, *port)))
-            .collect(),
-    };
-    Ok(NodeConfig {
-        capacity,
-        task_range: config.task_cidr,
-        log_retention_ms: i64::from(config.log_retention_s) * 1000,
-        admission_deadline_ms: i64::from(config.admission_deadline_s) * 1000,
-    })
-}
-
-async fn facts(config: &Config, node: &NodeConfig, host: &Host, boot_id: &str) -> anyhow::Result<Facts> {
-    let mut attributes = config.attributes.clone();
-    attributes.insert("ecs.os-type".into(), "linux".into());
-    let cpu = if sys::architecture() == "amd64" {
-        "x86_64"
-    } else {
-        sys::architecture()
-    };
-    attributes.insert("ecs.cpu-architecture".into(), cpu.into());
-    attributes.insert("berth.cgroup-version".into(), host.cgroups.version().to_string());
-    Ok(Facts {
-        boot_id: boot_id.into(),
-        run_id: uuid::Uuid::new_v4().simple().to_string(),
-        runtime_version: format!(
-            "containerd {}",
-            host.runtime.version().await.context("ask containerd's version")?
-        ),
-        cgroup_version: host.cgroups.version(),
-        capacity: wire::Capacity {
-            cpu_units: node.capacity.cpu_units,
-            memory_bytes: node.capacity.memory_bytes,
-            task_addresses: berth_agent_core::addresses::Addresses::new(node.task_range).capacity(),
-            reserved_tcp_ports: config.reserved.tcp_ports.iter().map(|p| u32::from(*p)).collect(),
-            reserved_udp_ports: config.reserved.udp_ports.iter().map(|p| u32::from(*p)).collect(),
-            pids: 0,
-        },
-        attributes,
-    })
-}
-
-/// The core as it was stored, and what the host says about it now.
-async fn restore(
-    config: NodeConfig,
-    loaded: Loaded,
-    host: &Host,
-    boot_id: &str,
-) -> anyhow::Result<(Node, Restarted)> {
-    let host_rebooted = loaded.boot_id.is_some_and(|then| then != boot_id);
-    let containers = host
-        .observe()
-        .await
-        .context("list the containers of this instance")?;
-    host.adopt_loggers(&containers).await;
-    let restarted = Restarted {
-        host_rebooted,
-        containers,
-    };
-    let node = match loaded.node {
-        Some(record) => Node::load(config, record, loaded.tasks, loaded.ledger),
-        None => {
-            let record = NodeRecord::recovered(config.task_range, &loaded.tasks, loaded.last_reported);
-            Node::load(config, record, loaded.tasks, loaded.ledger)
-        }
-    };
-    Ok((node, restarted))
-}
-
-async fn forward_exits(mut seen: mpsc::Receiver<berth_agent_core::event::Exit>, inputs: mpsc::Sender<Input>) {
-    while let Some(exit) = seen.recv().await {
-        send(&inputs, Event::Exited(exit)).await;
-    }
-}
-
-async fn import_archives(config: &Config, host: &Host) {
-    if config.images_dir.is_none() {
-        return;
-    }
-    match tokio::time::timeout(ARCHIVES_TIMEOUT, host.images.import_archives()).await {
-        Ok(results) => {
-            for (path, result) in results {
-                match result {
-                    Ok(names) => tracing::info!(archive = %path.display(), ?names, "imported images"),
-                    Err(error) => {
-                        tracing::error!(archive = %path.display(), error = %Chain(&error), "cannot import images");
-                    }
-                }
-            }
-        }
-        Err(_) => tracing::error!(
-            seconds = ARCHIVES_TIMEOUT.as_secs(),
-            "importing images took too long; going on"
-        ),
-    }
-}
-
-fn target(config: &Config, identity: &Identity) -> anyhow::Result<Target> {
-    let dialer = Dialer::from_env()?;
-    let address = config.control_plane.clone();
-    let route = dialer.route(&address.parse().context("configuration: control_plane")?)?;
-    tracing::info!(%address, node = %identity.node_id, "the control plane is reached {route}");
-    Ok(Target {
-        address,
-        node: identity.node_id.clone(),
-        source: config.identity(),
-        dialer,
-    })
+    Ok(())
 }

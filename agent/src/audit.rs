@@ -4,12 +4,17 @@
 //! An intent is stored before its object is made, so an object without an entry is either a leak or just being
 //! released. Hence a suspect is only removed if a second listing, a moment later, still has it without an entry.
 
-use std::{collections::BTreeSet, path::Path, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeSet,
+    path::Path,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use berth_agent_core::ledger::{HostObject, Ledger};
 use tokio::sync::{mpsc, oneshot};
 
-use crate::{driver::Input, effects::Host, sys::Chain};
+use crate::{driver::Input, effects::Host, metrics::METRICS, sys::Chain};
 
 /// Between audits.
 const INTERVAL: Duration = Duration::from_secs(60);
@@ -37,7 +42,10 @@ impl Audit {
         interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             interval.tick().await;
-            match self.once().await {
+            let begun = Instant::now();
+            let audited = self.once().await;
+            METRICS.reconcile_audit.observe(begun.elapsed());
+            match audited {
                 Ok(0) => {}
                 Ok(removed) => tracing::warn!(removed, "audit removed objects that nobody answered for"),
                 Err(error) => tracing::warn!(error = %Chain(&error), "audit could not list the host"),
@@ -54,6 +62,7 @@ impl Audit {
             return Ok(0);
         };
         if suspects.is_empty() {
+            METRICS.set_leaked(&[]);
             return Ok(0);
         }
         tokio::time::sleep(SECOND_LOOK).await;
@@ -67,6 +76,7 @@ impl Audit {
         if !strangers.is_empty() {
             tracing::debug!(?strangers, "objects in our places that no task made; left alone");
         }
+        METRICS.set_leaked(&leaks);
         for leak in &leaks {
             tracing::warn!(object = ?leak, "nobody answers for this object; removing it");
         }

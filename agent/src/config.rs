@@ -3,7 +3,7 @@
 //! Every key is described in `docs/configuration.md`.
 
 use std::{
-    net::Ipv4Addr,
+    net::{Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
 };
 
@@ -36,6 +36,11 @@ pub struct Config {
     /// containerd's socket.
     #[serde(default = "default_containerd")]
     pub containerd_address: PathBuf,
+    /// How long a start waits for containerd to answer, seconds: after a boot it may come later than the agent.
+    #[serde(default = "default_containerd_wait_s")]
+    pub containerd_wait_s: u32,
+    /// Serves `/livez`, `/readyz` and `/metrics` on this TCP address as well; they are always on `run_dir/agent.sock`.
+    pub metrics_listen: Option<SocketAddr>,
     /// For example `https://cp.example:7071`.
     pub control_plane: String,
     /// This node's id: 32 hexadecimal digits. By default the one in its certificate.
@@ -258,6 +263,11 @@ impl Config {
         self.run_dir.join("logger.sock")
     }
 
+    /// Where the agent tells of itself.
+    pub fn introspection_socket(&self) -> PathBuf {
+        self.run_dir.join("agent.sock")
+    }
+
     /// The logger's executable.
     pub fn logger_path(&self) -> std::io::Result<PathBuf> {
         if let Some(path) = &self.logger {
@@ -303,6 +313,10 @@ pub(crate) fn default_run_dir() -> PathBuf {
 
 pub(crate) fn default_containerd() -> PathBuf {
     "/run/containerd/containerd.sock".into()
+}
+
+fn default_containerd_wait_s() -> u32 {
+    90
 }
 
 /// Inside 10.0.0.0/8, away from what docker (172.17+), Kubernetes (10.96, 10.244) and home routers take.

@@ -3,6 +3,7 @@
 
 use std::{
     collections::BTreeMap,
+    sync::atomic::Ordering::Relaxed,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -19,6 +20,9 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::{
     executor::Executor,
+    health::Health,
+    introspection::NodeView,
+    metrics::{METRICS, Starts},
     store::{Batch, Store, StoreError},
     sys::Chain,
     timers::Timers,
@@ -46,6 +50,10 @@ pub enum Input {
     },
     /// For the audit: what this agent answers for now.
     Ledger(oneshot::Sender<Ledger>),
+    /// For the introspection API: the node at one moment.
+    Inspect(oneshot::Sender<NodeView>),
+    /// Nothing happened: proof that something can. Has a transaction of its own if the round has no other.
+    Pulse,
     /// What the node knows of its containers: name, id, and whether it may still write.
     Containers {
         task: TaskId,
@@ -87,6 +95,9 @@ pub struct Driver {
     pub outputs: Outputs,
     /// Of the host's present boot; stored with the first round, which is what the core makes of the start.
     pub boot_id: Option<String>,
+    /// Told of every round that is done.
+    pub health: Health,
+    pub starts: Starts,
 }
 
 impl Driver {
@@ -103,8 +114,12 @@ impl Driver {
             if received == 0 {
                 return Ok(());
             }
+            let pulse = waiting.iter().any(|input| matches!(input, Input::Pulse));
             let (changes, queries) = self.apply(waiting.drain(..));
-            let batch = self.batch(&changes)?;
+            let batch = Batch {
+                pulse,
+                ..self.batch(&changes)?
+            };
             if !batch.is_empty() {
                 self.commit(batch).await?;
             }
@@ -113,6 +128,7 @@ impl Driver {
             }
             self.publish(None);
             queries.into_iter().for_each(|query| self.answer(query));
+            self.health.progress();
         }
     }
 
@@ -174,7 +190,10 @@ impl Driver {
     async fn commit(&mut self, batch: Batch) -> Result<(), StoreError> {
         let mut told = false;
         loop {
-            match self.store.commit(batch.clone()).await {
+            let stored = self.store.commit(batch.clone()).await;
+            // An answer, whatever it says: the next one may be another.
+            self.health.progress();
+            match stored {
                 Ok(()) => {
                     if told {
                         tracing::info!("database: stores again");
@@ -182,11 +201,12 @@ impl Driver {
                     return Ok(());
                 }
                 Err(StoreError::Unavailable { action, source }) => {
+                    METRICS.store_failures.fetch_add(1, Relaxed);
                     if !told {
                         tracing::error!(action, error = %source, "database cannot store; no new work until it can: make room on its disk");
                         told = true;
                     }
-                    self.publish(Some(format!("store: {action}: {source}")));
+                    self.publish(Some(format!("{action}: {source}")));
                     tokio::time::sleep(STORE_RETRY).await;
                 }
                 Err(other) => return Err(other),
@@ -195,6 +215,7 @@ impl Driver {
     }
 
     fn act(&mut self, change: Change) {
+        change.reports.iter().for_each(|report| self.starts.see(report));
         for (key, at) in change.timers {
             self.set_timer(key, at);
         }
@@ -218,6 +239,7 @@ impl Driver {
     }
 
     fn publish(&self, store_problem: Option<String>) {
+        self.health.stored(store_problem.as_deref());
         let status = NodeStatus {
             position: self.node.record().position.clone(),
             last_sequence: self.node.record().last_sequence,
@@ -226,7 +248,11 @@ impl Driver {
                 .tasks()
                 .map(|task| (task.spec.id.clone(), task.status()))
                 .collect(),
-            impairments: store_problem.into_iter().chain(self.node.impairments()).collect(),
+            impairments: store_problem
+                .into_iter()
+                .map(|problem| format!("store: {problem}"))
+                .chain(self.node.impairments())
+                .collect(),
         };
         self.outputs.status.send_if_modified(|last| {
             let changed = *last != status;
@@ -237,7 +263,8 @@ impl Driver {
 
     fn answer(&self, query: Input) {
         match query {
-            Input::Event(_) | Input::Timer { .. } => {}
+            Input::Event(_) | Input::Timer { .. } | Input::Pulse => {}
+            Input::Inspect(reply) => drop(reply.send(NodeView::of(&self.node))),
             Input::Ledger(reply) => drop(reply.send(self.node.ledger().clone())),
             Input::Containers { task, reply } => {
                 let view = self.node.task(&task).map(|task| {

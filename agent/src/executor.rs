@@ -1,7 +1,12 @@
 //! Owns effects under way: one task per lane, a deadline on each, exactly one completion each. Never decides what to
 //! do next.
 
-use std::{collections::HashMap, panic::AssertUnwindSafe, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    panic::AssertUnwindSafe,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use berth_agent_core::{
     effect::{Effect, Lane},
@@ -17,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     driver::{Input, send},
     effects::Host,
+    metrics::METRICS,
 };
 
 /// What a cancelled effect may still take to undo what it began.
@@ -47,16 +53,19 @@ pub struct Executor {
     inputs: mpsc::WeakSender<Input>,
     lanes: HashMap<Lane, Running>,
     tasks: JoinSet<()>,
+    ending: CancellationToken,
 }
 
 impl Executor {
-    /// Completions go to `inputs`, whose lifetime is the driver's.
-    pub fn new(host: Arc<Host>, inputs: &mpsc::Sender<Input>) -> Self {
+    /// Completions go to `inputs`, whose lifetime is the driver's. Once the agent is `ending`, pulls are dropped without
+    /// a completion: the next start begins them anew, and what was downloaded is still there.
+    pub fn new(host: Arc<Host>, inputs: &mpsc::Sender<Input>, ending: CancellationToken) -> Self {
         Self {
             host,
             inputs: inputs.downgrade(),
             lanes: HashMap::new(),
             tasks: JoinSet::new(),
+            ending,
         }
     }
 
@@ -76,10 +85,19 @@ impl Executor {
         };
         let cancel = CancellationToken::new();
         let what = describe(&effect);
+        let phase = METRICS.phase(&effect);
+        let given_up = given_up(self.ending.clone(), &effect);
         let work = perform(Arc::clone(&self.host), effect, cancel.clone());
         let of_lane = lane.clone();
         let handle = self.tasks.spawn(async move {
-            let completion = completed(&what, work).await;
+            let begun = Instant::now();
+            let completion = tokio::select! {
+                completion = completed(&what, work) => completion,
+                () = given_up => return,
+            };
+            if let (Some(phase), false) = (phase, unsuccessful(&completion)) {
+                phase.observe(begun.elapsed());
+            }
             send(
                 &inputs,
                 Event::Completed {
@@ -91,6 +109,22 @@ impl Executor {
         });
         self.lanes.insert(lane, Running { cancel, handle });
     }
+}
+
+/// Ends when the agent does, for an effect that nothing on the host depends on.
+fn given_up(ending: CancellationToken, effect: &Effect) -> impl Future<Output = ()> + use<> {
+    let pull = matches!(effect, Effect::PullImage { .. });
+    async move {
+        if pull {
+            ending.cancelled().await;
+        } else {
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+fn unsuccessful(completion: &Completion) -> bool {
+    matches!(completion, Completion::Failed(_) | Completion::Cancelled)
 }
 
 /// A lane whose effect never completes is wedged for good: a panic is a failure as well.

@@ -1,10 +1,10 @@
 //! The `berth-agent` command. Owns the process: arguments, logging, signals, exit codes.
 
-use std::{io::Write as _, process::ExitCode, time::Duration};
+use std::{io::Write as _, path::PathBuf, process::ExitCode, time::Duration};
 
 use berth_agent::{
     app::Agent,
-    config::Config,
+    config::{Config, ConfigError},
     doctor::{self, Outcome},
     identity::{self, register::RegisterArgs},
     purge::Purge,
@@ -12,7 +12,7 @@ use berth_agent::{
     sys::Chain,
 };
 use berth_manual::Manual;
-use berth_service::EXIT_CONFIG;
+use berth_service::{EXIT_CONFIG, notify::ServiceManager};
 use clap::{Parser, Subcommand};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::{
@@ -56,6 +56,14 @@ enum Command {
     /// Write man pages and shell completions: for packaging.
     #[command(hide = true)]
     Manual(Manual),
+    /// Say how the agent of this host is. Ends with 0 if it is ready, with 1 if it is not or does not answer.
+    Status {
+        /// The agent's socket; by default the one of the configuration.
+        #[arg(long)]
+        socket: Option<PathBuf>,
+        #[command(flatten)]
+        settings: SettingsArgs,
+    },
 }
 
 fn main() -> ExitCode {
@@ -79,6 +87,7 @@ fn main() -> ExitCode {
             }
             Err(error) => refuse(&error),
         },
+        Command::Status { socket, settings } => status(socket, &settings),
     }
 }
 
@@ -124,7 +133,37 @@ fn register(args: RegisterArgs) -> ExitCode {
     }
 }
 
+/// A configuration that cannot be read must not keep anybody from asking: the agent may run on with an earlier one.
+fn status(socket: Option<PathBuf>, settings: &SettingsArgs) -> ExitCode {
+    let socket = socket.unwrap_or_else(|| match settings.load() {
+        Ok(loaded) => loaded.value.introspection_socket(),
+        Err(_) => "/run/berth/agent.sock".into(),
+    });
+    match berth_agent::status::ask(&socket) {
+        Ok(summary) => {
+            print!("{}", summary.text);
+            if summary.ready {
+                ExitCode::SUCCESS
+            } else {
+                ExitCode::FAILURE
+            }
+        }
+        Err(error) => {
+            eprintln!("berth-agent: {}", Chain(&error));
+            ExitCode::FAILURE
+        }
+    }
+}
+
 fn serve(settings: &SettingsArgs) -> ExitCode {
+    // First of all: it wants no other thread, and nothing that we start inherits what it takes.
+    let manager = match ServiceManager::take() {
+        Ok(manager) => manager,
+        Err(error) => {
+            eprintln!("berth-agent: what the service manager passed makes no sense: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
     bound_allocator();
     if let Err(error) = log_to_stderr() {
         eprintln!("berth-agent: BERTH_LOG: {error}");
@@ -144,14 +183,19 @@ fn serve(settings: &SettingsArgs) -> ExitCode {
         .enable_all()
         .build();
     let result = match runtime {
-        Ok(runtime) => runtime.block_on(run(config)),
+        Ok(runtime) => runtime.block_on(run(config, manager)),
         Err(error) => Err(error.into()),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("berth-agent: {}", Chain(error.as_ref()));
-            ExitCode::FAILURE
+            // Restarting does not help where the configuration has to change.
+            if error.chain().any(|cause| cause.is::<ConfigError>()) {
+                ExitCode::from(EXIT_CONFIG)
+            } else {
+                ExitCode::FAILURE
+            }
         }
     }
 }
@@ -183,14 +227,32 @@ fn raise_open_files() {
     }
 }
 
-async fn run(config: Config) -> anyhow::Result<()> {
+async fn run(config: Config, manager: ServiceManager) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut agent = Agent::start(config).await?;
+    let mut hangup = signal(SignalKind::hangup())?;
+    let mut asked_to_end = std::pin::pin!(async {
+        loop {
+            tokio::select! {
+                _ = terminate.recv() => return,
+                _ = interrupt.recv() => return,
+                _ = hangup.recv() => tracing::warn!(
+                    "SIGHUP: the configuration is not reloaded while the agent runs; restart it, tasks go on meanwhile"
+                ),
+            }
+        }
+    });
+    let started = tokio::select! {
+        started = Agent::start_as_service(config, manager) => started,
+        () = &mut asked_to_end => {
+            tracing::info!("ending before the start was done");
+            return Ok(());
+        }
+    };
+    let mut agent = started?;
     let outcome = tokio::select! {
         error = agent.failed() => Err(error),
-        _ = terminate.recv() => Ok(()),
-        _ = interrupt.recv() => Ok(()),
+        () = asked_to_end => Ok(()),
     };
     tracing::info!("ending; tasks go on");
     agent.shutdown(SHUTDOWN_LIMIT).await;

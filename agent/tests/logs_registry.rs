@@ -18,7 +18,9 @@ use std::{
 use berth_agent::logs::{
     AdoptError, LogQuery, LoggerCommand, LoggerRegistry, RegistryConfig, RegistryError, container_log, stream,
 };
-use logs_support::{Container, DEADLINE, id, kill, lives, logger_binary, until};
+use berth_agent::metrics::METRICS;
+use berth_service::notify::Notifier;
+use logs_support::{Container, DEADLINE, id, kill, lives, logger_binary, manager::Manager, until};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -33,12 +35,17 @@ struct Agent {
 
 impl Agent {
     fn start(directory: &Path) -> Self {
+        Self::with(directory, Notifier::default())
+    }
+
+    fn with(directory: &Path, notifier: Notifier) -> Self {
         let placed = Arc::new(Mutex::new(Vec::new()));
         let seen = placed.clone();
         let (registry, server) = LoggerRegistry::listen(RegistryConfig {
             socket: socket(directory),
             logger: logger_binary().to_owned(),
             place: Arc::new(move |id, pid| seen.lock().unwrap().push((id.to_owned(), pid))),
+            notifier,
         })
         .unwrap();
         let stop = CancellationToken::new();
@@ -117,6 +124,103 @@ async fn a_logger_is_registered_when_it_is_ready_and_until_the_output_ends() {
         .mode();
     assert_eq!(mode & 0o777, 0o600);
     agent.end().await;
+}
+
+/// Agent and logger die together; the next agent is given the pipes and goes on from them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn pipes_outlive_agent_and_logger_in_the_service_managers_store() {
+    const LINES: u64 = 400_000;
+    let directory = tempfile::tempdir().unwrap();
+    let mut manager = Manager::new(directory.path());
+    let command = command(directory.path(), '9');
+    let first = Agent::with(directory.path(), manager.notifier());
+    let mut container = Container::start(&command);
+    manager.until_stored(2);
+    let mut writer = Command::new("seq")
+        .args(["1", &LINES.to_string()])
+        .stdout(container.stdout.take().unwrap())
+        .stderr(container.stderr.take().unwrap())
+        .spawn()
+        .unwrap();
+    first.end().await;
+    container.kill_logger();
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert!(
+        writer.try_wait().unwrap().is_none(),
+        "the writer waits, and saw no SIGPIPE"
+    );
+
+    let second = Agent::with(directory.path(), manager.notifier());
+    second.registry.take_back(manager.hand_over());
+    assert!(second.registry.has_stored(&command.runtime_id));
+    let path = command.path.clone().into_os_string();
+    let arguments = |id: &str| {
+        let pairs = [("id", id.into()), ("path", path.clone())];
+        pairs.map(|(key, value)| (key.into(), value)).into()
+    };
+    let unknown = second.registry.resume("another-1", arguments("another-1")).await;
+    assert!(matches!(unknown, Err(AdoptError::NotFound { .. })));
+    let id = &command.runtime_id;
+    second.registry.resume(id, arguments(id)).await.unwrap();
+    second.registry.drop_unclaimed();
+    let status = until("the writer ends", || writer.try_wait().unwrap()).await;
+    assert!(status.success(), "the writer saw no SIGPIPE: {status}");
+    until("the output ended", || second.registry.is_empty().then_some(())).await;
+    // Its end is told to the manager, which lets go.
+    manager.until_stored(0);
+    let (mut next, text) = (1, text(directory.path(), '9').await);
+    for line in text.lines() {
+        let number: u64 = line.parse().expect("no line is broken");
+        assert!(number <= next, "{next} was lost");
+        next = next.max(number + 1);
+    }
+    assert_eq!(next, LINES + 1);
+    second.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn lines_that_could_not_be_written_are_counted() {
+    let dropped = || {
+        METRICS
+            .log_lines_dropped
+            .load(std::sync::atomic::Ordering::Relaxed)
+    };
+    let directory = tempfile::tempdir().unwrap();
+    let agent = Agent::start(directory.path());
+    let command = command(directory.path(), '6');
+    // No log file can be made where a directory is.
+    std::fs::create_dir_all(&command.path).unwrap();
+    let mut container = Container::start(&command);
+    container
+        .stdout
+        .as_mut()
+        .unwrap()
+        .write_all(b"1\n2\n3\n")
+        .unwrap();
+    until("the agent knows", || (dropped() == 3).then_some(())).await;
+    container.exit();
+    agent.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn stored_pipes_of_containers_that_are_gone_are_let_go() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut manager = Manager::new(directory.path());
+    let first = Agent::with(directory.path(), manager.notifier());
+    let commands = ['7', '8'].map(|digit| command(directory.path(), digit));
+    let mut containers = commands.each_ref().map(Container::start);
+    manager.until_stored(4);
+    first.registry.forget(&commands[0].runtime_id);
+    manager.until_stored(2);
+    first.end().await;
+    let second = Agent::with(directory.path(), manager.notifier());
+    second.registry.take_back(manager.hand_over());
+    assert!(!second.registry.has_stored(&commands[0].runtime_id));
+    second.registry.drop_unclaimed();
+    manager.until_stored(0);
+    assert!(!second.registry.has_stored(&commands[1].runtime_id));
+    containers.iter_mut().for_each(Container::exit);
+    second.end().await;
 }
 
 /// The writer is never disturbed, and every line is there, in order; those repeated are few.
@@ -316,6 +420,7 @@ async fn a_socket_in_use_is_left_alone_and_a_stale_one_replaced() {
         socket: socket(directory.path()),
         logger: logger_binary().to_owned(),
         place: Arc::new(|_, _| {}),
+        notifier: Notifier::default(),
     };
     let other = UnixListener::bind(&path).unwrap();
     assert!(matches!(

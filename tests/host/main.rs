@@ -8,4 +8,5 @@ mod lifecycle;
 mod limits;
 mod purge;
 mod reboot;
+mod service;
 mod survival;

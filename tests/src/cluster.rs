@@ -35,6 +35,9 @@ pub struct Options {
     pub agent_state_dir: Option<PathBuf>,
     /// The node joins by token, and its certificates are good for so long.
     pub joins: Option<Duration>,
+    pub agent_environment: Vec<(String, String)>,
+    /// What the service manager hands to the next agent: names, and where a duplicate can be opened.
+    pub agent_fds: Vec<(String, PathBuf)>,
 }
 
 impl Default for Options {
@@ -47,6 +50,8 @@ impl Default for Options {
             agent_config: String::new(),
             agent_state_dir: None,
             joins: None,
+            agent_environment: Vec::new(),
+            agent_fds: Vec::new(),
         }
     }
 }
@@ -170,7 +175,12 @@ impl Cluster {
         let octet = self.options.task_cidr.split('.').nth(2).unwrap();
         let config = self.agent_config(&name, &state_dir, &format!("10.92.{octet}.0/24"));
         Double {
-            agent: spawn_agent(&config, &self.dir.path().join("clone.toml"), &log),
+            agent: spawn_agent(
+                Command::new(binary("berth-agent")),
+                &config,
+                &self.dir.path().join("clone.toml"),
+                &log,
+            ),
             log,
             instance: name,
             dir: self.dir.path().to_path_buf(),
@@ -186,6 +196,11 @@ impl Cluster {
             .agent_state_dir
             .clone()
             .unwrap_or_else(|| self.dir.path().join("agent"))
+    }
+
+    /// `node.pem`, `node.key` and `authority.pem`.
+    pub fn identity_dir(&self) -> PathBuf {
+        self.dir.path().join("node")
     }
 
     fn agent_log(&self) -> PathBuf {
@@ -228,7 +243,31 @@ impl Cluster {
         let state_dir = self.agent_state_dir();
         let config = self.agent_config(&self.instance, &state_dir, &self.options.task_cidr);
         let file = self.agent_config_file();
-        self.agent = Some(spawn_agent(&config, &file, &self.agent_log()));
+        let mut command = self.agent_command();
+        command.envs(self.options.agent_environment.clone());
+        self.agent = Some(spawn_agent(command, &config, &file, &self.agent_log()));
+    }
+
+    /// With descriptors from 3 on, as sd_listen_fds(3) has them.
+    fn agent_command(&self) -> Command {
+        let fds = &self.options.agent_fds;
+        if fds.is_empty() {
+            return Command::new(binary("berth-agent"));
+        }
+        let opened: Vec<String> = (3..)
+            .zip(fds)
+            .map(|(number, (_, path))| format!("{number}<{}", path.display()))
+            .collect();
+        let script = format!("exec {}; LISTEN_PID=$$ exec \"$0\" \"$@\"", opened.join(" "));
+        let names: Vec<&str> = fds.iter().map(|(name, _)| name.as_str()).collect();
+        let mut command = Command::new("bash");
+        command
+            .arg("-c")
+            .arg(script)
+            .arg(binary("berth-agent"))
+            .env("LISTEN_FDS", fds.len().to_string())
+            .env("LISTEN_FDNAMES", names.join(":"));
+        command
     }
 
     pub fn agent_pid(&self) -> i32 {
@@ -429,14 +468,14 @@ pub fn container(name: &str, script: &str) -> Value {
     })
 }
 
-fn spawn_agent(config: &str, file: &Path, log: &Path) -> Child {
+fn spawn_agent(mut command: Command, config: &str, file: &Path, log: &Path) -> Child {
     std::fs::write(file, config).unwrap();
     let log = std::fs::OpenOptions::new()
         .create(true)
         .append(true)
         .open(log)
         .unwrap();
-    Command::new(binary("berth-agent"))
+    command
         .arg("run")
         .arg("--config")
         .arg(file)

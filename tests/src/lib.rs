@@ -9,6 +9,10 @@ pub mod ecs;
 pub mod image;
 pub mod kernel;
 pub mod listing;
+/// Shared with the agent's own tests, which cannot depend on this crate.
+#[path = "../../agent/tests/logs_support/manager.rs"]
+#[allow(missing_debug_implementations)]
+pub mod manager;
 mod reboot;
 
 /// How long something may take here: ten times as long as on hardware if BERTH_TESTS_EMULATED is set, as in the virtual

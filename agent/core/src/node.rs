@@ -2,11 +2,13 @@
 //! the core comes in through [`Node::apply`].
 
 mod admission;
+mod deadline;
 mod desired_state;
 #[cfg(test)]
 mod tests;
 
 pub use admission::OVERTAKEN_MAX;
+pub use deadline::Deadline;
 use desired_state::Wanted;
 
 use std::collections::{BTreeMap, BTreeSet};

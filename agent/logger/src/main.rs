@@ -17,7 +17,10 @@ mod sys;
 use std::{
     fs::File,
     io,
-    os::fd::{AsFd, OwnedFd},
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::net::UnixStream,
+    },
     process::ExitCode,
     thread,
     time::Duration,
@@ -63,7 +66,7 @@ fn run(args: &Args) -> io::Result<()> {
     let [out, err] = output_fds(args)?;
     let mut sink = Sink::open(args);
     // Kept open to the end: its closing tells the agent that this logger is gone.
-    let _link = register::register(args, [out.as_fd(), err.as_fd()]);
+    let link = register::register(args, [out.as_fd(), err.as_fd()]);
     let mut sources = [
         Source::new(out, Stream::Stdout)?,
         Source::new(err, Stream::Stderr)?,
@@ -71,7 +74,7 @@ fn run(args: &Args) -> io::Result<()> {
     if args.resume.is_none() {
         drop(sys::take_fd(SHIM_FDS[2]));
     }
-    drain(&mut sources, &mut sink)
+    drain(&mut sources, &mut sink, link)
 }
 
 /// The read ends of the container's stdout and stderr. A resumed logger moves its own to where the shim's would be, so
@@ -85,7 +88,7 @@ fn output_fds(args: &Args) -> io::Result<[OwnedFd; 2]> {
 }
 
 /// Copies until both streams have ended.
-fn drain(sources: &mut [Source; 2], sink: &mut Sink) -> io::Result<()> {
+fn drain(sources: &mut [Source; 2], sink: &mut Sink, mut link: Option<UnixStream>) -> io::Result<()> {
     let null = File::options().write(true).open("/dev/null")?;
     let epoll = sys::Epoll::new()?;
     for source in sources.iter() {
@@ -96,6 +99,9 @@ fn drain(sources: &mut [Source; 2], sink: &mut Sink) -> io::Result<()> {
         for source in sources.iter_mut() {
             // One batch each in turn: a chatty stdout must not delay stderr.
             idle &= source.pump(sink, &null)? != Progress::Again;
+        }
+        if let (dropped @ 1.., Some(link)) = (sink.take_untold(), &mut link) {
+            register::tell_dropped(link, dropped);
         }
         if sources.iter().all(Source::ended) {
             break;

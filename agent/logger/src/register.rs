@@ -3,10 +3,11 @@
 //!
 //! The message is `BLG1`, the length of what follows as a little-endian u32, then this logger's arguments as
 //! `key NUL value NUL …`; the two descriptors ride on it (SCM_RIGHTS; stdout first). The answer is one byte, `+`.
-//! The connection then stays open for as long as the logger lives, and nothing more is said on it.
+//! The connection then stays open for as long as the logger lives. All that is said on it is how many lines were dropped,
+//! as a little-endian u64 each time there are more.
 
 use std::{
-    io::{self, Read},
+    io::{self, Read, Write},
     os::{
         fd::{AsFd, BorrowedFd},
         unix::net::UnixStream,
@@ -31,6 +32,12 @@ pub fn register(args: &Args, pipes: [BorrowedFd<'_>; 2]) -> Option<UnixStream> {
         Ok(ACCEPTED) => Some(link),
         Ok(_) | Err(_) => None,
     }
+}
+
+/// Tells the agent of dropped lines; an agent that is gone, or does not read, is not waited for.
+pub fn tell_dropped(link: &mut UnixStream, lines: u64) {
+    let _ = link.set_nonblocking(true);
+    let _ = link.write(&lines.to_le_bytes());
 }
 
 fn message(args: &Args) -> Vec<u8> {

@@ -25,6 +25,8 @@ pub struct Sink {
     pending: Vec<u8>,
     /// Records that were not written and of which the log does not tell yet.
     dropped: u64,
+    /// Of which the agent was not told yet.
+    untold: u64,
     /// Why the last of them was not.
     reason: String,
 }
@@ -40,6 +42,7 @@ impl Sink {
             log,
             pending,
             dropped: 0,
+            untold: 0,
             reason: String::new(),
         }
     }
@@ -66,7 +69,7 @@ impl Sink {
                 self.count(&records[written..], &error);
             }
         } else {
-            self.dropped += lines(&records);
+            self.add_dropped(&records);
         }
         self.pending = records;
         self.pending.clear();
@@ -104,8 +107,19 @@ impl Sink {
         }
     }
 
+    /// How many records were dropped since this was asked.
+    pub fn take_untold(&mut self) -> u64 {
+        std::mem::take(&mut self.untold)
+    }
+
+    fn add_dropped(&mut self, records: &[u8]) {
+        let lines = lines(records);
+        self.dropped += lines;
+        self.untold += lines;
+    }
+
     fn count(&mut self, records: &[u8], error: &io::Error) {
-        self.dropped += lines(records);
+        self.add_dropped(records);
         self.reason = describe(error);
     }
 }
@@ -233,6 +247,7 @@ mod tests {
         put(&mut log, b"3\n");
         log.flush();
         assert!(log.owes_report() && !log.report());
+        assert_eq!((log.take_untold(), log.take_untold()), (3, 0));
 
         fs::remove_dir(&path).unwrap();
         put(&mut log, b"4\n");

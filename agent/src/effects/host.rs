@@ -2,6 +2,7 @@
 //! the list of everything that this instance has on the host. Never decides.
 
 use std::{
+    ffi::OsString,
     os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -17,6 +18,7 @@ use berth_agent_core::{
     ledger::HostObject,
     task::Task,
 };
+use berth_service::notify::Notifier;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -29,7 +31,7 @@ use super::{
 use crate::{
     audit::{ListError, directories},
     config::Config,
-    logs::{self, LoggerRegistry, RegistryConfig},
+    logs::{self, AdoptError, LoggerRegistry, RegistryConfig},
     observe::{Observer, OomCounter},
     sys::{self, Chain},
     telemetry::Sampler,
@@ -64,25 +66,21 @@ impl super::runtime::LoggerRegistry for LoggerRegistry {
 }
 
 impl Host {
-    /// Connects to containerd and sets up what all tasks share.
+    /// Sets up what all tasks share. `notifier` keeps containers' pipes for the next agent.
     ///
     /// # Errors
     /// What is missing on this host, and what to do about it.
-    pub async fn start(config: &Config) -> anyhow::Result<(Self, logs::Server)> {
+    pub async fn start(
+        config: &Config,
+        channel: tonic::transport::Channel,
+        notifier: Notifier,
+    ) -> anyhow::Result<(Self, logs::Server)> {
         let logger = config.logger_path().context("find the agent's own executable")?;
         anyhow::ensure!(
             logger.is_file(),
             "the logger {} is missing: it is installed beside berth-agent, or named by `logger` in the configuration",
             logger.display()
         );
-        let channel = containerd_client::connect(&config.containerd_address)
-            .await
-            .with_context(|| {
-                format!(
-                    "connect to containerd at {}: is it running?",
-                    config.containerd_address.display()
-                )
-            })?;
         let cgroups = Cgroups::new(&config.cgroup_parent())?.task_pids_max(config.task_pids_max);
         let network = Network::start(NetworkConfig {
             instance: config.instance.clone(),
@@ -97,6 +95,7 @@ impl Host {
             socket: config.logger_socket(),
             logger,
             place: place_logger(runtime.clone(), cgroups.clone()),
+            notifier,
         })?;
         let sampler = Sampler::new(cgroups.clone(), &config.instance, &config.state_dir)?;
         let host = Self {
@@ -112,21 +111,53 @@ impl Host {
         Ok((host, server))
     }
 
-    /// Takes up the loggers of what runs already, so that their containers survive them from now on.
-    pub async fn adopt_loggers(&self, observed: &[Observed]) {
-        for seen in observed
-            .iter()
-            .filter(|seen| matches!(seen.state, ObservedState::Running { .. }))
-        {
+    /// Takes up the loggers of what the runtime has, so that their containers survive them from now on. One that died
+    /// together with the agent before is replaced, if the service manager kept its pipes.
+    pub async fn adopt_loggers(&self, observed: &[Observed], tasks: &[Task]) {
+        for seen in observed {
             let id = berth_agent_core::ids::runtime_id(&seen.container, seen.attempt);
-            if let Err(error) = self
-                .loggers
-                .adopt(&id, &self.cgroups.rt_processes(&seen.task))
-                .await
+            let runs = matches!(seen.state, ObservedState::Running { .. });
+            if !runs && !self.loggers.has_stored(&id) {
+                continue;
+            }
+            let rt = self.cgroups.rt_processes(&seen.task);
+            let taken = match self.loggers.adopt(&id, &rt).await {
+                Err(AdoptError::NotFound { .. }) if self.loggers.has_stored(&id) => {
+                    match self.logger_arguments(seen, &id, tasks) {
+                        Some(arguments) => self.loggers.resume(&id, arguments).await,
+                        // Its task is about to be ended: what it says has no place to go.
+                        None => continue,
+                    }
+                }
+                other => other,
+            };
+            if let Err(error) = taken
+                && runs
             {
                 tracing::warn!(container = %id, error = %Chain(&error), "cannot take up the container's logger: its output is lost if it dies");
             }
         }
+        self.loggers.drop_unclaimed();
+    }
+
+    /// What the container's logger was started with, but for the socket.
+    fn logger_arguments(
+        &self,
+        seen: &Observed,
+        id: &str,
+        tasks: &[Task],
+    ) -> Option<Vec<(OsString, OsString)>> {
+        let task = tasks.iter().find(|task| task.spec.id == seen.task)?;
+        let spec = task.spec.container(&seen.container)?;
+        let dir = logs::task_dir(&self.log_dir, &seen.task);
+        let path = logs::container_log(&dir, &spec.name, &seen.container).ok()?;
+        let pairs: [(&str, OsString); 4] = [
+            ("id", id.into()),
+            ("path", path.into()),
+            ("max-size", spec.log.max_size_bytes.to_string().into()),
+            ("max-file", spec.log.max_files.to_string().into()),
+        ];
+        Some(pairs.map(|(key, value)| (key.into(), value)).into())
     }
 
     /// Answers from now on for what an earlier run of the agent began: it is measured, and its limits are kept up.

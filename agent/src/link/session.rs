@@ -94,7 +94,7 @@ pub(super) async fn run(link: &mut Link, stop: &CancellationToken) -> Result<(),
         },
     )
     .await;
-    link.state.send_replace(LinkState::up());
+    link.state.send_replace(LinkState::up(&welcome.cluster));
     tracing::info!(address = %link.target.address, cluster = %welcome.cluster, "link is up");
     Session {
         link,

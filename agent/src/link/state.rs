@@ -15,6 +15,8 @@ pub struct LinkState {
     pub since: SystemTime,
     /// Of the last failure, when it is not up: one line for people, without secrets.
     pub reason: Option<String>,
+    /// The cluster this node belongs to, as the control plane said last.
+    pub cluster: Option<String>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,14 +36,16 @@ impl LinkState {
             phase: LinkPhase::Connecting,
             since: SystemTime::now(),
             reason: None,
+            cluster: None,
         }
     }
 
-    pub(super) fn up() -> Self {
+    pub(super) fn up(cluster: &str) -> Self {
         Self {
             phase: LinkPhase::Up,
             since: SystemTime::now(),
             reason: None,
+            cluster: Some(cluster.to_owned()),
         }
     }
 
@@ -59,6 +63,7 @@ impl LinkState {
                 SystemTime::now()
             },
             reason: Some(reason),
+            cluster: self.cluster.clone(),
         }
     }
 
@@ -198,6 +203,6 @@ mod tests {
         );
         let refused = still.failed(Pace::Late, "revoked".into());
         assert_eq!(refused.phase, LinkPhase::Refused);
-        assert!(LinkState::up().problem().is_none());
+        assert!(LinkState::up("default").problem().is_none());
     }
 }

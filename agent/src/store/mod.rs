@@ -7,7 +7,7 @@ mod sqlite;
 #[cfg(test)]
 mod tests;
 
-use std::path::Path;
+use std::{path::Path, time::Instant};
 
 use berth_agent_core::{
     ids::TaskId,
@@ -17,6 +17,8 @@ use berth_agent_core::{
     task::Task,
 };
 use tokio::sync::{mpsc, oneshot};
+
+use crate::metrics::METRICS;
 
 /// Requests that may wait for the database.
 const QUEUE_MAX: usize = 64;
@@ -37,6 +39,8 @@ pub struct Batch {
     pub acknowledged: Option<u64>,
     /// Somebody else will rely on this: sync to the disk before returning.
     pub promise: bool,
+    /// Store something even if there is nothing to store: the proof that it can be done.
+    pub pulse: bool,
 }
 
 impl Batch {
@@ -47,6 +51,7 @@ impl Batch {
             && self.ledger.is_empty()
             && self.reports.is_empty()
             && self.acknowledged.is_none()
+            && !self.pulse
     }
 }
 
@@ -98,6 +103,9 @@ enum Request {
         limit: usize,
         reply: oneshot::Sender<Result<Vec<Report>, StoreError>>,
     },
+    OutboxLength {
+        reply: oneshot::Sender<Result<u64, StoreError>>,
+    },
 }
 
 /// A handle on the database thread, which ends when the last handle is dropped.
@@ -117,7 +125,13 @@ impl Store {
         let serve = move || {
             while let Some(request) = queue.blocking_recv() {
                 match request {
-                    Request::Commit(batch, reply) => drop(reply.send(connection.commit(&batch))),
+                    Request::Commit(batch, reply) => {
+                        let begun = Instant::now();
+                        let result = connection.commit(&batch);
+                        METRICS.store_commit.observe(begun.elapsed());
+                        drop(reply.send(result));
+                    }
+                    Request::OutboxLength { reply } => drop(reply.send(connection.outbox_length())),
                     Request::Outbox { after, limit, reply } => {
                         drop(reply.send(connection.outbox(after, limit)))
                     }
@@ -142,6 +156,12 @@ impl Store {
     pub async fn outbox(&self, after: u64, limit: usize) -> Result<Vec<Report>, StoreError> {
         let (reply, answer) = oneshot::channel();
         self.ask(Request::Outbox { after, limit, reply }, answer).await
+    }
+
+    /// How many reports wait for the control plane to acknowledge them.
+    pub async fn outbox_length(&self) -> Result<u64, StoreError> {
+        let (reply, answer) = oneshot::channel();
+        self.ask(Request::OutboxLength { reply }, answer).await
     }
 
     async fn ask<T>(

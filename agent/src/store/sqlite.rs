@@ -180,6 +180,10 @@ impl Database {
             let put = "INSERT OR REPLACE INTO meta VALUES ('boot_id', ?1)";
             execute(&transaction, put, params![boot_id]).map_err(fail("store boot id"))?;
         }
+        if batch.pulse {
+            let put = "INSERT OR REPLACE INTO meta VALUES ('pulse', hex(randomblob(4)))";
+            execute(&transaction, put, []).map_err(fail("store a pulse"))?;
+        }
         for write in &batch.ledger {
             let (sql, owned) = match write {
                 LedgerWrite::Intend(owned) => ("INSERT OR REPLACE INTO ledger VALUES (?1)", owned),
@@ -200,6 +204,16 @@ impl Database {
             execute(&transaction, delete, params![sequence]).map_err(fail("empty outbox"))?;
         }
         transaction.commit().map_err(fail("commit"))
+    }
+
+    pub(super) fn outbox_length(&mut self) -> Result<u64, StoreError> {
+        let fail = |source| classify(source, "count the outbox");
+        let mut statement = self
+            .connection
+            .prepare_cached("SELECT count(*) FROM outbox")
+            .map_err(fail)?;
+        let count: i64 = statement.query_row([], |row| row.get(0)).map_err(fail)?;
+        Ok(u64::try_from(count).unwrap_or(0))
     }
 
     pub(super) fn outbox(&mut self, after: u64, limit: usize) -> Result<Vec<Report>, StoreError> {

@@ -4,6 +4,7 @@
 mod cgroup;
 mod kept;
 mod parse;
+pub mod pressure;
 
 use std::{
     collections::{BTreeMap, HashMap},

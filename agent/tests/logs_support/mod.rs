@@ -1,6 +1,8 @@
 //! Real loggers for the tests of logs: builds the binary, and starts it the way the runtime's shim does.
 #![allow(dead_code, unsafe_code, clippy::unwrap_used, missing_debug_implementations)]
 
+pub mod manager;
+
 use std::{
     fs,
     io::{PipeReader, PipeWriter, pipe},

@@ -443,6 +443,8 @@ fn sigkill_follows_the_stop_timeout_and_is_repeated() {
     let change = node.apply(Millis(100), stop(2, spec.clone()));
     assert_eq!(kind(&change), Some(SignalKind::Stop));
     node.apply(Millis(110), done(lane.clone(), Completion::Signalled));
+    let deadline = node.deadline(&spec.id).unwrap();
+    assert_eq!((deadline.at, deadline.then), (Millis(30_100), "SIGKILL is sent"));
     let timer = Event::Timer(TimerKey::Stop(spec.id.clone(), spec.containers[0].id.clone()));
     assert_eq!(
         kind(&node.apply(Millis(30_099), timer.clone())),

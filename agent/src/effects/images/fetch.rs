@@ -147,6 +147,9 @@ impl<'a> Download<'a> {
                 Err(self.truncated())
             };
         };
+        crate::metrics::METRICS
+            .pulled_bytes
+            .fetch_add(chunk.len() as u64, std::sync::atomic::Ordering::Relaxed);
         body.offset = position.saturating_add(chunk.len() as u64);
         if body.offset > self.blob.size {
             return Err(self.wrong_size("the registry sends more"));

@@ -58,6 +58,8 @@ struct Inner {
     clients: Clients,
     memory: Memory,
     board: Board,
+    /// Archives are being imported, or will be in a moment: what is not here may be here soon.
+    importing: watch::Sender<bool>,
     /// Pulls at once.
     pulls: Semaphore,
     /// By digest: one download of a layer, however many images have it.
@@ -77,6 +79,7 @@ impl Images {
         let containerd = Containerd::new(channel, &config).map_err(failed)?;
         let pulls = Semaphore::new(config.limits.pulls.max(1));
         let inner = Inner {
+            importing: watch::Sender::new(false),
             config,
             containerd,
             clients: Clients::default(),
@@ -162,6 +165,13 @@ impl Images {
         self.inner.import_archives().await
     }
 
+    /// From now until the guard is dropped, an image that is not here is waited for before a registry is asked: an
+    /// archive may have it. For a start that does not wait for [`import_archives`](Self::import_archives).
+    pub fn expect_archives(&self) -> ExpectedArchives {
+        self.inner.importing.send_replace(true);
+        ExpectedArchives(Arc::clone(&self.inner))
+    }
+
     /// Cancels every pull and waits until each has cleaned up. Afterwards every [`ensure`](Self::ensure) that is
     /// not answered from memory is cancelled.
     pub async fn close(&self) {
@@ -185,7 +195,31 @@ impl Images {
     }
 }
 
+/// Archives are being imported for as long as this lives.
+pub struct ExpectedArchives(Arc<Inner>);
+
+impl std::fmt::Debug for ExpectedArchives {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ExpectedArchives").finish_non_exhaustive()
+    }
+}
+
+impl Drop for ExpectedArchives {
+    fn drop(&mut self) {
+        self.0.importing.send_replace(false);
+    }
+}
+
 impl Inner {
+    /// Waits until no archives are being imported. Whether it had to.
+    async fn archives_imported(&self) -> bool {
+        let mut importing = self.importing.subscribe();
+        let wait = *importing.borrow();
+        // The sender is ours: it outlives this call.
+        let _ = importing.wait_for(|importing| !importing).await;
+        wait
+    }
+
     /// The image, if it needs nobody's word and its snapshot is there: one call to containerd.
     async fn remembered(&self, image: &ImageRef) -> Result<Option<Assembled>, Cause> {
         let Some(local) = self.memory.fresh(image) else {

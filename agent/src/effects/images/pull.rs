@@ -39,7 +39,10 @@ impl Inner {
             None => {
                 match unless_cancelled(cancel, self.containerd.local(image, &self.config.platform)).await? {
                     Some((local, _)) => local,
-                    None => return self.pull(image, None, cancel).await,
+                    None => match self.imported_meanwhile(image, cancel).await? {
+                        Some(local) => local,
+                        None => return self.pull(image, None, cancel).await,
+                    },
                 }
             }
         };
@@ -61,6 +64,20 @@ impl Inner {
         let error = ImageError::new(subject(image), failure);
         warn!(error = %error.reason(), "the registry is away: the image on this host is used");
         self.use_local(image, local, cancel).await
+    }
+
+    /// An image that was not here may be in an archive that is being imported.
+    async fn imported_meanwhile(
+        &self,
+        image: &ImageRef,
+        cancel: &CancellationToken,
+    ) -> Result<Option<Local>, Cause> {
+        let waited = unless_cancelled(cancel, async { Ok(self.archives_imported().await) }).await?;
+        if !waited {
+            return Ok(None);
+        }
+        let found = unless_cancelled(cancel, self.containerd.local(image, &self.config.platform)).await?;
+        Ok(found.map(|(local, _)| local))
     }
 
     /// The tag's digest at the registry, within a time after which the local image is the better answer.

@@ -6,6 +6,7 @@
 
 mod accounts;
 mod call;
+mod connect;
 mod error;
 mod files;
 mod host;
@@ -32,6 +33,7 @@ use tonic::{
     transport::Channel,
 };
 
+pub use connect::{ConnectError, VERSION_MIN, connect};
 pub use error::{Answer, RuntimeError, Step};
 pub use index::Identity;
 pub use list::{ListedContainer, ListedSnapshot};

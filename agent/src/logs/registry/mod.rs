@@ -1,12 +1,15 @@
 //! Owns the knowledge of which container has a living logger, and duplicates of its pipes' read ends, so that a
-//! container never sees its logger die: a new one goes on from the duplicates. Never reads from a pipe.
+//! container never sees its logger die: a new one goes on from the duplicates. Each is with the service manager too, so
+//! that agent and logger may die together. Never reads from a pipe.
 
 mod handshake;
 mod process;
 mod server;
+mod store;
 
 use std::{
     collections::HashMap,
+    ffi::OsString,
     fmt, io,
     os::fd::{AsFd, OwnedFd},
     path::PathBuf,
@@ -14,6 +17,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use berth_service::notify::{Notifier, StoredFd};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tokio::sync::mpsc;
 
@@ -21,6 +25,7 @@ use handshake::Registration;
 pub use process::AdoptError;
 pub use server::Server;
 use server::{Life, Watch};
+use store::{Ends, Store};
 
 /// Containers with a logger on one host. Each has two kept descriptors and one connection.
 pub const LOGGERS_MAX: usize = 4096;
@@ -44,6 +49,8 @@ pub struct RegistryConfig {
     /// The binary that replaces a logger.
     pub logger: PathBuf,
     pub place: PlaceLogger,
+    /// Keeps duplicates of the pipes for the next agent.
+    pub notifier: Notifier,
 }
 
 impl fmt::Debug for RegistryConfig {
@@ -77,9 +84,15 @@ impl LoggerRegistry {
     /// Opens the socket. Nothing is answered until [`Server::run`] is polled.
     pub fn listen(config: RegistryConfig) -> Result<(Self, Server), RegistryError> {
         let listener = server::bind(&config.socket)?;
+        let kept = Kept {
+            entries: HashMap::new(),
+            generation: 0,
+            stored: HashMap::new(),
+            store: Store::new(config.notifier.clone()),
+        };
         let shared = Arc::new(Shared {
             config,
-            kept: Mutex::default(),
+            kept: Mutex::new(kept),
         });
         let (adopted, queue) = mpsc::channel(ADOPTED_QUEUE);
         let server = Server::new(shared.clone(), listener, queue);
@@ -104,7 +117,63 @@ impl LoggerRegistry {
 
     /// Lets go of a container's pipes: it is gone. Unknown ids are fine.
     pub fn forget(&self, runtime_id: &str) {
-        self.shared.lock().entries.remove(runtime_id);
+        let mut kept = self.shared.lock();
+        kept.entries.remove(runtime_id);
+        kept.store.forget(runtime_id);
+    }
+
+    /// Takes what an earlier agent left with the service manager, until [`resume`](Self::resume) or
+    /// [`drop_unclaimed`](Self::drop_unclaimed). What makes no sense leaves the store.
+    pub fn take_back(&self, stored: Vec<StoredFd>) {
+        let (pairs, strange) = store::pairs(stored);
+        store::forget_names(&self.shared.config.notifier, &strange);
+        let mut kept = self.shared.lock();
+        for (id, ends) in pairs {
+            kept.store.found(&id, &ends);
+            kept.stored.insert(id, ends);
+        }
+    }
+
+    /// Read ends of that container's output came back from the service manager, and nobody has them yet.
+    pub fn has_stored(&self, runtime_id: &str) -> bool {
+        self.shared.lock().stored.contains_key(runtime_id)
+    }
+
+    /// Starts a logger on stored read ends, in place of one that died together with its agent. `arguments` are the dead
+    /// one's, without the socket. Needs [`Server::run`].
+    ///
+    /// # Errors
+    /// Nothing is stored for that container, or the logger's binary does not start; it is then tried again.
+    pub async fn resume(
+        &self,
+        runtime_id: &str,
+        arguments: Vec<(OsString, OsString)>,
+    ) -> Result<(), AdoptError> {
+        let ends = self.shared.lock().stored.remove(runtime_id);
+        let registration = ends.and_then(|ends| Registration::new(arguments, ends).ok());
+        let Some(registration) = registration.filter(|registration| registration.id == runtime_id) else {
+            self.shared.lock().store.forget(runtime_id);
+            return Err(AdoptError::NotFound {
+                runtime_id: runtime_id.to_owned(),
+                processes: 0,
+            });
+        };
+        let generation = self.shared.keep(registration).ok_or(AdoptError::TooMany)?;
+        self.follow(runtime_id, generation, Life::Over).await
+    }
+
+    /// Lets go of stored read ends that nobody took: their containers are gone.
+    pub fn drop_unclaimed(&self) {
+        let mut kept = self.shared.lock();
+        let unclaimed = std::mem::take(&mut kept.stored);
+        for id in unclaimed
+            .keys()
+            .filter(|id| !kept.entries.contains_key(*id))
+            .cloned()
+            .collect::<Vec<_>>()
+        {
+            kept.store.forget(&id);
+        }
     }
 
     /// Takes up a logger that registered with an earlier agent, or with none: finds it among the processes of the
@@ -119,13 +188,14 @@ impl LoggerRegistry {
             return Ok(());
         }
         let found = process::find(runtime_id, rt_pids)?;
-        let id = found.registration.id.clone();
         let generation = self.shared.keep(found.registration).ok_or(AdoptError::TooMany)?;
-        let watch = Watch {
-            id,
-            generation,
-            life: Life::Process(found.pidfd),
-        };
+        self.follow(runtime_id, generation, Life::Process(found.pidfd))
+            .await
+    }
+
+    async fn follow(&self, id: &str, generation: u64, life: Life) -> Result<(), AdoptError> {
+        let id = id.to_owned();
+        let watch = Watch { id, generation, life };
         self.adopted
             .send(watch)
             .await
@@ -139,11 +209,14 @@ struct Shared {
     kept: Mutex<Kept>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Kept {
     entries: HashMap<String, Entry>,
     /// Of the last logger that was taken up: every one has its own.
     generation: u64,
+    /// What came back from the service manager and nobody took yet.
+    stored: HashMap<String, Ends>,
+    store: Store,
 }
 
 /// One container's logger.
@@ -174,6 +247,7 @@ impl Shared {
         };
         kept.generation += 1;
         let generation = kept.generation;
+        kept.store.keep(&id, &registration.ends);
         let entry = Entry {
             registration,
             generation,
@@ -193,6 +267,7 @@ impl Shared {
             .filter(|entry| entry.generation == generation)?;
         if entry.registration.ends.iter().all(drained) {
             kept.entries.remove(id);
+            kept.store.forget(id);
             return None;
         }
         if entry.started.elapsed() >= STABLE {

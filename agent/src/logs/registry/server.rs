@@ -8,7 +8,7 @@ use std::{
         unix::fs::{DirBuilderExt, PermissionsExt},
     },
     path::Path,
-    sync::Arc,
+    sync::{Arc, atomic::Ordering::Relaxed},
     time::Duration,
 };
 
@@ -22,6 +22,8 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
+
+use crate::metrics::METRICS;
 
 use super::{LOGGERS_MAX, RegistryError, Shared, handshake, process};
 
@@ -83,6 +85,8 @@ pub(super) enum Life {
     Link(UnixStream),
     Process(OwnedFd),
     Child(Child),
+    /// It died before we came.
+    Over,
 }
 
 impl Server {
@@ -165,9 +169,10 @@ impl Life {
     async fn end(&mut self) {
         match self {
             Self::Link(stream) => {
-                let mut byte = [0];
-                // Loggers say nothing more; one that does is only read past.
-                while stream.read(&mut byte).await.is_ok_and(|n| n > 0) {}
+                // A logger says how many lines it dropped, and nothing else.
+                while let Ok(dropped) = stream.read_u64_le().await {
+                    METRICS.log_lines_dropped.fetch_add(dropped, Relaxed);
+                }
             }
             Self::Process(pidfd) => {
                 let waited = match pidfd.try_clone().and_then(process::watch) {
@@ -178,6 +183,7 @@ impl Life {
                     warn!(%error, "wait for an adopted logger");
                 }
             }
+            Self::Over => {}
             Self::Child(child) => {
                 if let Err(error) = child.wait().await {
                     warn!(%error, "wait for a resumed logger");
@@ -195,6 +201,7 @@ async fn replace(shared: &Shared, id: &str, generation: u64) -> Option<(u64, Chi
         match start(shared, id, generation)? {
             Ok(successor) => {
                 let pid = successor.1.id().unwrap_or_default();
+                METRICS.loggers_replaced.fetch_add(1, Relaxed);
                 info!(container = id, pid, "logger died and was replaced");
                 return Some(successor);
             }
