@@ -350,7 +350,7 @@ installed() { [ "$(dpkg-query -W -f '${db:Status-Abbrev}' "$1" 2>/dev/null | cut
 # What is to be installed, as arguments of apt-get: the agent, and for offline hosts what it needs of the bundle.
 deb_arguments() {
     echo "$source_dir/$agent_package"
-    if [ -d "$source_dir/debs" ]; then
+    if [ "$sources" = bundle ]; then
         for deb in "$source_dir"/debs/*.deb; do
             [ -f "$deb" ] || continue
             name=$(dpkg-deb -f "$deb" Package)
@@ -362,13 +362,30 @@ deb_arguments() {
     fi
 }
 
-# Not with --no-download, as apt then has no path of a local file either: an offline host's lists are left out of sight.
-apt_install() {
-    if [ "$offline" = yes ]; then set -- -o Dir::Etc::SourceList=/dev/null -o Dir::Etc::SourceParts=/dev/null "$@"; fi
+# Not with --no-download, as apt then has no path of a local file either: with a bundle, mirrors are left out of sight.
+apt_install() { # [-s]
+    if [ "$sources" = bundle ]; then
+        mkdir -p "$scratch/lists/partial"
+        set -- "$@" -o Dir::Etc::SourceList=/dev/null -o Dir::Etc::SourceParts=/dev/null -o "Dir::State::Lists=$scratch/lists"
+    fi
     # shellcheck disable=SC2046 # one argument for each line; names have no spaces
     DEBIAN_FRONTEND=noninteractive apt-get -q -y -o "DPkg::Lock::Timeout=$APT_LOCK_TIMEOUT" -o Dpkg::Use-Pty=0 \
         -o Dpkg::Options::=--force-confdef -o Dpkg::Options::=--force-confold \
         --no-install-recommends "$@" install $(deb_arguments) >"$scratch/apt" 2>&1
+}
+
+# A bundle's packages are of one release of one distribution; other hosts have to ask their own mirrors.
+choose_sources() {
+    sources=mirrors
+    [ -f "$source_dir/debs/RELEASE" ] || return 0
+    made_for=$(cat "$source_dir/debs/RELEASE")
+    # shellcheck disable=SC1091 # not this project's
+    is=$(. /etc/os-release && echo "${ID:-} ${VERSION_CODENAME:-} $deb_arch")
+    if [ "$made_for" = "$is" ]; then
+        sources=bundle
+    else
+        dubious "this bundle's Debian packages are for $made_for, and this is $is: what is missing is asked from apt's mirrors"
+    fi
 }
 
 # Whether apt could install it: asked before anything is changed.
@@ -395,16 +412,9 @@ plan_installation() {
         say "  an earlier installation was interrupted: it is finished first"
         change env DEBIAN_FRONTEND=noninteractive dpkg --configure -a
     fi
-    offline=no
-    if [ -d "$source_dir/debs" ]; then offline=yes; fi
+    choose_sources
     if ! apt_install -s; then
-        if [ -f "$source_dir/debs/RELEASE" ]; then
-            made_for=$(cat "$source_dir/debs/RELEASE")
-            # shellcheck disable=SC1091 # not this project's
-            is=$(. /etc/os-release && echo "${ID:-} ${VERSION_CODENAME:-} $deb_arch")
-            [ "$made_for" = "$is" ] || say "  the bundle is for $made_for and this is $is: asking apt for the rest"
-            offline=no
-        fi
+        sources=mirrors
         if [ "$dry_run" = yes ]; then
             say "  would run: apt-get update (what is needed is not known, or the lists are old)"
             return

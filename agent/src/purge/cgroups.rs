@@ -19,11 +19,6 @@ const SHIMS: &str = "io.containerd.runtime.v2.task";
 /// containerd's state directory unless it is told otherwise.
 const CONTAINERD: &str = "/run/containerd";
 
-/// Under systemd the parent is a slice.
-fn parents(settings: &Settings) -> [String; 2] {
-    [settings.instance.clone(), format!("{}.slice", settings.instance)]
-}
-
 fn tasks(cgroups: &Cgroups) -> anyhow::Result<Vec<TaskId>> {
     Ok(cgroups
         .list()?
@@ -34,9 +29,7 @@ fn tasks(cgroups: &Cgroups) -> anyhow::Result<Vec<TaskId>> {
 
 /// The stop signal, a grace, SIGKILL; then the shims and loggers, and what they had mounted.
 pub(super) async fn end_processes(settings: &Settings, left: &mut Left) {
-    for parent in parents(settings) {
-        left.note("processes", end_below(&parent).await);
-    }
+    left.note("processes", end_below(&settings.cgroup_parent()).await);
     left.note("mounts", unmount(&settings.instance));
 }
 
@@ -93,11 +86,9 @@ fn unmount(instance: &str) -> anyhow::Result<()> {
         .try_for_each(|bundle| super::remove_directory(bundle))
 }
 
-/// Every task's, and the parents.
+/// Every task's, and the parent.
 pub(super) async fn remove(settings: &Settings, left: &mut Left) {
-    for parent in parents(settings) {
-        left.note("cgroups", remove_below(&parent).await);
-    }
+    left.note("cgroups", remove_below(&settings.cgroup_parent()).await);
 }
 
 async fn remove_below(parent: &str) -> anyhow::Result<()> {

@@ -172,7 +172,7 @@ fn runtime_config(settings: &Settings) -> RuntimeConfig {
         logger_socket: PathBuf::new(),
         log_dir: PathBuf::new(),
         run_dir: settings.run_dir.clone(),
-        cgroup_parent: settings.instance.clone(),
+        cgroup_parent: settings.cgroup_parent(),
         cgroup_version: 2,
         start_concurrency: 1,
     }

@@ -27,6 +27,7 @@ pub struct Settings {
     pub snapshotter: String,
     #[serde(default = "default_task_cidr")]
     pub task_cidr: Ipv4Net,
+    cgroup_parent: Option<String>,
 }
 
 impl Settings {
@@ -46,6 +47,12 @@ impl Settings {
             .load::<Self>()
             .map_err(|error: SettingsError| anyhow::Error::new(error))?;
         settings.value.check()
+    }
+
+    /// The cgroup that holds the tasks'.
+    pub fn cgroup_parent(&self) -> String {
+        let default = || format!("/{}.slice", self.instance);
+        self.cgroup_parent.clone().unwrap_or_else(default)
     }
 
     /// What is removed is what these say: a mistake must not become the host's root directory.
