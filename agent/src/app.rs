@@ -23,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     audit::Audit,
     config::Config,
-    driver::{Driver, INPUTS_MAX, Input, NodeStatus, Outputs, send},
+    driver::{ClockWatch, Driver, INPUTS_MAX, Input, NodeStatus, Outputs, send},
     effects::{Host, runtime},
     executor::Executor,
     health::Health,
@@ -139,6 +139,7 @@ impl Agent {
             boot_id: Some(boot_id.clone()),
             health: health.clone(),
             starts: Starts::default(),
+            clock: ClockWatch::default(),
         };
         driver.announce();
         send(&inputs, Event::Restarted(restarted)).await;

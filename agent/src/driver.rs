@@ -4,7 +4,7 @@
 use std::{
     collections::BTreeMap,
     sync::atomic::Ordering::Relaxed,
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use berth_agent_core::{
@@ -32,6 +32,8 @@ use crate::{
 pub const INPUTS_MAX: usize = 1024;
 /// Inputs that are stored in one transaction.
 const ROUND_MAX: usize = 64;
+/// From so much on a difference between the two clocks is a step, milliseconds.
+const CLOCK_STEP_MS: i64 = 1000;
 /// Between tries to store what could not be stored.
 const STORE_RETRY: Duration = Duration::from_millis(500);
 
@@ -98,6 +100,7 @@ pub struct Driver {
     /// Told of every round that is done.
     pub health: Health,
     pub starts: Starts,
+    pub clock: ClockWatch,
 }
 
 impl Driver {
@@ -113,6 +116,17 @@ impl Driver {
             let received = self.inputs.recv_many(&mut waiting, ROUND_MAX).await;
             if received == 0 {
                 return Ok(());
+            }
+            // What the host runs comes first of all; a step that happened with it is noticed in the next round.
+            let restarted = |input: &Input| matches!(input, Input::Event(Event::Restarted(_)));
+            if !waiting.iter().any(restarted)
+                && let Some(by_ms) = self.clock.stepped()
+            {
+                tracing::warn!(
+                    by_ms,
+                    "the host's clock was set; what waits keeps the time it had left"
+                );
+                waiting.insert(0, Input::Event(Event::ClockStepped { by_ms }));
             }
             let pulse = waiting.iter().any(|input| matches!(input, Input::Pulse));
             let (changes, queries) = self.apply(waiting.drain(..));
@@ -281,6 +295,40 @@ impl Driver {
     }
 }
 
+/// Notices that the host's clock was set, against the one that only counts.
+#[derive(Debug)]
+pub struct ClockWatch {
+    began: Instant,
+    /// What the host's clock said at `began`, as it is set now.
+    origin: Millis,
+}
+
+impl Default for ClockWatch {
+    fn default() -> Self {
+        Self {
+            began: Instant::now(),
+            origin: now(),
+        }
+    }
+}
+
+impl ClockWatch {
+    /// By how many milliseconds it was set since this was last asked; small corrections add up first.
+    fn stepped(&mut self) -> Option<i64> {
+        let elapsed = i64::try_from(self.began.elapsed().as_millis()).unwrap_or(i64::MAX);
+        self.step(now(), elapsed)
+    }
+
+    fn step(&mut self, wall: Millis, elapsed_ms: i64) -> Option<i64> {
+        let by_ms = wall.0.saturating_sub(self.origin.plus(elapsed_ms).0);
+        if by_ms.abs() < CLOCK_STEP_MS {
+            return None;
+        }
+        self.origin = self.origin.plus(by_ms);
+        Some(by_ms)
+    }
+}
+
 /// The host's clock: the core is told, it never asks.
 pub fn now() -> Millis {
     let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -291,5 +339,24 @@ pub fn now() -> Millis {
 pub async fn send(inputs: &mpsc::Sender<Input>, event: Event) {
     if let Err(error) = inputs.send(Input::Event(event)).await {
         tracing::debug!(error = %Chain(&error), "event after the driver ended");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clock_that_is_set_is_noticed_once_and_a_corrected_one_when_it_adds_up() {
+        let mut clock = ClockWatch {
+            began: Instant::now(),
+            origin: Millis(1_000_000),
+        };
+        assert_eq!(clock.step(Millis(1_005_000), 5_000), None);
+        assert_eq!(clock.step(Millis(1_010_600), 10_000), None);
+        assert_eq!(clock.step(Millis(1_021_200), 20_000), Some(1_200));
+        assert_eq!(clock.step(Millis(1_031_200), 30_000), None);
+        assert_eq!(clock.step(Millis(41_200), 40_000), Some(-1_000_000));
+        assert_eq!(clock.step(Millis(51_200), 50_000), None);
     }
 }

@@ -94,6 +94,15 @@ impl Addresses {
             .retain(|_, lease| !matches!(lease, Lease::Quarantined { until } if *until <= now));
     }
 
+    /// The clock was set: quarantines last as long as they would have.
+    pub fn shift_expiry(&mut self, by_ms: i64) {
+        for lease in self.leases.values_mut() {
+            if let Lease::Quarantined { until } = lease {
+                *until = until.plus(by_ms);
+            }
+        }
+    }
+
     /// When the next address comes out of quarantine.
     pub fn next_expiry(&self) -> Option<Millis> {
         let until = |lease: &Lease| match lease {

@@ -37,6 +37,8 @@ pub enum Event {
     Timer(TimerKey),
     /// The control plane applied every report up to this sequence number.
     Acknowledged { sequence: u64 },
+    /// The host's clock was set, by so many milliseconds: what waits keeps the time it had left.
+    ClockStepped { by_ms: i64 },
     /// The operator of a private agent wants every task stopped (`berth dev` on its way out).
     StopAll { reason: String },
 }
@@ -52,6 +54,7 @@ impl Event {
             Self::Exited(_) => "exited",
             Self::Timer(_) => "timer",
             Self::Acknowledged { .. } => "acknowledged",
+            Self::ClockStepped { .. } => "clock stepped",
             Self::StopAll { .. } => "stop all",
         }
     }

@@ -2,6 +2,7 @@
 //! the core comes in through [`Node::apply`].
 
 mod admission;
+mod clock;
 mod deadline;
 mod desired_state;
 #[cfg(test)]
@@ -250,6 +251,7 @@ impl Node {
                 change.acknowledged = Some(sequence);
                 BTreeSet::new()
             }
+            Event::ClockStepped { by_ms } => self.on_clock_stepped(by_ms, change),
             Event::StopAll { reason } => {
                 for task in self.tasks.values_mut() {
                     task.begin_stop(StopCode::UserInitiated, reason.clone(), now);

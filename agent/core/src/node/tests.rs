@@ -431,6 +431,43 @@ fn a_failed_dependency_fails_its_essential_dependent() {
 }
 
 #[test]
+fn a_clock_that_is_set_neither_shortens_nor_lengthens_a_stop() {
+    for by_ms in [3_600_000, -3_600_000] {
+        let mut node = node();
+        let spec = task(1, 0, vec![container(10, "a")]);
+        let begin = Millis(10_000_000);
+        run(&mut node, begin, snapshot(1, vec![spec.clone()]));
+        let lane = Lane::Lifecycle(spec.id.clone(), spec.containers[0].id.clone());
+        node.apply(begin, stop(2, spec.clone()));
+        node.apply(begin.plus(10), done(lane, Completion::Signalled));
+        let killed = |change: &Change| {
+            let kill = |effect: &Effect| {
+                matches!(
+                    effect,
+                    Effect::Signal {
+                        kind: SignalKind::Kill,
+                        ..
+                    }
+                )
+            };
+            change.effects.iter().any(kill)
+        };
+        let set = begin.plus(by_ms);
+        let change = node.apply(set.plus(1_000), Event::ClockStepped { by_ms });
+        assert!(!killed(&change));
+        let key = TimerKey::Stop(spec.id.clone(), spec.containers[0].id.clone());
+        assert!(
+            change.timers.contains(&(key.clone(), set.plus(30_000))),
+            "{:?}",
+            change.timers
+        );
+        assert_eq!(node.deadline(&spec.id).unwrap().at, set.plus(30_000));
+        assert!(!killed(&node.apply(set.plus(29_999), Event::Timer(key.clone()))));
+        assert!(killed(&node.apply(set.plus(30_000), Event::Timer(key))));
+    }
+}
+
+#[test]
 fn sigkill_follows_the_stop_timeout_and_is_repeated() {
     let mut node = node();
     let spec = task(1, 0, vec![container(10, "a")]);

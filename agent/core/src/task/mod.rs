@@ -144,6 +144,10 @@ impl Task {
         self.containers.get_mut(id)
     }
 
+    pub(crate) fn each_container(&mut self, change: impl FnMut(&mut Container)) {
+        self.containers.values_mut().for_each(change);
+    }
+
     pub fn containers(&self) -> impl Iterator<Item = (&ContainerId, &Container)> {
         self.containers.iter()
     }
