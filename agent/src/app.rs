@@ -104,7 +104,11 @@ impl Agent {
         let (inputs, received) = mpsc::channel(INPUTS_MAX);
         let stop = CancellationToken::new();
         let mut parts = JoinSet::new();
-        let host = Host::start(&config, channel, notifier.clone());
+        let kept = loaded
+            .node
+            .as_ref()
+            .map_or_else(Vec::new, |node| node.addresses.held_outside(config.task_cidr));
+        let host = Host::start(&config, channel, notifier.clone(), kept);
         let (host, loggers) = starting.step("setting up network and cgroups", host).await?;
         let host = Arc::new(host);
         host.loggers.take_back(fds);

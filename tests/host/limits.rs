@@ -129,6 +129,15 @@ async fn limits_are_in_the_kernel_and_usage_is_reported() {
         })
         .await;
     assert!(usage.contains("memory"), "{usage}");
+    let usage: serde_json::Value = serde_json::from_str(&usage).unwrap();
+    let mut tasks = usage["tasks"].as_array().unwrap().iter();
+    let of_task = tasks
+        .find(|one| task.ends_with(one["task"].as_str().unwrap()))
+        .unwrap();
+    // Where the kernel does not measure it there is none, rather than zeros.
+    let measured = is_v2() && std::path::Path::new("/proc/pressure/cpu").exists();
+    let pressure = &of_task["total"]["pressure"];
+    assert_eq!(pressure["cpuWaitingUsec"].is_u64(), measured, "{pressure}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

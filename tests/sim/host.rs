@@ -67,6 +67,14 @@ fn failed(retryable: bool) -> Completion {
     })
 }
 
+fn image_gone() -> Completion {
+    Completion::ImageGone(Failure {
+        kind: "CannotCreateContainerError".into(),
+        message: "the simulator removed the image".into(),
+        retryable: false,
+    })
+}
+
 impl Host {
     /// Performs an effect; returns how it completes and what exits it causes.
     pub fn perform(
@@ -79,6 +87,9 @@ impl Host {
         random: &mut Random,
     ) -> (Completion, Vec<Exit>) {
         let retryable = random.percent(70);
+        if luck == Luck::FailsBefore && matches!(effect, Effect::Start(_)) && random.percent(30) {
+            return (image_gone(), Vec::new());
+        }
         if luck == Luck::FailsBefore {
             return (failed(retryable), Vec::new());
         }

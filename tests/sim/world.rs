@@ -1,6 +1,6 @@
 //! Owns one run: the core, its disk, the host, the control plane, and time.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use berth_agent_core::{
     container::Life,
@@ -446,6 +446,7 @@ impl World {
             used.memory_bytes <= capacity.memory_bytes,
             "memory is overcommitted with {charged} containers"
         );
+        self.check_what_runs_fits();
         self.check_nobody_sleeps_through_a_release();
         self.check_no_live_process_is_taken_for_ended();
         let mut ports = BTreeMap::new();
@@ -463,6 +464,19 @@ impl World {
                 );
             }
         }
+    }
+
+    /// What is really alive fits, whatever the node believes of it.
+    fn check_what_runs_fits(&self) {
+        let alive = self.host.containers.values();
+        let alive = alive.filter(|c| c.process == crate::host::Process::Running);
+        let tasks: BTreeSet<&TaskId> = alive.map(|c| &c.task).collect();
+        let cpu: u32 = tasks.iter().map(|id| self.specs[*id].charge.cpu_units).sum();
+        let capacity = self.node.resources().capacity();
+        assert!(
+            cpu <= capacity.cpu_units,
+            "{cpu} CPU units are in use by {tasks:?}"
+        );
     }
 
     /// An exit ends the process it is of, and no other.

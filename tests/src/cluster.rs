@@ -524,7 +524,7 @@ fn control_plane_config(
     Config {
         api_listen,
         node_listen,
-        node_silence: Duration::from_secs(3),
+        node_silence: crate::emulated(Duration::from_secs(3)),
         heartbeat_interval: Duration::from_millis(500),
         node_certificate_lifetime: certificates.unwrap_or(Duration::from_secs(86_400)),
         ..Config::new(dir.path().join("control-plane"), vec![key])

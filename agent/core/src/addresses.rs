@@ -80,6 +80,28 @@ impl Addresses {
         })
     }
 
+    /// Held addresses that are not in the range: it was changed while tasks ran, who keep theirs.
+    pub fn held_outside(&self, range: Ipv4Net) -> Vec<Ipv4Addr> {
+        let held = |(address, lease): (&Ipv4Addr, &Lease)| {
+            let outside = matches!(lease, Lease::Held(_)) && !range.contains(address);
+            outside.then_some(*address)
+        };
+        self.leases.iter().filter_map(held).collect()
+    }
+
+    /// For a task that begins anew: one in the range instead of one outside, where there is one. None: it keeps what it has.
+    pub fn move_inside(&mut self, task: &TaskId, now: Millis) -> Option<Ipv4Addr> {
+        let old = self
+            .held_by(task)
+            .filter(|address| !self.range.contains(address))?;
+        self.release(task, now);
+        let new = self.lease(task, now);
+        if new.is_none() {
+            self.hold(old, task);
+        }
+        new
+    }
+
     /// Ends the lease of `task`; its address rests. Returns until when.
     pub fn release(&mut self, task: &TaskId, now: Millis) -> Option<Millis> {
         let address = self.held_by(task)?;
@@ -181,6 +203,24 @@ mod tests {
                 .octets()[3],
             3
         );
+    }
+
+    #[test]
+    fn a_task_outside_a_changed_range_keeps_its_address_until_it_begins_anew() {
+        let mut old = Addresses::new("10.0.0.0/29".parse().unwrap());
+        let first = old.lease(&task(1), Millis(0)).unwrap();
+        let new_range = "10.9.0.0/30".parse().unwrap();
+        let mut pool = Addresses::new(new_range);
+        pool.adopt(old);
+        assert_eq!(pool.held_outside(new_range), [first]);
+        assert_eq!(pool.lease(&task(1), Millis(0)), Some(first));
+        let inside: Ipv4Addr = "10.9.0.1".parse().unwrap();
+        assert_eq!(pool.move_inside(&task(1), Millis(0)), Some(inside));
+        assert_eq!(
+            (pool.held_outside(new_range), pool.next_expiry()),
+            (vec![], Some(Millis(QUARANTINE_MS)))
+        );
+        assert_eq!(pool.move_inside(&task(1), Millis(0)), None, "it is inside");
     }
 
     #[test]

@@ -30,6 +30,12 @@ pub struct Container {
     pub retry: Retry,
     /// Something of this attempt may exist in the runtime.
     pub attempted: bool,
+    /// A start failed or was given up, and nobody looked since: until it is removed, a process of it may run.
+    #[serde(default)]
+    pub uncertain: bool,
+    /// The image was gone when it was to be started, and is fetched once more.
+    #[serde(default)]
+    pub image_again: bool,
     /// Observed before the start was confirmed.
     pub early_exit: Option<Exit>,
     pub start_timed_out: bool,
@@ -136,6 +142,8 @@ impl Container {
             stop: StopStage::NotAsked,
             retry: Retry::default(),
             attempted: false,
+            uncertain: false,
+            image_again: false,
             early_exit: None,
             start_timed_out: false,
             pid: None,
@@ -161,9 +169,14 @@ impl Container {
         self.exit.filter(|_| self.has_started())
     }
 
+    /// Started, or about to be, as far as is known.
+    pub fn is_up(&self) -> bool {
+        matches!(self.life, Life::Starting | Life::Running)
+    }
+
     /// A process of it may be alive.
     pub fn may_have_process(&self) -> bool {
-        matches!(self.life, Life::Starting | Life::Running)
+        self.is_up() || self.uncertain
     }
 
     /// Nothing is left of it and nothing is under way.
@@ -174,7 +187,7 @@ impl Container {
     /// The start was confirmed.
     pub fn on_started(&mut self, pid: u32, now: Millis) {
         (self.life, self.pid, self.started) = (Life::Running, Some(pid), Some(now));
-        (self.retry, self.reason) = (Retry::default(), None);
+        (self.retry, self.reason, self.uncertain) = (Retry::default(), None, false);
         // The exit of an earlier try, which was undone, is no exit of this process.
         if let Some(exit) = self.early_exit.take() {
             self.on_exited(&exit);
@@ -228,6 +241,7 @@ impl Container {
             self.stop = StopStage::NotAsked;
         }
         self.cancelled = false;
+        self.uncertain &= matches!(observed, Some(ObservedState::Running { .. }));
         if matches!(self.image, Image::Pulling { .. }) {
             self.image = Image::Wanted;
         }
@@ -263,7 +277,8 @@ impl Container {
         if matches!(self.image, Image::Pulling { .. }) {
             self.image = Image::Abandoned;
         }
-        if self.may_have_process() {
+        self.uncertain = false;
+        if self.is_up() {
             self.life = Life::Exited;
             self.finished = Some(now);
             self.reason = Some("host restarted".into());
@@ -298,7 +313,7 @@ impl Container {
 
     /// What the runtime held of its attempt is gone.
     pub fn on_removed(&mut self) {
-        self.attempted = false;
+        (self.attempted, self.uncertain) = (false, false);
         self.retry = Retry::default();
         if self.life == Life::Former {
             (self.life, self.attempt) = (Life::Waiting, self.attempt.next());

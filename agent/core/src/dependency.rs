@@ -80,5 +80,5 @@ pub fn may_stop(task: &Task, id: &ContainerId) -> bool {
         .containers
         .iter()
         .filter(depends)
-        .all(|c| !task.container(&c.id).may_have_process())
+        .all(|c| !task.container(&c.id).is_up())
 }

@@ -85,6 +85,8 @@ pub enum Completion {
     Removed,
     HostReleased,
     LogsRemoved,
+    /// A start found that the image is no longer on this host; nothing was made.
+    ImageGone(Failure),
     /// It could not be done.
     Failed(Failure),
     /// It was given up because the core asked; what it made is known to the ledger.

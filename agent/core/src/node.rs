@@ -273,6 +273,11 @@ impl Node {
             // First: what the runtime lists after a boot says nothing about how its processes ended.
             if restarted.host_rebooted {
                 task.on_host_rebooted(now);
+                if let (Phase::Active, Some(inside)) =
+                    (&task.phase, self.record.addresses.move_inside(id, now))
+                {
+                    task.address = Some(inside);
+                }
             }
             task.on_agent_restarted(observed.get(id).unwrap_or(&none), now);
             // Deadlines are in the tasks; the timers were in memory.

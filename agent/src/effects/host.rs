@@ -3,6 +3,7 @@
 
 use std::{
     ffi::OsString,
+    net::Ipv4Addr,
     os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -66,7 +67,8 @@ impl super::runtime::LoggerRegistry for LoggerRegistry {
 }
 
 impl Host {
-    /// Sets up what all tasks share. `notifier` keeps containers' pipes for the next agent.
+    /// Sets up what all tasks share. `notifier` keeps containers' pipes for the next agent; `kept_addresses` are held by
+    /// tasks, outside of `task_cidr`.
     ///
     /// # Errors
     /// What is missing on this host, and what to do about it.
@@ -74,6 +76,7 @@ impl Host {
         config: &Config,
         channel: tonic::transport::Channel,
         notifier: Notifier,
+        kept_addresses: Vec<Ipv4Addr>,
     ) -> anyhow::Result<(Self, logs::Server)> {
         let logger = config.logger_path().context("find the agent's own executable")?;
         anyhow::ensure!(
@@ -86,6 +89,7 @@ impl Host {
             instance: config.instance.clone(),
             run_dir: config.run_dir.clone(),
             task_cidr: config.task_cidr,
+            kept: kept_addresses,
         })
         .await?;
         let images = Images::new(channel.clone(), images_config(config)?)?;
@@ -333,6 +337,7 @@ impl Host {
                 }
             }
             Err(RuntimeError::Cancelled { .. }) => Completion::Cancelled,
+            Err(error) if error.is_image_gone() => Completion::ImageGone(error.failure()),
             Err(error) => Completion::Failed(error.failure()),
         }
     }

@@ -23,7 +23,7 @@ use crate::{
     metrics::{LEAK_KINDS, METRICS},
     telemetry::{
         NetworkUsage, NodeUsage, Sampler, TaskUsage, Usage,
-        pressure::{Periods, Pressure, periods},
+        pressure::{Periods, periods},
     },
 };
 
@@ -39,7 +39,6 @@ struct Row<'a> {
     slot: String,
     usage: Usage,
     periods: Option<Periods>,
-    pressure: Option<Pressure>,
     started_ms: Option<i64>,
 }
 
@@ -47,7 +46,6 @@ struct Row<'a> {
 struct Swept {
     node: NodeUsage,
     tasks: Vec<TaskUsage>,
-    pressure: Option<Pressure>,
 }
 
 impl Introspection {
@@ -78,11 +76,7 @@ impl Introspection {
 
 fn sweep(sampler: &Mutex<Sampler>) -> Swept {
     let (node, tasks) = sampler.lock().unwrap_or_else(PoisonError::into_inner).sample();
-    Swept {
-        node,
-        tasks,
-        pressure: Pressure::of_host(),
-    }
+    Swept { node, tasks }
 }
 
 fn own(text: &mut Exposition, sources: &Sources, outbox: Option<u64>) {
@@ -165,6 +159,9 @@ fn own(text: &mut Exposition, sources: &Sources, outbox: Option<u64>) {
     for (kind, found) in LEAK_KINDS.iter().zip(&METRICS.leaked) {
         text.sample("berth_leaked_objects", &[("kind", *kind)], count(found));
     }
+    let help = "Limits of tasks that somebody changed, and that were set again.";
+    let repairs = sources.cgroups.repairs();
+    text.single("berth_limits_repaired_total", Counter, help, repairs);
     if let Some(outbox) = outbox {
         let help = "State changes that the control plane has not acknowledged.";
         text.single("berth_reports_queued", Gauge, help, outbox);
@@ -195,9 +192,6 @@ fn of_tasks(text: &mut Exposition, cgroups: &Cgroups, view: &NodeView, usages: &
                 slot: slot.to_string(),
                 usage: container.usage,
                 periods: cpu.as_deref().and_then(periods),
-                pressure: cpu
-                    .filter(|_| cgroups.version() == 2)
-                    .and_then(|directory| Pressure::of_cgroup(&directory)),
                 started_ms: seen.and_then(|seen| seen.started_at),
             });
         }
@@ -335,37 +329,37 @@ fn containers(text: &mut Exposition, rows: &[Row<'_>]) {
             "container_pressure_cpu_waiting_seconds_total",
             Counter,
             "Time in which some process waited for a CPU (cgroup v2).",
-            |r| Some(usec(r.pressure?.cpu.some_usec)),
+            |r| Some(usec(r.usage.pressure?.cpu.some_usec)),
         ),
         (
             "container_pressure_cpu_stalled_seconds_total",
             Counter,
             "Time in which every process waited for a CPU (cgroup v2).",
-            |r| Some(usec(r.pressure?.cpu.full_usec)),
+            |r| Some(usec(r.usage.pressure?.cpu.full_usec)),
         ),
         (
             "container_pressure_memory_waiting_seconds_total",
             Counter,
             "Time in which some process waited for memory (cgroup v2).",
-            |r| Some(usec(r.pressure?.memory.some_usec)),
+            |r| Some(usec(r.usage.pressure?.memory.some_usec)),
         ),
         (
             "container_pressure_memory_stalled_seconds_total",
             Counter,
             "Time in which every process waited for memory (cgroup v2).",
-            |r| Some(usec(r.pressure?.memory.full_usec)),
+            |r| Some(usec(r.usage.pressure?.memory.full_usec)),
         ),
         (
             "container_pressure_io_waiting_seconds_total",
             Counter,
             "Time in which some process waited for I/O (cgroup v2).",
-            |r| Some(usec(r.pressure?.io.some_usec)),
+            |r| Some(usec(r.usage.pressure?.io.some_usec)),
         ),
         (
             "container_pressure_io_stalled_seconds_total",
             Counter,
             "Time in which every process waited for I/O (cgroup v2).",
-            |r| Some(usec(r.pressure?.io.full_usec)),
+            |r| Some(usec(r.usage.pressure?.io.full_usec)),
         ),
     ];
     for (name, kind, help, value) in families {
@@ -454,7 +448,9 @@ fn node(text: &mut Exposition, swept: &Swept) {
     ] {
         text.single(name, Gauge, help, value);
     }
-    let Some(pressure) = swept.pressure else { return };
+    let Some(pressure) = swept.node.pressure else {
+        return;
+    };
     let of = [
         ("cpu", pressure.cpu),
         ("memory", pressure.memory),

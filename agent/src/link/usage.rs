@@ -2,7 +2,7 @@
 
 use berth_proto::node::v1 as wire;
 
-use crate::telemetry::{ContainerUsage, NetworkUsage, NodeUsage, TaskUsage, Usage};
+use crate::telemetry::{ContainerUsage, NetworkUsage, NodeUsage, Pressure, TaskUsage, Usage};
 
 pub(super) fn node(usage: &NodeUsage) -> wire::NodeUsage {
     wire::NodeUsage {
@@ -12,6 +12,7 @@ pub(super) fn node(usage: &NodeUsage) -> wire::NodeUsage {
         disk_used_bytes: usage.disk_used_bytes,
         disk_total_bytes: usage.disk_total_bytes,
         load1_milli: usage.load1_milli,
+        pressure: usage.pressure.as_ref().map(pressure),
     }
 }
 
@@ -43,6 +44,18 @@ fn of(usage: &Usage) -> wire::Usage {
         io_read_bytes: usage.io_read_bytes,
         io_write_bytes: usage.io_write_bytes,
         oom_kills: usage.oom_kills,
+        pressure: usage.pressure.as_ref().map(pressure),
+    }
+}
+
+fn pressure(usage: &Pressure) -> wire::Pressure {
+    wire::Pressure {
+        cpu_waiting_usec: usage.cpu.some_usec,
+        cpu_stalled_usec: usage.cpu.full_usec,
+        memory_waiting_usec: usage.memory.some_usec,
+        memory_stalled_usec: usage.memory.full_usec,
+        io_waiting_usec: usage.io.some_usec,
+        io_stalled_usec: usage.io.full_usec,
     }
 }
 

@@ -144,6 +144,7 @@ async fn remove_network(settings: &Settings) -> anyhow::Result<()> {
         instance: settings.instance.clone(),
         run_dir: settings.run_dir.clone(),
         task_cidr: settings.task_cidr,
+        kept: Vec::new(),
     })
     .await?;
     network.remove_strays(&network.list().await?).await?;

@@ -1,6 +1,9 @@
 //! Owns the SQL.
 
-use std::path::Path;
+use std::{
+    path::Path,
+    time::{Duration, Instant},
+};
 
 use berth_agent_core::{
     ledger::{Ledger, LedgerWrite, Owned},
@@ -14,6 +17,10 @@ use super::{Batch, Loaded, StoreError};
 
 /// Deleted to make room for a last word when the disk is full, bytes.
 const RESERVE_BYTES: u64 = 1 << 20;
+/// A spent reserve is made again once there is so much room, bytes: otherwise it would take what was just freed.
+const RESERVE_AGAIN_BYTES: u64 = 16 << 20;
+/// Between two looks whether there is.
+const RESERVE_AGAIN_AFTER: Duration = Duration::from_secs(10);
 
 const SCHEMA: &str = "
     PRAGMA journal_mode = WAL;
@@ -33,6 +40,8 @@ const SCHEMA: &str = "
 pub(super) struct Database {
     connection: Connection,
     reserve: std::path::PathBuf,
+    /// When the reserve was given back, or was last looked for room.
+    spent: Option<Instant>,
     synced: bool,
 }
 
@@ -58,6 +67,7 @@ impl Database {
         let mut database = Self {
             connection,
             reserve: path.with_extension("reserve"),
+            spent: None,
             synced: false,
         };
         let loaded = database.load().map_err(open)?;
@@ -73,6 +83,20 @@ impl Database {
         let zeros = vec![0u8; usize::try_from(RESERVE_BYTES).unwrap_or(0)];
         if std::fs::write(&self.reserve, zeros).is_err() {
             let _ = std::fs::remove_file(&self.reserve);
+        }
+    }
+
+    /// Makes a spent reserve again, when there is room for it and more.
+    fn renew_reserve(&mut self, after: Duration) {
+        if self.spent.is_none_or(|since| since.elapsed() < after) {
+            return;
+        }
+        let room = nix::sys::statvfs::statvfs(self.reserve.parent().unwrap_or(&self.reserve));
+        if room.is_ok_and(|fs| fs.blocks_available() * fs.fragment_size() >= RESERVE_AGAIN_BYTES) {
+            self.make_reserve();
+            self.spent = None;
+        } else {
+            self.spent = Some(Instant::now());
         }
     }
 
@@ -135,12 +159,13 @@ impl Database {
     pub(super) fn commit(&mut self, batch: &Batch) -> Result<(), StoreError> {
         let result = self.write(batch);
         match &result {
-            Ok(()) => {}
+            Ok(()) => self.renew_reserve(RESERVE_AGAIN_AFTER),
             Err(StoreError::Unavailable { source, .. })
                 if source.sqlite_error_code() == Some(ErrorCode::DiskFull) =>
             {
                 // Its room is for this one transaction: the retry finds it.
                 let _ = std::fs::remove_file(&self.reserve);
+                self.spent = Some(Instant::now());
             }
             Err(_) => {}
         }
@@ -282,5 +307,27 @@ fn classify(source: rusqlite::Error, action: &'static str) -> StoreError {
     match source.sqlite_error_code() {
         Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => StoreError::Corrupt { source },
         _ => StoreError::Unavailable { action, source },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_spent_reserve_is_made_again_and_not_at_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("agent.db");
+        let (mut database, _) = Database::open(&path).unwrap();
+        let reserve = path.with_extension("reserve");
+        std::fs::remove_file(&reserve).unwrap();
+        database.renew_reserve(Duration::ZERO);
+        assert!(!reserve.exists(), "it was not given back");
+        database.spent = Some(Instant::now());
+        database.commit(&Batch::default()).unwrap();
+        assert!(!reserve.exists(), "the disk was full a moment ago");
+        database.renew_reserve(Duration::ZERO);
+        assert_eq!(std::fs::metadata(&reserve).unwrap().len(), RESERVE_BYTES);
+        assert_eq!(database.spent, None);
     }
 }

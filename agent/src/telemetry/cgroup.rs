@@ -4,6 +4,7 @@ use super::{
     Usage,
     kept::{Buffer, KeptFile},
     parse,
+    pressure::PressureFiles,
 };
 use crate::effects::cgroups::Cgroups;
 
@@ -20,11 +21,13 @@ pub(super) struct CgroupFiles {
     oom: Option<KeptFile>,
     pids: Option<KeptFile>,
     io: Option<KeptFile>,
+    /// v2 only.
+    pressure: Option<PressureFiles>,
 }
 
 impl CgroupFiles {
     /// Descriptors that [`CgroupFiles::workload`] keeps, at most.
-    pub(super) const WORKLOAD_DESCRIPTORS: usize = 8;
+    pub(super) const WORKLOAD_DESCRIPTORS: usize = 8 + PressureFiles::DESCRIPTORS;
     /// Descriptors that [`CgroupFiles::overhead`] keeps, at most.
     pub(super) const OVERHEAD_DESCRIPTORS: usize = 4;
 
@@ -40,6 +43,10 @@ impl CgroupFiles {
             cpu_stat: file("cpu", "cpu.stat", "cpu.stat"),
             memory_limit: file("memory", "memory.limit_in_bytes", "memory.max"),
             oom: file("memory", "memory.oom_control", "memory.events.local"),
+            pressure: (cgroups.version() == 2)
+                .then(|| cgroups.directory("cpu", path))
+                .flatten()
+                .map(|dir| PressureFiles::of_cgroup(&dir, keep)),
             io: file("blkio", "blkio.throttle.io_service_bytes_recursive", "io.stat"),
             ..Self::overhead(cgroups, path, keep)
         }
@@ -65,11 +72,13 @@ impl CgroupFiles {
             oom: None,
             pids: file("pids", "pids.current", "pids.current"),
             io: None,
+            pressure: None,
         }
     }
 
     /// What the kernel says now; zeros for a cgroup that is not there.
     pub(super) fn read(&mut self, buffer: &mut Buffer) -> Usage {
+        let pressure = self.pressure.as_mut().and_then(|files| files.read(buffer));
         let mut figure = |file: &mut Option<KeptFile>, parse: &dyn Fn(&str) -> u64| {
             file.as_mut().and_then(|file| file.read(buffer)).map_or(0, parse)
         };
@@ -81,6 +90,7 @@ impl CgroupFiles {
         let inactive = figure(&mut self.memory_stat, &|text| parse::flat(text, inactive_key));
         let memory = figure(&mut self.memory_used, &parse::number);
         let mut usage = Usage {
+            pressure,
             memory_used_bytes: memory.saturating_sub(inactive),
             memory_limit_bytes: figure(&mut self.memory_limit, &parse::number),
             oom_kills: figure(&mut self.oom, &|text| parse::flat(text, "oom_kill")),

@@ -1,9 +1,13 @@
-//! Owns pressure stall information (Linux Documentation/accounting/psi.rst) and CPU throttling counts, read when
-//! somebody asks. The kernel has the first for cgroups of v2 only, and may have been built without it.
+//! Owns pressure stall information (Linux Documentation/accounting/psi.rst), and CPU throttling counts, which are read when
+//! somebody asks. The kernel has the first for cgroups of v2 only, and may have been built without it: there is then no
+//! figure, rather than zeros. Nothing waited and nobody looked are two things.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use super::parse;
+use super::{
+    kept::{Buffer, KeptFile},
+    parse,
+};
 
 /// Longest file that is looked at, bytes; all of these are two or three short lines.
 const TEXT_BYTES_MAX: usize = 4096;
@@ -30,24 +34,43 @@ pub struct Periods {
     pub throttled: u64,
 }
 
-impl Pressure {
-    /// Of the host. None: the kernel does not tell.
-    pub fn of_host() -> Option<Self> {
-        let of = |what: &str| stall(&read(&Path::new("/proc/pressure").join(what))?);
-        Some(Self {
-            cpu: of("cpu")?,
-            memory: of("memory")?,
-            io: of("io")?,
-        })
+/// The three files of one cgroup, or of the host.
+#[derive(Debug)]
+pub(super) struct PressureFiles {
+    cpu: KeptFile,
+    memory: KeptFile,
+    io: KeptFile,
+}
+
+impl PressureFiles {
+    /// Descriptors that are kept, at most.
+    pub(super) const DESCRIPTORS: usize = 3;
+
+    /// Of a cgroup of v2.
+    pub(super) fn of_cgroup(directory: &Path, keep: bool) -> Self {
+        let file = |what: &str| KeptFile::new(directory.join(format!("{what}.pressure")), keep);
+        Self {
+            cpu: file("cpu"),
+            memory: file("memory"),
+            io: file("io"),
+        }
     }
 
-    /// Of a cgroup of v2. None: it is gone, or the kernel does not tell.
-    pub fn of_cgroup(directory: &Path) -> Option<Self> {
-        let of = |what: &str| stall(&read(&directory.join(format!("{what}.pressure")))?);
-        Some(Self {
-            cpu: of("cpu")?,
-            memory: of("memory")?,
-            io: of("io")?,
+    pub(super) fn of_host() -> Self {
+        let file = |what: &str| KeptFile::new(PathBuf::from("/proc/pressure").join(what), true);
+        Self {
+            cpu: file("cpu"),
+            memory: file("memory"),
+            io: file("io"),
+        }
+    }
+
+    /// What the kernel says now. None: it is gone, or the kernel does not tell.
+    pub(super) fn read(&mut self, buffer: &mut Buffer) -> Option<Pressure> {
+        Some(Pressure {
+            cpu: stall(self.cpu.read(buffer)?)?,
+            memory: stall(self.memory.read(buffer)?)?,
+            io: stall(self.io.read(buffer)?)?,
         })
     }
 }
@@ -96,7 +119,10 @@ mod tests {
         ] {
             std::fs::write(directory.path().join(file), text).unwrap();
         }
-        let pressure = Pressure::of_cgroup(directory.path()).unwrap();
+        let mut buffer = Buffer::default();
+        let mut of = |directory: &Path| PressureFiles::of_cgroup(directory, true).read(&mut buffer);
+        let pressure = of(directory.path()).unwrap();
+        assert_eq!(of(Path::new("/nonexistent")), None);
         assert_eq!((pressure.cpu.some_usec, pressure.cpu.full_usec), (5, 0));
         assert_eq!((pressure.memory.full_usec, pressure.io.some_usec), (6, 9));
         assert_eq!(
@@ -106,6 +132,5 @@ mod tests {
                 throttled: 3
             })
         );
-        assert_eq!(Pressure::of_cgroup(Path::new("/nonexistent")), None);
     }
 }

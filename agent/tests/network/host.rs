@@ -92,6 +92,7 @@ impl Host {
             instance: INSTANCE.to_owned(),
             run_dir: self.dir.path().join("run"),
             task_cidr: "10.77.0.0/16".parse().unwrap(),
+            kept: Vec::new(),
         }
     }
 

@@ -78,6 +78,25 @@ fn strays_are_listed_from_the_host_and_removed() {
 }
 
 #[test]
+fn an_address_from_before_the_range_was_changed_is_still_its_tasks() {
+    on_host(async |host| {
+        let address = "10.78.0.9".parse().unwrap();
+        let network = Network::start(NetworkConfig {
+            kept: vec![address],
+            ..host.config()
+        });
+        let network = network.await.unwrap();
+        network.attach(&task(1), address).await.unwrap();
+        let rules = host.listing();
+        assert!(
+            rules.contains("10.78.0.9"),
+            "it leaves the host as any other: {rules}"
+        );
+        network.detach(&task(1)).await.unwrap();
+    });
+}
+
+#[test]
 fn a_private_agent_does_not_leave_while_tasks_are_attached() {
     on_host(async |host| {
         let network = host.network().await;

@@ -2,7 +2,8 @@
 //! Never changes anything.
 
 use berth_proto::node::v1::{
-    Heartbeat, ImagePull, LayerPull, LayerStatus, NetworkUsage, NodeUsage, TaskSpec, TaskUsage, Usage,
+    Heartbeat, ImagePull, LayerPull, LayerStatus, NetworkUsage, NodeUsage, Pressure, TaskSpec, TaskUsage,
+    Usage,
 };
 use prost::Message;
 use serde_json::{Value, json};
@@ -198,6 +199,7 @@ fn node_usage(usage: NodeUsage) -> Value {
         "diskUsedBytes": usage.disk_used_bytes,
         "diskTotalBytes": usage.disk_total_bytes,
         "load1Milli": usage.load1_milli,
+        "pressure": usage.pressure.as_ref().map(pressure),
     })
 }
 
@@ -228,6 +230,19 @@ fn usage(usage: Usage) -> Value {
         "ioReadBytes": usage.io_read_bytes,
         "ioWriteBytes": usage.io_write_bytes,
         "oomKills": usage.oom_kills,
+        "pressure": usage.pressure.as_ref().map(pressure),
+    })
+}
+
+/// Null where the node's kernel does not measure it.
+fn pressure(usage: &Pressure) -> Value {
+    json!({
+        "cpuWaitingUsec": usage.cpu_waiting_usec,
+        "cpuStalledUsec": usage.cpu_stalled_usec,
+        "memoryWaitingUsec": usage.memory_waiting_usec,
+        "memoryStalledUsec": usage.memory_stalled_usec,
+        "ioWaitingUsec": usage.io_waiting_usec,
+        "ioStalledUsec": usage.io_stalled_usec,
     })
 }
 

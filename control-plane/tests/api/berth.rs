@@ -1,6 +1,6 @@
 //! Berth's own operations.
 
-use berth_proto::node::v1::{Heartbeat, LogLine, NodeUsage, TaskUsage, Usage};
+use berth_proto::node::v1::{Heartbeat, LogLine, NodeUsage, Pressure, TaskUsage, Usage};
 use serde_json::{Value, json};
 
 use crate::world::World;
@@ -164,6 +164,10 @@ async fn usage_is_that_of_the_last_heartbeats() {
     let usage = Usage {
         cpu_used_usec: 42,
         memory_used_bytes: 7,
+        pressure: Some(Pressure {
+            io_stalled_usec: 3,
+            ..Pressure::default()
+        }),
         ..Usage::default()
     };
     world.register("web").await;
@@ -222,6 +226,8 @@ async fn usage_is_that_of_the_last_heartbeats() {
     );
     assert_eq!(answer["tasks"][0]["task"], task);
     assert_eq!(answer["tasks"][0]["total"]["cpuUsedUsec"], 42);
+    assert_eq!(answer["tasks"][0]["total"]["pressure"]["ioStalledUsec"], 3);
+    assert_eq!(of(&node)["usage"]["pressure"], Value::Null, "not measured");
     world
         .berth("GetUsage", json!({"cluster": "nope"}))
         .await

@@ -338,10 +338,22 @@ impl Task {
         };
         match (doing, completion) {
             (Doing::Start, Completion::Started { pid, .. }) => container.on_started(pid, now),
-            (Doing::Start, Completion::Cancelled) => container.give_up(None, None),
+            (Doing::Start, Completion::Cancelled) => {
+                container.uncertain = true;
+                container.give_up(None, None);
+            }
+            // Removed by somebody since it was fetched.
+            (Doing::Start, Completion::ImageGone(_)) if active && !container.image_again => {
+                container.image_again = true;
+                (container.image, container.life) = (Image::Wanted, Life::Waiting);
+            }
+            (Doing::Start, Completion::ImageGone(failure)) => {
+                container.life = Life::Waiting;
+                self.on_cannot_start(id, failure, now);
+            }
             (Doing::Start, Completion::Failed(failure)) => {
                 container.retry.failed(now);
-                container.life = Life::Waiting;
+                (container.life, container.uncertain) = (Life::Waiting, true);
                 if failure.retryable && container.retry.failures < START_TRIES_MAX && active {
                     container.reason = Some(Container::failure_reason(&failure));
                 } else {

@@ -1,7 +1,7 @@
 //! Owns one nftables table, `inet <instance>`, replaced as a whole by one `nft` run at start. Its rules match link name
 //! prefix and address range, so they do not grow with tasks. Never touches a table of somebody else.
 
-use std::{process::Stdio, time::Duration};
+use std::{net::Ipv4Addr, process::Stdio, time::Duration};
 
 use ipnet::Ipv4Net;
 use serde::Deserialize;
@@ -24,7 +24,8 @@ const NFT_OUTPUT_BYTES_MAX: u64 = 4 * 1024 * 1024;
 /// - A source that the host does not route back through the very link it came in on is spoofed, and dropped. Each task
 ///   link has `rp_filter=1` as well, but the kernel takes the larger of that and `conf.all.rp_filter`, and 2, which many
 ///   distributions set there, is the weaker check.
-fn ruleset(names: &Names, range: Ipv4Net) -> String {
+fn ruleset(names: &Names, range: Ipv4Net, kept: &[Ipv4Addr]) -> String {
+    let kept: String = kept.iter().map(|address| format!(", {address}")).collect();
     let (table, prefix) = (names.table(), names.prefix());
     format!(
         r#"table inet {table} {{ }}
@@ -44,7 +45,7 @@ table inet {table} {{
   }}
   chain postrouting {{
     type nat hook postrouting priority srcnat; policy accept;
-    ip saddr {range} oifname != "lo" oifname != "{prefix}*" masquerade
+    ip saddr {{ {range}{kept} }} oifname != "lo" oifname != "{prefix}*" masquerade
   }}
 }}
 "#
@@ -52,8 +53,8 @@ table inet {table} {{
 }
 
 /// Replaces the table. Idempotent.
-pub(super) async fn apply(names: &Names, range: Ipv4Net) -> Result<(), NetworkError> {
-    nft("apply the table", &["-f", "-"], &ruleset(names, range)).await?;
+pub(super) async fn apply(names: &Names, range: Ipv4Net, kept: &[Ipv4Addr]) -> Result<(), NetworkError> {
+    nft("apply the table", &["-f", "-"], &ruleset(names, range, kept)).await?;
     Ok(())
 }
 
@@ -185,10 +186,14 @@ mod tests {
 
     #[test]
     fn the_ruleset_replaces_the_table_in_one_transaction() {
-        let rules = ruleset(&Names::new("berth-t").unwrap(), "10.1.0.0/16".parse().unwrap());
+        let names = Names::new("berth-t").unwrap();
+        let range = "10.1.0.0/16".parse().unwrap();
+        let rules = ruleset(&names, range, &[]);
         let lines: Vec<_> = rules.lines().collect();
         assert_eq!(lines[0], "table inet berth-t { }");
         assert_eq!(lines[1], "delete table inet berth-t");
-        assert!(rules.contains("ip saddr 10.1.0.0/16 oifname != "));
+        assert!(rules.contains("ip saddr { 10.1.0.0/16 } oifname != "));
+        let rules = ruleset(&names, range, &["10.9.0.1".parse().unwrap()]);
+        assert!(rules.contains("ip saddr { 10.1.0.0/16, 10.9.0.1 } oifname != "));
     }
 }

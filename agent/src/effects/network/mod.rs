@@ -66,6 +66,8 @@ pub struct NetworkConfig {
     pub run_dir: PathBuf,
     /// Where task addresses come from. What leaves it for other links of the host is masqueraded.
     pub task_cidr: Ipv4Net,
+    /// Addresses outside of it that tasks have from before it was changed.
+    pub kept: Vec<Ipv4Addr>,
 }
 
 /// A task that has its network.
@@ -82,6 +84,7 @@ pub struct Attached {
 pub struct Network {
     names: Arc<Names>,
     range: Ipv4Net,
+    kept: Vec<Ipv4Addr>,
     run_dir: PathBuf,
     netns_dir: PathBuf,
     ipv6: bool,
@@ -101,7 +104,7 @@ impl Network {
         let netns_dir = netns::prepare_directory(&config.run_dir.join("netns"))?;
         let run_dir = netns_dir.parent().unwrap_or(&config.run_dir).to_owned();
         enable_forwarding()?;
-        firewall::apply(&names, range).await?;
+        firewall::apply(&names, range, &config.kept).await?;
         for chain in firewall::foreign_forward_drops(&names).await? {
             warn!(
                 chain,
@@ -112,6 +115,7 @@ impl Network {
         Ok(Self {
             names: names.into(),
             range,
+            kept: config.kept,
             run_dir,
             netns_dir,
             ipv6: Path::new("/proc/sys/net/ipv6").exists(),
@@ -127,7 +131,7 @@ impl Network {
     /// [`NetworkError::AddressInUse`] when another link has the address: it is never taken away. After any error,
     /// [`Network::detach`] removes what was made.
     pub async fn attach(&self, task: &TaskId, address: Ipv4Addr) -> Result<Attached, NetworkError> {
-        if !self.range.contains(&address) {
+        if !self.range.contains(&address) && !self.kept.contains(&address) {
             return Err(NetworkError::AddressOutside {
                 address,
                 range: self.range,

@@ -50,7 +50,7 @@ pub(crate) async fn probe(instance: &str, range: Ipv4Net) -> Result<(), NetworkE
                     netlink.create_veth(&pair).await
                 })
                 .await?;
-            firewall::apply(&names, range).await
+            firewall::apply(&names, range, &[]).await
         })
     };
     Threads::default().run("probe", "the kernel", (), work).await?;

@@ -147,6 +147,29 @@ impl RuntimeError {
         .any(|sign| source.message.contains(sign))
     }
 
+    /// Tasks.Start was called, and this does not tell whether it was done.
+    pub(super) fn leaves_start_open(&self) -> bool {
+        match self {
+            Self::Deadline {
+                step: Step::Start, ..
+            } => true,
+            Self::Call {
+                step: Step::Start,
+                source,
+                ..
+            } => !matches!(
+                source.code,
+                Code::NotFound | Code::InvalidArgument | Code::FailedPrecondition | Code::Unimplemented
+            ),
+            _ => false,
+        }
+    }
+
+    /// The layers that its snapshot is to lie on are no longer on this host. Nothing was made.
+    pub(crate) fn is_image_gone(&self) -> bool {
+        matches!(self, Self::Call { step: Step::Prepare, source, .. } if source.code == Code::NotFound)
+    }
+
     /// The name ECS gives to failures of this kind.
     pub fn kind(&self) -> &'static str {
         match self {
@@ -298,6 +321,30 @@ mod tests {
     }
 
     #[test]
+    fn only_what_was_asked_and_not_answered_leaves_a_start_open() {
+        let answered = |step, code, message| RuntimeError::answered(step, "c-1", &Status::new(code, message));
+        for open in [
+            answered(Step::Start, Code::Unavailable, "transport error"),
+            answered(Step::Start, Code::Unknown, "ttrpc: closed"),
+            RuntimeError::Deadline {
+                step: Step::Start,
+                id: "c-1".into(),
+                after: Duration::from_secs(60),
+            },
+        ] {
+            assert!(open.leaves_start_open() && open.retryable(), "{open:?}");
+        }
+        let refused = "OCI runtime start failed: cannot start a stopped process: unknown";
+        for settled in [
+            answered(Step::Start, Code::Unknown, refused),
+            answered(Step::Start, Code::NotFound, "no running task found"),
+            answered(Step::Create, Code::Unavailable, "transport error"),
+        ] {
+            assert!(!settled.leaves_start_open(), "{settled:?}");
+        }
+    }
+
+    #[test]
     fn other_answers_say_what_was_done_to_what() {
         let failure = of(
             Step::Prepare,
@@ -307,6 +354,10 @@ mod tests {
         let want =
             "prepare the snapshot of c-1: containerd: parent snapshot sha256:1 does not exist (NotFound)";
         assert_eq!((failure.message.as_str(), failure.retryable), (want, false));
+        let gone = RuntimeError::answered(Step::Prepare, "c-1", &Status::not_found("parent snapshot"));
+        assert!(gone.is_image_gone());
+        let other = RuntimeError::answered(Step::Create, "c-1", &Status::not_found("cgroup"));
+        assert!(!other.is_image_gone());
         assert_eq!(failure.kind, "CannotCreateContainerError");
         assert!(of(Step::Record, Code::Unavailable, "x").retryable);
         assert!(of(Step::Record, Code::Unknown, &"é".repeat(2000)).message.len() < 1024);

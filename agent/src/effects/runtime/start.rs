@@ -132,10 +132,7 @@ impl Attempt<'_> {
                     self.undo().await;
                     tokio::time::sleep(SHIM_LEAVES).await;
                 }
-                Err(error) => {
-                    self.undo().await;
-                    return Err(error);
-                }
+                Err(error) => return self.settle(error).await,
                 done => return done,
             }
             round += 1;
@@ -339,13 +336,29 @@ impl Attempt<'_> {
             Some(process) if process.status() != TaskStatus::Created => Ok(Some(process.pid)),
             Some(_) if self.check_logger().is_ok() => {
                 self.asked.store(true, Relaxed);
-                let started = self.guarded(self.start_process()).await;
-                if started.is_err() {
-                    self.undo().await;
+                match self.guarded(self.start_process()).await {
+                    Ok(pid) => Ok(Some(pid)),
+                    Err(error) => self.settle(error).await.map(|started| Some(started.pid)),
                 }
-                started.map(Some)
             }
             _ => self.runtime.remove_id(&self.id).await.map(|()| None),
+        }
+    }
+
+    /// After a failure. One that says nothing of whether the process was started is not undone, or the next try would be the
+    /// second start of one attempt: a process that runs is what was wanted, and anything else is left for the next try to
+    /// find.
+    async fn settle(&self, error: RuntimeError) -> Result<Started, RuntimeError> {
+        if !error.leaves_start_open() || self.cancel.is_cancelled() {
+            self.undo().await;
+            return Err(error);
+        }
+        match self.runtime.process(&self.id).await {
+            Ok(Some(process)) if process.status() != TaskStatus::Created => Ok(Started {
+                pid: process.pid,
+                timings: Timings::default(),
+            }),
+            Ok(_) | Err(_) => Err(error),
         }
     }
 

@@ -88,6 +88,79 @@ fn a_deadline_is_not_lost_when_the_clock_is_set_back() {
     assert_eq!(early.timers, [(key, Millis(60_000))]);
 }
 
+/// Brings a task of one container to the point where its start is under way.
+fn starting(node: &mut Node, spec: &TaskSpec) -> Lane {
+    let (id, first) = (&spec.id, &spec.containers[0].id);
+    node.apply(Millis(0), snapshot(1, vec![spec.clone()]));
+    node.apply(Millis(0), done(Lane::Pull(id.clone(), first.clone()), image()));
+    let ready = Completion::HostReady {
+        mac_address: String::new(),
+    };
+    node.apply(Millis(0), done(Lane::Host(id.clone()), ready));
+    Lane::Lifecycle(id.clone(), first.clone())
+}
+
+fn failure(retryable: bool) -> Failure {
+    Failure {
+        kind: "CannotStartContainerError".into(),
+        message: "no answer".into(),
+        retryable,
+    }
+}
+
+#[test]
+fn a_start_that_failed_while_stopping_holds_its_cpu_until_it_is_removed() {
+    for completion in [Completion::Failed(failure(true)), Completion::Cancelled] {
+        let mut node = node();
+        let spec = task(1, 512, vec![container(10, "a")]);
+        let lane = starting(&mut node, &spec);
+        node.apply(Millis(1), stop(2, spec.clone()));
+        let change = node.apply(Millis(2), done(lane.clone(), completion));
+        assert!(
+            matches!(change.effects.as_slice(), [Effect::Remove { .. }]),
+            "{:?}",
+            change.effects
+        );
+        assert_eq!(node.resources().used().cpu_units, 512, "it may run all the same");
+        assert_eq!(node.task(&spec.id).unwrap().status(), Status::Stopping);
+        let removed = node.apply(Millis(3), done(lane, Completion::Removed));
+        assert_eq!(node.resources().used().cpu_units, 0);
+        settle(&mut node, Millis(4), removed);
+        assert_eq!(node.task(&spec.id).unwrap().phase, Phase::Stopped);
+    }
+}
+
+#[test]
+fn an_image_that_is_gone_at_the_start_is_fetched_once_more() {
+    let mut node = node();
+    let spec = task(1, 512, vec![container(10, "a")]);
+    let lane = starting(&mut node, &spec);
+    let change = node.apply(
+        Millis(1),
+        done(lane.clone(), Completion::ImageGone(failure(false))),
+    );
+    assert!(
+        matches!(change.effects.as_slice(), [Effect::PullImage { .. }]),
+        "{:?}",
+        change.effects
+    );
+    let pulled = Lane::Pull(spec.id.clone(), spec.containers[0].id.clone());
+    let change = node.apply(Millis(2), done(pulled, image()));
+    assert!(
+        matches!(change.effects.as_slice(), [Effect::Start(_)]),
+        "{:?}",
+        change.effects
+    );
+    // Whoever removes it, wins.
+    let reports = run(
+        &mut node,
+        Millis(3),
+        done(lane, Completion::ImageGone(failure(false))),
+    );
+    let stop = reports.last().unwrap().task.facts.stop.clone();
+    assert_eq!(stop.unwrap().0, StopCode::TaskFailedToStart);
+}
+
 #[test]
 fn who_waited_behind_a_task_that_may_not_be_passed_is_admitted_when_it_leaves() {
     let mut node = node();

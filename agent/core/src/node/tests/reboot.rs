@@ -105,6 +105,24 @@ fn a_tagged_task_starts_again_from_its_beginning_as_new_attempts() {
 }
 
 #[test]
+fn a_changed_range_is_moved_into_at_the_boot_and_not_before() {
+    let mut node = node();
+    let spec = restarting(1);
+    up(&mut node, &spec);
+    let old = node.task(&spec.id).unwrap().address.unwrap();
+    let config = NodeConfig {
+        task_range: "10.9.0.0/29".parse().unwrap(),
+        ..node.config.clone()
+    };
+    let tasks: Vec<_> = node.tasks().cloned().collect();
+    let mut node = Node::load(config, node.record().clone(), tasks, node.ledger().clone());
+    assert_eq!(node.task(&spec.id).unwrap().address, Some(old));
+    run(&mut node, Millis(10), boot(vec![left(&spec, 1, 1)]));
+    let new = node.task(&spec.id).unwrap().address.unwrap();
+    assert_eq!(new, Ipv4Addr::new(10, 9, 0, 1));
+}
+
+#[test]
 fn both_kinds_side_by_side() {
     let mut node = node();
     let (again, ends) = (restarting(1), task(2, 128, vec![container(99, "a")]));
