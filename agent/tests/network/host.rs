@@ -80,6 +80,11 @@ impl Host {
         ] {
             run_in(&host.outside_netns(), command);
         }
+        // The kernel tells the carrier a moment later; a listing before that would differ from every later one.
+        while !run("ip -o link show uplink").contains("state UP") {
+            assert!(start.elapsed() < CONNECT_DEADLINE, "the uplink does not come up");
+            std::thread::sleep(Duration::from_millis(1));
+        }
         host
     }
 

@@ -34,7 +34,8 @@ const HEADER_BYTES_MAX: usize = 16 << 10;
 /// From the first byte of the body to the answer (to its first byte, where it is a stream).
 const CALL_DEADLINE: Duration = Duration::from_secs(30);
 /// How long a call may wait for its turn when [`super::context::CALLS_MAX`] are under way.
-const TURN_DEADLINE: Duration = Duration::from_secs(5);
+/// Shorter than [`CHUNK_DEADLINE`]: who fills all places with bodies that do not come is not waited out by everybody.
+const TURN_DEADLINE: Duration = Duration::from_secs(2);
 /// Longest wait for more of a body: who sends it slower holds a place of others.
 const CHUNK_DEADLINE: Duration = Duration::from_secs(5);
 const JSON_TYPE: &str = "application/x-amz-json-1.1";
