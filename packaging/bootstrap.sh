@@ -735,8 +735,9 @@ main() {
     ask_ec2
     if [ "$packages" = rpm ]; then install_packages; fi
     join
-    if [ "$packages" = deb ]; then install_packages; fi
+    # Before the package starts the agent: it must find whose node it is.
     configure
+    if [ "$packages" = deb ]; then install_packages; fi
     start
     wait_ready
     next_steps
