@@ -59,6 +59,7 @@ pub fn snapshot(message: wire::Snapshot) -> Result<Event, Refusal> {
         position,
         tasks,
         refused,
+        removals_confirmed: message.removals_confirmed,
     })
 }
 

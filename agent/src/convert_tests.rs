@@ -114,6 +114,7 @@ fn one_bad_spec_is_refused_and_the_others_are_taken() {
     let event = snapshot(wire::Snapshot {
         position,
         tasks: vec![good(), bad],
+        removals_confirmed: false,
     })
     .unwrap();
     let Event::Snapshot { tasks, refused, .. } = event else {

@@ -313,6 +313,7 @@ fn hear(heard: &Heard, message: Up, link: &mpsc::Sender<Result<ControlMessage, S
             let snapshot = wire::Snapshot {
                 position: Some(position(1)),
                 tasks: Vec::new(),
+                removals_confirmed: false,
             };
             vec![Down::Welcome(welcome), Down::Snapshot(snapshot)]
         }

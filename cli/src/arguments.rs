@@ -133,6 +133,14 @@ pub enum NodeCommand {
         #[arg(long)]
         reason: Option<String>,
     },
+    /// Let a node stop what it holds running because its control plane lost word of it
+    Confirm {
+        #[arg(value_name = "NODE")]
+        node: String,
+        /// Do it; without this, say what it would mean
+        #[arg(long)]
+        yes: bool,
+    },
 }
 
 #[derive(Debug, Subcommand)]

@@ -200,6 +200,7 @@ impl ControlPlane {
             server_lifetime: None,
             node_silence: config.node_silence,
             heartbeat_interval: config.heartbeat_interval,
+            audit: Some(audit.clone()),
         };
         let links = LinkServer::start(node_listener, authority.clone(), shared.clone(), link_config).await?;
         let api_config = ApiConfig {

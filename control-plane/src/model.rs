@@ -15,6 +15,7 @@
 //! | `/applied/{node}` | highest applied `StateChange.sequence`, as JSON number |
 //! | `/api-keys/{access key id}` | [`ApiKeyRecord`] |
 //! | `/api-key-uses/{access key id}` | when it was last used, coarsely, as JSON number ([`Millis`]) |
+//! | `/confirmations/{node}` | [`Confirmation`], under a lease |
 //! | `/idempotency/{cluster}/{operation}/{token}` | [`Idempotent`] |
 //! | `/join-tokens/{token}` | [`JoinToken`] |
 //! | `/identities/{node}` | [`Identity`] |
@@ -287,4 +288,12 @@ impl fmt::Debug for ApiKeyRecord {
             .field("role", &self.role)
             .finish_non_exhaustive()
     }
+}
+
+/// An operator's word that what a node holds back is to be done.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Confirmation {
+    pub node: String,
+    pub confirmed_by: String,
+    pub confirmed_at: Millis,
 }

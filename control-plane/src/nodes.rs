@@ -23,6 +23,15 @@ pub enum NodeError {
     Busy(String),
 }
 
+/// What a node said when it did not take over its desired state.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Held {
+    /// For people.
+    pub reason: String,
+    /// It would, if an operator confirmed it.
+    pub confirmable: bool,
+}
+
 /// Connected nodes, as the API sees them.
 #[async_trait]
 pub trait Nodes: Send + Sync + Debug {
@@ -30,6 +39,8 @@ pub trait Nodes: Send + Sync + Debug {
     fn latest_heartbeat(&self, node: &str) -> Option<Heartbeat>;
     /// Downloads under way on a connected node, as it last said.
     fn latest_pulls(&self, node: &str) -> Option<Pulls>;
+    /// Why a connected node does not follow its desired state. None: it does.
+    fn held(&self, node: &str) -> Option<Held>;
     /// Where a host that joins finds the listener: `host:port`.
     fn advertised(&self) -> String;
     /// Who signs for nodes.

@@ -6,6 +6,7 @@ mod bad_input;
 mod identity;
 mod lifecycle;
 mod limits;
+mod lost_data;
 mod purge;
 mod reboot;
 mod service;

@@ -48,6 +48,7 @@ impl ControlPlane {
             position: self.position(),
             tasks: self.desired.values().cloned().collect(),
             refused: Vec::new(),
+            removals_confirmed: false,
         }
     }
 

@@ -309,6 +309,16 @@ impl Cluster {
         self.control_plane = Some(ControlPlane::start(config).await.unwrap());
     }
 
+    /// As the control plane has it; also while it does not run.
+    pub fn control_plane_config(&self) -> Config {
+        control_plane_config(&self.dir, self.api, self.nodes, self.options.joins)
+    }
+
+    /// A directory that is gone with the cluster.
+    pub fn directory(&self) -> &Path {
+        self.dir.path()
+    }
+
     pub async fn wait_connected(&self, wanted: bool) {
         self.until(&format!("agentConnected {wanted}"), LIMIT, async || {
             let nodes = self.client.ok("ListContainerInstances", json!({})).await;

@@ -38,6 +38,8 @@ pub struct DesiredAck {
     pub position: Position,
     /// Why it was refused as a whole; the node keeps what it had.
     pub refused: Option<String>,
+    /// It would be taken over if an operator confirmed it.
+    pub confirmable: bool,
 }
 
 impl Change {

@@ -21,6 +21,8 @@ pub enum Event {
         tasks: Vec<TaskSpec>,
         /// Wanted as well, but this agent does not understand what.
         refused: Vec<Refused>,
+        /// An operator confirmed that all else is to stop.
+        removals_confirmed: bool,
     },
     /// What it wants differently.
     Delta {

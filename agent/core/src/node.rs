@@ -10,7 +10,7 @@ mod tests;
 
 pub use admission::OVERTAKEN_MAX;
 pub use deadline::Deadline;
-use desired_state::Wanted;
+use desired_state::{Refusal, Wanted};
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -89,8 +89,8 @@ pub struct Node {
     tasks: BTreeMap<TaskId, Task>,
     ledger: Ledger,
     resources: Resources,
-    /// The last snapshot was refused: deltas upon it mean nothing here.
-    snapshot_refused: bool,
+    /// The last snapshot was refused, and why: deltas upon it mean nothing here.
+    snapshot_refused: Option<Refusal>,
     /// Resources were released, or somebody new wants some.
     admission_due: bool,
     /// As which node it speaks, where that is known.
@@ -140,7 +140,7 @@ impl Node {
             tasks,
             ledger,
             resources,
-            snapshot_refused: false,
+            snapshot_refused: None,
             admission_due: true,
             identity: None,
             rejoined: false,
@@ -219,7 +219,11 @@ impl Node {
                 position,
                 tasks,
                 refused,
-            } => self.on_snapshot(position, Wanted { tasks, refused }, now, change),
+                removals_confirmed,
+            } => {
+                let wanted = Wanted { tasks, refused };
+                self.on_snapshot(position, wanted, removals_confirmed, now, change)
+            }
             Event::Delta {
                 position,
                 changed,

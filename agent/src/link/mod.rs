@@ -112,7 +112,7 @@ impl Link {
         }
     }
 
-    /// Says what became of the link: once for each phase, not at each try. Returns whether it was up.
+    /// Says what became of the link: once for each phase and reason, not at each try. Returns whether it was up.
     fn down(&self, error: &LinkError) -> bool {
         let mut reason = Chain(error).to_string();
         if let Some(advice) = error.advice() {
@@ -127,7 +127,7 @@ impl Link {
         }
         let state = self.state.borrow().failed(self.pace(error), reason.clone());
         let (phase, last) = (state.phase, self.state.send_replace(state));
-        if last.phase != phase {
+        if last.phase != phase || last.reason.as_ref() != Some(&reason) {
             tracing::warn!(
                 error = reason,
                 refused = phase == LinkPhase::Refused,

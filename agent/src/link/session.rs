@@ -292,6 +292,7 @@ fn desired_ack(ack: DesiredAck) -> Out {
     Out::DesiredAck(wire::DesiredAck {
         position: Some(convert::position_to_wire(&ack.position)),
         refused_reason: ack.refused.unwrap_or_default(),
+        confirmable: ack.confirmable,
     })
 }
 

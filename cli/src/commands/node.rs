@@ -9,7 +9,36 @@ use crate::ids::{self, short};
 use crate::output;
 
 pub async fn run(client: &Client, global: &Global, command: NodeCommand) -> Result<u8, CliError> {
-    let NodeCommand::Revoke { node, reason } = command;
+    match command {
+        NodeCommand::Revoke { node, reason } => revoke(client, global, node, reason).await,
+        NodeCommand::Confirm { node, yes } => confirm(client, global, &node, yes).await,
+    }
+}
+
+async fn confirm(client: &Client, global: &Global, node: &str, yes: bool) -> Result<u8, CliError> {
+    let found = find_node(client, &global.cluster, node).await?;
+    let body = json!({"cluster": found.cluster, "containerInstance": found.id, "dryRun": !yes});
+    let answer = client.berth("ConfirmDesiredState", &body).await?;
+    if global.output == Format::Json {
+        output::print_json(&answer)?;
+        return Ok(0);
+    }
+    let (id, reason) = (short(&found.id), answer["reason"].as_str().unwrap_or_default());
+    output::print_line(&format!("node {id} held back: {reason}"))?;
+    output::print_line(&if yes {
+        "it is told to stop them".to_owned()
+    } else {
+        format!("to have those tasks stopped: berth node confirm {id} --yes")
+    })?;
+    Ok(0)
+}
+
+async fn revoke(
+    client: &Client,
+    global: &Global,
+    node: String,
+    reason: Option<String>,
+) -> Result<u8, CliError> {
     let (cluster, id) = if ids::is_whole(&node) {
         // Nodes that are not listed any more can be revoked as well.
         (global.cluster.clone(), node)

@@ -1,5 +1,7 @@
 //! Owns how a node loses its identity: revoked at once, or deregistered. Never talks to one: its link sees the record.
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
 
 use super::{
@@ -10,14 +12,16 @@ use super::{
     tasks::stop,
 };
 use crate::{
-    model::{DEREGISTERED, Node, Revocation, keys},
+    model::{Confirmation, DEREGISTERED, Node, Revocation, keys},
     store::{
-        Compare,
+        Compare, Operation,
         typed::{self, Versioned},
     },
 };
 
 const REASON_CHARS_MAX: usize = 256;
+/// How long a confirmation counts: for the snapshot that follows it, not for mistakes to come.
+const CONFIRMED: Duration = Duration::from_secs(60);
 
 /// The node's certificates are worth nothing from here on, and its link ends. What it runs cannot be stopped any more,
 /// nor known: its tasks keep their last known state, are wanted STOPPED with the reason, and count as nobody's.
@@ -50,6 +54,53 @@ pub(super) async fn revoke(api: &Api, caller: &Caller, mut input: Fields) -> Res
         "revokedBy": revocation.revoked_by,
         "revokedAt": seconds(revocation.revoked_at),
         "tasks": retired.node.value.allocations.keys().map(|task| api.realm.task(&cluster, task)).collect::<Vec<_>>(),
+    }))
+}
+
+/// A node holds back what would stop tasks without a word of why, as a control plane that lost data would have it. This is
+/// the word: for [`CONFIRMED`] its desired state counts as meant.
+pub(super) async fn confirm(api: &Api, caller: &Caller, mut input: Fields) -> Result<Value, ApiError> {
+    let cluster = input.string("cluster")?;
+    let reference = input.required("containerInstance")?;
+    let dry_run = input.boolean("dryRun")?;
+    input.finish()?;
+    let cluster = api.realm.cluster_name(cluster.as_deref())?;
+    let id = api.realm.container_instance_id(&cluster, &reference)?;
+    if records::get::<Node>(api, &keys::node(&cluster, &id))
+        .await?
+        .is_none()
+    {
+        let problem = format!("Container instance not found: {id} in cluster {cluster}");
+        return Err(ApiError::InvalidParameter(problem));
+    }
+    let held = api.nodes.held(&id).ok_or_else(|| {
+        ApiError::Client(format!(
+            "node {id} holds nothing back, as far as is known: it follows its desired state, or is not connected"
+        ))
+    })?;
+    if !held.confirmable {
+        let reason = held.reason;
+        return Err(ApiError::Client(format!("this cannot be confirmed: {reason}")));
+    }
+    if !dry_run {
+        let lease = api.store.grant(CONFIRMED).await?;
+        let confirmation = Confirmation {
+            node: id.clone(),
+            confirmed_by: caller.access_key_id.clone(),
+            confirmed_at: now_ms(),
+        };
+        let key = keys::confirmation(&id);
+        let mut put = typed::put_json(key, &confirmation)?;
+        if let Operation::Put { lease: of, .. } = &mut put {
+            *of = Some(lease);
+        }
+        records::commit(api, vec![], vec![put]).await?;
+    }
+    Ok(json!({
+        "containerInstanceArn": api.realm.container_instance(&cluster, &id),
+        "node": id,
+        "reason": held.reason,
+        "confirmed": !dry_run,
     }))
 }
 

@@ -116,6 +116,7 @@ const OPERATIONS: &[Operation] = &[
     berth("ListJoinTokens", Access::Read),
     berth("DeleteJoinToken", Access::Write),
     berth("RevokeNode", Access::Write),
+    berth("ConfirmDesiredState", Access::Write),
     berth("DescribeAuthority", Access::Read),
     berth("RotateAuthority", Access::Write),
     berth("CreateApiKey", Access::Write),
@@ -146,6 +147,7 @@ async fn call_berth(api: &Api, caller: &Caller, name: &str, input: Fields) -> Re
         "CreateJoinToken" => join_tokens::create(api, caller, input).await,
         "ListJoinTokens" => join_tokens::list(api, input).await,
         "DeleteJoinToken" => join_tokens::delete(api, input).await,
+        "ConfirmDesiredState" => nodes::confirm(api, caller, input).await,
         "RevokeNode" => nodes::revoke(api, caller, input).await,
         "DescribeAuthority" => authority::describe(api, input).await,
         "RotateAuthority" => authority::rotate(api, input).await,
@@ -270,7 +272,7 @@ mod tests {
         api::{ApiConfig, CLOCK_SKEW_MAX, audited},
         audit::{AUDIT_FILE, Audit, Listing},
         model::Role,
-        nodes::{LogReceiver, NodeError, Nodes},
+        nodes::{Held, LogReceiver, NodeError, Nodes},
         pki::Authorities,
         store::sqlite::SqliteStore,
     };
@@ -285,6 +287,10 @@ mod tests {
         }
 
         fn latest_pulls(&self, _: &str) -> Option<Pulls> {
+            None
+        }
+
+        fn held(&self, _: &str) -> Option<Held> {
             None
         }
 

@@ -55,7 +55,7 @@ pub async fn restore(config: &Config, from: &Path, replace: bool) -> Result<Rest
     let manifest = unpack(from, &staging.0)?;
     let identity = check(from, &staging.0, &manifest, current(state).await).await?;
     owned_alike(state, &staging.0).map_err(at("give away the files in", &staging.0))?;
-    swap::decide(state, &former_name())?;
+    swap::decide(state, &former_name(state))?;
     let former = swap::finish(state)?;
     record(state, &manifest, &identity).await?;
     Ok(Restored {
@@ -295,11 +295,18 @@ fn owned_alike(state: &Path, staging: &Path) -> io::Result<()> {
     Ok(())
 }
 
-fn former_name() -> String {
+/// A name that nothing has: what an earlier restore put aside is not touched.
+fn former_name(state: &Path) -> String {
     let format = format_description!("former-[year][month][day]T[hour][minute][second]Z");
     let now = OffsetDateTime::now_utc();
-    now.format(format)
-        .unwrap_or_else(|_| format!("former-{}", now.unix_timestamp()))
+    let name = now
+        .format(format)
+        .unwrap_or_else(|_| format!("former-{}", now.unix_timestamp()));
+    let further = (2..).map(|number: u32| format!("{name}-{number}"));
+    std::iter::once(name.clone())
+        .chain(further)
+        .find(|name| state.join(name).symlink_metadata().is_err())
+        .unwrap_or(name)
 }
 
 /// The log is not restored: it tells what happened, and this did.

@@ -1,6 +1,8 @@
 //! Owns how a node's reports get into the store: in order, each once, and everything that follows from one in the
 //! same transaction. Never loses one: a report is acknowledged only when it is applied or can never be.
 
+mod vanished;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use berth_proto::node::v1::{DesiredStatus, StateChange, TaskSpec, TaskState};

@@ -8,7 +8,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::join::clipped;
 
-const IMPAIRMENTS_MAX: usize = 32;
+pub(super) const IMPAIRMENTS_MAX: usize = 32;
 /// More tasks than a node runs.
 const TASKS_MAX: usize = 4_096;
 const CONTAINERS_PER_TASK_MAX: usize = 64;

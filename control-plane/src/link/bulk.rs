@@ -20,7 +20,7 @@ use tonic::{Status, Streaming};
 
 use super::Shared;
 use crate::{
-    nodes::{LogReceiver, NodeError, Nodes},
+    nodes::{Held, LogReceiver, NodeError, Nodes},
     pki::{Authorities, Peer},
 };
 
@@ -97,6 +97,10 @@ impl Nodes for Shared {
 
     fn latest_pulls(&self, node: &str) -> Option<Pulls> {
         self.registry.pulls(node)
+    }
+
+    fn held(&self, node: &str) -> Option<Held> {
+        self.registry.held(node)
     }
 
     fn advertised(&self) -> String {

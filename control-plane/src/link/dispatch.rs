@@ -7,7 +7,7 @@ use berth_proto::node::v1::{
 use prost::Message as _;
 
 use crate::{
-    model::StoreIdentity,
+    model::{StoreIdentity, keys},
     store::{Change, PAGE_ENTRIES_MAX, SharedStore, StoreError, Watch},
 };
 
@@ -35,7 +35,10 @@ pub(super) struct Dispatch {
     store: SharedStore,
     identity: StoreIdentity,
     prefix: String,
+    confirmation: String,
     watch: Box<dyn Watch>,
+    /// An operator's confirmation, which the node has to be told of with everything else.
+    confirmations: Box<dyn Watch>,
     /// The node has to be told everything again.
     stale: bool,
 }
@@ -52,14 +55,21 @@ impl Dispatch {
         node: &str,
     ) -> Result<(Snapshot, Self), DispatchError> {
         let prefix = desired_prefix(node);
-        let (snapshot, watch) = read(&store, &identity, &prefix).await?;
+        let confirmation = keys::confirmation(node);
+        let Everything {
+            snapshot,
+            watch,
+            confirmations,
+        } = read(&store, &identity, &prefix, &confirmation).await?;
         Ok((
             snapshot,
             Self {
                 store,
                 identity,
                 prefix,
+                confirmation,
                 watch,
+                confirmations,
                 stale: false,
             },
         ))
@@ -67,8 +77,17 @@ impl Dispatch {
 
     /// The next thing to tell. Cancel-safe: what is stale stays stale until it was read whole.
     pub(super) async fn next(&mut self) -> Result<Message, DispatchError> {
-        if !self.stale {
-            match self.watch.next().await {
+        while !self.stale {
+            let changes = tokio::select! {
+                changes = self.watch.next() => changes,
+                confirmed = self.confirmations.next() => {
+                    // One that ran out is no news.
+                    self.stale = confirmed.is_err()
+                        || confirmed.is_ok_and(|changes| changes.iter().any(|change| change.value.is_some()));
+                    continue;
+                }
+            };
+            match changes {
                 Ok(changes) => {
                     if let Some(delta) = self.delta(changes)? {
                         return Ok(Message::Delta(delta));
@@ -80,10 +99,10 @@ impl Dispatch {
                 Err(error) => return Err(error.into()),
             }
         }
-        let (snapshot, watch) = read(&self.store, &self.identity, &self.prefix).await?;
-        self.watch = watch;
+        let all = read(&self.store, &self.identity, &self.prefix, &self.confirmation).await?;
+        (self.watch, self.confirmations) = (all.watch, all.confirmations);
         self.stale = false;
-        Ok(Message::Snapshot(snapshot))
+        Ok(Message::Snapshot(all.snapshot))
     }
 
     /// One revision's changes; None if they do not fit into a message.
@@ -125,7 +144,14 @@ fn decode(key: &str, value: &[u8]) -> Result<TaskSpec, DispatchError> {
     })
 }
 
-/// A snapshot and the watch from the revision after it.
+/// A snapshot, and what follows it.
+struct Everything {
+    snapshot: Snapshot,
+    watch: Box<dyn Watch>,
+    confirmations: Box<dyn Watch>,
+}
+
+/// A snapshot and the watches from the revision after it.
 ///
 /// Pages after the first may show later changes already; the watch shows them once more, which changes nothing:
 /// a spec always is the whole spec.
@@ -133,7 +159,8 @@ async fn read(
     store: &SharedStore,
     identity: &StoreIdentity,
     prefix: &str,
-) -> Result<(Snapshot, Box<dyn Watch>), DispatchError> {
+    confirmation: &str,
+) -> Result<Everything, DispatchError> {
     let mut attempt = 1;
     loop {
         let first = store.range(prefix, None, PAGE_ENTRIES_MAX).await?;
@@ -141,6 +168,7 @@ async fn read(
         let mut snapshot = Snapshot {
             position: Some(position(identity, revision)),
             tasks: vec![],
+            removals_confirmed: store.get(confirmation).await?.is_some(),
         };
         let mut page = first;
         loop {
@@ -158,8 +186,18 @@ async fn read(
         if !fits(bytes) {
             return Err(DispatchError::TooLarge { bytes });
         }
-        match store.watch(prefix, revision + 1).await {
-            Ok(watch) => return Ok((snapshot, watch)),
+        let watches = async {
+            let watch = store.watch(prefix, revision + 1).await?;
+            Ok((watch, store.watch(confirmation, revision + 1).await?))
+        };
+        match watches.await {
+            Ok((watch, confirmations)) => {
+                return Ok(Everything {
+                    snapshot,
+                    watch,
+                    confirmations,
+                });
+            }
             Err(StoreError::Compacted { .. }) if attempt < ATTEMPTS_MAX => attempt += 1,
             Err(error) => return Err(error.into()),
         }

@@ -14,6 +14,7 @@ use super::{
     records::{ATTEMPTS_MAX, back_off},
 };
 use crate::{
+    audit::{Event, Outcome},
     join_token::Token,
     model::{Attributes, Cluster, Identity, JoinToken, Millis, Node, Revocation, attribute, keys},
     pki::{Issued, NodeRequest, Peer, PkiError},
@@ -104,6 +105,12 @@ pub(super) async fn register(
     let hostname = clipped(request.description.as_ref().map_or("", |d| &d.hostname));
     match join(shared, request).await {
         Ok((peer, issued, token)) => {
+            let event = Event::new(format!("join-token/{token}"), "Register")
+                .from(Some(from))
+                .target("cluster", peer.cluster.as_str())
+                .target("node", peer.node_id.as_str());
+            // Without this no certificate is handed over; the same key gets the same node when it asks again.
+            shared.record(event, Outcome::Done).await?;
             tracing::info!(node = %peer.node_id, cluster = %peer.cluster, %from, hostname, token, "a host joined");
             Ok(RegisterResponse {
                 node_id: peer.node_id,
@@ -115,6 +122,9 @@ pub(super) async fn register(
         Err(error) => {
             if error.counts() {
                 shared.failures.count(&source(from));
+                if let Some(audit) = &shared.config.audit {
+                    audit.refused(Some(from), "JoinRefused", None);
+                }
             }
             if shared.log_limit.allows(&format!("join {from}")) {
                 tracing::warn!(%from, hostname, reason = chain(&error), "a host did not join");

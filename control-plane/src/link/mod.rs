@@ -53,6 +53,7 @@ use self::{
     tls::Tls,
 };
 use crate::{
+    audit::{Audit, Event, Outcome},
     model::{Millis, StoreIdentity},
     nodes::Nodes,
     pki::Authorities,
@@ -85,6 +86,8 @@ pub struct LinkConfig {
     pub node_silence: Duration,
     /// How often nodes are told to send a heartbeat.
     pub heartbeat_interval: Duration,
+    /// Where it is written who joined, renewed and was refused.
+    pub audit: Option<Audit>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -125,6 +128,30 @@ pub(crate) struct Shared {
     shutdown: CancellationToken,
     /// Sessions and bulk streams under way.
     tasks: TaskTracker,
+}
+
+impl Shared {
+    /// Writes an event; what it tells of is not answered without.
+    async fn record(&self, event: Event, outcome: Outcome) -> Result<(), tonic::Status> {
+        let Some(audit) = &self.config.audit else {
+            return Ok(());
+        };
+        audit.record(event, outcome).await.map_err(|error| {
+            tracing::error!(
+                error = chain(&error),
+                "nodes are refused: the audit log cannot be written"
+            );
+            tonic::Status::unavailable("the control plane cannot write its audit log: try again later")
+        })
+    }
+}
+
+/// What a node did that proved who it is.
+fn node_event(caller: &caller::Caller, operation: &str) -> Event {
+    Event::new(format!("node/{}", caller.peer.node_id), operation)
+        .from(Some(caller.address.ip()))
+        .target("cluster", caller.peer.cluster.as_str())
+        .target("node", caller.peer.node_id.as_str())
 }
 
 impl Shared {

@@ -15,6 +15,9 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
+use super::{bounds::IMPAIRMENTS_MAX, join::clipped};
+use crate::nodes::Held;
+
 /// Requests for bulk streams that may wait for one session.
 const COMMANDS_MAX: usize = 16;
 /// How long a second agent is told of after its last attempt.
@@ -69,6 +72,8 @@ struct Connected {
     commands: mpsc::Sender<OpenBulk>,
     heartbeat: Option<Heartbeat>,
     pulls: Pulls,
+    /// Why the node does not follow its desired state, and whether an operator can make it.
+    held: Option<Held>,
     /// Who else came with this identity, and when last.
     clone: Option<(Agent, Instant)>,
 }
@@ -134,6 +139,7 @@ impl Registry {
             commands,
             heartbeat: None,
             pulls: Pulls::default(),
+            held: None,
             clone: None,
         };
         let previous = nodes.connected.insert(node.to_owned(), entry).map(|previous| {
@@ -178,15 +184,28 @@ impl Registry {
         let nodes = self.lock();
         let entry = nodes.connected.get(node)?;
         let clone = entry.clone.as_ref().filter(|(_, at)| at.elapsed() < CLONE_SHOWN);
-        let Some((agent, at)) = clone else {
+        if clone.is_none() && entry.held.is_none() {
             return entry.heartbeat.clone();
-        };
+        }
         let mut heartbeat = entry.heartbeat.clone().unwrap_or_default();
+        if let Some(held) = &entry.held {
+            // Within the bounds of what the node itself may say.
+            heartbeat.impairments.truncate(IMPAIRMENTS_MAX - 1);
+            let reason = clipped(&format!("desired state: {}", held.reason));
+            heartbeat.impairments.insert(0, reason);
+        }
+        let Some((agent, at)) = clone else {
+            return Some(heartbeat);
+        };
         heartbeat.impairments.push(format!(
             "identity: another agent with this node's identity was refused {} s ago: {agent}",
             at.elapsed().as_secs()
         ));
         Some(heartbeat)
+    }
+
+    pub(super) fn held(&self, node: &str) -> Option<Held> {
+        self.lock().connected.get(node)?.held.clone()
     }
 
     pub(super) fn pulls(&self, node: &str) -> Option<Pulls> {
@@ -214,6 +233,11 @@ impl Place {
     /// Keeps the latest, unless a newer link has the place.
     pub(super) fn heartbeat(&self, heartbeat: Heartbeat) {
         self.update(|entry| entry.heartbeat = Some(heartbeat));
+    }
+
+    /// What the node said of its desired state: taken over, or not.
+    pub(super) fn held(&self, held: Option<Held>) {
+        self.update(|entry| entry.held = held);
     }
 
     /// As [`heartbeat`](Self::heartbeat).

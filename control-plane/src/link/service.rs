@@ -10,8 +10,8 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::{Shared, bulk, caller, join, renew, session};
-use crate::metrics::metrics;
+use super::{Shared, bulk, caller, join, node_event, renew, session};
+use crate::{audit::Outcome, metrics::metrics};
 
 /// Messages that may wait for a node to read them; each is at most 4 MiB.
 const OUTBOUND_MESSAGES_MAX: usize = 8;
@@ -45,6 +45,10 @@ impl NodeService for Service {
         let caller = caller::authenticate(&self.0, &request).await?;
         let renewed = renew::renew(&self.0, &caller, request.into_inner()).await;
         metrics().issued("renew", renewed.as_ref().err());
+        if renewed.is_ok() {
+            let event = node_event(&caller, "Renew");
+            self.0.record(event, Outcome::Done).await?;
+        }
         renewed.map(Response::new)
     }
 

@@ -22,17 +22,21 @@ use super::{
     chain,
     dispatch::{Dispatch, DispatchError},
     join::clipped,
-    now,
+    node_event, now,
     records::{self, ConnectError},
     registry::{Agent, Dismissal, Entry, Place},
 };
 use crate::{
+    audit::Outcome,
     metrics::metrics,
     model::{Identity, keys},
+    nodes::Held,
     pki::{Peer, Trusted},
     store::typed::{self, RecordError},
 };
 
+/// Longest reason of a node's that is kept, characters.
+const HELD_CHARS_MAX: usize = 1_024;
 /// From the opening of the stream to its hello.
 const HELLO: Duration = Duration::from_secs(10);
 /// How long a new link waits for the former one of the same node to write that it ended.
@@ -134,6 +138,9 @@ pub(super) async fn run(
             if shared.clone_limit.allows(&peer.node_id) {
                 let second = caller.address;
                 tracing::warn!(node = %peer.node_id, %first, %second, "a second agent with one identity is refused");
+                // The refusal stands either way; that it is not written is in the log.
+                let event = node_event(&caller, "Link");
+                shared.record(event, Outcome::refused("Clone")).await.ok();
             }
         }
         _ if !shared.log_limit.allows(&peer.node_id) => {}
@@ -255,6 +262,20 @@ async fn converse(
         let (node_has, applied) = (hello.last_sequence, applier.applied());
         tracing::warn!(node = %peer.node_id, node_has, applied, "the node lost its count of reports");
     }
+    if followed_before_restore(shared, &hello) {
+        let known = hello
+            .known_tasks
+            .iter()
+            .map(|task| task.task_id.clone())
+            .collect();
+        let ended = applier.end_vanished(&known).await?;
+        if ended > 0 {
+            tracing::warn!(
+                node = %peer.node_id, tasks = ended,
+                "tasks of the backup are not on the node any more: they are STOPPED"
+            );
+        }
+    }
     send(
         outbound,
         ToNode::Welcome(welcome(shared, peer, applier.applied())),
@@ -315,6 +336,13 @@ async fn trust(shared: &Shared, node: &str, trusted: &Trusted) -> Result<ToNode,
     }))
 }
 
+/// The node followed this store, before it was set back to a backup.
+fn followed_before_restore(shared: &Shared, hello: &Hello) -> bool {
+    hello.position.as_ref().is_some_and(|position| {
+        position.store_id == shared.identity.store_id && position.epoch < shared.identity.epoch
+    })
+}
+
 fn welcome(shared: &Shared, peer: &Peer, applied_sequence: u64) -> Welcome {
     let interval = shared.config.heartbeat_interval.as_millis();
     Welcome {
@@ -371,8 +399,14 @@ fn other(message: Option<FromNode>, place: &Place, shared: &Shared, peer: &Peer)
         Some(FromNode::DesiredAck(DesiredAck {
             position,
             refused_reason,
+            confirmable,
         })) => {
             let revision = position.map_or(0, |p| p.revision);
+            let held = (!refused_reason.is_empty()).then(|| Held {
+                reason: refused_reason.chars().take(HELD_CHARS_MAX).collect(),
+                confirmable,
+            });
+            place.held(held);
             if refused_reason.is_empty() {
                 tracing::debug!(node = %peer.node_id, revision, "desired state is stored");
             } else if shared.log_limit.allows(&peer.node_id) {

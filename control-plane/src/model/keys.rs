@@ -17,6 +17,11 @@ pub fn api_key(access_key_id: &str) -> String {
     format!("{API_KEYS}{access_key_id}")
 }
 
+/// That a node may stop what its desired state does not name.
+pub fn confirmation(node: &str) -> String {
+    format!("/confirmations/{node}")
+}
+
 /// When an access key was last used.
 pub fn api_key_use(access_key_id: &str) -> String {
     format!("/api-key-uses/{access_key_id}")

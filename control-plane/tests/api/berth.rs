@@ -1,5 +1,6 @@
 //! Berth's own operations.
 
+use berth_control_plane::store::Store;
 use berth_proto::node::v1::{Heartbeat, LogLine, NodeUsage, Pressure, TaskUsage, Usage};
 use serde_json::{Value, json};
 
@@ -232,4 +233,36 @@ async fn usage_is_that_of_the_last_heartbeats() {
         .berth("GetUsage", json!({"cluster": "nope"}))
         .await
         .refused("ClusterNotFoundException");
+}
+
+#[tokio::test]
+async fn only_what_a_node_holds_back_can_be_confirmed() {
+    let (world, node) = World::with_node().await;
+    let confirm = |body: serde_json::Value| world.berth("ConfirmDesiredState", body);
+    let message = confirm(json!({"containerInstance": node})).await;
+    assert!(message.refused("ClientException").contains("holds nothing back"));
+    let held = |confirmable| berth_control_plane::nodes::Held {
+        reason: "would stop 2 of 2".into(),
+        confirmable,
+    };
+    world.nodes.held.lock().unwrap().insert(node.clone(), held(false));
+    let message = confirm(json!({"containerInstance": node})).await;
+    assert!(message.refused("ClientException").contains("would stop 2 of 2"));
+    world.nodes.held.lock().unwrap().insert(node.clone(), held(true));
+    let asked = confirm(json!({"containerInstance": node, "dryRun": true}))
+        .await
+        .ok();
+    assert_eq!(
+        (&asked["confirmed"], &asked["reason"]),
+        (&json!(false), &json!("would stop 2 of 2"))
+    );
+    let key = berth_control_plane::model::keys::confirmation(&node);
+    assert!(world.store.get(&key).await.unwrap().is_none());
+    let done = confirm(json!({"containerInstance": node})).await.ok();
+    assert_eq!(done["confirmed"], true);
+    assert!(world.store.get(&key).await.unwrap().is_some());
+    let nobody = "0".repeat(32);
+    confirm(json!({"containerInstance": nobody}))
+        .await
+        .refused("InvalidParameterException");
 }

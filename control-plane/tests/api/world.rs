@@ -11,7 +11,7 @@ use berth_control_plane::{
     api::{ApiConfig, ApiKey, CLOCK_SKEW_MAX, router},
     audit::{AUDIT_FILE, Audit},
     model::{Allocation, Identity, Node, Task, keys},
-    nodes::{LogReceiver, NodeError, Nodes},
+    nodes::{Held, LogReceiver, NodeError, Nodes},
     pki::Authorities,
     store::{Committed, Operation, Store, Transaction, sqlite::SqliteStore, typed},
 };
@@ -36,6 +36,7 @@ pub struct FakeNodes {
     pub authorities: Arc<Authorities>,
     pub heartbeats: Mutex<HashMap<String, Heartbeat>>,
     pub pulls: Mutex<HashMap<String, Pulls>>,
+    pub held: Mutex<HashMap<String, Held>>,
     pub logs: Mutex<HashMap<String, Vec<Batch>>>,
     pub asked: Mutex<Vec<LogRequest>>,
 }
@@ -48,6 +49,10 @@ impl Nodes for FakeNodes {
 
     fn latest_pulls(&self, node: &str) -> Option<Pulls> {
         self.pulls.lock().unwrap().get(node).cloned()
+    }
+
+    fn held(&self, node: &str) -> Option<Held> {
+        self.held.lock().unwrap().get(node).cloned()
     }
 
     fn advertised(&self) -> String {
@@ -94,6 +99,7 @@ impl World {
             authorities: Arc::new(Authorities::load_or_create(&dir.path().join("pki")).unwrap()),
             heartbeats: Mutex::default(),
             pulls: Mutex::default(),
+            held: Mutex::default(),
             logs: Mutex::default(),
             asked: Mutex::default(),
         });

@@ -19,6 +19,24 @@ const UNEXPLAINED_STOPS_MAX: usize = 2;
 /// What ECS says when nobody gave a reason.
 const STOPPED_BY_USER: &str = "Task stopped by user";
 
+/// Why desired state is not taken over.
+#[derive(Clone, Debug)]
+pub(super) struct Refusal {
+    reason: String,
+    /// An operator can have it taken over all the same.
+    confirmable: bool,
+}
+
+impl Refusal {
+    fn ack(self, position: Position) -> DesiredAck {
+        DesiredAck {
+            position,
+            refused: Some(self.reason),
+            confirmable: self.confirmable,
+        }
+    }
+}
+
 /// What desired state names: what is understood of it, and what is not.
 pub(super) struct Wanted {
     pub tasks: Vec<TaskSpec>,
@@ -30,22 +48,28 @@ impl Node {
         &mut self,
         position: Position,
         wanted: Wanted,
+        removals_confirmed: bool,
         now: Millis,
         change: &mut Change,
     ) -> BTreeSet<TaskId> {
         let understood = wanted.tasks.iter().map(|spec| &spec.id);
         let refused = wanted.refused.iter().map(|refused| &refused.task);
         let named: BTreeSet<TaskId> = understood.chain(refused).cloned().collect();
-        let accepted = self
-            .accepts(&position)
-            .and_then(|()| self.guards_against_mass_stop(&named));
-        self.snapshot_refused = accepted.is_err();
-        if let Err(why) = accepted {
-            change.desired_ack = Some(DesiredAck {
-                position,
-                refused: Some(why),
-            });
-            return BTreeSet::new();
+        let restored = self.is_restored(&position);
+        let accepted = self.accepts(&position).and_then(|()| {
+            if self.rejoined || removals_confirmed {
+                return Ok(());
+            }
+            self.guards_against_lost_data(&named, restored)
+        });
+        self.snapshot_refused = accepted.err();
+        let mut touched = BTreeSet::new();
+        if restored {
+            touched.extend(self.forget_reports(change));
+        }
+        if let Some(why) = self.snapshot_refused.clone() {
+            change.desired_ack = Some(why.ack(position));
+            return touched;
         }
         let missing: Vec<TaskId> = self
             .tasks
@@ -55,9 +79,24 @@ impl Node {
             .collect();
         self.rejoined = false;
         self.record.identity.clone_from(&self.identity);
-        let touched = self.take_over(position, wanted, &missing, now, change);
+        touched.extend(self.take_over(position, wanted, &missing, now, change));
         self.release_strangers(now, change);
         touched
+    }
+
+    /// Whether the control plane that this node follows was restored since it last spoke.
+    fn is_restored(&self, position: &Position) -> bool {
+        let mine = self.record.position.as_ref();
+        mine.is_some_and(|mine| mine.store_id == position.store_id && mine.epoch < position.epoch)
+    }
+
+    /// A restored control plane has only those reports that its backup has: every task is told of again.
+    fn forget_reports(&mut self, change: &mut Change) -> Vec<TaskId> {
+        for (id, task) in &mut self.tasks {
+            task.reported = None;
+            change.tasks.insert(id.clone());
+        }
+        self.tasks.keys().cloned().collect()
     }
 
     /// What the ledger has of tasks that neither this node nor its control plane knows: from now on it is a leak, which
@@ -83,16 +122,15 @@ impl Node {
         now: Millis,
         change: &mut Change,
     ) -> BTreeSet<TaskId> {
-        let accepted = if self.snapshot_refused {
-            Err("this node refused the snapshot before it".to_owned())
-        } else {
-            self.accepts(&position)
+        let accepted = match &self.snapshot_refused {
+            Some(before) => Err(Refusal {
+                reason: format!("{} (nor is what follows that snapshot taken over)", before.reason),
+                confirmable: before.confirmable,
+            }),
+            None => self.accepts(&position),
         };
         if let Err(why) = accepted {
-            change.desired_ack = Some(DesiredAck {
-                position,
-                refused: Some(why),
-            });
+            change.desired_ack = Some(why.ack(position));
             return BTreeSet::new();
         }
         self.take_over(position, wanted, removed, now, change)
@@ -128,6 +166,7 @@ impl Node {
         change.desired_ack = Some(DesiredAck {
             position,
             refused: None,
+            confirmable: false,
         });
         touched
     }
@@ -204,12 +243,18 @@ impl Node {
     }
 
     /// Whether desired state from `position` may be taken over at all.
-    fn accepts(&self, position: &Position) -> Result<(), String> {
+    fn accepts(&self, position: &Position) -> Result<(), Refusal> {
+        let refuse = |reason| {
+            Err(Refusal {
+                reason,
+                confirmable: false,
+            })
+        };
         let Some(mine) = &self.record.position else {
             return Ok(());
         };
         if mine.store_id != position.store_id {
-            return Err(format!(
+            return refuse(format!(
                 "this node follows store {}, not {}: the control plane lost its data or is another one; \
                  if that is meant, join it anew with `berth-agent register --force`, which stops its tasks",
                 mine.store_id, position.store_id
@@ -217,7 +262,7 @@ impl Node {
         }
         let order = |p: &Position| (p.epoch, p.revision);
         if order(position) < order(mine) {
-            return Err(format!(
+            return refuse(format!(
                 "this node has seen epoch {} revision {}, which is newer than epoch {} revision {}: \
                  the control plane was restored from an older backup without raising its epoch",
                 mine.epoch, mine.revision, position.epoch, position.revision
@@ -226,10 +271,9 @@ impl Node {
         Ok(())
     }
 
-    fn guards_against_mass_stop(&self, named: &BTreeSet<TaskId>) -> Result<(), String> {
-        if self.rejoined {
-            return Ok(());
-        }
+    /// Tasks that run and are not named any more were lost, where a control plane was restored or most of them go at
+    /// once: a control plane keeps a task in its snapshots until it was reported STOPPED.
+    fn guards_against_lost_data(&self, named: &BTreeSet<TaskId>, restored: bool) -> Result<(), Refusal> {
         let wanted = |task: &&Task| {
             task.spec.desired == DesiredStatus::Running
                 && matches!(task.phase, Phase::Active | Phase::Waiting { .. })
@@ -241,11 +285,22 @@ impl Node {
             .filter(wanted)
             .filter(|task| !named.contains(&task.spec.id))
             .count();
-        if missing >= UNEXPLAINED_STOPS_MAX && missing * 2 >= running {
-            return Err(format!(
-                "the snapshot would stop {missing} of {running} running tasks without a word of why"
-            ));
-        }
-        Ok(())
+        let reason = if restored && missing > 0 {
+            format!(
+                "the control plane was restored from a backup that does not know {missing} of {running} running tasks: \
+                 they go on until an operator says with `berth node confirm` that they are to stop"
+            )
+        } else if missing >= UNEXPLAINED_STOPS_MAX && missing * 2 >= running {
+            format!(
+                "the snapshot would stop {missing} of {running} running tasks without a word of why: they go on until \
+                 an operator says with `berth node confirm` that they are to stop"
+            )
+        } else {
+            return Ok(());
+        };
+        Err(Refusal {
+            reason,
+            confirmable: true,
+        })
     }
 }

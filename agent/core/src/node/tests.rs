@@ -96,6 +96,7 @@ fn snapshot(revision: u64, tasks: Vec<TaskSpec>) -> Event {
         position: position(revision),
         tasks,
         refused: vec![],
+        removals_confirmed: false,
     }
 }
 
@@ -605,6 +606,7 @@ fn a_foreign_or_older_store_is_refused() {
                 position,
                 tasks: vec![],
                 refused: vec![],
+                removals_confirmed: false,
             },
         );
         change.desired_ack.unwrap().refused
@@ -660,6 +662,7 @@ fn a_host_that_was_registered_anew_follows_its_new_control_plane_and_ends_what_w
         },
         tasks: vec![],
         refused: vec![],
+        removals_confirmed: false,
     };
     let mut same = restarted_as(&node, 1);
     assert!(!same.is_rejoined());
@@ -791,6 +794,7 @@ fn a_refused_spec_is_reported_stopped() {
             position: position(1),
             tasks: vec![],
             refused: vec![faults::refused(&id, false)],
+            removals_confirmed: false,
         },
     );
     let [report] = change.reports.as_slice() else {

@@ -247,6 +247,7 @@ async fn a_flood_of_everything_bothers_nobody_else() {
                 FromNode::DesiredAck(DesiredAck {
                     position: None,
                     refused_reason: format!("{sequence}{}", "x".repeat(10_000)),
+                    confirmable: false,
                 }),
                 FromNode::Heartbeat(Heartbeat {
                     impairments: vec!["y".repeat(1_000); 100],

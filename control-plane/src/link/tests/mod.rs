@@ -1,5 +1,6 @@
 //! Real nodes' side of the link: a tonic client over mutual TLS on loopback, against the real store.
 
+mod audited;
 mod clones;
 mod desired;
 mod hostile;
@@ -9,6 +10,7 @@ mod liveness;
 mod logs;
 mod renewal;
 mod reports;
+mod restored;
 mod revocation;
 mod rotation;
 
@@ -158,6 +160,7 @@ impl Plane {
 
 pub(super) fn config(node_silence: Duration) -> LinkConfig {
     LinkConfig {
+        audit: None,
         names: vec!["127.0.0.1".into()],
         advertise: None,
         certificate_lifetime: Duration::from_secs(86_400),

@@ -20,6 +20,7 @@ fn a_running_task_whose_spec_is_not_understood_any_more_goes_on_until_it_is_to_s
         position: position(revision),
         tasks: vec![],
         refused: vec![refused(&spec.id, stop)],
+        removals_confirmed: false,
     };
     let reports = run(&mut node, Millis(1), wanted(2, false));
     assert_eq!(reports, []);
@@ -44,6 +45,7 @@ fn nothing_of_a_refused_snapshot_is_taken_over_nor_of_what_follows_it() {
         position: position(2),
         tasks: vec![],
         refused: vec![refused(&stranger, false)],
+        removals_confirmed: false,
     };
     let change = node.apply(Millis(1), held);
     assert!(change.desired_ack.unwrap().refused.is_some());
@@ -313,4 +315,98 @@ fn a_node_without_its_own_record_knows_its_tasks() {
         Some(Ipv4Addr::new(10, 0, 0, 2)),
         "no address is given twice"
     );
+}
+
+/// The same store, set back to a backup: a later epoch.
+fn restored(revision: u64, tasks: Vec<crate::desired::TaskSpec>, removals_confirmed: bool) -> Event {
+    Event::Snapshot {
+        position: Position {
+            epoch: 2,
+            ..position(revision)
+        },
+        tasks,
+        refused: vec![],
+        removals_confirmed,
+    }
+}
+
+#[test]
+fn a_restored_control_plane_stops_nothing_that_its_backup_does_not_know_until_an_operator_confirms() {
+    let mut node = node();
+    let specs: Vec<_> = (1..=4)
+        .map(|n| task(n, 0, vec![container(n * 16, "a")]))
+        .collect();
+    run(&mut node, Millis(0), snapshot(7, specs.clone()));
+    let running = |node: &Node| node.tasks().filter(|t| t.status() == Status::Running).count();
+    // A single one of four: without the restore it would be stopped.
+    let change = node.apply(Millis(1), restored(3, specs[..3].to_vec(), false));
+    let ack = change.desired_ack.unwrap();
+    assert!(ack.confirmable);
+    assert!(
+        ack.refused
+            .unwrap()
+            .contains("does not know 1 of 4 running tasks")
+    );
+    assert_eq!(running(&node), 4);
+    let change = node.apply(Millis(2), restored(4, specs[..3].to_vec(), true));
+    assert_eq!(change.desired_ack.unwrap().refused, None);
+    assert_eq!(node.tasks().filter(|task| task.forgotten).count(), 1);
+    assert_eq!(node.record().position.as_ref().unwrap().epoch, 2);
+    // The word was for that snapshot: from now on the guards are as before.
+    let change = node.apply(Millis(3), restored(5, vec![], false));
+    assert!(change.desired_ack.unwrap().confirmable);
+}
+
+#[test]
+fn a_restored_control_plane_is_told_of_every_task_again() {
+    let mut node = node();
+    let specs: Vec<_> = (1..=2)
+        .map(|n| task(n, 0, vec![container(n * 16, "a")]))
+        .collect();
+    run(&mut node, Millis(0), snapshot(7, specs.clone()));
+    let change = node.apply(Millis(1), restored(3, specs.clone(), false));
+    assert_eq!(change.desired_ack.unwrap().refused, None);
+    let told: Vec<_> = change
+        .reports
+        .iter()
+        .map(|r| (r.task.id.clone(), r.task.facts.status))
+        .collect();
+    assert_eq!(
+        told,
+        specs
+            .iter()
+            .map(|s| (s.id.clone(), Status::Running))
+            .collect::<Vec<_>>()
+    );
+    assert_eq!(
+        node.apply(Millis(2), restored(4, specs, false)).reports,
+        [],
+        "once"
+    );
+}
+
+#[test]
+fn a_confirmation_opens_no_door_to_a_foreign_or_older_store() {
+    let mut node = node();
+    run(
+        &mut node,
+        Millis(0),
+        snapshot(7, vec![task(1, 0, vec![container(16, "a")])]),
+    );
+    for position in [
+        Position {
+            store_id: "other".into(),
+            ..position(9)
+        },
+        position(3),
+    ] {
+        let event = Event::Snapshot {
+            position,
+            tasks: vec![],
+            refused: vec![],
+            removals_confirmed: true,
+        };
+        let ack = node.apply(Millis(1), event).desired_ack.unwrap();
+        assert!(ack.refused.is_some() && !ack.confirmable);
+    }
 }
