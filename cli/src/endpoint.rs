@@ -139,7 +139,12 @@ fn from_dev(
     variable: &dyn Fn(&str) -> Option<String>,
 ) -> Result<Endpoint, EndpointError> {
     Ok(Endpoint {
-        ca_file: ca_file(global, variable).or_else(|| dev.ca_file.clone()),
+        // The file knows its own control plane better than an environment that is meant for others.
+        ca_file: global
+            .ca_file
+            .clone()
+            .or_else(|| dev.ca_file.clone())
+            .or_else(|| ca_file(global, variable)),
         url: parse_url(&dev.endpoint_url)?,
         region: dev.region.clone(),
         keys: dev.keys.clone(),
@@ -266,6 +271,7 @@ mod tests {
         std::fs::write(&admin, text).unwrap();
         let variable = |name: &str| match name {
             ADMIN_ENV_VARIABLE => Some(admin.display().to_string()),
+            "AWS_CA_BUNDLE" => Some("/of-somebody-else.pem".into()),
             _ => None,
         };
         let found = resolve(&global(None, dir.path()), &variable).unwrap();
