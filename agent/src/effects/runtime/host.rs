@@ -34,10 +34,16 @@ pub(super) fn facts(cgroup_version: u8) -> HostFacts {
 }
 
 /// Asks the kernel for its own process id through the x32 interface: ENOSYS where it has none.
+///
+/// A thread that asks under a seccomp filter such as that of systemd's SystemCallArchitectures=native is killed. Then
+/// nobody is asked, and containers do without x32.
 #[cfg(target_arch = "x86_64")]
 #[allow(unsafe_code)]
 fn runs_x32() -> bool {
     const X32_BIT: libc::c_long = 0x4000_0000;
+    if is_filtered(&fs::read_to_string("/proc/self/status").unwrap_or_default()) {
+        return false;
+    }
     // SAFETY: getpid takes no arguments and changes nothing, by whichever interface it is called.
     unsafe { libc::syscall(X32_BIT | libc::SYS_getpid) > 0 }
 }
@@ -45,6 +51,13 @@ fn runs_x32() -> bool {
 #[cfg(not(target_arch = "x86_64"))]
 fn runs_x32() -> bool {
     false
+}
+
+/// By `Seccomp:` of proc_pid_status(5): 0 is no filter. Where it is not said, there may be one.
+#[cfg(target_arch = "x86_64")]
+fn is_filtered(status: &str) -> bool {
+    let mode = status.lines().find_map(|line| line.strip_prefix("Seccomp:"));
+    mode.is_none_or(|mode| mode.trim() != "0")
 }
 
 fn effective_capabilities() -> u64 {
@@ -86,5 +99,15 @@ mod tests {
         let facts = super::facts(1);
         assert!(facts.kernel >= (4, 0), "{facts:?}");
         assert!(facts.nofile_max > 0 && facts.oom_score_adj_min >= 0, "{facts:?}");
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[test]
+    fn nothing_is_asked_through_a_filter() {
+        assert!(!super::is_filtered(
+            "Name:\tagent\nSeccomp:\t0\nSeccomp_filters:\t0\n"
+        ));
+        assert!(super::is_filtered("Seccomp:\t2\nSeccomp_filters:\t12\n"));
+        assert!(super::is_filtered(""));
     }
 }
