@@ -15,8 +15,22 @@ use serde_json::{Value, json};
 
 const COUNTER: &str = "i=0; while true; do i=$((i+1)); echo line $i || exit 9; done";
 
+/// An agent that was started just now has not made its socket yet.
+const SOCKET: Duration = Duration::from_secs(10);
+
+fn connect(cluster: &Cluster) -> UnixStream {
+    let (path, begun) = (cluster.run_dir().join("agent.sock"), Instant::now());
+    loop {
+        match UnixStream::connect(&path) {
+            Ok(stream) => return stream,
+            Err(error) => assert!(begun.elapsed() < SOCKET, "{}: {error}", path.display()),
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
 fn get(cluster: &Cluster, target: &str) -> (u16, String) {
-    let mut stream = UnixStream::connect(cluster.run_dir().join("agent.sock")).unwrap();
+    let mut stream = connect(cluster);
     stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
     write!(stream, "GET {target} HTTP/1.0\r\nHost: x\r\n\r\n").unwrap();
     let mut answer = String::new();
