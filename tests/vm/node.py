@@ -9,6 +9,7 @@ from ecs import Api, ApiError
 # The image that the bundle brings; see payload.
 IMAGE = "127.0.0.1:1/busy:latest"
 BUNDLE = "/mnt/disk/b"
+UPGRADE = "/mnt/disk/c"
 BOOTSTRAP_SECONDS = 420
 INSTALL_SECONDS = 240
 TASK_SECONDS = 120
@@ -26,7 +27,7 @@ class ControlPlane:
 
     def install(self):
         """From the packages alone, with no network."""
-        packages = f"{BUNDLE}/packages/berth-control-plane_*.deb {BUNDLE}/packages/berth_*.deb"
+        packages = f"{BUNDLE}/berth-control-plane_*.deb {BUNDLE}/berth_*.deb"
         self.machine.run(f"dpkg -i {packages}", seconds=INSTALL_SECONDS)
         self.connect()
 
@@ -58,6 +59,8 @@ class ControlPlane:
         """A definition with one container that runs a shell script."""
         container = {
             "name": "main", "image": IMAGE, "essential": True, "command": ["sh", "-c", script], "memory": memory,
+            # As process 1 a shell takes no notice of SIGTERM.
+            "stopTimeout": 2,
             "logConfiguration": {"logDriver": "json-file", "options": {"max-size": "200m", "max-file": "2"}},
         }
         answer = self.api.call(
@@ -95,8 +98,13 @@ class ControlPlane:
         return self.await_task(task, "STOPPED")
 
     def nodes(self):
-        """Registered nodes, active ones."""
-        arns = self.api.call("ListContainerInstances")["containerInstanceArns"]
+        """Registered nodes. The first one makes the cluster."""
+        try:
+            arns = self.api.call("ListContainerInstances")["containerInstanceArns"]
+        except ApiError as error:
+            if "ClusterNotFoundException" not in str(error):
+                raise
+            return []
         if not arns:
             return []
         return self.api.call("DescribeContainerInstances", containerInstances=arns)["containerInstances"]
@@ -111,9 +119,9 @@ class ControlPlane:
         return self.machine.until(f"{count} connected nodes", there, seconds)
 
 
-def bootstrap(command, **options):
-    """The command that a token was printed with, taking everything from the bundle on this machine's disk."""
-    return f"{command} --from {BUNDLE}"
+def bootstrap(command):
+    """The command that a token was printed with, run in the bundle on this machine's disk."""
+    return f"cd {BUNDLE} && {command.strip().removeprefix('sudo ')}"
 
 
 # -- what the kernel says of a task

@@ -1,13 +1,24 @@
 """Owns what machines are given: disks with programs of this working copy, built before any machine starts."""
 
+import contextlib
 import fcntl
+import hashlib
 import json
+import os
+import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 from base import ROOT, store
 
+sys.path.append(str(ROOT / "tests/clients"))
+import image  # noqa: E402 (the clients' tests have it)
+
+PACKAGES = ROOT / "target/packages"
+SOURCES = ["agent", "cli", "control-plane", "proto", "service", "packaging", "systemd", "scripts/package",
+           "scripts/build-logger", "Cargo.lock", "Cargo.toml"]
 BUILD_SECONDS = 3600
 
 
@@ -15,9 +26,9 @@ class BuildError(AssertionError):
     """Something could not be built; the message has what the build said."""
 
 
-def build(*command):
+def build(*command, environment=None):
     done = subprocess.run(
-        command, cwd=ROOT, timeout=BUILD_SECONDS, text=True, stdin=subprocess.DEVNULL,
+        command, cwd=ROOT, env=os.environ | (environment or {}), timeout=BUILD_SECONDS, text=True, stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )
     if done.returncode:
@@ -40,8 +51,7 @@ def disk(name, content):
 
 def host_tests_disk():
     """The host tests, laid out as cargo does: they look for the programs beside their own directory."""
-    with (store() / "host-tests.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with _lock("host-tests"):
         said = build("cargo", "test", "--quiet", "--locked", "-p", "berth-tests", "--test", "host", "--no-run",
                      "--message-format=json")
         artifacts = (json.loads(line) for line in said.splitlines() if line.startswith("{"))
@@ -59,3 +69,56 @@ def host_tests_disk():
         image = disk("host-tests", content)
         shutil.rmtree(content)
         return image
+
+
+def bundle_disk():
+    """What a host is installed from without a network: the directory that `make bundle` makes, with the tests' image."""
+    with _lock("bundle"):
+        _packages()
+        archive = store() / "busy.tar"
+        if not archive.exists():
+            image.write_archive(archive)
+        bundles = ROOT / "target/bundle"
+        for old in bundles.glob("*"):
+            shutil.rmtree(old) if old.is_dir() else old.unlink()
+        # The Debian packages are those of the last one: asking a mirror again takes a minute, and needs one.
+        debs = store() / f"debs-{hashlib.sha256((ROOT / 'scripts/bundle').read_bytes()).hexdigest()[:12]}"
+        build("scripts/bundle", archive, environment={"DEBS": str(debs)} if debs.exists() else {})
+        (made,) = (path for path in bundles.iterdir() if path.is_dir())
+        if not debs.exists():
+            shutil.copytree(made / "debs", debs)
+        return disk("bundle", made)
+
+
+def upgrade_disk():
+    """The same programs as packages of a higher version."""
+    with _lock("upgrade"):
+        _packages()
+        content = store() / "upgrade"
+        shutil.rmtree(content, ignore_errors=True)
+        content.mkdir()
+        for package in PACKAGES.glob("*.deb"):
+            unpacked = store() / "unpacked"
+            shutil.rmtree(unpacked, ignore_errors=True)
+            build("dpkg-deb", "-R", package, unpacked)
+            control = unpacked / "DEBIAN/control"
+            control.write_text(re.sub(r"(?m)^(Version: .*)$", r"\1+upgrade", control.read_text()))
+            build("dpkg-deb", "-Zgzip", "-z1", "--root-owner-group", "-b", unpacked, content)
+            shutil.rmtree(unpacked)
+        return disk("upgrade", content)
+
+
+def _packages():
+    """Those of `make package` if they are newer than all they are made of; else they are made from the debug build."""
+    sums = PACKAGES / "SHA256SUMS"
+    sources = build("git", "ls-files", *SOURCES).split()
+    newest = max((ROOT / source).stat().st_mtime for source in sources if (ROOT / source).exists())
+    if not sums.exists() or sums.stat().st_mtime < newest or not list(PACKAGES.glob("*.deb")):
+        build("scripts/package", environment={"PROFILE": "debug", "FORMATS": "deb"})
+
+
+@contextlib.contextmanager
+def _lock(name):
+    with (store() / f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield

@@ -12,8 +12,8 @@ from base import base
 from story import Loader, Story
 
 # One file per subject; `SMOKE` is what continuous integration runs at every change.
-SMOKE = ["test_host"]
-FULL = []
+SMOKE = ["test_smoke"]
+FULL = ["test_node", "test_join", "test_bootstrap", "test_host"]
 
 
 class World:

@@ -81,12 +81,12 @@ class Refused(unittest.TestCase):
 
     def test_no_space(self):
         fill = f"fallocate -l $(( $(df --output=avail -B1 / | tail -1) - ({FREE_MIB} << 20) )) /var/tmp/full"
-        self.refuses(self.command(), "space", before=fill, after="rm /var/tmp/full")
+        self.refuses(self.command(), "MiB free", before=fill, after="rm /var/tmp/full")
 
     def test_changed_package(self):
-        copy = f"cp -r {BUNDLE} /var/tmp/bundle && echo x >>$(ls /var/tmp/bundle/packages/berth-agent_*.deb)"
+        copy = f"cp -r {BUNDLE} /var/tmp/bundle && echo x >>$(ls /var/tmp/bundle/berth-agent_*.deb)"
         command = self.command().replace(BUNDLE, "/var/tmp/bundle")
-        self.refuses(command, "checksum", before=copy, after="rm -r /var/tmp/bundle")
+        self.refuses(command, "SHA256SUMS", before=copy, after="rm -r /var/tmp/bundle")
 
     def test_a_dry_run_changes_nothing(self):
         there = listing(self.machine)
@@ -133,7 +133,7 @@ class Broken(unittest.TestCase):
         machine.start().wait_booted()
         plane = ControlPlane(machine)
         machine.run("systemd-run --unit squatter busybox nc -l -p 8781 -e true && sleep 1")
-        machine.run(f"dpkg -i {BUNDLE}/packages/berth-control-plane_*.deb {BUNDLE}/packages/berth_*.deb", check=False,
+        machine.run(f"dpkg -i {BUNDLE}/berth-control-plane_*.deb {BUNDLE}/berth_*.deb", check=False,
                     seconds=node.INSTALL_SECONDS)
         said = machine.until("its complaint", lambda: self.says(machine, "8781"))
         print(said)
