@@ -345,7 +345,8 @@ find_packages() {
     good "$agent_package and $(echo "$more" | grep -c . || true) other files, as SHA256SUMS says"
 }
 
-installed() { [ "$(dpkg-query -W -f '${db:Status-Abbrev}' "$1" 2>/dev/null | cut -c 1-2)" = ii ]; }
+# Whatever is wanted of it: a package on hold is installed, too.
+installed() { [ "$(dpkg-query -W -f '${db:Status-Status}' "$1" 2>/dev/null)" = installed ]; }
 
 # What is to be installed, as arguments of apt-get: the agent, and for offline hosts what it needs of the bundle.
 deb_arguments() {
@@ -401,8 +402,8 @@ plan_installation() {
     if installed berth-agent && dpkg --compare-versions "$have_version" gt "$wanted"; then
         fail "berth-agent $have_version is installed, and $from has the older $wanted: an agent is not downgraded. Give --from with a newer one"
     fi
-    case $(dpkg-query -W -f '${db:Status-Abbrev}' berth-agent 2>/dev/null | cut -c 1-2) in
-    '' | ii | rc | un | pn | in) ;;
+    case $(dpkg-query -W -f '${db:Status-Status}' berth-agent 2>/dev/null) in
+    '' | installed | config-files | not-installed) ;;
     *)
         say "  berth-agent is half installed: it is repaired"
         change dpkg --remove --force-remove-reinstreq berth-agent
@@ -573,7 +574,8 @@ environment_line() { # NAME VALUE
 
 agent_environment() {
     if [ -f "$ENVIRONMENT" ]; then
-        sed '/^# proxies, by bootstrap.sh$/,/^# end of proxies$/d' "$ENVIRONMENT"
+        # awk: with a line end after the last line, whoever wrote it.
+        awk 1 "$ENVIRONMENT" | sed '/^# proxies, by bootstrap.sh$/,/^# end of proxies$/d'
     fi
     if [ -n "$https_proxy_value$http_proxy_value" ]; then
         echo "# proxies, by bootstrap.sh"
@@ -609,8 +611,8 @@ start() {
     change systemctl enable --quiet containerd berth-agent
     change systemctl start containerd
     if [ "$changed" = yes ]; then
-        # Tasks run on.
-        change systemctl --no-block restart berth-agent
+        # Tasks run on. Waited for: until then the former process answers who asks whether the node is ready.
+        change systemctl restart berth-agent || true
     else
         change systemctl --no-block start berth-agent
     fi
@@ -667,18 +669,24 @@ uninstall() {
     if have systemctl && systemctl cat berth-agent.service >/dev/null 2>&1; then
         change systemctl disable --quiet --now berth-agent
     fi
+    known=no
     if have dpkg-query; then
         case $(dpkg-query -W -f '${db:Status-Abbrev}' berth-agent 2>/dev/null | cut -c 1-2) in
-        '' | un | pn) say "berth-agent is not installed" ;;
+        '' | un | pn) ;;
         *)
+            known=yes
             change env DEBIAN_FRONTEND=noninteractive dpkg --purge berth-agent ||
                 fail "berth-agent could not be purged (above); once mended, run this again"
             ;;
         esac
-    elif have rpm && rpm -q berth-agent >/dev/null 2>&1; then
+    fi
+    # Not else: a host of rpm packages may have dpkg as well.
+    if have rpm && rpm -q berth-agent >/dev/null 2>&1; then
+        known=yes
         change berth-agent purge --yes || fail "not everything could be removed (above); once mended, run this again"
         change rpm -e berth-agent
     fi
+    if [ "$known" = no ]; then say "berth-agent is not installed"; fi
     change rm -rf "$STATE" "$CONFIG/agent.conf.d" "$ENVIRONMENT" "$CONFIG/agent.toml.rpmsave" "$INSTALLED"
     if [ "$dry_run" = no ]; then rmdir "$CONFIG" 2>/dev/null || true; fi
     remove_extra

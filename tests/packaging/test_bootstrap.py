@@ -193,7 +193,7 @@ class Installation(Case):
         self.assertIn(f"register --json --control-plane {url} --ca-hash {HASH} --attribute rack=a 1 --attribute fast=\n", asked)
         self.assertIn(f"token {TOKEN}\n", asked)
         self.assertIn("systemctl enable --quiet containerd berth-agent", asked)
-        self.assertIn("systemctl --no-block restart berth-agent", asked)
+        self.assertIn("systemctl restart berth-agent", asked)
         self.assertFalse((self.host.root / "etc/berth/agent.env").exists())
 
         self.host.forget()

@@ -67,8 +67,11 @@ pub async fn purge(settings: &Settings, through: Through) -> anyhow::Result<()> 
     }
     left.note("network", remove_network(settings).await);
     cgroups::remove(settings, &mut left).await;
-    for directory in [&settings.run_dir, &settings.state_dir] {
-        left.note("directory", remove_directory(directory));
+    // They say what is the instance's: as long as something of it is left, a repetition needs them.
+    if left.0.is_empty() {
+        for directory in [&settings.run_dir, &settings.state_dir] {
+            left.note("directory", remove_directory(directory));
+        }
     }
     anyhow::ensure!(
         left.0.is_empty(),

@@ -31,7 +31,8 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// From the file, its drop-ins and the environment. No file: all defaults.
+    /// From the file, its drop-ins, the environment, and what the service's environment file beside it (`agent.env`)
+    /// sets. No file: all defaults.
     ///
     /// # Errors
     /// A file that is no TOML, or a value of one of these keys that cannot be used.
@@ -40,7 +41,7 @@ impl Settings {
             file: file.into(),
             file_required: false,
             environment_prefix: "BERTH_AGENT",
-            sets: Vec::new(),
+            sets: service_environment(&file.with_extension("env")),
             secrets: &[],
         };
         let settings = sources
@@ -79,6 +80,23 @@ impl Settings {
     }
 }
 
+/// The agent's keys in a file of systemd.exec(5), `EnvironmentFile=`, as `key=value`. The command does not run in the
+/// service's environment, and must find the same instance.
+fn service_environment(path: &Path) -> Vec<String> {
+    let text = std::fs::read_to_string(path).unwrap_or_default();
+    let set = |line: &str| {
+        let (name, value) = line.trim().strip_prefix("BERTH_AGENT__")?.split_once('=')?;
+        let value = value.trim();
+        let quoted = |quote: char| value.strip_prefix(quote)?.strip_suffix(quote);
+        let value = quoted('"').or_else(|| quoted('\'')).unwrap_or(value);
+        Some(format!(
+            "{}={value}",
+            name.trim().to_lowercase().replace("__", ".")
+        ))
+    };
+    text.lines().filter_map(set).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -99,6 +117,19 @@ mod tests {
         );
         let none = Settings::load(Path::new("/nonexistent/agent.toml")).unwrap();
         assert_eq!(none.run_dir, Path::new("/run/berth"));
+    }
+
+    #[test]
+    fn the_services_environment_counts() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(
+            dir.path().join("agent.env"),
+            "BERTH_LOG=debug\n# BERTH_AGENT__INSTANCE=no\nBERTH_AGENT__INSTANCE=\"shop\"\nBERTH_AGENT__RUN_DIR=/run/shop\n",
+        )
+        .unwrap();
+        let settings = Settings::load(&dir.path().join("agent.toml")).unwrap();
+        assert_eq!(settings.instance, "shop");
+        assert_eq!(settings.run_dir, Path::new("/run/shop"));
     }
 
     #[test]

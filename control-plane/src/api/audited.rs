@@ -106,7 +106,7 @@ fn add_made(intent: &mut Intent, answer: &Value) {
     let text = |path: &str| answer.pointer(path).and_then(Value::as_str).map(str::to_owned);
     for (name, path) in [
         ("accessKeyId", "/apiKey/accessKeyId"),
-        ("tokenId", "/joinToken/id"),
+        ("tokenId", "/joinToken/tokenId"),
         ("taskDefinitionArn", "/taskDefinition/taskDefinitionArn"),
     ] {
         if let Some(found) = text(path) {

@@ -29,6 +29,8 @@ use tokio::{
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
+use crate::link::source;
+
 pub use self::tls::{ApiTls, ApiTlsError};
 
 /// After the system had no descriptor or memory for a connection.
@@ -75,7 +77,7 @@ pub async fn serve(
             Some(_) = connections.join_next() => {}
             accepted = listener.accept() => match accepted {
                 Ok((stream, address)) => {
-                    let Some(place) = places.take(address.ip(), limits) else {
+                    let Some(place) = places.take(source(address.ip()), limits) else {
                         tracing::debug!(%address, "a connection is closed: there are too many");
                         continue;
                     };

@@ -102,6 +102,11 @@ impl Log {
 
     fn rotate(&mut self) -> io::Result<()> {
         self.file.sync_data()?;
+        // A rotation that could not open its new file has moved the others already: once more would push one out.
+        if !self.path.try_exists()? {
+            (self.file, self.bytes) = open(&self.path)?;
+            return Ok(());
+        }
         for number in (1..=self.limits.rotated_max).rev() {
             let older = match number {
                 1 => self.path.clone(),

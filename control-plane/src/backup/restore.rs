@@ -19,7 +19,7 @@ use super::{
     swap, sync_directory,
 };
 use crate::{
-    app::{PKI_DIRECTORY, STORE_FILE, lock_state},
+    app::{LOCK_FILE, PKI_DIRECTORY, STORE_FILE, lock_state},
     audit::{AUDIT_FILE, Audit, Event, Outcome},
     config::Config,
     model::StoreIdentity,
@@ -46,6 +46,7 @@ pub async fn restore(config: &Config, from: &Path, replace: bool) -> Result<Rest
     let _lock = lock_state(state)
         .map_err(at("lock", state))?
         .ok_or_else(|| BackupError::InUse(state.clone()))?;
+    owned_alike(state, &state.join(LOCK_FILE)).map_err(at("give away", &state.join(LOCK_FILE)))?;
     // One that was decided is done, whatever is asked now.
     swap::finish(state)?;
     if swap::is_occupied(state) && !replace {

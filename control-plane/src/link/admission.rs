@@ -17,8 +17,8 @@ pub(super) const CONNECTIONS_PER_NODE_MAX: usize = 16;
 /// Bits of an IPv6 address that one customer has (RFC 6177).
 const IPV6_SOURCE_BITS: u32 = 64;
 
-/// Who opened a connection, as far as limits are concerned.
-pub(super) fn source(address: IpAddr) -> IpAddr {
+/// Who opened a connection, as far as limits are concerned: an IPv4 address, or an IPv6 network of one customer.
+pub(crate) fn source(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(six) => IpAddr::V6((u128::from(six) & (u128::MAX << (128 - IPV6_SOURCE_BITS))).into()),
         four => four,

@@ -36,6 +36,10 @@ const STRANGER_LIFE: Duration = Duration::from_secs(60);
 /// After the system had no descriptor or memory for a connection.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 
+/// All that a connection without a certificate may send: a Register is some 2 KiB. Messages of nodes may be a thousand times
+/// as large, and each is held in memory before anybody has looked at it.
+const STRANGER_BYTES_MAX: usize = 128 << 10;
+
 /// One connection, with TLS and within the limits.
 #[derive(Debug)]
 pub(super) struct Connection {
@@ -43,6 +47,8 @@ pub(super) struct Connection {
     _guest: Guest,
     /// A stranger's end.
     end: Option<Pin<Box<Sleep>>>,
+    /// What a stranger has sent.
+    stranger_bytes: usize,
 }
 
 /// Accepts connections until told to stop. Nothing that a peer does ends it.
@@ -122,6 +128,7 @@ async fn shake_hands(
         stream,
         _guest: guest,
         end,
+        stranger_bytes: 0,
     })
 }
 
@@ -144,7 +151,15 @@ impl AsyncRead for Connection {
         {
             return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
         }
-        Pin::new(&mut self.stream).poll_read(context, buffer)
+        let before = buffer.filled().len();
+        let polled = Pin::new(&mut self.stream).poll_read(context, buffer);
+        if self.end.is_some() {
+            self.stranger_bytes += buffer.filled().len() - before;
+            if self.stranger_bytes > STRANGER_BYTES_MAX {
+                return Poll::Ready(Err(io::ErrorKind::FileTooLarge.into()));
+            }
+        }
+        polled
     }
 }
 

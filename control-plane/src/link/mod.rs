@@ -44,6 +44,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::transport::{Server, server::TcpIncoming};
 
+pub(crate) use self::admission::source;
 pub use self::tls::TlsError;
 use self::{
     bulk::Tickets,
