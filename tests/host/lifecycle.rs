@@ -29,7 +29,11 @@ async fn a_task_runs_is_reachable_and_leaves_nothing() {
     let described = cluster.describe(&task).await;
     let mut answer = String::new();
     let target = format!("{}:8080", address(&described)).parse().unwrap();
-    let mut stream = TcpStream::connect_timeout(&target, Duration::from_secs(5)).unwrap();
+    // RUNNING is said of the process; it may not have come to listen yet.
+    let listens = async || TcpStream::connect_timeout(&target, Duration::from_secs(5)).ok();
+    let mut stream = cluster
+        .until("the task to listen", Duration::from_secs(10), listens)
+        .await;
     stream.read_to_string(&mut answer).unwrap();
     assert_eq!(answer, "answer\n");
     assert!(
