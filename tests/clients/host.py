@@ -79,15 +79,15 @@ def processes(instance, state_dir):
             groups = (entry / "cgroup").read_text()
         except OSError:
             continue  # It ended meanwhile.
-        if f":/{instance}/" in groups or f"-namespace {instance} " in line or str(state_dir) in line:
+        if f":/{instance}.slice/" in groups or f"-namespace {instance} " in line or str(state_dir) in line:
             found[int(entry.name)] = line
     return found
 
 
 def cgroups(instance):
     """On version 1 every hierarchy is a directory of its own."""
-    names = (instance, f"{instance}.slice")
-    roots = [root for name in names for root in (CGROUPS / name, *CGROUPS.glob(f"*/{name}"))]
+    name = f"{instance}.slice"
+    roots = [CGROUPS / name, *CGROUPS.glob(f"*/{name}")]
     return [path for root in roots for path, _, _ in os.walk(root)]
 
 
@@ -121,7 +121,7 @@ def sockets(instance, state_dir):
 def container_pids(instance, task_arn):
     """The processes of a task's containers, by the kernel's own account."""
     task = task_arn.rsplit("/", 1)[-1]
-    for root in (CGROUPS / "memory" / instance, CGROUPS / instance):
+    for root in (CGROUPS / "memory" / f"{instance}.slice", CGROUPS / f"{instance}.slice"):
         if (root / task / "c").is_dir():
             files = (root / task / "c").rglob("cgroup.procs")
             return sorted(int(pid) for file in files for pid in file.read_text().split())
