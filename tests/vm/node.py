@@ -115,8 +115,8 @@ class ControlPlane:
                 connected = [node for node in self.nodes() if node["agentConnected"]]
             except (OSError, ApiError):
                 return None  # It is being restarted.
-            return connected if len(connected) == count else None
-        return self.machine.until(f"{count} connected nodes", there, seconds)
+            return (connected,) if len(connected) == count else None
+        return self.machine.until(f"{count} connected nodes", there, seconds)[0]
 
 
 def bootstrap(command):
@@ -128,12 +128,14 @@ def bootstrap(command):
 
 
 def kernel(machine, task):
-    """The processes of a task's containers with their start times, and its limits, from the files of cgroup v2."""
+    """A task's limits, from the files of cgroup v2, and the first process of each of its containers: pid, start, command."""
     script = f"""
         cd {SLICE}/{task} || exit 1
         grep -sH . c/memory.max c/memory.swap.max c/cpu.max c/pids.max c/*/memory.max c/*/cpu.max c/*/cpu.weight c/*/pids.max |
             sed 's/^/limit /'
         for pid in $(find c -name cgroup.procs -exec cat {{}} +); do
+            # 1 in its own namespace; others come and go.
+            [ "$(awk '$1 == "NSpid:" {{ print $NF }}' /proc/$pid/status)" = 1 ] || continue
             echo "process $pid $(cut -d ' ' -f 22 /proc/$pid/stat) $(tr '\\0' ' ' </proc/$pid/cmdline)"
         done"""
     lines = machine.said(script).splitlines()

@@ -7,6 +7,7 @@ class Story(unittest.TestCase):
     """After a step that failed the others are failures too, at once. A step is chosen with all before it."""
 
     broken = None
+    maxDiff = None
 
     def setUp(self):
         if type(self).broken:
