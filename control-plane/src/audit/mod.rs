@@ -6,7 +6,7 @@
 //! in between leaves a trace, which the next start concludes as unknown. Lines are handed to the kernel before an
 //! answer is sent, so they survive the death of this process; they are synced at most [`SYNC`] later.
 //!
-//! One thread writes. Listings read the files themselves.
+//! One thread writes. Listings read the files themselves, after the thread wrote what was told it before.
 
 mod event;
 mod file;
@@ -45,6 +45,10 @@ pub const AUDIT_FILE: &str = "audit.log";
 pub const SYNC: Duration = Duration::from_secs(1);
 /// Lines that may wait for the thread. More than there can be calls and links at once.
 const QUEUE_MAX: usize = 1_024;
+/// Longest wait of a listing for what was told before it to be written.
+const FLUSH_DEADLINE: Duration = Duration::from_secs(5);
+/// How often a listing asks again for a place in a full queue.
+const FLUSH_RETRY: Duration = Duration::from_millis(10);
 
 /// How much is kept.
 #[derive(Clone, Copy, Debug)]
@@ -149,11 +153,32 @@ impl Audit {
         }
     }
 
-    /// A page of concluded events, newest first.
+    /// A page of concluded events, newest first. It has all that was told the log before; when that is not written in
+    /// time, it is [`AuditError::Busy`].
     pub async fn list(&self, listing: Listing) -> Result<Page, AuditError> {
+        tokio::time::timeout(FLUSH_DEADLINE, self.flush())
+            .await
+            .map_err(|_| AuditError::Busy)?;
         let (path, rotated_max) = (self.0.path.clone(), self.0.limits.rotated_max);
         let read = tokio::task::spawn_blocking(move || read::page(&path, rotated_max, listing));
         read.await.unwrap_or(Err(AuditError::Closed))
+    }
+
+    /// Waits until the thread has come to what was told it before.
+    async fn flush(&self) {
+        let (answer, answered) = oneshot::channel();
+        let mut job = Job::Flush(answer);
+        loop {
+            match self.0.jobs.try_send(job) {
+                Ok(()) => break,
+                Err(TrySendError::Full(again)) => job = again,
+                // Closed: everything is written.
+                Err(TrySendError::Disconnected(_)) => return,
+            }
+            tokio::time::sleep(FLUSH_RETRY).await;
+        }
+        // No answer: it was closed meanwhile.
+        answered.await.ok();
     }
 
     /// Writes what waits, syncs, and closes the file. Later calls answer [`AuditError::Closed`].

@@ -191,6 +191,21 @@ async fn strangers_are_counted_and_do_not_fill_the_log() {
 }
 
 #[tokio::test]
+async fn a_listing_has_what_nobody_waited_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let audit = Audit::open(&dir.path().join(AUDIT_FILE)).unwrap();
+    for number in 1..=200u8 {
+        let from = Some([10, 0, 0, number].into());
+        audit.refused(from, "UnrecognizedClientException", None);
+        assert_eq!(operations(&audit).await.len(), usize::from(number));
+    }
+    drop(audit.intend(event("RunTask")).await.unwrap());
+    assert_eq!(operations(&audit).await[0], "RunTask unknown");
+    audit.close().await;
+    assert_eq!(operations(&audit).await.len(), 201, "and when it is closed");
+}
+
+#[tokio::test]
 async fn a_full_disk_lets_no_change_through_and_keeps_outcomes() {
     // Linux answers every write to it with ENOSPC.
     let audit = Audit::open(Path::new("/dev/full")).unwrap();

@@ -32,6 +32,8 @@ pub(super) enum Job {
         answer: Option<oneshot::Sender<Result<u64, AuditError>>>,
     },
     Refused(Attempt),
+    /// Answered when everything before it was tried to be written.
+    Flush(oneshot::Sender<()>),
     Close,
 }
 
@@ -71,6 +73,9 @@ impl Writer {
                     }
                 }
                 Ok(Job::Refused(attempt)) => self.count(attempt),
+                Ok(Job::Flush(answer)) => {
+                    answer.send(()).ok();
+                }
                 Ok(Job::Close) | Err(RecvTimeoutError::Disconnected) => break,
                 Err(RecvTimeoutError::Timeout) => {}
             }
