@@ -225,13 +225,25 @@ pub struct JoinToken {
 pub struct Identity {
     pub node: String,
     pub cluster: String,
-    /// Fingerprint of the authority that signed the certificate it was last given, or last showed.
+    /// Fingerprint of the authority that signed the certificate it last showed, or was first given.
     pub authority: String,
-    /// When that certificate ends, if it was issued to a request.
+    /// When the latest of that authority's ends, as far as is known.
     pub not_after: Option<Millis>,
+    /// Issued to it by another authority, and not shown yet: it may never have arrived.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pending: Option<PendingCertificate>,
     /// Id of the join token, if it joined by one.
     pub joined_with: Option<String>,
     pub changed_at: Millis,
+}
+
+/// A certificate that a node was sent.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PendingCertificate {
+    /// Fingerprint of the authority that signed it.
+    pub authority: String,
+    /// When it ends.
+    pub not_after: Millis,
 }
 
 /// Why a deregistered node is revoked.

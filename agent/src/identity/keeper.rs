@@ -67,6 +67,8 @@ enum KeeperError {
     LocksOut { source: LinkError },
     #[error("write the identity")]
     Write { source: tokio::task::JoinError },
+    #[error("the renewed certificate is stored, but the control plane does not know that")]
+    Unconfirmed { source: Box<KeeperError> },
 }
 
 /// Keeps the identity of one agent.
@@ -79,6 +81,8 @@ pub struct Keeper {
     plan: Option<(String, SystemTime)>,
     retry: Option<(Instant, Duration)>,
     renewed: Option<Instant>,
+    /// The control plane does not know that the stored certificate has arrived: it is renewed once more.
+    unconfirmed: bool,
     renewal_failure: Option<String>,
     trust_failure: Option<String>,
 }
@@ -101,6 +105,7 @@ impl Keeper {
             plan: None,
             retry: None,
             renewed: None,
+            unconfirmed: false,
             renewal_failure: None,
             trust_failure: None,
         };
@@ -156,7 +161,10 @@ impl Keeper {
             .is_none_or(|(pem, _)| *pem != identity.certificate_pem)
         {
             let share = RENEW_AFTER - rand::rng().random_range(0.0..RENEW_JITTER);
-            let due = begin(&identity) + life(&identity).mul_f64(share);
+            let due = match self.unconfirmed {
+                true => SystemTime::UNIX_EPOCH,
+                false => begin(&identity) + life(&identity).mul_f64(share),
+            };
             self.plan = Some((identity.certificate_pem.clone(), due));
         }
         let until_due = self.plan.as_ref().map_or(Duration::ZERO, |(_, due)| {
@@ -263,6 +271,7 @@ impl Keeper {
             Ok(until) => {
                 tracing::info!(until = %moment(until), "this node's certificate is renewed; the link goes on");
                 (self.plan, self.retry, self.renewal_failure) = (None, None, None);
+                self.unconfirmed = false;
                 self.renewed = Some(Instant::now());
             }
             Err(error) => {
@@ -273,6 +282,7 @@ impl Keeper {
                         "this node's certificate cannot be renewed yet; tried again"
                     );
                 }
+                self.unconfirmed = matches!(error, KeeperError::Unconfirmed { .. });
                 self.renewal_failure = Some(why);
                 let last = self.retry.map_or(RETRY_FIRST / 2, |(_, wait)| wait);
                 let left = SystemTime::from(self.state.borrow().not_after)
@@ -288,19 +298,10 @@ impl Keeper {
     async fn try_renew(&self, files: IdentityFiles) -> Result<OffsetDateTime, KeeperError> {
         let connect = |source| KeeperError::Connect { source };
         let before = self.target.source.load_of(&self.target.node)?;
-        let Connection { channel, proved_by } = self.target.connect().await.map_err(connect)?;
+        let connection = self.target.connect().await.map_err(connect)?;
+        let proved_by = connection.proved_by.clone();
         let key = issued::new_key()?;
-        let asked = wire::RenewRequest {
-            certificate_request_der: issued::request(&key)?,
-        };
-        let mut client = NodeServiceClient::new(channel).max_decoding_message_size(wire::MESSAGE_BYTES_MAX);
-        let answer = tokio::time::timeout(CALL_TIMEOUT, client.renew(asked))
-            .await
-            .map_err(|_| KeeperError::Slow)?
-            .map_err(|status| KeeperError::Refused {
-                source: Box::new(status),
-            })?
-            .into_inner();
+        let answer = ask(connection, issued::request(&key)?).await?;
         let authorities = issued::authorities(answer.authority_der)?;
         let certificate = CertificateDer::from(answer.certificate_der);
         let facts = issued::check(&certificate, &key, &self.target.node, &authorities)?;
@@ -316,8 +317,41 @@ impl Keeper {
             files.install(&lock, &pem, &key, &authorities, false).map(|_| ())
         })
         .await?;
+        self.confirm().await.map_err(|source| KeeperError::Unconfirmed {
+            source: Box::new(source),
+        })?;
         Ok(facts.not_after)
     }
+
+    /// Shows the stored certificate to the control plane, which counts it as this node's from then on.
+    async fn confirm(&self) -> Result<(), KeeperError> {
+        let connect = |source| KeeperError::Connect { source };
+        let connection = self.target.connect().await.map_err(connect)?;
+        match ask(connection, vec![]).await {
+            // An earlier control plane, which does not ask for it.
+            Err(KeeperError::Refused { source }) if source.code() == tonic::Code::InvalidArgument => Ok(()),
+            answer => answer.map(|_| ()),
+        }
+    }
+}
+
+/// Calls Renew.
+async fn ask(
+    connection: Connection,
+    certificate_request_der: Vec<u8>,
+) -> Result<wire::RenewResponse, KeeperError> {
+    let asked = wire::RenewRequest {
+        certificate_request_der,
+    };
+    let client = NodeServiceClient::new(connection.channel);
+    let mut client = client.max_decoding_message_size(wire::MESSAGE_BYTES_MAX);
+    let answer = tokio::time::timeout(CALL_TIMEOUT, client.renew(asked))
+        .await
+        .map_err(|_| KeeperError::Slow)?
+        .map_err(|status| KeeperError::Refused {
+            source: Box::new(status),
+        })?;
+    Ok(answer.into_inner())
 }
 
 /// Off the runtime: it waits for the disk.

@@ -124,6 +124,23 @@ async fn a_certificate_is_renewed_before_it_ends_with_a_new_key() {
 }
 
 #[tokio::test]
+async fn what_was_renewed_is_shown_until_the_control_plane_knows() {
+    let kept = kept(time::Duration::hours(5)).await;
+    kept.served.miss_confirmations(1);
+    kept.order(&[kept.served.authority.der()], true).await;
+    kept.until("confirmed", |k| !k.served.confirmed.lock().unwrap().is_empty())
+        .await;
+    assert_eq!(kept.served.renewals.lock().unwrap().len(), 2);
+    let stored = certificate::to_pem(&[CertificateDer::from(
+        kept.served.confirmed.lock().unwrap()[0].clone(),
+    )]);
+    assert_eq!(stored, kept.identity().certificate_pem);
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert_eq!(kept.served.confirmed.lock().unwrap().len(), 1, "once is enough");
+    assert_eq!(kept.problem(), "");
+}
+
+#[tokio::test]
 async fn one_that_cannot_be_renewed_is_told_of_before_and_after_its_end() {
     let kept = kept(time::Duration::seconds(5)).await;
     kept.served.refuse(Some(Code::PermissionDenied));

@@ -98,6 +98,8 @@ pub(crate) struct Served {
     pub listen: SocketAddr,
     pub registers: Arc<Mutex<Vec<wire::RegisterRequest>>>,
     pub renewals: Arc<Mutex<Vec<wire::RenewRequest>>>,
+    /// Certificates that nodes said they have stored.
+    pub confirmed: Arc<Mutex<Vec<Vec<u8>>>>,
     answers: Arc<Mutex<Answers>>,
     task: tokio::task::JoinHandle<()>,
 }
@@ -105,6 +107,8 @@ pub(crate) struct Served {
 #[derive(Default)]
 struct Answers {
     refuse: Option<Code>,
+    /// So many confirmations are not answered well.
+    miss: u32,
     /// Besides the authority itself.
     authorities: Vec<Vec<u8>>,
     life: Option<Duration>,
@@ -114,6 +118,7 @@ struct Service {
     authority: Arc<Authority>,
     registers: Arc<Mutex<Vec<wire::RegisterRequest>>>,
     renewals: Arc<Mutex<Vec<wire::RenewRequest>>>,
+    confirmed: Arc<Mutex<Vec<Vec<u8>>>>,
     answers: Arc<Mutex<Answers>>,
 }
 
@@ -137,10 +142,12 @@ impl Served {
             .client_auth_optional(true);
         let (registers, renewals, answers) =
             <(Arc<Mutex<Vec<_>>>, Arc<Mutex<Vec<_>>>, Arc<Mutex<Answers>>)>::default();
+        let confirmed = Arc::<Mutex<Vec<_>>>::default();
         let service = Service {
             authority: Arc::clone(&authority),
             registers: Arc::clone(&registers),
             renewals: Arc::clone(&renewals),
+            confirmed: Arc::clone(&confirmed),
             answers: Arc::clone(&answers),
         };
         let task = tokio::spawn(async move {
@@ -156,6 +163,7 @@ impl Served {
             listen,
             registers,
             renewals,
+            confirmed,
             answers,
             task,
         }
@@ -167,6 +175,10 @@ impl Served {
 
     pub fn refuse(&self, code: Option<Code>) {
         self.answers.lock().unwrap().refuse = code;
+    }
+
+    pub fn miss_confirmations(&self, count: u32) {
+        self.answers.lock().unwrap().miss = count;
     }
 
     pub fn answer_with(&self, life: Duration, authorities: &[CertificateDer<'_>]) {
@@ -221,10 +233,19 @@ impl NodeService for Service {
     }
 
     async fn renew(&self, request: Request<wire::RenewRequest>) -> Answer<wire::RenewResponse> {
-        if request.peer_certs().is_none() {
+        let Some(chain) = request.peer_certs() else {
             return Err(Status::unauthenticated("no certificate"));
-        }
+        };
         let request = request.into_inner();
+        if request.certificate_request_der.is_empty() {
+            let mut answers = self.answers.lock().unwrap();
+            if answers.miss > 0 {
+                answers.miss -= 1;
+                return Err(Status::unavailable("confirm it again"));
+            }
+            self.confirmed.lock().unwrap().push(chain[0].to_vec());
+            return Ok(Response::new(wire::RenewResponse::default()));
+        }
         self.renewals.lock().unwrap().push(request.clone());
         let (certificate_der, authority_der) = self.issue(&request.certificate_request_der)?;
         Ok(Response::new(wire::RenewResponse {

@@ -37,8 +37,8 @@ pub(super) async fn rotate(api: &Api, mut input: Fields) -> Result<Value, ApiErr
         let behind = behind(api, &authorities.trusted()).await?;
         if let Some(first) = behind.first() {
             return Err(ApiError::Client(format!(
-                "{} nodes hold certificates of the old authority, node {first} among them, and would be locked out: \
-                 wait until they have renewed, revoke them, or set force",
+                "{} nodes have not shown certificates of the new authority yet, node {first} among them, and could be \
+                 locked out: wait until they have renewed, revoke them, or set force",
                 behind.len()
             )));
         }
@@ -72,7 +72,8 @@ pub(super) async fn rotate(api: &Api, mut input: Fields) -> Result<Value, ApiErr
     respond(api, &trusted).await
 }
 
-/// Registered nodes whose certificate is of another authority than the one that issues.
+/// Registered nodes whose certificate is of another authority than the one that issues, as far as they have shown: one
+/// that was sent its new certificate may not have it.
 async fn behind(api: &Api, trusted: &Trusted) -> Result<Vec<String>, ApiError> {
     let active = trusted.active().fingerprint();
     let mut behind = Vec::new();

@@ -8,7 +8,7 @@ use tonic::{Request, Status};
 
 use super::{Shared, chain, now};
 use crate::{
-    model::{Identity, Revocation, keys},
+    model::{Identity, Millis, Revocation, keys},
     pki::{Authority, Peer, good_until},
     store::typed,
 };
@@ -20,6 +20,8 @@ pub(super) struct Caller {
     pub(super) address: SocketAddr,
     /// Fingerprint of the authority that signed for it, as far as the connection says.
     pub(super) authority: Option<String>,
+    /// When the certificate of the connection ends.
+    pub(super) not_after: Option<Millis>,
 }
 
 /// What a revoked node is told.
@@ -47,15 +49,20 @@ pub(super) async fn authenticate<T>(shared: &Shared, request: &Request<T>) -> Re
     }
     let trusted = shared.authorities.trusted();
     let issuer = trusted.issuer_of(leaf).map(Authority::fingerprint);
-    let expired = good_until(leaf).is_none_or(|end| end <= OffsetDateTime::now_utc());
+    let end = good_until(leaf);
+    let expired = end.is_none_or(|end| end <= OffsetDateTime::now_utc());
     if issuer.is_none() || expired {
         // It was good in the handshake. If it was renewed since, the connection may stay.
         let key = keys::identity(&peer.node_id);
         let known = typed::get_json::<Identity>(&*shared.store, &key).await;
         let known = known.map_err(unavailable)?.map(|known| known.value);
+        let good = |authority: &str, not_after: Option<Millis>| {
+            trusted.all().any(|one| one.fingerprint() == authority) && not_after.is_some_and(|at| at > now())
+        };
         let renewed = known.is_some_and(|known| {
-            trusted.all().any(|one| one.fingerprint() == known.authority)
-                && known.not_after.is_some_and(|at| at > now())
+            let pending = known.pending.as_ref();
+            good(&known.authority, known.not_after)
+                || pending.is_some_and(|pending| good(&pending.authority, Some(pending.not_after)))
         });
         if !renewed {
             let what = if expired {
@@ -76,5 +83,6 @@ pub(super) async fn authenticate<T>(shared: &Shared, request: &Request<T>) -> Re
             .unwrap_or_else(|| (IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0).into()),
         peer,
         authority: issuer,
+        not_after: end.map(|end| end.unix_timestamp() * 1_000),
     })
 }

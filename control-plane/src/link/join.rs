@@ -10,7 +10,7 @@ use tonic::Status;
 use super::{
     Shared,
     admission::source,
-    chain, now,
+    certificates, chain, now,
     records::{ATTEMPTS_MAX, back_off},
 };
 use crate::{
@@ -222,17 +222,20 @@ async fn use_token(
     let trusted = shared.authorities.trusted();
     let lifetime = shared.certificate_lifetime();
     let issued = trusted.active().sign_node(candidate.key, &peer, lifetime)?;
+    let identity_key = keys::identity(&peer.node_id);
+    let held = typed::get_json::<Identity>(&*shared.store, &identity_key).await?;
+    transaction.compare.push(
+        held.as_ref()
+            .map_or_else(|| Compare::Missing(identity_key.clone()), |held| held.unchanged()),
+    );
+    let held = held.map(|held| held.value);
     let identity = Identity {
-        node: peer.node_id.clone(),
-        cluster: peer.cluster.clone(),
-        authority: trusted.active().fingerprint(),
-        not_after: Some(issued.not_after.unix_timestamp() * 1_000),
         joined_with: Some(token.value.id),
-        changed_at: now(),
+        ..certificates::issued(held, &peer, trusted.active().fingerprint(), &issued)
     };
     transaction
         .operations
-        .push(typed::put_json(keys::identity(&peer.node_id), &identity)?);
+        .push(typed::put_json(identity_key, &identity)?);
     let done = shared.store.commit(transaction).await?;
     Ok(matches!(done, Committed::Done(_)).then_some((peer, issued)))
 }

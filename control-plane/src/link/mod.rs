@@ -13,6 +13,7 @@ mod apply;
 mod bounds;
 mod bulk;
 mod caller;
+mod certificates;
 mod dispatch;
 mod join;
 mod limits;

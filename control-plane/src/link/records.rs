@@ -8,6 +8,7 @@ use berth_proto::node::v1::Hello;
 
 use super::{
     caller::{Caller, revoked_text},
+    certificates,
     join::{TEXT_CHARS_MAX, clipped},
 };
 use crate::{
@@ -113,7 +114,7 @@ pub(super) async fn connect(
         let identity_key = keys::identity(&peer.node_id);
         let identity = typed::get_json::<Identity>(store, &identity_key).await?;
         write(&mut transaction, identity_key, identity, |known| {
-            shown_identity(known, caller, now)
+            certificates::shown(known, caller, now)
         })?;
         let key = node_key(&peer.cluster, &peer.node_id);
         let known = typed::get_json::<Node>(store, &key).await?;
@@ -146,28 +147,6 @@ fn write<T: serde::Serialize>(
         transaction.operations.push(typed::put_json(key, &next)?);
     }
     Ok(())
-}
-
-/// What is known of its certificate, if that has to be written: it shows one of another authority than was thought. Who
-/// shows none that is believed has renewed on this connection.
-fn shown_identity(known: Option<Identity>, caller: &Caller, now: Millis) -> Option<Identity> {
-    let authority = caller.authority.clone()?;
-    match known {
-        Some(known) if known.authority == authority => None,
-        Some(known) => Some(Identity {
-            authority,
-            changed_at: now,
-            ..known
-        }),
-        None => Some(Identity {
-            node: caller.peer.node_id.clone(),
-            cluster: caller.peer.cluster.clone(),
-            authority,
-            not_after: None,
-            joined_with: None,
-            changed_at: now,
-        }),
-    }
 }
 
 /// One that still holds tasks is let in, to be told to stop them.

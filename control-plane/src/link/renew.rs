@@ -1,4 +1,5 @@
-//! Owns the exchange of a good certificate for a fresh one. The link of the node is not touched.
+//! Owns the exchange of a good certificate for a fresh one, and that the node says it has it. The link of the node is not
+//! touched.
 
 use berth_proto::node::v1::{RenewRequest, RenewResponse};
 use tonic::Status;
@@ -6,7 +7,7 @@ use tonic::Status;
 use super::{
     Shared,
     caller::{Caller, revoked},
-    chain, now,
+    certificates, chain, now,
     records::{ATTEMPTS_MAX, back_off},
 };
 use crate::{
@@ -61,6 +62,14 @@ pub(super) async fn renew(
         return Err(Status::resource_exhausted(text));
     }
     shared.renewals.count(node);
+    let authority_der = || shared.authorities.trusted().certificates_der();
+    if request.certificate_request_der.is_empty() {
+        certificates::confirm(shared, caller).await?;
+        return Ok(RenewResponse {
+            certificate_der: vec![],
+            authority_der: authority_der(),
+        });
+    }
     let key = NodeRequest::from_der(&request.certificate_request_der)
         .map_err(|error| Status::invalid_argument(error.to_string()))?;
     for attempt in 1..=ATTEMPTS_MAX {
@@ -69,7 +78,7 @@ pub(super) async fn renew(
                 tracing::info!(%node, until = %issued.not_after, "a node renewed its certificate");
                 return Ok(RenewResponse {
                     certificate_der: issued.certificate_der,
-                    authority_der: shared.authorities.trusted().certificates_der(),
+                    authority_der: authority_der(),
                 });
             }
             Ok(None) => back_off(attempt).await,
@@ -108,14 +117,10 @@ async fn attempt_renewal(
         || Compare::Missing(identity_key.clone()),
         |known| known.unchanged(),
     );
-    let identity = Identity {
-        node: node.clone(),
-        cluster: cluster.clone(),
-        authority: trusted.active().fingerprint(),
-        not_after: Some(issued.not_after.unix_timestamp() * 1_000),
-        joined_with: known.and_then(|known| known.value.joined_with),
-        changed_at: now(),
-    };
+    let known = known.map(|known| known.value);
+    // It came with what it was given before: that has arrived.
+    let known = certificates::arrived(known.clone(), caller, now()).or(known);
+    let identity = certificates::issued(known, &caller.peer, trusted.active().fingerprint(), &issued);
     let transaction = Transaction {
         compare: vec![Compare::Missing(revocation_key), unchanged],
         operations: vec![typed::put_json(identity_key, &identity)?],

@@ -43,9 +43,13 @@ impl NodeService for Service {
 
     async fn renew(&self, request: Request<RenewRequest>) -> Result<Response<RenewResponse>, Status> {
         let caller = caller::authenticate(&self.0, &request).await?;
-        let renewed = renew::renew(&self.0, &caller, request.into_inner()).await;
-        metrics().issued("renew", renewed.as_ref().err());
-        if renewed.is_ok() {
+        let request = request.into_inner();
+        let issues = !request.certificate_request_der.is_empty();
+        let renewed = renew::renew(&self.0, &caller, request).await;
+        if issues {
+            metrics().issued("renew", renewed.as_ref().err());
+        }
+        if issues && renewed.is_ok() {
             let event = node_event(&caller, "Renew");
             self.0.record(event, Outcome::Done).await?;
         }

@@ -107,6 +107,8 @@ async fn an_authority_is_replaced_step_by_step_and_no_node_is_locked_out_by_mist
         (&begun["next"], &first["active"])
     );
     assert_eq!(activated["nodesWithOldCertificates"], json!([node]));
+    let new = world.nodes.authorities.trusted().active().fingerprint();
+    world.pending_identity(&node, &hash, &new).await;
     let refused = rotate("FINISH").await.refused("ClientException");
     assert!(
         refused.contains(&node) && refused.contains("renewed"),

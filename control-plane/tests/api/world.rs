@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use berth_control_plane::{
     api::{ApiConfig, ApiKey, CLOCK_SKEW_MAX, router},
     audit::{AUDIT_FILE, Audit},
-    model::{Allocation, Identity, Node, Task, keys},
+    model::{Allocation, Identity, Node, PendingCertificate, Task, keys},
     nodes::{Held, LogReceiver, NodeError, Nodes},
     pki::Authorities,
     store::{Committed, Operation, Store, Transaction, sqlite::SqliteStore, typed},
@@ -252,11 +252,25 @@ impl World {
 
     /// As the link writes it when a node shows a certificate of this authority.
     pub async fn identity(&self, node: &str, authority: &str) {
+        self.put_identity(node, authority, None).await;
+    }
+
+    /// As the link writes it when such a node is sent a certificate of another authority.
+    pub async fn pending_identity(&self, node: &str, authority: &str, sent: &str) {
+        let pending = PendingCertificate {
+            authority: sent.into(),
+            not_after: i64::MAX,
+        };
+        self.put_identity(node, authority, Some(pending)).await;
+    }
+
+    async fn put_identity(&self, node: &str, authority: &str, pending: Option<PendingCertificate>) {
         let identity = Identity {
             node: node.into(),
             cluster: "default".into(),
             authority: authority.into(),
             not_after: None,
+            pending,
             joined_with: None,
             changed_at: 1,
         };

@@ -295,7 +295,9 @@ async fn connections_of_one_node_are_bounded_and_others_still_get_in() {
         .await
         {
             Ok(mut client) => {
-                let request = RenewRequest::default();
+                let request = RenewRequest {
+                    certificate_request_der: vec![0],
+                };
                 match client.renew(request).await.unwrap_err().code() {
                     Code::InvalidArgument | Code::ResourceExhausted => open.push(client),
                     _ => refused += 1,
