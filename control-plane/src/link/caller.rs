@@ -4,7 +4,10 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use time::OffsetDateTime;
-use tonic::{Request, Status};
+use tonic::{
+    Extensions, Status,
+    transport::server::{TcpConnectInfo, TlsConnectInfo},
+};
 
 use super::{Shared, chain, now};
 use crate::{
@@ -34,8 +37,9 @@ pub(super) fn revoked_text(revocation: &Revocation) -> String {
 }
 
 /// The caller, if it is a node whose identity is good.
-pub(super) async fn authenticate<T>(shared: &Shared, request: &Request<T>) -> Result<Caller, Status> {
-    let certificates = request.peer_certs();
+pub(super) async fn authenticate(shared: &Shared, connection: &Extensions) -> Result<Caller, Status> {
+    let connection = connection.get::<TlsConnectInfo<TcpConnectInfo>>();
+    let certificates = connection.and_then(TlsConnectInfo::peer_certs);
     let Some(leaf) = certificates.as_ref().and_then(|chain| chain.first()) else {
         return Err(Status::unauthenticated("a client certificate is required"));
     };
@@ -78,8 +82,8 @@ pub(super) async fn authenticate<T>(shared: &Shared, request: &Request<T>) -> Re
         }
     }
     Ok(Caller {
-        address: request
-            .remote_addr()
+        address: connection
+            .and_then(|connection| connection.get_ref().remote_addr())
             .unwrap_or_else(|| (IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0).into()),
         peer,
         authority: issuer,

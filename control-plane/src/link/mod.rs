@@ -15,6 +15,7 @@ mod bulk;
 mod caller;
 mod certificates;
 mod dispatch;
+mod guard;
 mod join;
 mod limits;
 mod listener;
@@ -49,6 +50,7 @@ pub(crate) use self::admission::source;
 pub use self::tls::TlsError;
 use self::{
     bulk::Tickets,
+    guard::Guard,
     limits::{Bucket, LogLimit},
     registry::Registry,
     service::Service,
@@ -226,7 +228,7 @@ impl LinkServer {
             .http2_keepalive_timeout(Some(KEEPALIVE))
             .max_concurrent_streams(STREAMS_PER_CONNECTION_MAX)
             .http2_max_header_list_size(HEADER_BYTES_MAX)
-            .add_service(service);
+            .add_service(Guard::new(shared.clone(), service));
         let stop = stop.clone().cancelled_owned();
         let server =
             tokio::spawn(router.serve_with_incoming_shutdown(ReceiverStream::new(connections), stop));

@@ -1,4 +1,5 @@
-//! Owns the four calls of the node protocol: who may make them, and what carries them out. Never handles a message.
+//! Owns the four calls of the node protocol: what carries them out. Who may make them is [`super::guard`]'s. Never
+//! handles a message.
 
 use std::sync::Arc;
 
@@ -10,7 +11,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::{Shared, bulk, caller, join, node_event, renew, session};
+use super::{Shared, bulk, guard, join, node_event, renew, session};
 use crate::{audit::Outcome, metrics::metrics};
 
 /// Messages that may wait for a node to read them; each is at most 4 MiB.
@@ -42,7 +43,7 @@ impl NodeService for Service {
     }
 
     async fn renew(&self, request: Request<RenewRequest>) -> Result<Response<RenewResponse>, Status> {
-        let caller = caller::authenticate(&self.0, &request).await?;
+        let caller = guard::caller(&request)?;
         let request = request.into_inner();
         let issues = !request.certificate_request_der.is_empty();
         let renewed = renew::renew(&self.0, &caller, request).await;
@@ -60,7 +61,7 @@ impl NodeService for Service {
         &self,
         request: Request<Streaming<NodeMessage>>,
     ) -> Result<Response<Self::LinkStream>, Status> {
-        let caller = caller::authenticate(&self.0, &request).await?;
+        let caller = guard::caller(&request)?;
         let (sender, receiver) = mpsc::channel(OUTBOUND_MESSAGES_MAX);
         // The answer's headers go out at once: a node may wait for them before it says hello.
         self.0
@@ -73,7 +74,7 @@ impl NodeService for Service {
         &self,
         request: Request<Streaming<BulkFromNode>>,
     ) -> Result<Response<Self::BulkStream>, Status> {
-        let peer = caller::authenticate(&self.0, &request).await?.peer;
+        let peer = guard::caller(&request)?.peer;
         let (sender, receiver) = mpsc::channel(1);
         self.0
             .tasks

@@ -282,6 +282,60 @@ async fn a_flood_of_everything_bothers_nobody_else() {
 }
 
 #[tokio::test]
+async fn a_request_is_not_read_beyond_what_one_can_be() {
+    let plane = Plane::start().await;
+    let node = id('a');
+    let request = RenewRequest {
+        certificate_request_der: vec![0; 70_000],
+    };
+    let status = plane.client(&node).await.renew(request).await.unwrap_err();
+    assert_eq!(status.code(), Code::InvalidArgument, "{status:?}");
+    assert!(status.message().contains("65536 bytes"), "{status:?}");
+    let request = berth_proto::node::v1::RegisterRequest {
+        token: "x".repeat(70_000),
+        ..Default::default()
+    };
+    let status = plane.client(&node).await.register(request).await.unwrap_err();
+    assert!(status.message().contains("65536 bytes"), "{status:?}");
+}
+
+/// Begins a call and sends no message; what it is answered.
+async fn silent_call(plane: &Plane, identity: &NodeIdentity, call: &'static str) -> Status {
+    let tls = ClientTlsConfig::new()
+        .ca_certificate(Certificate::from_pem(&identity.authority_pem))
+        .identity(Identity::from_pem(&identity.certificate_pem, &identity.key_pem));
+    let endpoint = Endpoint::from_shared(format!("https://{}", plane.server.address())).unwrap();
+    let channel = endpoint.tls_config(tls).unwrap().connect().await.unwrap();
+    let mut grpc = tonic::client::Grpc::new(channel);
+    grpc.ready().await.unwrap();
+    let nothing = tokio_stream::pending::<RenewRequest>();
+    let codec = tonic_prost::ProstCodec::<RenewRequest, berth_proto::node::v1::RenewResponse>::default();
+    let path = tonic::codegen::http::uri::PathAndQuery::from_static(call);
+    let answer = grpc.streaming(tonic::Request::new(nothing), path, codec);
+    timeout(SOON * 2, answer)
+        .await
+        .expect("an answer was due")
+        .map(|_| ())
+        .expect_err("a call without a message is no call")
+}
+
+#[tokio::test]
+async fn who_is_revoked_is_refused_before_it_says_anything_and_nobody_holds_a_call_open() {
+    let plane = Plane::start().await;
+    let (identity, other) = (plane.identity(&id('a')), plane.identity(&id('b')));
+    plane.put(vec![super::revocation::revocation(&id('a'))]).await;
+    for call in [
+        "/berth.node.v1.NodeService/Renew",
+        "/berth.node.v1.NodeService/Link",
+    ] {
+        let status = silent_call(&plane, &identity, call).await;
+        assert_eq!(status.code(), Code::PermissionDenied, "{call}: {status:?}");
+    }
+    let status = silent_call(&plane, &other, "/berth.node.v1.NodeService/Renew").await;
+    assert_eq!(status.code(), Code::DeadlineExceeded, "{status:?}");
+}
+
+#[tokio::test]
 async fn connections_of_one_node_are_bounded_and_others_still_get_in() {
     let plane = Plane::start().await;
     let mut open = Vec::new();

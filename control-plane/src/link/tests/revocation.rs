@@ -6,7 +6,7 @@ use tonic::Code;
 use super::{joining::Host, *};
 use crate::model::{Revocation, keys};
 
-fn revocation(node: &str) -> Operation {
+pub(super) fn revocation(node: &str) -> Operation {
     let record = Revocation {
         node: node.into(),
         cluster: CLUSTER.into(),
