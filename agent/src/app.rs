@@ -22,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     audit::Audit,
+    boot,
     config::Config,
     driver::{ClockWatch, Driver, INPUTS_MAX, Input, NodeStatus, Outputs, send},
     effects::{Host, runtime},
@@ -33,7 +34,7 @@ use crate::{
     metrics::{METRICS, Starts},
     service::{self, Starting},
     store::Store,
-    sys::{self, Chain},
+    sys::Chain,
     timers::Timers,
 };
 use startup::{facts, forward_exits, import_archives, make_directories, node_config, restore, target};
@@ -83,7 +84,7 @@ impl Agent {
         let identity = config.load_identity()?;
         let node_config = node_config(&config)?;
         make_directories(&config)?;
-        let boot_id = sys::boot_id().context("read the host's boot id")?;
+        let (boot_id, life) = boot::ids(&config.run_dir).context("read the host's boot id")?;
         let (store, loaded) = Store::open(&config.database())?;
         for problem in &loaded.quarantined {
             tracing::error!(%problem, "a record of the database cannot be read; it is set aside");
@@ -118,7 +119,7 @@ impl Agent {
             Ok(())
         });
         let facts = facts(&config, &node_config, &host, &boot_id).await?;
-        let restored = restore(node_config, loaded, &host, &boot_id);
+        let restored = restore(node_config, loaded, &host, &life);
         let (node, restarted) = starting.step("taking up what runs", restored).await?;
         let node = node.speaks_for(identity.node_id.clone());
         let of_earlier = node.is_rejoined().then(|| node.record().last_sequence);
@@ -140,7 +141,7 @@ impl Agent {
             timers: timers.clone(),
             inputs: received,
             outputs,
-            boot_id: Some(boot_id.clone()),
+            boot_id: Some(life),
             health: health.clone(),
             starts: Starts::default(),
             clock: ClockWatch::default(),

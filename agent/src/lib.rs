@@ -9,6 +9,7 @@
 
 pub mod app;
 pub mod audit;
+pub mod boot;
 pub mod config;
 pub mod convert;
 pub mod dial;
@@ -16,6 +17,7 @@ pub mod doctor;
 pub mod driver;
 pub mod effects;
 pub mod executor;
+pub mod halt;
 pub mod health;
 pub mod identity;
 pub mod introspection;

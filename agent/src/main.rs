@@ -6,6 +6,7 @@ use berth_agent::{
     app::Agent,
     config::{Config, ConfigError},
     doctor::{self, Outcome},
+    halt::Halt,
     identity::{self, register::RegisterArgs},
     purge::Purge,
     settings::{ConfigCommand, SettingsArgs},
@@ -53,6 +54,9 @@ enum Command {
     Register(RegisterArgs),
     /// End every task of this host, and remove everything that the agent made on it. Stop the agent before.
     Purge(Purge),
+    /// End every task of this host with its stop signal and stop timeout, as for a shutdown. Stop the agent before: its next
+    /// start takes it for a reboot, and starts those tasks again that are tagged for it.
+    Halt(Halt),
     /// Write man pages and shell completions: for packaging.
     #[command(hide = true)]
     Manual(Manual),
@@ -70,6 +74,10 @@ fn main() -> ExitCode {
     match Arguments::parse().command {
         Command::Register(args) => register(args),
         Command::Purge(purge) => purge.run(),
+        Command::Halt(halt) => match log_to_stderr() {
+            Ok(()) => halt.run(),
+            Err(error) => refuse_levels(&error),
+        },
         Command::Manual(manual) => match manual.write::<Arguments>() {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => {
@@ -122,6 +130,11 @@ fn refuse(error: &dyn std::error::Error) -> ExitCode {
     ExitCode::from(EXIT_CONFIG)
 }
 
+fn refuse_levels(error: &tracing_subscriber::filter::ParseError) -> ExitCode {
+    eprintln!("berth-agent: BERTH_LOG: {error}");
+    ExitCode::from(EXIT_CONFIG)
+}
+
 fn register(args: RegisterArgs) -> ExitCode {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     match runtime {
@@ -166,8 +179,7 @@ fn serve(settings: &SettingsArgs) -> ExitCode {
     };
     bound_allocator();
     if let Err(error) = log_to_stderr() {
-        eprintln!("berth-agent: BERTH_LOG: {error}");
-        return ExitCode::from(EXIT_CONFIG);
+        return refuse_levels(&error);
     }
     let config = match settings.load() {
         Ok(loaded) => loaded.value,

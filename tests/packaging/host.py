@@ -89,8 +89,9 @@ def deb(directory, version="0.1.0-1", broken=False):
     files = {
         "usr/bin/berth-agent": (AGENT, 0o755), "usr/bin/berth-logger": ("#!/bin/sh\n", 0o755),
         "etc/berth/agent.toml": ("# empty\n", 0o644),
-        "usr/lib/systemd/system/berth-agent.service": ((ROOT / "systemd/berth-agent.service").read_text(), 0o644),
     }
+    for unit in ("berth-agent.service", "berth-tasks.service"):
+        files[f"usr/lib/systemd/system/{unit}"] = ((ROOT / "systemd" / unit).read_text(), 0o644)
     for name, (content, mode) in files.items():
         path = tree / name
         path.parent.mkdir(parents=True, exist_ok=True)

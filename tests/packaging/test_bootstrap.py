@@ -237,6 +237,7 @@ class Installation(Case):
         self.assertEqual(self.host.shell("dpkg-query", "-W", "-f", "${Version}", "berth-agent")[1], "0.1.0-2")
         self.assertEqual(self.host.read("etc/berth/agent.toml"), "# mine\n")
         self.assertNotIn("stop berth-agent", self.host.asked())
+        self.assertNotIn("berth-tasks", self.host.asked())
         (self.host.packages / new).unlink()
         self.assertTrue(old.exists())
         host.write_sums(self.host.packages)
@@ -337,6 +338,7 @@ class Removal(Case):
         self.host.forget()
         self.assertEqual(self.host.shell("dpkg", "--remove", "berth-agent")[0], 0)
         self.assertNotIn("purge", self.host.asked())
+        self.tasks_are_let_go_after_a_reload()
         self.assertEqual(self.host.status(), "rc")
         self.assertTrue((self.host.root / "var/lib/berth/identity/node.pem").exists())
         code, out = self.host.shell("dpkg", "--purge", "berth-agent")
@@ -344,6 +346,13 @@ class Removal(Case):
         self.assertIn("berth-agent purge --yes --config /var/lib/berth/purge/agent.toml", self.host.asked())
         self.assertFalse((self.host.root / "var/lib/berth").exists())
         self.assertFalse((self.host.root / "etc/berth").exists())
+
+    def tasks_are_let_go_after_a_reload(self):
+        """Before it, systemd would still have what berth-tasks.service runs at its stop: the end of all tasks."""
+        asked = self.host.asked().splitlines()
+        reload, stop = "systemctl --system daemon-reload", "systemctl --system stop berth-tasks.service"
+        self.assertEqual(asked.count(stop), 1, asked)
+        self.assertLess(asked.index(reload), asked.index(stop))
 
     def test_a_purge_that_failed_can_be_repeated(self):
         self.accepted(*self.join)

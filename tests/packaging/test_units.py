@@ -43,6 +43,21 @@ class Units(unittest.TestCase):
     def test_the_agent_stays_in_the_hosts_mount_namespace(self):
         self.assertIsNone(MOUNT_NAMESPACE.search((UNITS / "berth-agent.service").read_text()))
 
+    def test_tasks_are_ended_between_the_agent_and_what_they_need(self):
+        unit = (UNITS / "berth-tasks.service").read_text()
+        # Stopped in the reverse order of their start.
+        self.assertIn("\nBefore=berth-agent.service\n", unit)
+        self.assertRegex(unit, r"\nAfter=containerd\.service ")
+        self.assertIn("\nRefuseManualStop=yes\n", unit)
+        self.assertIn("\nRemainAfterExit=yes\n", unit)
+        self.assertNotIn("Restart=", unit)
+        within = int(re.search(r"\nExecStop=/usr/bin/berth-agent halt --yes --within ([0-9]+) ", unit)[1])
+        minutes = int(re.search(r"\nTimeoutStopSec=([0-9]+)min\n", unit)[1])
+        # What comes after the time for tasks has bounds of its own.
+        self.assertGreaterEqual(60 * minutes, within + 60)
+        agent = (UNITS / "berth-agent.service").read_text()
+        self.assertRegex(agent, r"\nWants=.*\bberth-tasks\.service\b")
+
     def test_only_the_agent_itself_is_ever_signalled(self):
         text = (UNITS / "berth-agent.service").read_text()
         self.assertIn("\nKillMode=process\n", text)
@@ -55,7 +70,7 @@ class Units(unittest.TestCase):
 
     def test_the_documented_scores_are_the_measured_ones(self):
         page = (ROOT / "docs/security.md").read_text()
-        for unit in ("berth-agent.service", "berth-control-plane.service"):
+        for unit in ("berth-agent.service", "berth-tasks.service", "berth-control-plane.service"):
             documented = re.search(rf"^\| `{re.escape(unit)}` \| ([0-9.]+) \|", page, re.MULTILINE)
             self.assertIsNotNone(documented, unit)
             # Versions of systemd weigh a few directives differently.

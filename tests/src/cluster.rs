@@ -274,6 +274,11 @@ impl Cluster {
         i32::try_from(self.agent.as_ref().expect("the agent runs").id()).unwrap()
     }
 
+    /// It was started, and not stopped or killed since.
+    pub fn agent_runs(&self) -> bool {
+        self.agent.is_some()
+    }
+
     /// SIGKILL: the agent gets no chance to tidy up.
     pub fn kill_agent(&mut self) {
         let mut agent = self.agent.take().expect("the agent runs");

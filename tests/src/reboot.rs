@@ -9,7 +9,9 @@ impl Cluster {
     /// The power goes, for agent, containerd and everything of this instance; the agent is not started again yet. The
     /// control plane is on another host.
     pub fn power_off_and_boot(&mut self) {
-        self.kill_agent();
+        if self.agent_runs() {
+            self.kill_agent();
+        }
         self.containerd.kill();
         let script = format!(
             "kill_all() {{ pids=$(pgrep -f -- '[-]namespace {instance} '; cat $(find {cgroups} -name cgroup.procs \

@@ -118,9 +118,9 @@ pub(super) async fn restore(
     config: NodeConfig,
     loaded: Loaded,
     host: &Host,
-    boot_id: &str,
+    life: &str,
 ) -> anyhow::Result<(Node, Restarted)> {
-    let host_rebooted = loaded.boot_id.is_some_and(|then| then != boot_id);
+    let host_rebooted = loaded.boot_id.is_some_and(|then| then != life);
     let containers = host
         .observe()
         .await

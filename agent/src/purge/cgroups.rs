@@ -1,6 +1,10 @@
 //! Owns the cgroups' part: what is in them, when containerd cannot say, and their removal.
 
-use std::{collections::BTreeSet, path::Path, time::Instant};
+use std::{
+    collections::BTreeSet,
+    path::Path,
+    time::{Duration, Instant},
+};
 
 use anyhow::Context as _;
 use berth_agent_core::ids::TaskId;
@@ -18,8 +22,13 @@ use crate::effects::cgroups::Cgroups;
 const SHIMS: &str = "io.containerd.runtime.v2.task";
 /// containerd's state directory unless it is told otherwise.
 const CONTAINERD: &str = "/run/containerd";
+/// How the names of their processes begin (proc(5), `comm`, which holds 15 characters).
+const SHIM: &str = "containerd-shim";
+/// For loggers to write what is left in their pipes.
+const LOGGERS_LIMIT: Duration = Duration::from_secs(2);
 
-fn tasks(cgroups: &Cgroups) -> anyhow::Result<Vec<TaskId>> {
+/// By their directories.
+pub(crate) fn tasks(cgroups: &Cgroups) -> anyhow::Result<Vec<TaskId>> {
     Ok(cgroups
         .list()?
         .iter()
@@ -29,13 +38,22 @@ fn tasks(cgroups: &Cgroups) -> anyhow::Result<Vec<TaskId>> {
 
 /// The stop signal, a grace, SIGKILL; then the shims and loggers, and what they had mounted.
 pub(super) async fn end_processes(settings: &Settings, left: &mut Left) {
-    left.note("processes", end_below(&settings.cgroup_parent()).await);
+    let ended = match Cgroups::new(&settings.cgroup_parent()) {
+        Ok(cgroups) => end_below(&cgroups, STOP_GRACE).await.map(drop),
+        Err(error) => Err(error.into()),
+    };
+    left.note("processes", ended);
     left.note("mounts", unmount(&settings.instance));
 }
 
-async fn end_below(parent: &str) -> anyhow::Result<()> {
-    let cgroups = Cgroups::new(parent)?;
-    let tasks = tasks(&cgroups)?;
+/// Ends what is in the tasks' cgroups: SIGTERM for the containers' processes and SIGKILL after `grace`; then the shims, and
+/// the loggers once they have written what containers said. The tasks that had processes.
+///
+/// # Errors
+/// The cgroups cannot be listed, or a process cannot be signalled. Ends without having waited for the last of them.
+pub(crate) async fn end_below(cgroups: &Cgroups, grace: Duration) -> anyhow::Result<Vec<TaskId>> {
+    let mut tasks = tasks(cgroups)?;
+    tasks.retain(|task| !cgroups.processes(task).is_empty());
     let of_containers = |task: &TaskId| {
         let rt = cgroups.rt_processes(task);
         let mut pids = cgroups.processes(task);
@@ -45,17 +63,31 @@ async fn end_below(parent: &str) -> anyhow::Result<()> {
     for pid in tasks.iter().flat_map(of_containers) {
         signal(pid, Signal::SIGTERM)?;
     }
-    let began = Instant::now();
-    while began.elapsed() < STOP_GRACE && tasks.iter().any(|task| !of_containers(task).is_empty()) {
-        tokio::time::sleep(POLL).await;
-    }
+    wait_while(grace, || tasks.iter().any(|task| !of_containers(task).is_empty())).await;
     for pid in tasks.iter().flat_map(of_containers) {
         signal(pid, Signal::SIGKILL)?;
     }
-    for pid in tasks.iter().flat_map(|task| cgroups.processes(task)) {
+    let all = || tasks.iter().flat_map(|task| cgroups.processes(task));
+    // A logger ends by itself once nobody has its pipes any more.
+    for pid in all().filter(|pid| is_shim(*pid)) {
         signal(pid, Signal::SIGKILL)?;
     }
-    Ok(())
+    wait_while(LOGGERS_LIMIT, || all().next().is_some()).await;
+    for pid in all() {
+        signal(pid, Signal::SIGKILL)?;
+    }
+    Ok(tasks)
+}
+
+async fn wait_while(limit: Duration, goes_on: impl Fn() -> bool) {
+    let began = Instant::now();
+    while began.elapsed() < limit && goes_on() {
+        tokio::time::sleep(POLL).await;
+    }
+}
+
+fn is_shim(pid: i32) -> bool {
+    std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name.starts_with(SHIM))
 }
 
 fn signal(pid: i32, signal: Signal) -> anyhow::Result<()> {

@@ -34,7 +34,12 @@ impl Purge {
             Ok(settings) => settings,
             Err(error) => return fail(&*error, EXIT_CONFIG),
         };
-        if !self.yes && !confirmed(&settings) {
+        let question = format!(
+            "End every task of instance {} on this host, and remove its images, logs, identity and {}?",
+            settings.instance,
+            settings.state_dir.display()
+        );
+        if !self.yes && !confirmed("purge", &question) {
             return ExitCode::from(EXIT_USAGE);
         }
         let through = if self.without_containerd {
@@ -56,16 +61,13 @@ impl Purge {
     }
 }
 
-fn confirmed(settings: &Settings) -> bool {
+/// Asks `question` in a terminal; elsewhere nobody answers, and that is no.
+pub(crate) fn confirmed(command: &str, question: &str) -> bool {
     if !io::stdin().is_terminal() {
-        eprintln!("berth-agent: purge ends every task of this host: give --yes, or run it in a terminal");
+        eprintln!("berth-agent: {command} ends every task of this host: give --yes, or run it in a terminal");
         return false;
     }
-    print!(
-        "End every task of instance {} on this host, and remove its images, logs, identity and {}? [y/N] ",
-        settings.instance,
-        settings.state_dir.display()
-    );
+    print!("{question} [y/N] ");
     let mut answer = String::new();
     let read = io::stdout()
         .flush()

@@ -2,7 +2,7 @@
 //! containerd what there is: needs no identity, no control plane and no database, which may all be gone or broken.
 //! Never runs beside an agent, and never touches the configuration.
 
-mod cgroups;
+pub(crate) mod cgroups;
 mod command;
 mod namespace;
 mod settings;
@@ -18,6 +18,7 @@ use anyhow::Context as _;
 use berth_agent_core::{effect::SignalKind, event::ObservedState};
 
 pub use command::Purge;
+pub(crate) use command::confirmed;
 pub use settings::Settings;
 
 use crate::{
@@ -82,7 +83,7 @@ pub async fn purge(settings: &Settings, through: Through) -> anyhow::Result<()> 
 }
 
 /// A socket that is answered, not only there: a killed agent leaves its own.
-fn refuse_beside_an_agent(settings: &Settings) -> anyhow::Result<()> {
+pub(crate) fn refuse_beside_an_agent(settings: &Settings) -> anyhow::Result<()> {
     let socket = settings.run_dir.join("logger.sock");
     anyhow::ensure!(
         UnixStream::connect(&socket).is_err(),
@@ -165,7 +166,7 @@ fn remove_directory(path: &Path) -> anyhow::Result<()> {
 }
 
 /// Only listing, signals and removal are used of it.
-fn runtime_config(settings: &Settings) -> RuntimeConfig {
+pub(crate) fn runtime_config(settings: &Settings) -> RuntimeConfig {
     RuntimeConfig {
         instance: settings.instance.clone(),
         namespace: settings.instance.clone(),

@@ -30,7 +30,7 @@ pub struct Batch {
     pub tasks: Vec<(TaskId, Option<String>)>,
     /// JSON of the node's record.
     pub node: Option<String>,
-    /// The boot that the state is of from now on. Goes with the state that knows of the boot, never before: an agent
+    /// The boot that the state is of from now on, as [`crate::boot::ids`] has it. Goes with the state that knows of the boot, never before: an agent
     /// that ends between the two would take the next start for one without a boot.
     pub boot_id: Option<String>,
     pub ledger: Vec<LedgerWrite>,

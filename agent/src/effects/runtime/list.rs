@@ -17,7 +17,7 @@ use tonic::Status;
 use super::{
     Identity, Runtime, RuntimeError, Step,
     call::{DEADLINE, call},
-    labels,
+    labels::{self, Ending},
 };
 
 /// One attempt of a container, as containerd has it.
@@ -29,6 +29,7 @@ pub struct ListedContainer {
     /// `Created` also where a process was and its shim died while nobody watched: containerd then forgets the
     /// process. `oom_killed` is never set here: the kernel's counters say that.
     pub state: ObservedState,
+    pub ending: Ending,
 }
 
 /// A container's writable layer.
@@ -44,13 +45,13 @@ pub struct ListedSnapshot {
 impl Runtime {
     /// Every container of this instance. A start under way may or may not be among them.
     pub async fn list(&self) -> Result<Vec<ListedContainer>, RuntimeError> {
-        let (identities, processes) = tokio::try_join!(self.records(), self.processes())?;
+        let (records, processes) = tokio::try_join!(self.records(), self.processes())?;
         let mut states: BTreeMap<String, ObservedState> = processes
             .into_iter()
             .map(|process| (process.id, process.state))
             .collect();
-        let mut listed = Vec::with_capacity(identities.len());
-        for identity in identities {
+        let mut listed = Vec::with_capacity(records.len());
+        for (identity, ending) in records {
             let state = states
                 .remove(&identity.runtime_id())
                 .unwrap_or(ObservedState::Created);
@@ -70,6 +71,7 @@ impl Runtime {
                 container,
                 attempt,
                 state,
+                ending,
             });
         }
         Ok(listed)
@@ -77,7 +79,7 @@ impl Runtime {
 
     /// One by one: a record carries its whole specification, and a thousand in one answer are more than containerd
     /// sends.
-    async fn records(&self) -> Result<Vec<Identity>, RuntimeError> {
+    async fn records(&self) -> Result<Vec<(Identity, Ending)>, RuntimeError> {
         let filter = format!("labels.{:?}=={:?}", labels::INSTANCE, self.config().instance);
         let request = ListContainersRequest {
             filters: vec![filter],
@@ -91,9 +93,10 @@ impl Runtime {
         )
         .await?;
         let named = stream.try_filter_map(|message| async move {
-            Ok(message
-                .container
-                .and_then(|container| self.identity_of(&container.id, &container.labels)))
+            Ok(message.container.and_then(|container| {
+                let identity = self.identity_of(&container.id, &container.labels)?;
+                Some((identity, labels::ending(&container.labels)))
+            }))
         });
         collect("containers", named).await
     }

@@ -36,6 +36,7 @@ use tonic::{
 pub use connect::{ConnectError, VERSION_MIN, connect};
 pub use error::{Answer, RuntimeError, Step};
 pub use index::Identity;
+pub use labels::Ending;
 pub use list::{ListedContainer, ListedSnapshot};
 pub use probe::{Containerd, ProbeError, Snapshotter, probe};
 pub use start::{Started, Timings};

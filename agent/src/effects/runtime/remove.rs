@@ -23,6 +23,25 @@ impl Runtime {
         self.remove_id(&runtime_id(container, attempt)).await
     }
 
+    /// Waits until its first process has ended. False: it goes on after `limit`.
+    pub async fn await_end(
+        &self,
+        container: &ContainerId,
+        attempt: Attempt,
+        limit: Duration,
+    ) -> Result<bool, RuntimeError> {
+        match self.wait(&runtime_id(container, attempt), limit).await {
+            Err(RuntimeError::StillAlive { .. }) => Ok(false),
+            other => other.map(|()| true),
+        }
+    }
+
+    /// Kills what is alive, waits for its end, and lets shim and logger go, the logger once it has written everything.
+    /// Record, files and snapshot stay: it is then as it is after a boot of the host. What is not there is a success.
+    pub async fn end(&self, container: &ContainerId, attempt: Attempt) -> Result<(), RuntimeError> {
+        self.delete_process(&runtime_id(container, attempt)).await
+    }
+
     pub(super) async fn remove_id(&self, id: &str) -> Result<(), RuntimeError> {
         // In this order: a record that goes before its process strands the process.
         self.delete_process(id).await?;
@@ -43,7 +62,7 @@ impl Runtime {
             done => return done,
         }
         self.kill_all(id).await?;
-        self.wait(id).await?;
+        self.wait(id, KILL_WAIT).await?;
         self.delete_ended(id).await
     }
 
@@ -64,13 +83,13 @@ impl Runtime {
         .map(drop)
     }
 
-    async fn wait(&self, id: &str) -> Result<(), RuntimeError> {
+    async fn wait(&self, id: &str, limit: Duration) -> Result<(), RuntimeError> {
         let request = WaitRequest {
             container_id: id.to_owned(),
             ..WaitRequest::default()
         };
         let mut client = self.tasks();
-        match or_gone(call(Step::Wait, id, KILL_WAIT, client.wait(self.request(request))).await) {
+        match or_gone(call(Step::Wait, id, limit, client.wait(self.request(request))).await) {
             Err(RuntimeError::Deadline { id, after, .. }) => Err(RuntimeError::StillAlive { id, after }),
             other => other.map(drop),
         }

@@ -1,0 +1,123 @@
+//! Owns the end of all tasks when their host shuts down: each container gets its stop signal and its stop timeout, those
+//! that depend on others first, and loggers write what is left. Asks containerd what there is, and the cgroups where it
+//! does not answer. Leaves records, logs and the agent's database as they are: its next start finds what a boot leaves.
+
+mod command;
+mod task;
+
+use std::{collections::BTreeMap, time::Duration};
+
+use anyhow::Context as _;
+use berth_agent_core::{event::ObservedState, ids::TaskId};
+use tokio::{
+    sync::Semaphore,
+    task::JoinSet,
+    time::{Instant, sleep},
+};
+
+pub use command::Halt;
+
+use crate::{
+    boot,
+    effects::{
+        cgroups::Cgroups,
+        runtime::{self, ListedContainer, Runtime},
+    },
+    purge::{self, Settings},
+    sys::Chain,
+};
+
+/// containerd is stopped after this: it answers at once, or not at all. No more than this share of the time, so that tasks
+/// have the rest.
+const CONTAINERD_LIMIT: Duration = Duration::from_secs(5);
+const CONTAINERD_SHARE: u32 = 4;
+/// Containers whose shim and logger go at a time; each is a few processes of the runtime.
+const REMOVALS_MAX: usize = 16;
+/// For shims to leave after their last container.
+const SHIMS_LIMIT: Duration = Duration::from_secs(2);
+const POLL: Duration = Duration::from_millis(50);
+
+/// Ends every task of the instance. Those that are not done `within` are killed; what comes after that has bounds of its own,
+/// together less than 30 s unless the kernel holds a process.
+///
+/// # Errors
+/// An agent runs, and nothing was changed; or processes that could not be ended.
+pub async fn halt(settings: &Settings, within: Duration) -> anyhow::Result<()> {
+    purge::refuse_beside_an_agent(settings)?;
+    let deadline = Instant::now() + within;
+    let cgroups = Cgroups::new(&settings.cgroup_parent())?;
+    if with_processes(&cgroups)?.is_empty() {
+        return Ok(());
+    }
+    // First: an agent that is started when half is done must not take the ended half for failed.
+    if let Err(error) = boot::end(&settings.run_dir) {
+        tracing::warn!(run_dir = %settings.run_dir.display(), %error, "cannot note the halt: an agent that is started before the next boot takes its tasks for failed");
+    }
+    let patience = CONTAINERD_LIMIT.min(within / CONTAINERD_SHARE);
+    match runtime::connect(&settings.containerd_address, patience, |_| {}).await {
+        Ok(channel) => {
+            let runtime = Runtime::new(channel, purge::runtime_config(settings));
+            if let Err(error) = end_containers(&runtime, deadline).await {
+                tracing::warn!(error = %Chain(error.as_ref()), "containerd does not say what runs; ending tasks by their cgroups");
+            }
+        }
+        Err(error) => {
+            tracing::warn!(error = %Chain(&error), "ending tasks by their cgroups, with SIGTERM");
+        }
+    }
+    end_the_rest(&cgroups, deadline).await
+}
+
+async fn end_containers(runtime: &Runtime, deadline: Instant) -> anyhow::Result<()> {
+    let mut tasks: BTreeMap<TaskId, Vec<ListedContainer>> = BTreeMap::new();
+    for container in runtime.list().await? {
+        tasks.entry(container.task.clone()).or_default().push(container);
+    }
+    tasks.retain(|_, containers| containers.iter().any(|c| c.state != ObservedState::Created));
+    let removals = std::sync::Arc::new(Semaphore::new(REMOVALS_MAX));
+    let mut ending = JoinSet::new();
+    for (id, containers) in tasks {
+        let end = task::end(runtime.clone(), containers, deadline, removals.clone());
+        ending.spawn(async move { (id, end.await) });
+    }
+    while let Some(ended) = ending.join_next().await {
+        let (id, ended) = ended.context("end a task")?;
+        ended.tell(&id);
+    }
+    Ok(())
+}
+
+fn with_processes(cgroups: &Cgroups) -> anyhow::Result<Vec<TaskId>> {
+    let mut tasks = purge::cgroups::tasks(cgroups)?;
+    tasks.retain(|task| !cgroups.processes(task).is_empty());
+    Ok(tasks)
+}
+
+/// Processes that containerd does not know of, or all, where it did not answer.
+async fn end_the_rest(cgroups: &Cgroups, deadline: Instant) -> anyhow::Result<()> {
+    let beside_shims = |task: &TaskId| cgroups.processes(task).len() > cgroups.rt_processes(task).len();
+    let mut tasks = with_processes(cgroups)?;
+    // Shims leave by themselves after their last container.
+    let begun = Instant::now();
+    while !tasks.is_empty() && !tasks.iter().any(beside_shims) && begun.elapsed() < SHIMS_LIMIT {
+        sleep(POLL).await;
+        tasks = with_processes(cgroups)?;
+    }
+    let grace = deadline.saturating_duration_since(Instant::now());
+    for task in purge::cgroups::end_below(cgroups, grace).await? {
+        tracing::info!(%task, "task ended by its cgroups");
+    }
+    let begun = Instant::now();
+    tasks = with_processes(cgroups)?;
+    while !tasks.is_empty() && begun.elapsed() < SHIMS_LIMIT {
+        sleep(POLL).await;
+        tasks = with_processes(cgroups)?;
+    }
+    let names: Vec<String> = tasks.iter().map(ToString::to_string).collect();
+    anyhow::ensure!(
+        tasks.is_empty(),
+        "processes outlive SIGKILL in tasks {}",
+        names.join(", ")
+    );
+    Ok(())
+}
