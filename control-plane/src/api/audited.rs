@@ -74,13 +74,7 @@ pub(super) async fn call(
             caller.role.name(),
         )),
     };
-    let recorded = api.audit.record(event, Outcome::refused(refusal.code())).await;
-    if let Err(error) = recorded {
-        tracing::error!(
-            error = &error as &dyn std::error::Error,
-            "a refused call is not in the audit log"
-        );
-    }
+    api.audit.refused_call(event, refusal.code());
     Err(refusal)
 }
 
@@ -96,6 +90,19 @@ fn named(mut event: Event, request: &Value) -> Event {
     for name in NAMES {
         if let Some(value) = request.get(name) {
             event = event.target(name, value.clone());
+        }
+    }
+    // Attributes name what they are put on, and themselves.
+    for (name, of) in [("attributes", "name"), ("targetIds", "targetId")] {
+        let list = request.get("attributes").and_then(Value::as_array);
+        let mut named: Vec<Value> = list
+            .into_iter()
+            .flatten()
+            .filter_map(|one| one.get(of).cloned())
+            .collect();
+        named.dedup();
+        if !named.is_empty() {
+            event = event.target(name, named);
         }
     }
     event

@@ -11,6 +11,10 @@ use crate::model::Millis;
 const TEXT_CHARS_MAX: usize = 512;
 /// Most values of one target that is a list.
 const LIST_MAX: usize = 16;
+/// All targets of one event, as they are written: with the rest, a line is at most some 4 KiB.
+const TARGETS_BYTES_MAX: usize = 3 << 10;
+/// Stands for what was left out.
+const CUT: char = '…';
 
 /// What became of it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -98,29 +102,72 @@ impl Event {
         self
     }
 
-    /// Takes strings and lists of strings; anything else is not a name and is left out.
+    /// Takes strings and lists of strings; anything else is not a name and is left out. What is too long is cut, and what
+    /// finds no room any more left out.
     pub(super) fn add_target(&mut self, name: &str, value: Value) {
+        self.targets.remove(name);
+        let used: usize = self
+            .targets
+            .iter()
+            .map(|(name, value)| name.len() + written_bytes(value) + PUNCTUATION_BYTES)
+            .sum();
+        let mut room = TARGETS_BYTES_MAX.saturating_sub(used + name.len() + PUNCTUATION_BYTES);
+        if room <= PUNCTUATION_BYTES {
+            return;
+        }
         let value = match value {
-            Value::String(text) => Value::String(cut(text)),
-            Value::Array(list) => list
-                .into_iter()
-                .filter_map(|one| match one {
-                    Value::String(text) => Some(Value::String(cut(text))),
+            Value::String(text) => Value::String(fit(text, &mut room)),
+            Value::Array(list) => {
+                let names = list.into_iter().filter_map(|one| match one {
+                    Value::String(text) => Some(text),
                     _ => None,
-                })
-                .take(LIST_MAX)
-                .collect(),
+                });
+                let mut fitting = Vec::new();
+                for text in names {
+                    if fitting.len() == LIST_MAX || room <= PUNCTUATION_BYTES {
+                        fitting.push(CUT.to_string().into());
+                        break;
+                    }
+                    room -= PUNCTUATION_BYTES;
+                    fitting.push(Value::String(fit(text, &mut room)));
+                }
+                Value::Array(fitting)
+            }
             _ => return,
         };
         self.targets.insert(name.to_owned(), value);
     }
 }
 
-fn cut(text: String) -> String {
-    match text.char_indices().nth(TEXT_CHARS_MAX) {
-        Some((end, _)) => format!("{}…", &text[..end]),
-        None => text,
+/// Quotes, commas and the like around one value.
+const PUNCTUATION_BYTES: usize = 6;
+
+fn written_bytes(value: &Value) -> usize {
+    value.to_string().len()
+}
+
+/// As much of a text as there is room for, in bytes as they are written.
+fn fit(text: String, room: &mut usize) -> String {
+    let mut fitting = String::new();
+    for (chars, char) in text.chars().enumerate() {
+        let bytes = match char {
+            '"' | '\\' => 2,
+            // \u001f
+            '\0'..='\u{1f}' => 6,
+            _ => char.len_utf8(),
+        };
+        if chars == TEXT_CHARS_MAX || bytes > *room {
+            fitting.push(CUT);
+            break;
+        }
+        *room -= bytes;
+        fitting.push(char);
     }
+    fitting
+}
+
+fn cut(text: String) -> String {
+    fit(text, &mut { usize::MAX })
 }
 
 /// One line.

@@ -24,31 +24,36 @@ use std::{
     sync::{
         Arc, Mutex,
         atomic::{AtomicU64, Ordering},
-        mpsc::{SyncSender, TrySendError, sync_channel},
+        mpsc::{Sender, channel},
     },
     thread::JoinHandle,
     time::Duration,
 };
 
 use serde_json::Value;
-use tokio::sync::oneshot;
+use tokio::sync::{Semaphore, oneshot};
 
 pub use self::{
     event::{Event, Outcome},
     read::{Listing, Page},
 };
-use self::{file::Log, refused::Attempt, thread::Job};
+use self::{
+    file::Log,
+    refused::Attempt,
+    thread::{Concluded, Job, Place},
+};
 
 /// The log, in the state directory; rotated ones have `.1` (the newest) and so on added.
 pub const AUDIT_FILE: &str = "audit.log";
 /// A line is on disk at most so long after it was written.
 pub const SYNC: Duration = Duration::from_secs(1);
-/// Lines that may wait for the thread. More than there can be calls and links at once.
-const QUEUE_MAX: usize = 1_024;
+/// Changes under way, other lines that wait for the thread, and listings among them. More than there can be calls and
+/// links at once. A change keeps its place to its end, so that its outcome always finds one.
+const PLACES_MAX: usize = 1_024;
+/// Refused attempts that may wait for the thread. They have places of their own: they take none from changes.
+const REFUSED_MAX: usize = 1_024;
 /// Longest wait of a listing for what was told before it to be written.
 const FLUSH_DEADLINE: Duration = Duration::from_secs(5);
-/// How often a listing asks again for a place in a full queue.
-const FLUSH_RETRY: Duration = Duration::from_millis(10);
 
 /// How much is kept.
 #[derive(Clone, Copy, Debug)]
@@ -90,8 +95,11 @@ pub struct Audit(Arc<Inner>);
 struct Inner {
     path: PathBuf,
     limits: Limits,
-    jobs: SyncSender<Job>,
-    /// Refused attempts that found no place in the queue.
+    /// Has no bound of its own: each job has a place.
+    jobs: Sender<Job>,
+    places: Arc<Semaphore>,
+    refused_places: Arc<Semaphore>,
+    /// Refused attempts that found no place.
     overlooked: Arc<AtomicU64>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
@@ -106,7 +114,7 @@ impl Audit {
     /// As [`Audit::open`], with other limits.
     pub fn open_with(path: &Path, limits: Limits) -> Result<Self, AuditError> {
         let log = Log::open(path, limits)?;
-        let (jobs, queue) = sync_channel(QUEUE_MAX);
+        let (jobs, queue) = channel();
         let overlooked = Arc::new(AtomicU64::new(0));
         let writer = thread::Writer::new(log, overlooked.clone());
         let thread = std::thread::Builder::new()
@@ -121,6 +129,8 @@ impl Audit {
             path: path.into(),
             limits,
             jobs,
+            places: Arc::new(Semaphore::new(PLACES_MAX)),
+            refused_places: Arc::new(Semaphore::new(REFUSED_MAX)),
             overlooked,
             thread: Mutex::new(Some(thread)),
         })))
@@ -128,27 +138,46 @@ impl Audit {
 
     /// Writes what is about to be tried. The change must not be made if this fails.
     pub async fn intend(&self, event: Event) -> Result<Intent, AuditError> {
-        let sequence = self.write(event.clone(), Outcome::Started, None).await?;
-        Ok(Intent {
+        let (answer, answered) = oneshot::channel();
+        let intent = Intent {
             audit: self.clone(),
-            open: Some((sequence, event)),
-        })
+            asked: Some((event, self.place()?)),
+            open: None,
+        };
+        self.tell(Job::Intend { intent, answer })?;
+        answered.await.unwrap_or(Err(AuditError::Closed))
     }
 
     /// Writes what happened, for what needs no intent: something refused, or told by another party.
     pub async fn record(&self, event: Event, outcome: Outcome) -> Result<(), AuditError> {
-        self.write(event, outcome, None).await.map(|_| ())
+        let (answer, answered) = oneshot::channel();
+        let place = self.place()?;
+        self.tell(Job::Record {
+            event,
+            outcome,
+            place,
+            answer,
+        })?;
+        answered.await.unwrap_or(Err(AuditError::Closed))
     }
 
     /// Counts an attempt of somebody who could not prove who they are. The first from an address for a reason is
     /// written at once, those that follow as one line a minute. Never waits, never fails.
     pub fn refused(&self, from: Option<IpAddr>, code: &'static str, claimed_key: Option<String>) {
-        let attempt = Attempt {
-            from,
-            code,
-            claimed_key,
+        self.count(Attempt::stranger(from, code, claimed_key));
+    }
+
+    /// Counts a call that a known caller must not make, in the same way by caller, operation and reason.
+    pub fn refused_call(&self, event: Event, code: &'static str) {
+        self.count(Attempt::call(event, code));
+    }
+
+    fn count(&self, attempt: Attempt) {
+        let told = match self.0.refused_places.clone().try_acquire_owned() {
+            Ok(place) => self.tell(Job::Refused { attempt, place }).is_ok(),
+            Err(_) => false,
         };
-        if let Err(TrySendError::Full(_)) = self.0.jobs.try_send(Job::Refused(attempt)) {
+        if !told {
             self.0.overlooked.fetch_add(1, Ordering::Relaxed);
         }
     }
@@ -166,19 +195,14 @@ impl Audit {
 
     /// Waits until the thread has come to what was told it before.
     async fn flush(&self) {
+        let Ok(place) = self.0.places.clone().acquire_owned().await else {
+            return;
+        };
         let (answer, answered) = oneshot::channel();
-        let mut job = Job::Flush(answer);
-        loop {
-            match self.0.jobs.try_send(job) {
-                Ok(()) => break,
-                Err(TrySendError::Full(again)) => job = again,
-                // Closed: everything is written.
-                Err(TrySendError::Disconnected(_)) => return,
-            }
-            tokio::time::sleep(FLUSH_RETRY).await;
+        // Neither told nor answered: it is closed, and everything is written.
+        if self.tell(Job::Flush { place, answer }).is_ok() {
+            answered.await.ok();
         }
-        // No answer: it was closed meanwhile.
-        answered.await.ok();
     }
 
     /// Writes what waits, syncs, and closes the file. Later calls answer [`AuditError::Closed`].
@@ -195,19 +219,13 @@ impl Audit {
         }
     }
 
-    async fn write(&self, event: Event, outcome: Outcome, of: Option<u64>) -> Result<u64, AuditError> {
-        let (answer, answered) = oneshot::channel();
-        let job = Job::Write {
-            event,
-            outcome,
-            of,
-            answer: Some(answer),
-        };
-        match self.0.jobs.try_send(job) {
-            Ok(()) => answered.await.unwrap_or(Err(AuditError::Closed)),
-            Err(TrySendError::Full(_)) => Err(AuditError::Busy),
-            Err(TrySendError::Disconnected(_)) => Err(AuditError::Closed),
-        }
+    fn place(&self) -> Result<Place, AuditError> {
+        let place = self.0.places.clone().try_acquire_owned();
+        place.map_err(|_| AuditError::Busy)
+    }
+
+    fn tell(&self, job: Job) -> Result<(), AuditError> {
+        self.0.jobs.send(job).map_err(|_| AuditError::Closed)
     }
 }
 
@@ -216,13 +234,23 @@ impl Audit {
 #[derive(Debug)]
 pub struct Intent {
     audit: Audit,
-    open: Option<(u64, Event)>,
+    /// What is to be written before it is open.
+    asked: Option<(Event, Place)>,
+    open: Option<(u64, Event, Place)>,
 }
 
 impl Intent {
+    /// Opens it, if `write` could write it down; the line's sequence is what it is known by.
+    fn begun(mut self, write: impl FnOnce(&Event) -> Result<u64, AuditError>) -> Result<Self, AuditError> {
+        if let Some((event, place)) = self.asked.take() {
+            self.open = Some((write(&event)?, event, place));
+        }
+        Ok(self)
+    }
+
     /// Adds what only the outcome told: the id of what was made.
     pub fn target(&mut self, name: &str, value: impl Into<Value>) {
-        if let Some((_, event)) = &mut self.open {
+        if let Some((_, event, _)) = &mut self.open {
             event.add_target(name, value.into());
         }
     }
@@ -230,29 +258,41 @@ impl Intent {
     /// Writes the outcome. When the log cannot be written now the line is kept, and no other change is let through
     /// before it is written: the change is made, so its caller must hear of it.
     pub async fn conclude(mut self, outcome: Outcome) {
-        let Some((sequence, event)) = self.open.take() else {
-            return;
+        let (answer, answered) = oneshot::channel();
+        let told = self.end(outcome, Some(answer));
+        let written = match told {
+            Ok(()) => answered.await.unwrap_or(Err(AuditError::Closed)),
+            Err(error) => Err(error),
         };
-        if let Err(error) = self.audit.write(event, outcome, Some(sequence)).await {
+        if let Err(error) = written {
             tracing::error!(
                 error = &error as &dyn std::error::Error,
                 "an outcome is not in the audit log yet"
             );
         }
     }
+
+    fn end(
+        &mut self,
+        outcome: Outcome,
+        answer: Option<oneshot::Sender<Result<(), AuditError>>>,
+    ) -> Result<(), AuditError> {
+        let Some((of, event, place)) = self.open.take() else {
+            return Ok(());
+        };
+        let outcome = Concluded {
+            event,
+            outcome,
+            of,
+            _place: place,
+        };
+        self.audit.tell(Job::Conclude { outcome, answer })
+    }
 }
 
 impl Drop for Intent {
     fn drop(&mut self) {
-        if let Some((sequence, event)) = self.open.take() {
-            let job = Job::Write {
-                event,
-                outcome: Outcome::Unknown,
-                of: Some(sequence),
-                answer: None,
-            };
-            // Without a place in the queue the next start concludes it.
-            self.audit.0.jobs.try_send(job).ok();
-        }
+        // When it is closed, the next start concludes it.
+        self.end(Outcome::Unknown, None).ok();
     }
 }

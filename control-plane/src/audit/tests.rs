@@ -217,12 +217,84 @@ async fn a_full_disk_lets_no_change_through_and_keeps_outcomes() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join(AUDIT_FILE);
     let mut writer = thread::Writer::new(Log::open(&path, Limits::default()).unwrap(), Arc::default());
-    writer.keep(event("RunTask"), Outcome::Done, 7);
-    let (jobs, queue) = sync_channel(1);
+    writer.keep(Concluded {
+        event: event("RunTask"),
+        outcome: Outcome::Done,
+        of: 7,
+        _place: Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap(),
+    });
+    let (jobs, queue) = channel();
     drop(jobs);
     writer.run(&queue);
     let text = fs::read_to_string(&path).unwrap();
     assert!(text.contains("\"of\":7"), "{text}");
+}
+
+#[tokio::test]
+async fn a_flood_of_refused_attempts_takes_no_outcome_its_place() {
+    let dir = tempfile::tempdir().unwrap();
+    let audit = Audit::open(&dir.path().join(AUDIT_FILE)).unwrap();
+    let mut intents = Vec::new();
+    for _ in 0..PLACES_MAX - 1 {
+        intents.push(audit.intend(event("RunTask")).await.unwrap());
+    }
+    let last = audit.intend(event("RunTask")).await.unwrap();
+    assert!(
+        matches!(audit.intend(event("RunTask")).await, Err(AuditError::Busy)),
+        "as many as can be concluded, and no more"
+    );
+    for number in 0..20 * REFUSED_MAX {
+        let from = IpAddr::from(u32::try_from(number).unwrap().to_be_bytes());
+        audit.refused(Some(from), "UnrecognizedClientException", None);
+    }
+    // Nobody waits for these, so that they come at once.
+    drop(intents);
+    last.conclude(Outcome::Done).await;
+    let events = audit.list(all(10_000)).await.unwrap().events;
+    let of = |outcome: &str| events.iter().filter(|event| event["outcome"] == outcome).count();
+    assert_eq!((of("unknown"), of("done")), (PLACES_MAX - 1, 1));
+    audit
+        .intend(event("RunTask"))
+        .await
+        .expect("the places are free again");
+}
+
+#[tokio::test]
+async fn an_intent_that_nobody_waits_for_any_more_is_concluded() {
+    let dir = tempfile::tempdir().unwrap();
+    let audit = Audit::open(&dir.path().join(AUDIT_FILE)).unwrap();
+    for _ in 0..100 {
+        let mut intend = Box::pin(audit.intend(event("RunTask")));
+        // Asked, and not waited for.
+        assert!(futures_util::poll!(&mut intend).is_pending());
+    }
+    // The thread gives the last one back, and it is told in turn that nobody took it.
+    while operations(&audit).await.len() < 100 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert!(
+        operations(&audit)
+            .await
+            .iter()
+            .all(|one| one == "RunTask unknown")
+    );
+}
+
+#[test]
+fn an_event_is_a_line_of_bounded_length() {
+    let mut event = Event::new("a", "b");
+    for number in 0..50 {
+        let long: Vec<Value> = vec![json!("\u{1}\"ü".repeat(1_000)); 50];
+        event.add_target(&format!("list{number:02}"), long.into());
+        event.add_target(&format!("text{number:02}"), json!("\u{1}".repeat(1_000)));
+    }
+    let text = serde_json::to_string(&event).unwrap();
+    assert!(text.len() < 4 << 10, "{}", text.len());
+    let mut event = Event::new("a", "b").target("tasks", vec![json!("t"); 17]);
+    assert_eq!(event.targets["tasks"].as_array().unwrap().len(), 17);
+    assert_eq!(event.targets["tasks"][16], "…", "that there are more is told");
+    event.add_target("tasks", json!("one"));
+    assert_eq!(event.targets["tasks"], "one");
 }
 
 #[test]

@@ -10,31 +10,55 @@ use std::{
     time::Instant,
 };
 
-use tokio::sync::oneshot;
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::{
-    AuditError, SYNC,
+    AuditError, Intent, SYNC,
     event::{Event, Outcome},
     file::Log,
     refused::{Attempt, Refused},
 };
 
-/// Outcomes kept while the file cannot be written: as many as there can be changes under way.
-const KEPT_MAX: usize = 1_024;
+/// Holds a place among those that may wait, as long as it is there.
+pub(super) type Place = OwnedSemaphorePermit;
 
 /// What can be asked.
 #[derive(Debug)]
 pub(super) enum Job {
-    Write {
+    /// Written down, the intent is given back; nobody there to take it, it is dropped, which concludes it.
+    Intend {
+        intent: Intent,
+        answer: oneshot::Sender<Result<Intent, AuditError>>,
+    },
+    Conclude {
+        outcome: Concluded,
+        answer: Option<oneshot::Sender<Result<(), AuditError>>>,
+    },
+    Record {
         event: Event,
         outcome: Outcome,
-        of: Option<u64>,
-        answer: Option<oneshot::Sender<Result<u64, AuditError>>>,
+        place: Place,
+        answer: oneshot::Sender<Result<(), AuditError>>,
     },
-    Refused(Attempt),
+    Refused {
+        attempt: Attempt,
+        place: Place,
+    },
     /// Answered when everything before it was tried to be written.
-    Flush(oneshot::Sender<()>),
+    Flush {
+        place: Place,
+        answer: oneshot::Sender<()>,
+    },
     Close,
+}
+
+/// How a change that was let through ended. It has its place from the intent, so that it always can be told.
+#[derive(Debug)]
+pub(super) struct Concluded {
+    pub event: Event,
+    pub outcome: Outcome,
+    pub of: u64,
+    pub _place: Place,
 }
 
 #[derive(Debug)]
@@ -42,8 +66,8 @@ pub(super) struct Writer {
     log: Log,
     refused: Refused,
     overlooked: Arc<AtomicU64>,
-    /// Outcomes of what was let through, oldest first.
-    kept: VecDeque<(Event, Outcome, u64)>,
+    /// Outcomes that could not be written, oldest first. Bounded by their places.
+    kept: VecDeque<Concluded>,
 }
 
 impl Writer {
@@ -61,22 +85,8 @@ impl Writer {
         loop {
             let wait = next_tick.saturating_duration_since(Instant::now());
             match jobs.recv_timeout(wait) {
-                Ok(Job::Write {
-                    event,
-                    outcome,
-                    of,
-                    answer,
-                }) => {
-                    let written = self.write(event, outcome, of);
-                    if let Some(answer) = answer {
-                        answer.send(written).ok();
-                    }
-                }
-                Ok(Job::Refused(attempt)) => self.count(attempt),
-                Ok(Job::Flush(answer)) => {
-                    answer.send(()).ok();
-                }
                 Ok(Job::Close) | Err(RecvTimeoutError::Disconnected) => break,
+                Ok(job) => self.work(job),
                 Err(RecvTimeoutError::Timeout) => {}
             }
             if Instant::now() >= next_tick {
@@ -87,44 +97,67 @@ impl Writer {
         self.tick(true);
     }
 
-    fn write(&mut self, event: Event, outcome: Outcome, of: Option<u64>) -> Result<u64, AuditError> {
-        let written = self
-            .write_kept()
-            .and_then(|()| self.log.append(&event, outcome.clone(), of));
-        if let (Err(_), Some(of)) = (&written, of) {
-            self.keep(event, outcome, of);
+    fn work(&mut self, job: Job) {
+        match job {
+            Job::Intend { intent, answer } => {
+                let intent = intent.begun(|event| self.write(event, Outcome::Started));
+                answer.send(intent).ok();
+            }
+            Job::Conclude { outcome, answer } => {
+                self.keep(outcome);
+                let written = self.write_kept();
+                if let Some(answer) = answer {
+                    answer.send(written).ok();
+                }
+            }
+            Job::Record {
+                event,
+                outcome,
+                place,
+                answer,
+            } => {
+                let written = self.write(&event, outcome).map(|_| ());
+                drop(place);
+                answer.send(written).ok();
+            }
+            Job::Refused { attempt, place } => {
+                drop(place);
+                if let Some((event, code)) = self.refused.count(attempt, Instant::now()) {
+                    self.note(&event, code);
+                }
+            }
+            Job::Flush { place, answer } => {
+                drop(place);
+                answer.send(()).ok();
+            }
+            Job::Close => {}
         }
-        written
     }
 
-    pub(super) fn keep(&mut self, event: Event, outcome: Outcome, of: u64) {
-        if self.kept.len() < KEPT_MAX {
-            self.kept.push_back((event, outcome, of));
-        }
+    /// The line's sequence. Outcomes that wait come first.
+    fn write(&mut self, event: &Event, outcome: Outcome) -> Result<u64, AuditError> {
+        self.write_kept()?;
+        self.log.append(event, outcome, None)
+    }
+
+    pub(super) fn keep(&mut self, outcome: Concluded) {
+        self.kept.push_back(outcome);
     }
 
     fn write_kept(&mut self) -> Result<(), AuditError> {
-        while let Some((event, outcome, of)) = self.kept.front() {
-            self.log.append(event, outcome.clone(), Some(*of))?;
+        while let Some(kept) = self.kept.front() {
+            self.log
+                .append(&kept.event, kept.outcome.clone(), Some(kept.of))?;
             self.kept.pop_front();
         }
         Ok(())
     }
 
-    fn count(&mut self, attempt: Attempt) {
-        if let Some(first) = self.refused.count(attempt, Instant::now()) {
-            self.note(&first, 1);
-        }
-    }
-
-    fn note(&mut self, attempt: &Attempt, count: u64) {
-        let written = self
-            .log
-            .append(&attempt.event(count), Outcome::refused(attempt.code), None);
-        if let Err(error) = written {
+    fn note(&mut self, event: &Event, code: &'static str) {
+        if let Err(error) = self.log.append(event, Outcome::refused(code), None) {
             tracing::warn!(
                 error = &error as &dyn std::error::Error,
-                count,
+                count = event.count,
                 "refused attempts are not in the audit log"
             );
         }
@@ -141,8 +174,8 @@ impl Writer {
         let now = Instant::now();
         self.refused
             .overlooked(self.overlooked.swap(0, Ordering::Relaxed), now);
-        for (attempt, count) in self.refused.due(now, last) {
-            self.note(&attempt, count);
+        for (event, code) in self.refused.due(now, last) {
+            self.note(&event, code);
         }
         self.log.sync();
     }

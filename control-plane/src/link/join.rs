@@ -48,6 +48,8 @@ pub(super) enum JoinError {
     NoCluster(String),
     #[error("node {node}, which this key belongs to, is revoked ({reason}): register with a new key")]
     Revoked { node: String, reason: String },
+    #[error("node {node}, which this key belongs to, registers too often: try again in {seconds} s")]
+    TooOften { node: String, seconds: u64 },
     #[error("the records of join token {0} change too often: try again")]
     Contended(String),
     #[error("issue the certificate")]
@@ -76,6 +78,7 @@ impl JoinError {
         match self {
             Self::NoToken | Self::Expired { .. } | Self::UsedUp { .. } => Status::unauthenticated(text),
             Self::Request(_) => Status::invalid_argument(text),
+            Self::TooOften { .. } => Status::resource_exhausted(text),
             Self::NoCluster(_) => Status::failed_precondition(text),
             Self::Revoked { .. } => Status::permission_denied(text),
             Self::Contended(_) | Self::Issue { .. } | Self::Record { .. } => Status::unavailable(text),
@@ -141,6 +144,14 @@ async fn join(shared: &Shared, request: RegisterRequest) -> Result<(Peer, Issued
     let key = NodeRequest::from_der(&request.certificate_request_der)
         .map_err(|error| JoinError::Request(error.to_string()))?;
     let attributes = host_attributes(&request)?;
+    if let Some(node) = known.value.joined.get(key.key_sha256()) {
+        // It is a renewal by other means: each is a certificate, and a line in the audit log.
+        if let Some(wait) = shared.renewals.wait(node) {
+            let (node, seconds) = (node.clone(), wait.as_secs() + 1);
+            return Err(JoinError::TooOften { node, seconds });
+        }
+        shared.renewals.count(node);
+    }
     let description = request.description.unwrap_or_default();
     for attempt in 1..=ATTEMPTS_MAX {
         let candidate = Candidate {

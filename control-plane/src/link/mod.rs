@@ -121,7 +121,7 @@ pub(crate) struct Shared {
     advertised: String,
     /// Failed attempts to join, by source.
     failures: Bucket<IpAddr>,
-    /// Renewals, by node.
+    /// Renewals, and registrations of who is registered, by node.
     renewals: Bucket<String>,
     log_limit: LogLimit,
     /// Lines about clones.

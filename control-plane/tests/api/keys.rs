@@ -255,6 +255,55 @@ async fn every_change_is_in_the_log_and_no_secret_is() {
 }
 
 #[tokio::test]
+async fn a_read_only_key_cannot_fill_the_log() {
+    let world = World::new().await;
+    let key = create(&world, "dashboard", "read-only").await;
+    for number in 0..20 {
+        let body = json!({"clusterName": format!("x{number}")});
+        call(&world, &key, CREATE, body)
+            .await
+            .refused("AccessDeniedException");
+    }
+    let events = events(&world).await;
+    let refused: Vec<_> = events
+        .iter()
+        .filter(|event| event["actor"] == key.0.as_str())
+        .collect();
+    assert_eq!(refused.len(), 1, "the rest is one line a minute: {events:?}");
+    assert_eq!(
+        (
+            &refused[0]["targets"]["clusterName"],
+            &refused[0]["role"],
+            &refused[0]["code"]
+        ),
+        (&json!("x0"), &json!("read-only"), &json!("AccessDeniedException"))
+    );
+}
+
+#[tokio::test]
+async fn attributes_are_named_in_the_log_without_their_values() {
+    let (world, node) = World::with_node().await;
+    let put = json!({"attributes": [
+        {"name": "rack", "value": "hunter2", "targetType": "container-instance", "targetId": node},
+        {"name": "disk", "targetType": "container-instance", "targetId": node},
+    ]});
+    world.ok("PutAttributes", put).await;
+    let delete =
+        json!({"attributes": [{"name": "rack", "targetType": "container-instance", "targetId": node}]});
+    world.ok("DeleteAttributes", delete).await;
+    let events = events(&world).await;
+    assert_eq!(
+        events[1]["targets"],
+        json!({"attributes": ["rack", "disk"], "targetIds": [node]})
+    );
+    assert_eq!(
+        events[0]["targets"],
+        json!({"attributes": ["rack"], "targetIds": [node]})
+    );
+    assert!(!json!(events).to_string().contains("hunter2"));
+}
+
+#[tokio::test]
 async fn a_log_that_cannot_be_written_stops_changes_and_no_reads() {
     let world = World::new().await.with_audit("/dev/full");
     let answer = world.call("CreateCluster", json!({})).await;

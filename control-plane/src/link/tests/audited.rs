@@ -70,6 +70,33 @@ async fn joining_and_renewing_are_written_with_who_and_what() {
 }
 
 #[tokio::test]
+async fn a_key_that_is_registered_registers_no_flood() {
+    let directory = tempfile::tempdir().unwrap();
+    let audit = Audit::open(&directory.path().join(AUDIT_FILE)).unwrap();
+    let plane = plane_with(audit.clone()).await;
+    let (host, token) = (Host::new(), plane.token(|_| {}).await);
+    let mut codes = Vec::new();
+    for _ in 0..20 {
+        codes.push(
+            plane
+                .join(&host, &token)
+                .await
+                .map_or_else(|status| status.code(), |_| Code::Ok),
+        );
+    }
+    let good = codes.iter().filter(|code| **code == Code::Ok).count();
+    // One more for each 6 s that this took.
+    assert!((11..14).contains(&good), "{codes:?}");
+    assert!(codes.contains(&Code::ResourceExhausted), "{codes:?}");
+    let listing = Listing {
+        before: None,
+        since_ms: 0,
+        max: 100,
+    };
+    assert_eq!(audit.list(listing).await.unwrap().events.len(), good);
+}
+
+#[tokio::test]
 async fn without_the_log_no_certificate_is_handed_over() {
     let plane = plane_with(Audit::open("/dev/full".as_ref()).unwrap()).await;
     let (host, token) = (Host::new(), plane.token(|_| {}).await);
