@@ -19,8 +19,10 @@ CONFIG=/etc/berth
 STATE=/var/lib/berth
 JOINED=$CONFIG/agent.conf.d/50-joined.toml
 ENVIRONMENT=$CONFIG/agent.env
-# What this script installed besides berth-agent, for --uninstall.
+# What this script installed besides berth-agent, for --uninstall: packages, and directories that those make.
 INSTALLED=$CONFIG/bootstrap.installed
+# Made by containerd itself, so that no package takes them away.
+CONTAINERD_DIRECTORIES='/etc/cni /etc/containerd /opt/cni /opt/containerd /run/containerd /var/lib/containerd'
 IMAGES=$STATE/images
 LOCK=/run/berth-bootstrap.lock
 # Only tests have another one.
@@ -46,7 +48,8 @@ joins, starts, and waits until the control plane has the node. `berth token crea
   --attribute K=V       attribute of the node, for placement constraints; several times
   --from DIR|URL        packages and SHA256SUMS [default: the directory of this script]; http only to loopback
   --dry-run             check everything, print each step, change nothing
-  --uninstall           end all tasks, remove berth-agent, and leave nothing; what this script installed besides goes too
+  --uninstall           end all tasks and remove berth-agent with all it made; what this script installed besides
+                        (containerd, runc, nftables …) goes too, unless somebody uses it
   --yes                 do not ask
   --version, --help
 
@@ -426,11 +429,24 @@ plan_installation() {
             fail "apt cannot install berth-agent and what it needs (above): nothing was changed. Offline, use a directory that make bundle made"
         fi
     fi
-    sed -n 's/^Inst \([^ ]*\) .*/\1/p' "$scratch/apt" | tr '\n' ' ' | sed 's/^/bootstrap:   to install: /; s/ $//'
-    echo
+    say "  to install: $(sed -n 's/^Inst \([^ ]*\) .*/\1/p' "$scratch/apt" | tr '\n' ' ' | sed 's/ $//')"
+    # Without what is only upgraded, whose line has the former version in brackets.
+    sed -n 's/^Inst \([^ ]*\) (.*/\1/p' "$scratch/apt" | grep -vxE 'berth(-agent|-control-plane)?' >"$scratch/brings" || true
 }
 
-installed_names() { dpkg-query -W -f '${db:Status-Abbrev} ${Package}\n' | sed -n 's/^ii *//p' | sort; }
+# Before apt begins, as it can be cut off at any time: a list that names too much is read with care.
+remember_installed() {
+    [ -s "$scratch/brings" ] || return 0
+    if grep -qxE 'containerd|containerd\.io' "$scratch/brings"; then
+        for directory in $CONTAINERD_DIRECTORIES; do
+            [ -e "$directory" ] || echo "$directory" >>"$scratch/brings"
+        done
+    fi
+    install -d -m 755 "$CONFIG"
+    { cat "$INSTALLED" 2>/dev/null || true; cat "$scratch/brings"; } | sort -u >"$scratch/installed"
+    install -m 644 "$scratch/installed" "$INSTALLED.new"
+    mv -f "$INSTALLED.new" "$INSTALLED"
+}
 
 install_packages() {
     begin "installing"
@@ -446,7 +462,7 @@ install_packages() {
         say "would run: apt-get install $(deb_arguments | tr '\n' ' ')"
         return
     fi
-    installed_names >"$scratch/before"
+    remember_installed
     if ! apt_install; then
         tail -n 15 "$scratch/apt" >&2
         # What did not come through is taken away; its configuration and the identity stay for the next run.
@@ -456,11 +472,6 @@ install_packages() {
         fail "apt-get install failed (above)"
     fi
     changed=yes
-    installed_names >"$scratch/after"
-    install -d -m 755 "$CONFIG"
-    { cat "$INSTALLED" 2>/dev/null || true; comm -13 "$scratch/before" "$scratch/after" | grep -vxE 'berth(-agent|-control-plane)?' || true; } |
-        sort -u >"$scratch/installed"
-    if [ -s "$scratch/installed" ]; then install -m 644 "$scratch/installed" "$INSTALLED"; fi
 }
 
 # --- identity of EC2 ---
@@ -696,21 +707,85 @@ uninstall() {
 # What the installation brought, unless somebody uses it now.
 remove_extra() {
     [ -n "$extra" ] || return 0
-    if have ctr && others=$(ctr namespaces ls -q 2>/dev/null | grep -vxE 'berth|default' | tr '\n' ' ') && [ -n "$others" ]; then
-        say "containerd stays: it is used by $others"
-        return
+    stays=
+    if why=$(containerd_user); then
+        say "containerd and runc stay: $why"
+        stays='containerd runc'
+    fi
+    if why=$(nftables_user); then
+        say "nftables stays: $why"
+        stays="$stays nftables"
     fi
     present=
-    for package in $extra; do
+    for package in $(echo "$extra" | grep -v '^/'); do
+        case " $stays " in *" $package "*) continue ;; esac
         if installed "$package"; then present="$present $package"; fi
     done
-    [ -n "$present" ] || return 0
-    # shellcheck disable=SC2086 # a list of words
-    if ! change dpkg --purge $present >"$scratch/extra" 2>&1; then
-        say "some of what was installed along stays, because other packages need it:$present"
-    elif [ "$dry_run" = yes ]; then
-        cat "$scratch/extra"
+    if [ -n "$present" ]; then
+        # shellcheck disable=SC2086 # a list of words
+        change dpkg --purge $present >"$scratch/extra" 2>&1 || true
+        if [ "$dry_run" = yes ]; then
+            cat "$scratch/extra"
+        else
+            left=
+            for package in $present; do
+                if installed "$package"; then left="$left $package"; fi
+            done
+            # Of libraries this is nothing to speak of where containerd stays.
+            if [ -n "$left" ]; then say "stays, because other packages need it:$left"; fi
+        fi
     fi
+    case " $stays " in *' containerd '*) ;; *) remove_directories ;; esac
+}
+
+# Says who uses containerd besides Berth, whose namespace is gone by now; fails if nobody does.
+containerd_user() {
+    have ctr && have containerd || return 1
+    namespaces=$(timeout 20 ctr namespaces ls -q 2>/dev/null) || {
+        echo "containerd does not answer, so nobody can tell who uses it: once it does, run this again, or remove it by hand"
+        return 0
+    }
+    for namespace in $namespaces; do
+        # Not yet purged.
+        if [ "$dry_run" = yes ] && [ "$namespace" = berth ]; then continue; fi
+        for kind in containers images; do
+            if [ -n "$(timeout 20 ctr -n "$namespace" "$kind" ls -q 2>/dev/null)" ]; then
+                echo "namespace $namespace has $kind"
+                return 0
+            fi
+        done
+    done
+    return 1
+}
+
+# Says who uses nftables; fails if nobody does.
+nftables_user() {
+    have nft || return 1
+    if have systemctl && systemctl is-enabled --quiet nftables 2>/dev/null; then
+        echo "nftables.service is enabled"
+    elif dpkg --verify nftables 2>/dev/null | grep -q '/etc/nftables\.conf$'; then
+        echo "/etc/nftables.conf was changed"
+    else
+        return 1
+    fi
+}
+
+# What containerd made, and was not there before it. Nothing that is mounted, and no file that it does not own.
+remove_directories() {
+    for directory in $(echo "$extra" | grep '^/'); do
+        case " $CONTAINERD_DIRECTORIES " in *" $directory "*) ;; *) continue ;; esac
+        [ -d "$directory" ] || continue
+        if have containerd; then
+            say "$directory stays: containerd is still there"
+        elif grep -q " ${directory}[/ ]" /proc/mounts; then
+            say "$directory stays: something is mounted below it"
+        elif [ "$directory" = /var/lib/containerd ] || [ "$directory" = /run/containerd ]; then
+            change rm -rf --one-file-system "$directory"
+        else
+            change find "$directory" -xdev -depth -type d -empty -delete
+            if [ "$dry_run" = no ] && [ -d "$directory" ]; then say "$directory stays: files of others are in it"; fi
+        fi
+    done
 }
 
 main() {

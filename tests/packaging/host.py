@@ -36,6 +36,7 @@ echo "systemctl $*" >>/var/log/asked
 case "$*" in
 *is-active*) exit 3 ;;
 *ActiveState*) cat /etc/active-state 2>/dev/null || echo activating ;;
+*is-enabled*nftables*) test -f /etc/nftables-enabled ;;
 esac
 """
 STAT = """#!/bin/sh
@@ -48,6 +49,19 @@ esac
 CONTAINERD = """#!/bin/sh
 echo "containerd github.com/containerd/containerd $(cat /etc/containerd-version) x"
 """
+# What is asked of a containerd that a bundle brought: /etc/ctr has the answers, by namespace and kind.
+CTR = """#!/bin/sh
+case "$*" in
+'namespaces ls -q') cat /etc/ctr/namespaces ;;
+*) cat "/etc/ctr/$2-$3" 2>/dev/null || true ;;
+esac
+"""
+# Those that a bundle brings for a host without them.
+BROUGHT = {
+    "containerd": {"usr/bin/containerd": CONTAINERD, "usr/bin/ctr": CTR},
+    "runc": {"usr/sbin/runc": "#!/bin/sh\n"},
+    "nftables": {"usr/sbin/nft": "#!/bin/sh\n", "etc/nftables.conf": "# empty\n"},
+}
 
 
 def run(*command, **options):
@@ -73,31 +87,38 @@ def base():
 
 def deb(directory, version="0.1.0-1", broken=False):
     """A berth-agent package with the real maintainer scripts, the real unit, and a program that only answers."""
+    scripts = {
+        script: (ROOT / "packaging/deb/berth-agent" / script).read_text() for script in ("postinst", "prerm", "postrm")
+    }
+    if broken:
+        scripts["postinst"] = "#!/bin/sh\nexit 7\n"
+    files = {
+        "usr/bin/berth-agent": AGENT, "usr/bin/berth-logger": "#!/bin/sh\n", "etc/berth/agent.toml": "# empty\n",
+    } | {
+        f"usr/lib/systemd/system/{unit}": (ROOT / "systemd" / unit).read_text()
+        for unit in ("berth-agent.service", "berth-tasks.service")
+    }
+    return stand_in(directory, "berth-agent", files, version=version, scripts=scripts)
+
+
+def stand_in(directory, package, files, *, version="1-1", scripts=None):
+    """A package of these files, those that begin with #! as programs; the file's name."""
     tree = Path(tempfile.mkdtemp(dir=directory))
     (tree / "DEBIAN").mkdir()
     tree.chmod(0o755)
     architecture = subprocess.check_output(["dpkg", "--print-architecture"], text=True).strip()
-    (tree / "DEBIAN/control").write_text(
-        f"Package: berth-agent\nVersion: {version}\nArchitecture: {architecture}\n"
-        "Maintainer: Berth <berth-run@users.noreply.github.com>\nDescription: stand-in\n"
-    )
-    (tree / "DEBIAN/conffiles").write_text("/etc/berth/agent.toml\n")
-    for script in ("postinst", "prerm", "postrm"):
-        shutil.copy(ROOT / "packaging/deb/berth-agent" / script, tree / "DEBIAN" / script)
-    if broken:
-        (tree / "DEBIAN/postinst").write_text("#!/bin/sh\nexit 7\n")
-    files = {
-        "usr/bin/berth-agent": (AGENT, 0o755), "usr/bin/berth-logger": ("#!/bin/sh\n", 0o755),
-        "etc/berth/agent.toml": ("# empty\n", 0o644),
-    }
-    for unit in ("berth-agent.service", "berth-tasks.service"):
-        files[f"usr/lib/systemd/system/{unit}"] = ((ROOT / "systemd" / unit).read_text(), 0o644)
-    for name, (content, mode) in files.items():
+    scripts = {f"DEBIAN/{name}": content for name, content in (scripts or {}).items()}
+    for name, content in (files | scripts).items():
         path = tree / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(content)
-        path.chmod(mode)
-    name = f"berth-agent_{version}_{architecture}.deb"
+        path.chmod(0o755 if content.startswith("#!") else 0o644)
+    (tree / "DEBIAN/control").write_text(
+        f"Package: {package}\nVersion: {version}\nArchitecture: {architecture}\n"
+        "Maintainer: Berth <berth-run@users.noreply.github.com>\nDescription: stand-in\n"
+    )
+    (tree / "DEBIAN/conffiles").write_text("".join(f"/{name}\n" for name in files if name.startswith("etc/")))
+    name = f"{package}_{version}_{architecture}.deb"
     run("dpkg-deb", "--root-owner-group", "-Zgzip", "-z1", "--build", tree, directory / name, stdout=subprocess.DEVNULL)
     shutil.rmtree(tree)
     return name
@@ -139,6 +160,18 @@ class Host:
     def close(self):
         run("umount", "-R", "-l", self.root)
         shutil.rmtree(self.dir)
+
+    def bundle(self):
+        """Takes containerd from the host, and makes the packages a bundle that brings it."""
+        (self.root / "usr/local/bin/containerd").unlink()
+        debs = self.packages / "debs"
+        debs.mkdir()
+        architecture = subprocess.check_output(["dpkg", "--print-architecture"], text=True).strip()
+        (debs / "RELEASE").write_text(f"debian bookworm {architecture}\n")
+        for package, files in BROUGHT.items():
+            stand_in(debs, package, files)
+        write_sums(self.packages)
+        self.write("etc/ctr/namespaces", "default\n")
 
     def write(self, name, content, mode=0o644):
         path = self.root / name

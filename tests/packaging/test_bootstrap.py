@@ -333,6 +333,70 @@ class Removal(Case):
         self.assertEqual(self.host.files() - before, set())
         self.assertIn("is not installed", self.accepted("--uninstall", "--yes"))
 
+    def test_what_it_brought_goes_with_it(self):
+        self.host.bundle()
+        before = self.host.files()
+        self.accepted(*self.join)
+        for package in host.BROUGHT:
+            self.assertEqual(self.host.status(package), "ii")
+        # As containerd does when it runs.
+        self.host.write("var/lib/containerd/io.containerd.metadata.v1.bolt/meta.db", "x")
+        (self.host.root / "opt/cni/bin").mkdir(parents=True)
+        # Run again, it has nothing to install, and forgets nothing.
+        self.accepted(*self.join)
+        self.accepted("--uninstall", "--yes")
+        for package in host.BROUGHT:
+            self.assertEqual(self.host.status(package), "", package)
+        self.assertEqual(self.host.files() - before, set())
+
+    def test_what_it_brought_and_others_use_stays(self):
+        self.host.bundle()
+        self.accepted(*self.join)
+        self.host.write("var/lib/containerd/io.containerd.metadata.v1.bolt/meta.db", "x")
+        self.host.write("etc/ctr/default-containers", "somebody-elses\n")
+        self.host.write("etc/nftables.conf", "table inet mine {}\n")
+        out = self.accepted("--uninstall", "--yes")
+        self.assertIn("namespace default has containers", out)
+        self.assertIn("/etc/nftables.conf was changed", out)
+        for package in host.BROUGHT:
+            self.assertEqual(self.host.status(package), "ii", package)
+        self.assertTrue((self.host.root / "var/lib/containerd/io.containerd.metadata.v1.bolt/meta.db").exists())
+        self.assertEqual(self.host.status(), "")
+
+    def test_what_others_put_beside_it_stays(self):
+        self.host.bundle()
+        self.accepted(*self.join)
+        self.host.write("etc/cni/net.d/10-mine.conflist", "{}")
+        self.host.write("etc/nftables-enabled", "")
+        out = self.accepted("--uninstall", "--yes")
+        self.assertIn("/etc/cni stays: files of others are in it", out)
+        self.assertIn("nftables.service is enabled", out)
+        self.assertEqual(self.host.read("etc/cni/net.d/10-mine.conflist"), "{}")
+        self.assertEqual([self.host.status(package) for package in host.BROUGHT], ["", "", "ii"])
+
+    def test_what_was_there_before_it_stays(self):
+        self.host.write("var/lib/containerd/of-before", "x")
+        self.accepted(*self.join)
+        self.accepted("--uninstall", "--yes")
+        self.assertEqual(self.host.read("var/lib/containerd/of-before"), "x")
+        self.assertTrue((self.host.root / "usr/local/bin/containerd").exists())
+
+    def test_an_installation_that_broke_off_forgets_nothing(self):
+        self.host.bundle()
+        before = self.host.files()
+        host.deb(self.host.packages, broken=True)
+        host.write_sums(self.host.packages)
+        code, out = self.host.bootstrap(*self.join)
+        self.assertEqual(code, 1, out)
+        self.assertEqual(self.host.status("containerd"), "ii", out)
+        host.deb(self.host.packages)
+        host.write_sums(self.host.packages)
+        self.accepted(*self.join)
+        self.accepted("--uninstall", "--yes")
+        for package in host.BROUGHT:
+            self.assertEqual(self.host.status(package), "", package)
+        self.assertEqual(self.host.files() - before, set())
+
     def test_removal_leaves_tasks_and_a_purge_ends_them(self):
         self.accepted(*self.join)
         self.host.forget()

@@ -25,8 +25,7 @@ JOURNAL_LINES = 80
 # Attempts to find a port that nobody took meanwhile.
 START_ATTEMPTS = 5
 KERNEL_ARGUMENTS = (
-    "root=/dev/vda rw console=ttyS0 quiet loglevel=3 mitigations=off random.trust_cpu=on audit=0 net.ifnames=0 "
-    "systemd.unified_cgroup_hierarchy=1"
+    "root=/dev/vda rw console=ttyS0 quiet loglevel=3 mitigations=off random.trust_cpu=on audit=0 net.ifnames=0"
 )
 
 
@@ -48,11 +47,12 @@ class Machine:
     # Those that run, for the end of the process and for reports of failures.
     running = []
 
-    def __init__(self, base, directory, *, number=1, flavour="fresh", disks=(), network=None, memory_mib=1024):
+    def __init__(self, base, directory, *, number=1, flavour="fresh", disks=(), network=None, memory_mib=1024, cgroups=2):
         """`disks` are image files, mounted read-only as /mnt/disk/b, c, …; `number` is the last byte of its address
-        in `network`, and its name."""
+        in `network`, and its name; `cgroups` the version that systemd mounts."""
         self.base, self.number, self.flavour = base, number, flavour
         self.disks, self.network, self.memory_mib = list(disks), network, memory_mib
+        self.arguments = f"{KERNEL_ARGUMENTS} systemd.unified_cgroup_hierarchy={int(cgroups == 2)} systemd.hostname=vm{number}"
         self.name, self.address = f"vm{number}", f"10.99.0.{number}"
         self.directory = Path(directory) / f"{self.name}-{secrets.token_hex(2)}"
         self.directory.mkdir(parents=True)
@@ -94,7 +94,7 @@ class Machine:
             "qemu-system-x86_64", "-machine", "q35", "-accel", "tcg,thread=multi,tb-size=256", "-cpu", "Nehalem",
             "-m", str(self.memory_mib), "-smp", "2", "-display", "none", "-nodefaults",
             "-serial", f"file:{self.console}", "-kernel", self.base.kernel, "-initrd", self.base.initrd,
-            "-append", f"{KERNEL_ARGUMENTS} systemd.hostname={self.name}",
+            "-append", self.arguments,
             "-netdev", f"user,id=outside,ipv6=off,restrict=on,hostfwd=tcp:127.0.0.1:{self.port}-:22",
             "-device", "virtio-net-pci,netdev=outside,mac=52:54:00:00:00:01,romfile=",
         ]

@@ -52,14 +52,13 @@ def disk(name, content):
 def host_tests_disk():
     """The host tests, laid out as cargo does: they look for the programs beside their own directory."""
     with _lock("host-tests"):
-        said = build("cargo", "test", "--quiet", "--locked", "-p", "berth-tests", "--test", "host", "--no-run",
-                     "--message-format=json")
+        said = build("cargo", "test", "--quiet", "--locked", "--workspace", "--test", "host", "--no-run", "--message-format=json")
         artifacts = (json.loads(line) for line in said.splitlines() if line.startswith("{"))
         tests = [
             Path(artifact["executable"]) for artifact in artifacts
             if artifact.get("executable") and artifact["target"]["name"] == "host"
         ]
-        build("cargo", "build", "--quiet", "--locked", "-p", "berth-agent", "-p", "berth-logger", "--bins")
+        build("cargo", "build", "--quiet", "--locked", "--workspace", "--bins")
         content = store() / "host-tests"
         shutil.rmtree(content, ignore_errors=True)
         (content / "deps").mkdir(parents=True)

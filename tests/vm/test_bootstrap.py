@@ -95,6 +95,24 @@ class Refused(unittest.TestCase):
         self.assertEqual(difference(there, listing(self.machine)), [], said)
 
 
+class OldCgroups(unittest.TestCase):
+    """A host that was booted with cgroup v1."""
+
+    def test_it_is_told_how_to_boot_and_stays_as_it_was(self):
+        with world().machine(disks=[payload.bundle_disk()], cgroups=1) as machine:
+            self.assertEqual(machine.said("stat -fc %T /sys/fs/cgroup"), "tmpfs")
+            there = listing(machine)
+            command = (
+                f"sh {BUNDLE}/bootstrap.sh --control-plane https://127.0.0.1:9 --token berth1.abc.def "
+                f"--ca-hash sha256:{'0' * 64} --from {BUNDLE}"
+            )
+            done = machine.run(command, check=False, seconds=node.BOOTSTRAP_SECONDS)
+            self.assertEqual(done.returncode, 1, done.stdout + done.stderr)
+            self.assertIn("systemd.unified_cgroup_hierarchy=1", done.stderr)
+            self.assertIn("127.0.0.1:9 cannot be reached", done.stderr, "all problems at once")
+            self.assertEqual(difference(there, listing(machine)), [])
+
+
 class Repaired(unittest.TestCase):
     """What was cut off is done by the next run; and a run on a host that has everything changes nothing."""
 
@@ -122,6 +140,21 @@ class Repaired(unittest.TestCase):
         machine.run(command, seconds=node.BOOTSTRAP_SECONDS)
         self.assertEqual(machine.said("systemctl show -P MainPID berth-agent"), before, "a second run restarts nothing")
         self.assertEqual(len(plane.nodes()), 1)
+        self.an_unreadable_key_is_named(machine, plane)
+
+    def an_unreadable_key_is_named(self, machine, plane):
+        """The agent does not try for ever with a key that nobody can read, and goes on once it is there again."""
+        key = "/var/lib/berth/identity/node.key"
+        machine.run(f"cp -p {key} /root/kept; echo damaged >{key}; systemctl restart berth-agent", check=False)
+        machine.until("its complaint", lambda: says(machine, "berth-agent", "node.key"))
+        machine.until("its end", lambda: machine.said("systemctl is-active berth-agent", check=False) == "failed")
+        self.assertEqual(machine.said("systemctl show -P ExecMainStatus berth-agent"), "78")
+        machine.run(f"mv /root/kept {key}; systemctl restart berth-agent", seconds=node.INSTALL_SECONDS)
+        plane.await_connected(1)
+
+
+def says(machine, unit, word):
+    return machine.said(f"journalctl -b -u {unit} -o cat --no-pager | grep -F -- {word} | tail -n 1", check=False)
 
 
 class Broken(unittest.TestCase):
@@ -135,7 +168,7 @@ class Broken(unittest.TestCase):
         machine.run("systemd-run --unit squatter busybox nc -l -p 8781 -e true && sleep 1")
         machine.run(f"dpkg -i {BUNDLE}/berth-control-plane_*.deb {BUNDLE}/berth_*.deb", check=False,
                     seconds=node.INSTALL_SECONDS)
-        said = machine.until("its complaint", lambda: self.says(machine, "8781"))
+        said = machine.until("its complaint", lambda: says(machine, "berth-control-plane", "8781"))
         print(said)
         machine.run("systemctl stop squatter", check=False)
         plane.connect()
@@ -143,14 +176,11 @@ class Broken(unittest.TestCase):
 
         machine.run("systemctl stop berth-control-plane; chmod 644 /var/lib/berth-control-plane/pki/authority.key; "
                     "systemctl restart berth-control-plane", check=False)
-        machine.until("its complaint", lambda: self.says(machine, "authority.key"))
+        machine.until("its complaint", lambda: says(machine, "berth-control-plane", "authority.key"))
         machine.run("chmod 600 /var/lib/berth-control-plane/pki/authority.key; systemctl restart berth-control-plane")
 
         machine.run("echo 'frobnicate = 1' >/etc/berth/control-plane.conf.d/90-wrong.toml; systemctl restart berth-control-plane",
                     check=False)
-        machine.until("its complaint", lambda: self.says(machine, "frobnicate"))
+        machine.until("its complaint", lambda: says(machine, "berth-control-plane", "frobnicate"))
         self.assertEqual(machine.said("systemctl show -P ExecMainStatus berth-control-plane"), "78")
         self.assertEqual(machine.said("systemctl is-active berth-control-plane", check=False), "failed")
-
-    def says(self, machine, word):
-        return machine.said(f"journalctl -b -u berth-control-plane -o cat --no-pager | grep -F -- {word} | tail -n 1", check=False)
