@@ -8,7 +8,6 @@ from listing import difference, listing
 from node import BUNDLE, ControlPlane
 from suite import world
 
-CERTAINLY_EXPIRED = "+20 years"
 # Less than containerd and Berth need.
 FREE_MIB = 30
 
@@ -65,12 +64,6 @@ class Refused(unittest.TestCase):
     def test_unreachable_control_plane(self):
         self.refuses(self.command(control_plane="https://127.0.0.1:9"), "127.0.0.1")
         self.refuses(self.command(control_plane="https://no-such-host.invalid:8781"), "no-such-host.invalid")
-
-    def test_skewed_clock(self):
-        # Back by the monotonic clock, as the wall clock is what is wrong.
-        before = f"cut -d ' ' -f 1 /proc/uptime >/run/lock/up; date +%s >/run/lock/at; date -s '{CERTAINLY_EXPIRED}'"
-        after = "date -s @$(awk -v at=$(cat /run/lock/at) -v up=$(cat /run/lock/up) '{ printf \"%d\", at + $1 - up }' /proc/uptime)"
-        self.refuses(self.command(), "clock", before=before, after=after)
 
     def test_containerd_too_old(self):
         fake = "#!/bin/sh\\necho 'containerd github.com/containerd/containerd 1.4.13 abc'\\n"

@@ -4,6 +4,7 @@ import unittest
 
 import node
 import payload
+from listing import difference, listing
 from machine import Network
 from node import ControlPlane
 from suite import world
@@ -27,6 +28,7 @@ class SecondMachine(unittest.TestCase):
         printed = plane.berth("token create --attribute rack=7").stdout
         command = next(line for line in printed.splitlines() if "bootstrap.sh" in line)
         self.assertIn("https://vm1:8781", command, "the address that a second host can reach")
+        self.a_skewed_clock_is_told(second, command)
         second.run(node.bootstrap(command), seconds=node.BOOTSTRAP_SECONDS)
         found = plane.await_connected(1)[0]
         attributes = {attribute["name"]: attribute.get("value") for attribute in found["attributes"]}
@@ -50,3 +52,13 @@ class SecondMachine(unittest.TestCase):
         second.run("ip link set eth1 up")
         plane.await_connected(1)
         self.assertEqual(node.kernel(second, other), before)
+
+    def a_skewed_clock_is_told(self, machine, command):
+        """Before anything is changed, and with how far it is off."""
+        there = listing(machine)
+        machine.run("date -s '+1 hour'")
+        done = machine.run(node.bootstrap(command), check=False, seconds=node.BOOTSTRAP_SECONDS)
+        machine.run("date -s '-1 hour'")
+        self.assertEqual(done.returncode, 1, done.stdout + done.stderr)
+        self.assertRegex(done.stderr, r"clock is 3[56]\d\d s off the control plane's")
+        self.assertEqual(difference(there, listing(machine)), [])

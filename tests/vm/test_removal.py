@@ -7,12 +7,8 @@ from node import COUNTER, ControlPlane, counter_is_complete, counts_on, kernel, 
 from story import Story
 from suite import world
 
-# Data and directories of packages that were installed along, which leave them to the administrator as Debian wants it;
-# and users, whose numbers are not given to others.
-KEPT = (
-    "file /var/lib/containerd", "file /run/containerd", "file /opt/containerd", "file /opt/cni", "file /etc/cni",
-    "file /etc/containerd", "user berth-control-plane:", "group berth-control-plane:",
-)
+# A user of the control plane's package, whose number is not given to others.
+KEPT = ("user berth-control-plane:", "group berth-control-plane:")
 
 
 class Removal(Story):
