@@ -6,6 +6,7 @@ pub mod app;
 pub mod audit;
 pub mod backup;
 pub mod config;
+mod date;
 pub mod join_token;
 pub mod link;
 pub mod metrics;

@@ -24,6 +24,7 @@ use super::{
     sigv4::{AuthError, Claim, Signed},
     sts,
 };
+use crate::date;
 
 /// Longest request body.
 const BODY_BYTES_MAX: usize = 1 << 20;
@@ -66,7 +67,7 @@ pub(super) async fn serve(State(api): State<Arc<Api>>, request: Request) -> Resp
     if let Ok(value) = HeaderValue::from_str(&request_id) {
         response.headers_mut().insert("x-amzn-requestid", value);
     }
-    response
+    date::stamp(response)
 }
 
 async fn answer(api: &Arc<Api>, parts: &Parts, body: Body, request_id: &str) -> Result<Answer, ApiError> {

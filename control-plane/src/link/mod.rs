@@ -45,6 +45,7 @@ use tokio::{net::TcpListener, sync::mpsc, task::JoinHandle, time::Instant};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::transport::{Server, server::TcpIncoming};
+use tower::util::MapResponseLayer;
 
 pub(crate) use self::admission::source;
 pub use self::tls::TlsError;
@@ -57,6 +58,7 @@ use self::{
     tls::Tls,
 };
 use crate::{
+    date,
     audit::{Audit, Event, Outcome},
     model::{Millis, StoreIdentity},
     nodes::Nodes,
@@ -228,6 +230,7 @@ impl LinkServer {
             .http2_keepalive_timeout(Some(KEEPALIVE))
             .max_concurrent_streams(STREAMS_PER_CONNECTION_MAX)
             .http2_max_header_list_size(HEADER_BYTES_MAX)
+            .layer(MapResponseLayer::new(date::stamp))
             .add_service(Guard::new(shared.clone(), service));
         let stop = stop.clone().cancelled_owned();
         let server =
