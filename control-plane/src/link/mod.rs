@@ -58,8 +58,8 @@ use self::{
     tls::Tls,
 };
 use crate::{
-    date,
     audit::{Audit, Event, Outcome},
+    date,
     model::{Millis, StoreIdentity},
     nodes::Nodes,
     pki::Authorities,
