@@ -95,3 +95,64 @@ async fn without_containerd_tasks_are_ended_by_their_cgroups() {
     left.retain(|line| !of_records(line));
     assert_eq!(left, Vec::<String>::new());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_looked_at_is_said_and_the_rest_is_removed() {
+    let mut cluster = Cluster::start().await;
+    let task = cluster.running(POLITE, |_| {}).await;
+    cluster.kill_agent();
+    // Without nft, links and namespaces go all the same; the table may be there.
+    let blind = Command::new(binary("berth-agent"))
+        .args(["purge", "--yes", "--config"])
+        .arg(cluster.agent_config_file())
+        .env("PATH", "/nonexistent")
+        .output()
+        .unwrap();
+    assert_eq!(blind.status.code(), Some(1), "{}", said(&blind));
+    assert!(said(&blind).contains("install nftables"), "{}", said(&blind));
+    assert_eq!(cluster.pids(&task), Vec::<i32>::new());
+    assert!(
+        cluster.agent_state_dir().exists(),
+        "a repetition needs what is in it"
+    );
+    let of_kernel = |line: &String| !line.contains("nft") && !line.starts_with('/');
+    let mut kept = left(&cluster);
+    kept.retain(of_kernel);
+    assert_eq!(kept, Vec::<String>::new());
+
+    let purged = purge(&cluster, &["--yes"]);
+    assert_eq!(purged.status.code(), Some(0), "{}", said(&purged));
+    assert_eq!(left(&cluster), Vec::<String>::new());
+    // Where no agent ran in this boot, neither nft nor cgroups are needed.
+    let nothing = Command::new("unshare")
+        .args(["--mount", "sh", "-c"])
+        .arg("umount --recursive --lazy /sys/fs/cgroup && PATH=/nonexistent exec \"$0\" purge --yes --config \"$1\"")
+        .arg(binary("berth-agent"))
+        .arg(cluster.agent_config_file())
+        .output()
+        .unwrap();
+    assert_eq!(nothing.status.code(), Some(0), "{}", said(&nothing));
+    for line in ["not looked at: cgroups: ", "not looked at: nftables table: "] {
+        assert!(said(&nothing).contains(line), "{}", said(&nothing));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn while_containerd_is_away_the_rest_is_removed_and_a_repetition_ends_it() {
+    let mut cluster = Cluster::start().await;
+    let task = cluster.running(POLITE, |_| {}).await;
+    cluster.kill_agent();
+    cluster.containerd.kill();
+    let refused = purge(&cluster, &["--yes"]);
+    assert_eq!(refused.status.code(), Some(1), "{}", said(&refused));
+    assert!(
+        said(&refused).contains("could not be looked at"),
+        "{}",
+        said(&refused)
+    );
+    assert_eq!(cluster.pids(&task), Vec::<i32>::new());
+    cluster.containerd.restart();
+    let purged = purge(&cluster, &["--yes"]);
+    assert_eq!(purged.status.code(), Some(0), "{}", said(&purged));
+    assert_eq!(left(&cluster), Vec::<String>::new());
+}

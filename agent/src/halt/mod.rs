@@ -45,7 +45,7 @@ const POLL: Duration = Duration::from_millis(50);
 pub async fn halt(settings: &Settings, within: Duration) -> anyhow::Result<()> {
     purge::refuse_beside_an_agent(settings)?;
     let deadline = Instant::now() + within;
-    let cgroups = Cgroups::new(&settings.cgroup_parent())?;
+    let cgroups = Cgroups::left_behind(&settings.cgroup_parent())?;
     if with_processes(&cgroups)?.is_empty() {
         return Ok(());
     }

@@ -15,8 +15,11 @@ use nix::{
     unistd::Pid,
 };
 
-use super::{Left, POLL, STOP_GRACE, Settings};
-use crate::effects::cgroups::Cgroups;
+use super::{Outcome, POLL, STOP_GRACE, Settings};
+use crate::{
+    effects::cgroups::{CgroupError, Cgroups},
+    sys::Chain,
+};
 
 /// Below containerd's state directory, wherever that is: what shims mount, in a directory for each namespace.
 const SHIMS: &str = "io.containerd.runtime.v2.task";
@@ -36,14 +39,25 @@ pub(crate) fn tasks(cgroups: &Cgroups) -> anyhow::Result<Vec<TaskId>> {
         .collect())
 }
 
+/// The instance's cgroups; `None` where no cgroup file system is mounted, which `outcome` is told.
+pub(super) fn open(settings: &Settings, outcome: &mut Outcome) -> Option<Cgroups> {
+    match Cgroups::left_behind(&settings.cgroup_parent()) {
+        Ok(cgroups) => return Some(cgroups),
+        Err(error @ CgroupError::NotMounted) => {
+            let advice = format!("{}: mount cgroups, or reboot, and repeat this", Chain(&error));
+            outcome.unseen(settings, "cgroups", &advice);
+        }
+        Err(error) => outcome.note("cgroups", Err(error.into())),
+    }
+    None
+}
+
 /// The stop signal, a grace, SIGKILL; then the shims and loggers, and what they had mounted.
-pub(super) async fn end_processes(settings: &Settings, left: &mut Left) {
-    let ended = match Cgroups::new(&settings.cgroup_parent()) {
-        Ok(cgroups) => end_below(&cgroups, STOP_GRACE).await.map(drop),
-        Err(error) => Err(error.into()),
-    };
-    left.note("processes", ended);
-    left.note("mounts", unmount(&settings.instance));
+pub(super) async fn end_processes(settings: &Settings, outcome: &mut Outcome) {
+    if let Some(cgroups) = open(settings, outcome) {
+        outcome.note("processes", end_below(&cgroups, STOP_GRACE).await.map(drop));
+    }
+    outcome.note("mounts", unmount(&settings.instance));
 }
 
 /// Ends what is in the tasks' cgroups: SIGTERM for the containers' processes and SIGKILL after `grace`; then the shims, and
@@ -119,13 +133,8 @@ fn unmount(instance: &str) -> anyhow::Result<()> {
 }
 
 /// Every task's, and the parent.
-pub(super) async fn remove(settings: &Settings, left: &mut Left) {
-    left.note("cgroups", remove_below(&settings.cgroup_parent()).await);
-}
-
-async fn remove_below(parent: &str) -> anyhow::Result<()> {
-    let cgroups = Cgroups::new(parent)?;
-    for task in tasks(&cgroups)? {
+pub(super) async fn remove(cgroups: &Cgroups) -> anyhow::Result<()> {
+    for task in tasks(cgroups)? {
         cgroups.remove_task(&task).await?;
     }
     cgroups.remove_parent()?;

@@ -1,5 +1,5 @@
-//! Owns `berth-agent purge` as a command: asks before, says how it went. Exit codes: 0 nothing is left, 1 something is,
-//! 2 nobody said yes, 78 the configuration cannot be used.
+//! Owns `berth-agent purge` as a command: asks before, says how it went. Exit codes: 0 nothing is left, 1 something is or
+//! may be, 2 nobody said yes, 78 the configuration cannot be used.
 
 use std::{
     io::{self, IsTerminal as _, Write as _},
@@ -52,8 +52,16 @@ impl Purge {
             Err(error) => return fail(&error, berth_service::EXIT_FAILED),
         };
         match runtime.block_on(purge(&settings, through)) {
-            Ok(()) => {
-                println!("instance {}: nothing is left on this host", settings.instance);
+            Ok(unseen) => {
+                let nothing = if unseen.is_empty() {
+                    "nothing"
+                } else {
+                    "nothing else"
+                };
+                for line in unseen {
+                    println!("not looked at: {line}");
+                }
+                println!("instance {}: {nothing} is left on this host", settings.instance);
                 ExitCode::SUCCESS
             }
             Err(error) => fail(&*error, berth_service::EXIT_FAILED),

@@ -16,15 +16,17 @@ use std::{
 
 use anyhow::Context as _;
 use berth_agent_core::{effect::SignalKind, event::ObservedState};
+use tonic::transport::Channel;
 
 pub use command::Purge;
 pub(crate) use command::confirmed;
 pub use settings::Settings;
 
 use crate::{
+    config::default_containerd,
     effects::{
-        network::{Network, NetworkConfig},
-        runtime::{Runtime, RuntimeConfig},
+        network::{HostObject, Network, NetworkConfig, NetworkError},
+        runtime::{self, Runtime, RuntimeConfig},
     },
     sys::Chain,
 };
@@ -32,6 +34,16 @@ use crate::{
 /// From the stop signal to SIGKILL: what ECS gives a container unless its definition says otherwise.
 const STOP_GRACE: Duration = Duration::from_secs(30);
 const POLL: Duration = Duration::from_millis(100);
+/// It may be starting.
+const CONTAINERD_PATIENCE: Duration = Duration::from_secs(5);
+/// What a containerd at the usual address leaves on a host: below the root directory.
+const CONTAINERD_TRACES: [&str; 5] = [
+    "run/containerd/containerd.sock",
+    "var/lib/containerd",
+    "etc/containerd/config.toml",
+    "usr/bin/containerd",
+    "usr/local/bin/containerd",
+];
 
 /// How tasks are found and ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,44 +54,77 @@ pub enum Through {
     Cgroups,
 }
 
-/// What could not be removed, a line for each.
+/// How a purge went, a line for each.
 #[derive(Debug, Default)]
-struct Left(Vec<String>);
+pub(crate) struct Outcome {
+    /// What could not be removed, and what could not be looked at and may hold something.
+    left: Vec<String>,
+    /// What could not be looked at, and need not be.
+    unseen: Vec<String>,
+}
 
-impl Left {
+impl Outcome {
     fn note(&mut self, what: &str, result: anyhow::Result<()>) {
         if let Err(error) = result {
-            self.0.push(format!("{what}: {}", Chain(error.as_ref())));
+            self.left.push(format!("{what}: {}", Chain(error.as_ref())));
+        }
+    }
+
+    /// Something that lives no longer than a boot could not be looked at.
+    fn unseen(&mut self, settings: &Settings, what: &str, why: &str) {
+        let line = format!("{what}: {why}");
+        let lines = if ran_in_this_boot(settings) {
+            &mut self.left
+        } else {
+            &mut self.unseen
+        };
+        if !lines.contains(&line) {
+            lines.push(line);
         }
     }
 }
 
+/// The first thing an agent does is to make its sockets in the run directory, which a boot empties; the package makes it.
+fn ran_in_this_boot(settings: &Settings) -> bool {
+    match std::fs::read_dir(&settings.run_dir) {
+        Ok(mut entries) => entries.next().is_some(),
+        Err(error) => error.kind() != io::ErrorKind::NotFound,
+    }
+}
+
 /// Ends every task of the instance and removes containers, images, namespaces, links, the nftables table, cgroups, the
-/// run directory and the state directory. Goes on past what cannot be removed; may be repeated.
+/// run directory and the state directory. Goes on past what cannot be removed or looked at; may be repeated. Returns what was
+/// not looked at, and can hold nothing that matters.
 ///
 /// # Errors
-/// An agent runs, or containerd does not answer: nothing was changed. Else what is left.
-pub async fn purge(settings: &Settings, through: Through) -> anyhow::Result<()> {
+/// An agent runs, and nothing was changed. Else what is left, or may be.
+pub async fn purge(settings: &Settings, through: Through) -> anyhow::Result<Vec<String>> {
     refuse_beside_an_agent(settings)?;
-    let mut left = Left::default();
+    let mut outcome = Outcome::default();
     match through {
-        Through::Containerd => end_containers(settings, &mut left).await?,
-        Through::Cgroups => cgroups::end_processes(settings, &mut left).await,
+        Through::Containerd => end_containers(settings, &mut outcome).await,
+        Through::Cgroups => {
+            let line = "containerd: not asked; what it has on its disk stays";
+            outcome.unseen.push(line.into());
+            cgroups::end_processes(settings, &mut outcome).await;
+        }
     }
-    left.note("network", remove_network(settings).await);
-    cgroups::remove(settings, &mut left).await;
+    remove_network(settings, &mut outcome).await;
+    if let Some(cgroups) = cgroups::open(settings, &mut outcome) {
+        outcome.note("cgroups", cgroups::remove(&cgroups).await);
+    }
     // They say what is the instance's: as long as something of it is left, a repetition needs them.
-    if left.0.is_empty() {
+    if outcome.left.is_empty() {
         for directory in [&settings.run_dir, &settings.state_dir] {
-            left.note("directory", remove_directory(directory));
+            outcome.note("directory", remove_directory(directory));
         }
     }
     anyhow::ensure!(
-        left.0.is_empty(),
-        "not everything could be removed:\n  {}",
-        left.0.join("\n  ")
+        outcome.left.is_empty(),
+        "not everything could be removed or looked at:\n  {}",
+        outcome.left.join("\n  ")
     );
-    Ok(())
+    Ok(outcome.unseen)
 }
 
 /// A socket that is answered, not only there: a killed agent leaves its own.
@@ -94,14 +139,41 @@ pub(crate) fn refuse_beside_an_agent(settings: &Settings) -> anyhow::Result<()> 
     Ok(())
 }
 
-async fn end_containers(settings: &Settings, left: &mut Left) -> anyhow::Result<()> {
+async fn end_containers(settings: &Settings, outcome: &mut Outcome) {
     let address = &settings.containerd_address;
-    let channel = containerd_client::connect(address).await.with_context(|| {
-        format!(
-            "connect to containerd at {}: start it, or, if it is gone for good, give --without-containerd",
-            address.display()
-        )
-    })?;
+    match runtime::connect(address, CONTAINERD_PATIENCE, |_| {}).await {
+        Ok(channel) => {
+            let emptied = empty(settings, channel, outcome).await;
+            outcome.note("containerd", emptied);
+        }
+        Err(_) if containerd_never_was(settings, Path::new("/")) => {
+            let line = format!(
+                "containerd: none is installed, and there is nothing at {}",
+                address.display()
+            );
+            outcome.unseen.push(line);
+            cgroups::end_processes(settings, outcome).await;
+        }
+        Err(error) => {
+            outcome.left.push(format!(
+                "containerd: what it has could not be looked at: {}. Start it and repeat this, or, if it is gone for good, \
+                 give --without-containerd",
+                Chain(&error)
+            ));
+            cgroups::end_processes(settings, outcome).await;
+        }
+    }
+}
+
+/// Nothing of ours can be in a containerd of which there is no trace. Of one at another address it is not known where
+/// its traces would be.
+fn containerd_never_was(settings: &Settings, root: &Path) -> bool {
+    settings.containerd_address == default_containerd()
+        && !CONTAINERD_TRACES.iter().any(|trace| root.join(trace).exists())
+}
+
+/// Ends the containers and removes them and all else in containerd's namespace.
+async fn empty(settings: &Settings, channel: Channel, outcome: &mut Outcome) -> anyhow::Result<()> {
     let runtime = Runtime::new(channel.clone(), runtime_config(settings));
     let containers = runtime.list().await?;
     for container in &containers {
@@ -109,20 +181,19 @@ async fn end_containers(settings: &Settings, left: &mut Left) -> anyhow::Result<
             let asked = runtime
                 .signal(&container.container, container.attempt, SignalKind::Stop)
                 .await;
-            left.note("stop signal", asked.map_err(anyhow::Error::from));
+            outcome.note("stop signal", asked.map_err(anyhow::Error::from));
         }
     }
     wait_until_ended(&runtime).await?;
     for container in &containers {
         let removed = runtime.remove(&container.container, container.attempt).await;
-        left.note("container", removed.map_err(anyhow::Error::from));
+        outcome.note("container", removed.map_err(anyhow::Error::from));
     }
     for snapshot in runtime.snapshots().await? {
         let removed = runtime.remove_snapshot(&snapshot.key).await;
-        left.note("snapshot", removed.map_err(anyhow::Error::from));
+        outcome.note("snapshot", removed.map_err(anyhow::Error::from));
     }
-    left.note("containerd", namespace::remove(channel, &settings.instance).await);
-    Ok(())
+    namespace::remove(channel, &settings.instance).await
 }
 
 /// Those that go on are killed by their removal.
@@ -139,21 +210,28 @@ async fn wait_until_ended(runtime: &Runtime) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn remove_network(settings: &Settings) -> anyhow::Result<()> {
-    // Without the directory there was no agent in this boot, and so no namespace, link or table of its.
-    if !settings.run_dir.exists() {
-        return Ok(());
+async fn remove_network(settings: &Settings, outcome: &mut Outcome) {
+    match remove_network_objects(settings).await {
+        Err(error @ NetworkError::NftSpawn { .. }) => {
+            let advice = format!("{}: install nftables, or reboot, and repeat this", Chain(&error));
+            outcome.unseen(settings, "nftables table", &advice);
+        }
+        done => outcome.note("network", done.map_err(anyhow::Error::from)),
     }
-    let network = Network::start(NetworkConfig {
+}
+
+async fn remove_network_objects(settings: &Settings) -> Result<(), NetworkError> {
+    let network = Network::left_behind(NetworkConfig {
         instance: settings.instance.clone(),
         run_dir: settings.run_dir.clone(),
         task_cidr: settings.task_cidr,
         kept: Vec::new(),
-    })
-    .await?;
-    network.remove_strays(&network.list().await?).await?;
-    network.stop().await?;
-    Ok(())
+    })?;
+    let mut objects = network.list().await?;
+    // Those of our links go with them; a route to another link is somebody else's.
+    objects.retain(|object| !matches!(object, HostObject::Route { .. }));
+    network.remove_strays(&objects).await?;
+    network.stop().await
 }
 
 fn remove_directory(path: &Path) -> anyhow::Result<()> {
@@ -180,5 +258,40 @@ pub(crate) fn runtime_config(settings: &Settings) -> RuntimeConfig {
         cgroup_parent: settings.cgroup_parent(),
         cgroup_version: 2,
         start_concurrency: 1,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_containerd_that_was_never_there_holds_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let none = Path::new("/nonexistent/agent.toml");
+        let mut settings = Settings::load(none).unwrap();
+        assert!(containerd_never_was(&settings, dir.path()));
+        settings.containerd_address = "/run/k3s/containerd/containerd.sock".into();
+        assert!(!containerd_never_was(&settings, dir.path()));
+        settings.containerd_address = default_containerd();
+        std::fs::create_dir_all(dir.path().join("var/lib/containerd")).unwrap();
+        assert!(!containerd_never_was(&settings, dir.path()));
+    }
+
+    #[test]
+    fn what_cannot_be_looked_at_is_left_only_where_an_agent_ran() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut settings = Settings::load(Path::new("/nonexistent/agent.toml")).unwrap();
+        settings.run_dir = dir.path().join("run");
+        let lines = |settings: &Settings| {
+            let mut outcome = Outcome::default();
+            outcome.unseen(settings, "cgroups", "not mounted");
+            (outcome.left.len(), outcome.unseen.len())
+        };
+        assert_eq!(lines(&settings), (0, 1));
+        std::fs::create_dir(&settings.run_dir).unwrap();
+        assert_eq!(lines(&settings), (0, 1), "the package makes the directory");
+        std::fs::write(settings.run_dir.join("agent.sock"), "").unwrap();
+        assert_eq!(lines(&settings), (1, 0));
     }
 }

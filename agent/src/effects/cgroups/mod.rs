@@ -80,6 +80,14 @@ impl Cgroups {
         Ok(cgroups)
     }
 
+    /// For the removal of what an instance left: also where this kernel could not limit a task.
+    ///
+    /// # Errors
+    /// When `parent` is no path of a parent, or no cgroup file system is mounted.
+    pub fn left_behind(parent: &str) -> Result<Self, CgroupError> {
+        Self::with_hierarchies(Hierarchies::detect()?, parent)
+    }
+
     /// How many processes and threads a task may have.
     pub fn task_pids_max(self, task_pids_max: u32) -> Self {
         Self {

@@ -159,7 +159,11 @@ fn list_namespaces(dir: &std::path::Path) -> Result<Vec<HostObject>, NetworkErro
         let task = name.and_then(|name| name.parse().ok());
         objects.push(HostObject::Netns { path, task, mounted });
     };
-    for entry in fs::read_dir(dir).map_err(NetworkError::directory("list", dir))? {
+    let entries = match fs::read_dir(dir) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
+        listed => Some(listed.map_err(NetworkError::directory("list", dir))?),
+    };
+    for entry in entries.into_iter().flatten() {
         let path = entry.map_err(NetworkError::directory("list", dir))?.path();
         let mounted = mounts.contains(&path);
         mounts.retain(|mount| *mount != path);

@@ -124,6 +124,26 @@ impl Network {
         })
     }
 
+    /// For the removal of what an instance left: prepares nothing and needs no `nft`. A task can not be attached.
+    ///
+    /// # Errors
+    /// When the instance's name cannot be one.
+    pub fn left_behind(config: NetworkConfig) -> Result<Self, NetworkError> {
+        let names = Names::new(&config.instance)?;
+        let netns_dir = config.run_dir.join("netns");
+        Ok(Self {
+            names: names.into(),
+            range: config.task_cidr,
+            kept: config.kept,
+            // As the kernel names its mounts.
+            netns_dir: fs::canonicalize(&netns_dir).unwrap_or(netns_dir),
+            run_dir: config.run_dir,
+            ipv6: false,
+            threads: Threads::default(),
+            locks: TaskLocks::default(),
+        })
+    }
+
     /// Gives the task its namespace and wires it: a mounted namespace, the veth pair, the address, routes and
     /// neighbours on both sides. Idempotent; completes what a crash left half made.
     ///
@@ -251,7 +271,8 @@ impl Network {
     /// Removes the table and the directories, on a private agent's way out, when no task is left. Idempotent.
     ///
     /// # Errors
-    /// [`NetworkError::NotEmpty`] while there are namespaces; nothing is removed then.
+    /// [`NetworkError::NotEmpty`] while there are namespaces; nothing is removed then. [`NetworkError::NftSpawn`] without
+    /// `nft`; the directories are removed then.
     pub async fn stop(&self) -> Result<(), NetworkError> {
         let count = match fs::read_dir(&self.netns_dir) {
             Ok(entries) => entries.count(),
@@ -264,7 +285,7 @@ impl Network {
                 count,
             });
         }
-        firewall::remove(&self.names).await?;
+        let table = firewall::remove(&self.names).await;
         netns::remove_directory(&self.netns_dir)?;
         match fs::remove_dir(&self.run_dir) {
             // The run directory may hold what others put there.
@@ -276,7 +297,7 @@ impl Network {
             {
                 Err(NetworkError::directory("remove", &self.run_dir)(e))
             }
-            _ => Ok(()),
+            _ => table,
         }
     }
 }
