@@ -11,7 +11,7 @@ use berth_control_plane_core::arn::Realm;
 use serde_json::{Value, json};
 use tokio::sync::{Mutex, Semaphore};
 
-use super::{ApiConfig, access::Access, idempotency::TokenLease};
+use super::{ApiConfig, access::Access, idempotency::TokenLease, turns::Turns};
 use crate::{
     audit::Audit,
     model::{Millis, Role},
@@ -21,8 +21,6 @@ use crate::{
 
 /// AWS's limit on the distance between a request's time and the server's.
 pub const CLOCK_SKEW_MAX: Duration = Duration::from_secs(5 * 60);
-/// Most calls served at once. With bodies of at most 1 MiB this bounds memory, too.
-pub(super) const CALLS_MAX: usize = 128;
 /// Most log streams open at once.
 pub(super) const STREAMS_MAX: usize = 64;
 
@@ -35,7 +33,7 @@ pub(super) struct Api {
     pub clock_skew_max: Duration,
     pub access: Access,
     pub audit: Audit,
-    pub calls: Semaphore,
+    pub turns: Turns,
     pub streams: Arc<Semaphore>,
     /// One placement at a time in this process: it spares retries. What makes placement right is the compare.
     pub placing: Mutex<()>,
@@ -64,7 +62,7 @@ impl Api {
             clock_skew_max: config.clock_skew_max,
             access: Access::new(config.keys),
             audit,
-            calls: Semaphore::new(CALLS_MAX),
+            turns: Turns::default(),
             streams: Arc::new(Semaphore::new(STREAMS_MAX)),
             placing: Mutex::new(()),
             token_lease: TokenLease::default(),

@@ -23,6 +23,7 @@ use super::{
     operations::{Answer, Operation},
     sigv4::{AuthError, Claim, Signed},
     sts,
+    turns::{SMALL_BODY_BYTES, Turn},
 };
 use crate::date;
 
@@ -34,10 +35,7 @@ const HEADERS_MAX: usize = 64;
 const HEADER_BYTES_MAX: usize = 16 << 10;
 /// From the first byte of the body to the answer (to its first byte, where it is a stream).
 const CALL_DEADLINE: Duration = Duration::from_secs(30);
-/// How long a call may wait for its turn when [`super::context::CALLS_MAX`] are under way.
-/// Shorter than [`CHUNK_DEADLINE`]: who fills all places with bodies that do not come is not waited out by everybody.
-const TURN_DEADLINE: Duration = Duration::from_secs(2);
-/// Longest wait for more of a body: who sends it slower holds a place of others.
+/// Longest wait for more of a body: who sends it slower holds a connection of others.
 const CHUNK_DEADLINE: Duration = Duration::from_secs(5);
 const JSON_TYPE: &str = "application/x-amz-json-1.1";
 const XML_TYPE: &str = "text/xml";
@@ -71,24 +69,30 @@ pub(super) async fn serve(State(api): State<Arc<Api>>, request: Request) -> Resp
 }
 
 async fn answer(api: &Arc<Api>, parts: &Parts, body: Body, request_id: &str) -> Result<Answer, ApiError> {
-    let _turn = tokio::time::timeout(TURN_DEADLINE, api.calls.acquire())
-        .await
-        .map_err(|_| ApiError::Busy)?
-        .map_err(|_| ApiError::Busy)?;
     check_head(parts)?;
     let (caller, service, body) = authenticate(api, parts, body).await?;
+    let _turn = api.turns.call(caller.role).await?;
+    let body = &body.bytes;
     if service == "sts" {
-        return sts::call(api, &caller, &body, request_id).map(Answer::Xml);
+        return sts::call(api, &caller, body, request_id).map(Answer::Xml);
     }
     let target = target(&parts.headers)?;
     let operation = Operation::find(target)?;
-    let answer = audited::call(api, &caller, operation, fields(&body), request_id).await;
+    let answer = audited::call(api, &caller, operation, fields(body), request_id).await;
     log(target, &caller, request_id, answer.as_ref().err());
     answer
 }
 
+/// A whole body.
+#[derive(Debug, Default)]
+struct Read {
+    bytes: Vec<u8>,
+    /// Where it is large; held as long as the body is.
+    _place: Option<Turn>,
+}
+
 /// Who calls, which service the signature is for, and the body that was signed.
-async fn authenticate(api: &Api, parts: &Parts, body: Body) -> Result<(Caller, String, Vec<u8>), ApiError> {
+async fn authenticate(api: &Api, parts: &Parts, body: Body) -> Result<(Caller, String, Read), ApiError> {
     let address = parts
         .extensions
         .get::<ConnectInfo<SocketAddr>>()
@@ -103,13 +107,13 @@ async fn authenticate(api: &Api, parts: &Parts, body: Body) -> Result<(Caller, S
     let (claim, key) = check_claim(api, &parts.headers)
         .await
         .map_err(|error| refused(error, None))?;
-    let body = read(body).await?;
+    let body = read(body, || api.turns.body(&claim.access_key_id, address)).await?;
     let signed = Signed {
         method: parts.method.as_str(),
         path: parts.uri.path(),
         query: parts.uri.query().unwrap_or_default(),
         headers: &parts.headers,
-        body: &body,
+        body: &body.bytes,
     };
     claim
         .verify(signed, &key.secret)
@@ -180,8 +184,13 @@ async fn check_claim(api: &Api, headers: &HeaderMap) -> Result<(Claim, Key), Api
     Ok((claim, key))
 }
 
-async fn read(body: Body) -> Result<Vec<u8>, ApiError> {
+/// Reads a body; once it turns out to be large, in the place that `place` gives.
+async fn read<F>(body: Body, place: impl Fn() -> F) -> Result<Read, ApiError>
+where
+    F: Future<Output = Result<Turn, ApiError>>,
+{
     let (mut bytes, mut chunks) = (Vec::new(), body.into_data_stream());
+    let mut large = None;
     while let Some(chunk) = tokio::time::timeout(CHUNK_DEADLINE, chunks.next())
         .await
         .map_err(|_| ApiError::BrokenBody)?
@@ -192,9 +201,12 @@ async fn read(body: Body) -> Result<Vec<u8>, ApiError> {
                 limit_bytes: BODY_BYTES_MAX,
             });
         }
+        if large.is_none() && bytes.len() + chunk.len() > SMALL_BODY_BYTES {
+            large = Some(place().await?);
+        }
         bytes.extend_from_slice(&chunk);
     }
-    Ok(bytes)
+    Ok(Read { bytes, _place: large })
 }
 
 /// The operation: exactly one X-Amz-Target (that it is signed was checked with the signature).

@@ -30,6 +30,7 @@ mod sts;
 mod tags;
 mod task_definitions;
 mod tasks;
+mod turns;
 
 use std::{fmt, sync::Arc, time::Duration};
 

@@ -1,12 +1,15 @@
 //! Owns how much of what a node says is kept, and how fast it may make the store write. A node with a good certificate
 //! may still be hostile: what is beyond the bounds is cut off, and it waits.
 
-use std::time::Duration;
+use std::{
+    collections::HashMap,
+    sync::{Mutex, PoisonError},
+    time::{Duration, Instant},
+};
 
 use berth_proto::node::v1::{Heartbeat, Pulls};
-use tokio::time::{Instant, sleep_until};
 
-use super::join::clipped;
+use super::{join::clipped, limits::REMEMBERED_MAX};
 
 pub(super) const IMPAIRMENTS_MAX: usize = 32;
 /// More tasks than a node runs.
@@ -14,7 +17,7 @@ const TASKS_MAX: usize = 4_096;
 const CONTAINERS_PER_TASK_MAX: usize = 64;
 const PULLS_MAX: usize = 256;
 const LAYERS_MAX: usize = 256;
-/// Transactions that one link may cause at once, and how long until it may cause one more. A transaction takes up to 62
+/// Transactions that one node may cause at once, and how long until it may cause one more. A transaction takes up to 62
 /// reports, so that an honest node does not notice.
 const TRANSACTIONS_MAX: u32 = 200;
 const TRANSACTION_REGAINED: Duration = Duration::from_millis(20);
@@ -50,39 +53,48 @@ pub(super) fn pulls(mut pulls: Pulls) -> Pulls {
     pulls
 }
 
-/// A link's share of the store: while it is spent, the node is not read from.
+/// Each node's share of the store, over all of its links: while it is spent, the node is not read from.
+#[derive(Debug, Default)]
+pub(super) struct Paces(Mutex<HashMap<String, Share>>);
+
 #[derive(Debug)]
-pub(super) struct Pace {
+struct Share {
     left: u32,
     since: Instant,
 }
 
-impl Default for Pace {
-    fn default() -> Self {
-        Self {
+impl Paces {
+    /// How long until the node may cause one more transaction, if not now.
+    pub(super) fn wait(&self, node: &str) -> Option<Duration> {
+        let mut shares = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let share = shares.get_mut(node)?;
+        share.regain();
+        (share.left == 0).then(|| TRANSACTION_REGAINED.saturating_sub(share.since.elapsed()))
+    }
+
+    /// Counts transactions.
+    pub(super) fn spend(&self, node: &str, transactions: u32) {
+        let mut shares = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if shares.len() >= REMEMBERED_MAX && !shares.contains_key(node) {
+            // Who has all of its share is as good as unknown.
+            shares.retain(|_, share| {
+                share.regain();
+                share.left < TRANSACTIONS_MAX
+            });
+            if shares.len() >= REMEMBERED_MAX {
+                shares.clear();
+            }
+        }
+        let share = shares.entry(node.to_owned()).or_insert_with(|| Share {
             left: TRANSACTIONS_MAX,
             since: Instant::now(),
-        }
+        });
+        share.regain();
+        share.left = share.left.saturating_sub(transactions);
     }
 }
 
-impl Pace {
-    pub(super) fn is_open(&self) -> bool {
-        self.left > 0
-    }
-
-    /// Counts one transaction.
-    pub(super) fn spend(&mut self) {
-        self.regain();
-        self.left = self.left.saturating_sub(1);
-    }
-
-    /// Returns when there is one more. Cancel-safe.
-    pub(super) async fn opens(&mut self) {
-        sleep_until(self.since + TRANSACTION_REGAINED).await;
-        self.regain();
-    }
-
+impl Share {
     fn regain(&mut self) {
         let regained = self.since.elapsed().as_millis() / TRANSACTION_REGAINED.as_millis();
         let regained = u32::try_from(regained).unwrap_or(u32::MAX);
@@ -99,13 +111,13 @@ mod tests {
 
     #[tokio::test]
     async fn a_flood_is_let_in_at_a_pace() {
-        let mut pace = Pace::default();
+        let paces = Paces::default();
         let started = Instant::now();
         for _ in 0..TRANSACTIONS_MAX + 50 {
-            while !pace.is_open() {
-                pace.opens().await;
+            while let Some(wait) = paces.wait("a") {
+                tokio::time::sleep(wait).await;
             }
-            pace.spend();
+            paces.spend("a", 1);
         }
         // At least so long: what is left over of a pause is not given back.
         assert!(
@@ -113,5 +125,18 @@ mod tests {
             "{:?}",
             started.elapsed()
         );
+        assert_eq!(paces.wait("b"), None, "others have theirs");
+    }
+
+    #[test]
+    fn nodes_at_rest_are_forgotten_and_those_in_debt_are_not() {
+        let paces = Paces::default();
+        paces.spend("busy", TRANSACTIONS_MAX * 2);
+        for number in 1..REMEMBERED_MAX {
+            paces.spend(&number.to_string(), 0);
+        }
+        paces.spend("more", 1);
+        assert!(paces.wait("busy").is_some());
+        assert_eq!(paces.0.lock().unwrap().len(), 2);
     }
 }

@@ -57,17 +57,8 @@ pub(super) async fn authenticate(shared: &Shared, connection: &Extensions) -> Re
     let expired = end.is_none_or(|end| end <= OffsetDateTime::now_utc());
     if issuer.is_none() || expired {
         // It was good in the handshake. If it was renewed since, the connection may stay.
-        let key = keys::identity(&peer.node_id);
-        let known = typed::get_json::<Identity>(&*shared.store, &key).await;
-        let known = known.map_err(unavailable)?.map(|known| known.value);
-        let good = |authority: &str, not_after: Option<Millis>| {
-            trusted.all().any(|one| one.fingerprint() == authority) && not_after.is_some_and(|at| at > now())
-        };
-        let renewed = known.is_some_and(|known| {
-            let pending = known.pending.as_ref();
-            good(&known.authority, known.not_after)
-                || pending.is_some_and(|pending| good(&pending.authority, Some(pending.not_after)))
-        });
+        let until = renewed_until(shared, &peer.node_id).await.map_err(unavailable)?;
+        let renewed = until.is_some_and(|until| until > now());
         if !renewed {
             let what = if expired {
                 "has expired"
@@ -89,4 +80,21 @@ pub(super) async fn authenticate(shared: &Shared, connection: &Extensions) -> Re
         authority: issuer,
         not_after: end.map(|end| end.unix_timestamp() * 1_000),
     })
+}
+
+/// Until when the latest certificate is good that the node was given by an authority that is believed.
+pub(super) async fn renewed_until(shared: &Shared, node: &str) -> Result<Option<Millis>, typed::RecordError> {
+    let known = typed::get_json::<Identity>(&*shared.store, &keys::identity(node)).await?;
+    let Some(known) = known.map(|known| known.value) else {
+        return Ok(None);
+    };
+    let trusted = shared.authorities.trusted();
+    let pending = known
+        .pending
+        .map(|pending| (pending.authority, Some(pending.not_after)));
+    let good = [Some((known.authority, known.not_after)), pending]
+        .into_iter()
+        .flatten()
+        .filter(|(authority, _)| trusted.all().any(|one| one.fingerprint() == *authority));
+    Ok(good.filter_map(|(_, not_after)| not_after).max())
 }

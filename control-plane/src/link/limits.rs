@@ -13,7 +13,7 @@ const AT_ONCE_MAX: u32 = 10;
 const REGAINED: Duration = Duration::from_secs(6);
 const LINES_WINDOW: Duration = Duration::from_secs(60);
 /// Sources and peers remembered; beyond it the whole memory begins anew, rather than grow.
-const REMEMBERED_MAX: usize = 4_096;
+pub(super) const REMEMBERED_MAX: usize = 4_096;
 
 /// Counts what each may do only so often: failed attempts to join by source, renewals by node.
 #[derive(Debug)]

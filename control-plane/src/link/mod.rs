@@ -50,6 +50,7 @@ use tower::util::MapResponseLayer;
 pub(crate) use self::admission::source;
 pub use self::tls::TlsError;
 use self::{
+    bounds::Paces,
     bulk::Tickets,
     guard::Guard,
     limits::{Bucket, LogLimit},
@@ -125,6 +126,8 @@ pub(crate) struct Shared {
     failures: Bucket<IpAddr>,
     /// Renewals, and registrations of who is registered, by node.
     renewals: Bucket<String>,
+    /// What each may make the store write.
+    paces: Paces,
     log_limit: LogLimit,
     /// Lines about clones.
     clone_limit: LogLimit,
@@ -203,6 +206,7 @@ impl LinkServer {
             authorities,
             failures: Bucket::default(),
             renewals: Bucket::default(),
+            paces: Paces::default(),
             log_limit: LogLimit::new(LINES_PER_MINUTE_MAX),
             clone_limit: LogLimit::new(1),
             registry: Registry::default(),

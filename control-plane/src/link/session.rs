@@ -17,8 +17,8 @@ use tonic::{Code, Status, Streaming};
 use super::{
     Shared,
     apply::{Applier, ApplyError, BATCH_CHANGES_MAX},
-    bounds::{self, Pace},
-    caller::Caller,
+    bounds,
+    caller::{self, Caller},
     chain,
     dispatch::{Dispatch, DispatchError},
     join::clipped,
@@ -29,7 +29,7 @@ use super::{
 use crate::{
     audit::Outcome,
     metrics::metrics,
-    model::{Identity, keys},
+    model::{Identity, Millis, keys},
     nodes::Held,
     pki::{Peer, Trusted},
     store::typed::{self, RecordError},
@@ -48,6 +48,10 @@ const LOOK: Duration = Duration::from_millis(50);
 const LAST_WORDS: Duration = Duration::from_millis(200);
 /// How long a node may leave its messages unread.
 const SEND: Duration = Duration::from_secs(10);
+/// Transactions that a link costs besides its reports: that it is there, and that it is not.
+const LINK_TRANSACTIONS: u32 = 2;
+/// The clock may be set: whether a certificate has expired is looked at so often at least.
+const EXPIRY_LOOK: Duration = Duration::from_secs(3_600);
 /// Beyond this, a node's clock is worth a word in the log.
 const SKEW_MS_MAX: i64 = 5_000;
 
@@ -72,6 +76,8 @@ enum End {
     Revoked(String),
     #[error("the authority of this node's certificate is not believed any more: register the host again")]
     Retired,
+    #[error("the certificate of this node has expired: register the host again")]
+    Expired,
     #[error("read what is known of the node's certificate")]
     Identity(#[from] RecordError),
     #[error(
@@ -101,7 +107,7 @@ impl End {
             Self::Superseded => Code::Aborted,
             Self::Stopping | Self::Broken(_) => Code::Unavailable,
             Self::Clone { .. } => Code::AlreadyExists,
-            Self::Retired => Code::Unauthenticated,
+            Self::Retired | Self::Expired => Code::Unauthenticated,
             Self::Revoked(_)
             | Self::Connect(ConnectError::OtherCluster { .. } | ConnectError::Revoked(_)) => {
                 Code::PermissionDenied
@@ -125,7 +131,7 @@ pub(super) async fn run(
 ) {
     let peer = caller.peer.clone();
     let hello = tokio::select! {
-        hello = receive_hello(&mut inbound, &peer) => hello,
+        hello = receive_hello(&shared, &mut inbound, &peer) => hello,
         () = shared.shutdown.cancelled() => Err(End::Stopping),
     };
     let end = match hello {
@@ -153,7 +159,11 @@ pub(super) async fn run(
     }
 }
 
-async fn receive_hello(inbound: &mut Streaming<NodeMessage>, peer: &Peer) -> Result<Hello, End> {
+async fn receive_hello(
+    shared: &Shared,
+    inbound: &mut Streaming<NodeMessage>,
+    peer: &Peer,
+) -> Result<Hello, End> {
     let first = timeout(HELLO, inbound.message())
         .await
         .map_err(|_| End::NoHello)?;
@@ -181,7 +191,8 @@ async fn receive_hello(inbound: &mut Streaming<NodeMessage>, peer: &Peer) -> Res
         return Err(End::Refused(text));
     }
     let skew_ms = now() - hello.sent_at_ms;
-    if hello.sent_at_ms != 0 && skew_ms.abs() > SKEW_MS_MAX {
+    let skewed = hello.sent_at_ms != 0 && skew_ms.abs() > SKEW_MS_MAX;
+    if skewed && shared.log_limit.allows(&peer.node_id) {
         tracing::warn!(node = %peer.node_id, skew_ms, "the node's clock differs from ours");
     }
     Ok(hello)
@@ -256,9 +267,10 @@ async fn converse(
     place: &mut Place,
 ) -> Result<std::convert::Infallible, End> {
     let peer = &caller.peer;
+    turn(shared, peer, place).await?;
     records::connect(&*shared.store, caller, &hello, now()).await?;
     let mut applier = Applier::load(shared.store.clone(), peer.clone()).await?;
-    if hello.last_sequence < applier.applied() {
+    if hello.last_sequence < applier.applied() && shared.log_limit.allows(&peer.node_id) {
         let (node_has, applied) = (hello.last_sequence, applier.applied());
         tracing::warn!(node = %peer.node_id, node_has, applied, "the node lost its count of reports");
     }
@@ -269,7 +281,7 @@ async fn converse(
             .map(|task| task.task_id.clone())
             .collect();
         let ended = applier.end_vanished(&known).await?;
-        if ended > 0 {
+        if ended > 0 && shared.log_limit.allows(&peer.node_id) {
             tracing::warn!(
                 node = %peer.node_id, tasks = ended,
                 "tasks of the backup are not on the node any more: they are STOPPED"
@@ -284,14 +296,17 @@ async fn converse(
     let (snapshot, mut dispatch) =
         Dispatch::begin(shared.store.clone(), shared.identity.clone(), &peer.node_id).await?;
     let (version, tasks) = (hello.description.map(|d| d.agent_version), snapshot.tasks.len());
-    tracing::info!(node = %peer.node_id, cluster = %peer.cluster, version, tasks, "link established");
+    if shared.log_limit.allows(&peer.node_id) {
+        tracing::info!(node = %peer.node_id, cluster = %peer.cluster, version, tasks, "link established");
+    }
     send(outbound, ToNode::Snapshot(snapshot)).await?;
     let mut authorities = shared.authorities.watch();
     let trusted = authorities.borrow_and_update().clone();
     send(outbound, trust(shared, &peer.node_id, &trusted).await?).await?;
     let mut heard = Instant::now();
-    let mut pace = Pace::default();
+    let mut good_until = caller.not_after.unwrap_or_default();
     loop {
+        let pause = shared.paces.wait(&peer.node_id);
         // All are cancel-safe: a message or change that is not taken here is taken next time.
         tokio::select! {
             dismissal = place.dismissed.wait() => return Err(match dismissal {
@@ -299,16 +314,17 @@ async fn converse(
                 Dismissal::Revoked(reason) => End::Revoked(reason),
             }),
             () = shared.shutdown.cancelled() => return Err(End::Stopping),
-            message = inbound.message(), if pace.is_open() => {
+            message = inbound.message(), if pause.is_none() => {
                 heard = Instant::now();
                 let message = message.map_err(End::Broken)?.ok_or(End::Closed)?;
                 // Its end is no sign of life: who waits for this place must not take it for one.
                 place.heard();
                 if receive(message, &mut inbound, &mut applier, outbound, place, shared, peer).await? {
-                    pace.spend();
+                    shared.paces.spend(&peer.node_id, 1);
                 }
             }
-            () = pace.opens(), if !pace.is_open() => {}
+            () = sleep(pause.unwrap_or_default()), if pause.is_some() => {}
+            () = sleep(until(good_until)) => good_until = still_good(shared, peer, good_until).await?,
             Ok(()) = authorities.changed() => {
                 let trusted = authorities.borrow_and_update().clone();
                 send(outbound, trust(shared, &peer.node_id, &trusted).await?).await?;
@@ -320,6 +336,35 @@ async fn converse(
             }
         }
     }
+}
+
+/// Waits until the node may make the store write that it is linked.
+async fn turn(shared: &Shared, peer: &Peer, place: &Place) -> Result<(), End> {
+    while let Some(wait) = shared.paces.wait(&peer.node_id) {
+        if place.is_superseded() {
+            return Err(End::Superseded);
+        }
+        tokio::select! {
+            () = sleep(wait) => {}
+            () = shared.shutdown.cancelled() => return Err(End::Stopping),
+        }
+    }
+    shared.paces.spend(&peer.node_id, LINK_TRANSACTIONS);
+    Ok(())
+}
+
+fn until(at: Millis) -> Duration {
+    let left = u64::try_from(at - now()).unwrap_or_default();
+    Duration::from_millis(left).min(EXPIRY_LOOK)
+}
+
+/// Until when the node's certificate is good: the link's own, or one by which it renewed that.
+async fn still_good(shared: &Shared, peer: &Peer, good_until: Millis) -> Result<Millis, End> {
+    if good_until > now() {
+        return Ok(good_until);
+    }
+    let renewed = caller::renewed_until(shared, &peer.node_id).await?;
+    renewed.filter(|until| *until > now()).ok_or(End::Expired)
 }
 
 /// Whom the node has to believe, and whether it has to renew for it. A node that did not renew before its authority was

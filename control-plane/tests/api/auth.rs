@@ -1,4 +1,4 @@
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use serde_json::json;
 
@@ -226,24 +226,41 @@ async fn a_store_that_fails_is_the_servers_fault() {
 }
 
 #[tokio::test]
-async fn more_calls_than_fit_are_told_to_come_again() {
+async fn bodies_that_do_not_come_keep_nobody_out() {
     let world = World::new().await;
-    let call = list();
-    // Each holds a place while its body does not come.
-    let held = futures_util::future::join_all((0..128).map(|_| call.send_head(world.address))).await;
-    let full = async {
-        loop {
-            // The server may not have come to read all of the heads yet.
-            let answer = list().send(world.address).await;
-            if answer.status == 503 {
-                return answer;
-            }
-        }
+    let answer = world
+        .berth("CreateApiKey", json!({"name": "slow", "role": "read-only"}))
+        .await
+        .ok();
+    let slow = |bytes: usize| {
+        let mut call = list();
+        call.key = answer["apiKey"]["accessKeyId"].as_str().unwrap().to_owned();
+        call.secret = answer["secretAccessKey"].as_str().unwrap().to_owned();
+        call.body = vec![b' '; bytes];
+        call
     };
-    let answer = tokio::time::timeout(Duration::from_secs(5), full).await;
-    answer.expect("no call is refused").refused("ServerException");
-    drop(held);
+    let small = slow(1_000);
+    let held = futures_util::future::join_all((0..300).map(|_| small.send_head(world.address))).await;
+    let large = slow(100_000);
+    let parts = futures_util::future::join_all((0..32).map(|_| large.send_part(world.address, 50_000))).await;
+    // The server may not have come to read all of that yet.
+    let share_is_taken = async { while large.send(world.address).await.status != 503 {} };
+    tokio::time::timeout(Duration::from_secs(4), share_is_taken)
+        .await
+        .expect("one caller holds all the memory it likes");
+    let started = Instant::now();
     list().send(world.address).await.ok();
+    let definition = Call {
+        body: [b"{}".as_slice(), &vec![b' '; 100_000]].concat(),
+        ..list()
+    };
+    definition.send(world.address).await.ok();
+    assert!(
+        started.elapsed() < Duration::from_secs(2),
+        "{:?}",
+        started.elapsed()
+    );
+    drop((held, parts));
 }
 
 fn sts(body: &str) -> Call {

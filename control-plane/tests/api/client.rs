@@ -109,6 +109,13 @@ impl Call {
         stream
     }
 
+    /// Sends the head and so many bytes of the body.
+    pub async fn send_part(&self, address: SocketAddr, bytes: usize) -> TcpStream {
+        let mut stream = self.send_head(address).await;
+        stream.write_all(&self.body[..bytes]).await.unwrap();
+        stream
+    }
+
     /// Sends it and reads the whole answer.
     pub async fn send(&self, address: SocketAddr) -> Answer {
         let headers = self.headers(&address.to_string());

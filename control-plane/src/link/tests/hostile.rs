@@ -336,6 +336,24 @@ async fn who_is_revoked_is_refused_before_it_says_anything_and_nobody_holds_a_ca
 }
 
 #[tokio::test]
+async fn linking_anew_does_not_bring_a_new_share_of_the_store() {
+    let plane = Plane::start().await;
+    let node = id('a');
+    let client = plane.client(&node).await;
+    let revision = async || plane.store.range("/nodes/", None, 1).await.unwrap().revision;
+    let (before, started) = (revision().await, Instant::now());
+    while started.elapsed() < Duration::from_secs(3) {
+        let mut link = Link::open(client.clone()).await;
+        link.hello(&node, 0).await;
+        // Taken or superseded, what counts is what it wrote.
+        timeout(Duration::from_millis(500), link.receive()).await.ok();
+    }
+    let written = revision().await - before;
+    // A burst of 200, then 50 a second.
+    assert!(written <= 200 + 50 * 4, "{written} transactions");
+}
+
+#[tokio::test]
 async fn connections_of_one_node_are_bounded_and_others_still_get_in() {
     let plane = Plane::start().await;
     let mut open = Vec::new();

@@ -51,6 +51,41 @@ async fn a_renewed_certificate_is_for_the_same_node_and_the_link_goes_on() {
 }
 
 #[tokio::test]
+async fn a_link_lives_as_long_as_its_node_renews() {
+    let plane = Plane::start().await;
+    let short = LinkConfig {
+        certificate_lifetime: Duration::from_secs(3),
+        ..config(SOON)
+    };
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let server = LinkServer::start(listener, plane.authority.clone(), plane.store.clone(), short)
+        .await
+        .unwrap();
+    let plane = Plane { server, ..plane };
+    let (host, token) = (Host::new(), plane.token(|_| {}).await);
+    let joined = plane.join(&host, &token).await.unwrap();
+    let mut identity = host.identity(&plane, &joined.certificate_der);
+    let connect = async |identity: &NodeIdentity| {
+        let connected = client(&plane.server, &identity.authority_pem, Some(identity)).await;
+        connected.unwrap()
+    };
+    let mut link = Link::open(connect(&identity).await).await;
+    link.hello(&joined.node_id, 0).await;
+    link.expect_start().await;
+    for _ in 0..3 {
+        tokio::time::sleep(Duration::from_millis(1_500)).await;
+        let request = RenewRequest {
+            certificate_request_der: host.request(),
+        };
+        let renewed = connect(&identity).await.renew(request).await.unwrap();
+        identity = host.identity(&plane, &renewed.into_inner().certificate_der);
+        link.quiet().await;
+    }
+    let status = link.end().await;
+    assert!(status.message().contains("has expired"), "{status:?}");
+}
+
+#[tokio::test]
 async fn a_bad_request_is_refused_and_a_flood_of_renewals_too() {
     let plane = Plane::start().await;
     let mut node = plane.client(&id('a')).await;
@@ -88,6 +123,9 @@ async fn an_expired_certificate_is_worth_nothing_even_on_a_connection_that_is_op
         certificate_request_der: host.request(),
     };
     renewing.renew(request()).await.unwrap();
+    let mut link = Link::open(connect().await.unwrap()).await;
+    link.hello(&joined.node_id, 0).await;
+    link.expect_start().await;
     tokio::time::sleep(Duration::from_millis(2_200)).await;
     let status = node.renew(request()).await.unwrap_err();
     assert_eq!(status.code(), Code::Unauthenticated, "{status:?}");
@@ -97,5 +135,8 @@ async fn an_expired_certificate_is_worth_nothing_even_on_a_connection_that_is_op
         Ok(mut late) => late.renew(request()).await.is_err(),
     };
     assert!(late, "no handshake with an expired certificate");
+    let status = timeout(Duration::from_secs(2), link.end()).await.unwrap();
+    assert_eq!(status.code(), Code::Unauthenticated, "{status:?}");
+    assert!(status.message().contains("has expired"), "{status:?}");
     drop(directory);
 }
