@@ -244,18 +244,7 @@ impl Applier {
         if node.value.allocations != before {
             if node.value.status == "INACTIVE" && node.value.allocations.is_empty() {
                 // It was deregistered with tasks, and was let in to stop them. That is done.
-                let revocation = Revocation {
-                    node: self.peer.node_id.clone(),
-                    cluster: self.peer.cluster.clone(),
-                    reason: DEREGISTERED.into(),
-                    revoked_by: DEREGISTERED.into(),
-                    revoked_at: now(),
-                };
-                let key = keys::revocation(&self.peer.node_id);
-                batch
-                    .transaction
-                    .operations
-                    .push(typed::put_json(key, &revocation)?);
+                self.revoke(batch).await?;
             }
             batch.transaction.compare.push(node.unchanged());
             batch
@@ -263,6 +252,25 @@ impl Applier {
                 .operations
                 .push(typed::put_json(key, &node.value)?);
         }
+        Ok(())
+    }
+
+    /// Unless somebody has meanwhile: the first reason is the reason.
+    async fn revoke(&self, batch: &mut Batch) -> Result<(), ApplyError> {
+        let key = keys::revocation(&self.peer.node_id);
+        if self.store.get(&key).await?.is_some() {
+            return Ok(());
+        }
+        let revocation = Revocation {
+            node: self.peer.node_id.clone(),
+            cluster: self.peer.cluster.clone(),
+            reason: DEREGISTERED.into(),
+            revoked_by: DEREGISTERED.into(),
+            revoked_at: now(),
+        };
+        let (compare, operations) = (&mut batch.transaction.compare, &mut batch.transaction.operations);
+        compare.push(Compare::Missing(key.clone()));
+        operations.push(typed::put_json(key, &revocation)?);
         Ok(())
     }
 

@@ -129,3 +129,36 @@ async fn a_deregistered_node_is_let_in_to_stop_its_tasks_and_revoked_then() {
     let status = client.link(ReceiverStream::new(messages)).await.unwrap_err();
     assert_eq!(status.code(), Code::PermissionDenied);
 }
+
+#[tokio::test]
+async fn the_last_report_of_a_node_that_was_revoked_meanwhile_keeps_the_reason() {
+    let plane = Plane::start().await;
+    let (node, task) = (id('a'), id('1'));
+    drop(plane.connect(&node).await);
+    plane.place(&node, &task).await;
+    let mut record = plane.node(&node).await;
+    record.status = "INACTIVE".into();
+    let inactive = typed::put_json(keys::node(CLUSTER, &node), &record).unwrap();
+    plane.put(vec![inactive, revocation(&node)]).await;
+    // As its link does with what it read before it heard of its end.
+    let peer = crate::pki::Peer {
+        node_id: node.clone(),
+        cluster: CLUSTER.into(),
+    };
+    let mut applier = crate::link::apply::Applier::load(plane.store.clone(), peer)
+        .await
+        .unwrap();
+    let state = TaskState {
+        task_id: task.clone(),
+        status: TaskStatus::Stopped.into(),
+        ..Default::default()
+    };
+    let change = StateChange {
+        sequence: 1,
+        task: Some(state),
+    };
+    applier.apply(&[change]).await.unwrap();
+    assert_eq!(plane.task(&task).await.unwrap().last_status, "STOPPED");
+    let kept = typed::get_json::<Revocation>(&*plane.store, &keys::revocation(&node)).await;
+    assert_eq!(kept.unwrap().unwrap().value.reason, "stolen from the rack");
+}
