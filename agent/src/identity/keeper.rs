@@ -238,7 +238,12 @@ impl Keeper {
         self.is_reachable_by(&authorities, &order.proved_by, &identity)
             .await?;
         let (files, stored) = (files.clone(), authorities.clone());
-        write(move || files.store_authorities(&files.lock()?, &stored)).await?;
+        write(move || {
+            let lock = files.lock()?;
+            unchanged(&files, &identity)?;
+            files.store_authorities(&lock, &stored)
+        })
+        .await?;
         tracing::info!(
             authorities = authorities.len(),
             "authorities to believe are stored"
@@ -309,11 +314,7 @@ impl Keeper {
         write(move || {
             let lock = files.lock()?;
             let pem = super::certificate::to_pem(&[certificate]);
-            let now = files.load()?.map(|identity| identity.certificate_pem);
-            if now.as_ref() != Some(&before.certificate_pem) {
-                let problem = "another identity was installed meanwhile".into();
-                return Err(IdentityError::Answer { problem });
-            }
+            unchanged(&files, &before)?;
             files.install(&lock, &pem, &key, &authorities, false).map(|_| ())
         })
         .await?;
@@ -352,6 +353,16 @@ async fn ask(
             source: Box::new(status),
         })?;
     Ok(answer.into_inner())
+}
+
+/// What was decided for `before` is not for the identity of a `register --force` that came in between. Under the lock.
+fn unchanged(files: &IdentityFiles, before: &Identity) -> Result<(), IdentityError> {
+    let now = files.load()?.map(|identity| identity.certificate_pem);
+    if now.as_ref() == Some(&before.certificate_pem) {
+        return Ok(());
+    }
+    let problem = "another identity was installed meanwhile".into();
+    Err(IdentityError::Answer { problem })
 }
 
 /// Off the runtime: it waits for the disk.

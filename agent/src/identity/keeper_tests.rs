@@ -38,6 +38,12 @@ impl Drop for Kept {
 /// A keeper of an identity that is good for `life` from now.
 async fn kept(life: time::Duration) -> Kept {
     let served = Served::start().await;
+    let address = served.address();
+    kept_by(served, address, life).await
+}
+
+/// As [`kept`], of a control plane that is reached at `address`.
+async fn kept_by(served: Served, address: String, life: time::Duration) -> Kept {
     let dir = tempfile::tempdir().unwrap();
     let files = IdentityFiles::new(dir.path());
     let key = KeyPair::generate().unwrap().serialize_pem();
@@ -50,7 +56,7 @@ async fn kept(life: time::Duration) -> Kept {
     drop(lock);
     let identity = files.load().unwrap().unwrap();
     let target = Target {
-        address: served.address(),
+        address,
         node: identity.node_id.clone(),
         source: Source::Own(files.clone()),
         dialer: Dialer::new(Matcher::builder().build()),
@@ -215,4 +221,41 @@ async fn the_last_authority_goes_once_the_control_plane_answers_by_the_next() {
         .unwrap();
     kept.until("stored", |k| k.identity().authorities == both[1..])
         .await;
+}
+
+#[tokio::test]
+async fn what_was_decided_for_one_identity_is_not_stored_for_the_next() {
+    let served = Served::start().await;
+    // Its way leads over us: what comes while it asks can be told exactly.
+    let way = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = format!("https://{}", way.local_addr().unwrap());
+    let onward = served.address().replace("https://", "");
+    let kept = kept_by(served, address, time::Duration::hours(5)).await;
+    let left_behind = Authority::new();
+    let both = [left_behind.der(), kept.served.authority.der()];
+    let lock = kept.files.lock().unwrap();
+    kept.files.store_authorities(&lock, &both).unwrap();
+    drop(lock);
+    let trust = wire::Trust {
+        authority_der: vec![kept.served.authority.der().to_vec()],
+        renew: false,
+    };
+    let proved_by = left_behind.der();
+    kept.orders.send(TrustOrder { trust, proved_by }).await.unwrap();
+
+    let (mut asked, _) = tokio::time::timeout(LIMIT, way.accept()).await.unwrap().unwrap();
+    // Meanwhile: `register --force`, at another control plane.
+    let other = Authority::new();
+    let key = KeyPair::generate().unwrap();
+    let pem = certificate::to_pem(&[other.node("0123456789abcdef0123456789abcdef", &key)]);
+    let lock = kept.files.lock().unwrap();
+    kept.files
+        .install(&lock, &pem, &key.serialize_pem(), &[other.der()], true)
+        .unwrap();
+    drop(lock);
+    let mut onward = tokio::net::TcpStream::connect(onward).await.unwrap();
+    tokio::spawn(async move { tokio::io::copy_bidirectional(&mut asked, &mut onward).await });
+    kept.until("told", |k| !k.problem().is_empty()).await;
+    let now = kept.identity();
+    assert_eq!((now.certificate_pem, now.authorities), (pem, vec![other.der()]));
 }
