@@ -3,8 +3,9 @@
 //! The text is OpenMetrics 1.0, which Prometheus and its relatives read. Names and units follow Prometheus' customs:
 //! base units, `_total`, `_seconds`, `_bytes`.
 
-use std::{fs, time::Duration};
+use std::{fs, sync::OnceLock, time::Duration};
 
+use nix::time::{ClockId, clock_gettime};
 use prometheus_client::{
     collector::Collector,
     encoding::{DescriptorEncoder, EncodeMetric as _},
@@ -103,7 +104,7 @@ struct Seen {
     open_fds: f64,
     max_fds: f64,
     threads: f64,
-    /// Seconds since the Unix epoch; none where a sandbox shows no more of /proc than processes.
+    /// Seconds since the Unix epoch; None: there is no clock for it.
     started: Option<f64>,
     cpu: Duration,
 }
@@ -132,20 +133,21 @@ impl Seen {
             threads: field(20)? as f64,
             started: booted()
                 .zip(field(22))
-                .map(|(booted, after)| booted as f64 + after as f64 / ticks as f64),
+                .map(|(booted, after)| booted.as_secs_f64() + after as f64 / ticks as f64),
             cpu: Duration::from_secs_f64(cpu_ticks as f64 / ticks as f64),
         })
     }
 }
 
-/// When the host was booted, seconds since the Unix epoch.
-fn booted() -> Option<u64> {
-    let stat = fs::read_to_string("/proc/stat").ok()?;
-    stat.lines()
-        .find_map(|line| line.strip_prefix("btime "))?
-        .trim()
-        .parse()
-        .ok()
+/// When the host was booted, since the Unix epoch, by the clocks: a sandbox may show no more of /proc than processes. Found
+/// out once, so that it does not waver with the clock.
+fn booted() -> Option<Duration> {
+    static BOOTED: OnceLock<Option<Duration>> = OnceLock::new();
+    *BOOTED.get_or_init(|| {
+        let now = Duration::from(clock_gettime(ClockId::CLOCK_REALTIME).ok()?);
+        let running = Duration::from(clock_gettime(ClockId::CLOCK_BOOTTIME).ok()?);
+        now.checked_sub(running)
+    })
 }
 
 fn sysconf(name: nix::unistd::SysconfVar) -> Option<u64> {
@@ -168,6 +170,7 @@ mod tests {
             "process_open_fds",
             "process_max_fds",
             "process_threads",
+            "process_start_time_seconds",
             "process_cpu_seconds_total",
         ] {
             assert!(
@@ -181,6 +184,23 @@ mod tests {
         let started = Seen::now().unwrap().started.unwrap();
         assert!((since_1970.as_secs_f64() - started).abs() < 3_600.0, "{started}");
         assert!(text.ends_with("# EOF\n"));
+    }
+
+    /// As with `ProcSubset=pid`: nothing below /proc but processes.
+    #[test]
+    fn a_sandboxed_proc_is_enough() {
+        let script = "mount -t proc -o subset=pid proc /proc && ! test -e /proc/stat && \
+                      exec \"$0\" --exact metrics::tests::a_registry_begins_with_the_build_and_the_process";
+        let done = std::process::Command::new("unshare")
+            .args(["--mount", "sh", "-c", script])
+            .arg(std::env::current_exe().unwrap())
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&done.stdout);
+        assert!(
+            done.status.success() && said.contains("1 passed"),
+            "this test needs root: {done:?}"
+        );
     }
 
     #[test]
