@@ -45,7 +45,7 @@ const STORE_RETRY: Duration = Duration::from_millis(500);
 )]
 pub enum Input {
     Event(Event),
-    /// A timer, and the time it was set for.
+    /// A timer, and the time it was set for, as [`ClockWatch::kept`] has it.
     Timer {
         key: TimerKey,
         due: Millis,
@@ -152,7 +152,10 @@ impl Driver {
             match input {
                 Input::Event(event) => changes.push(self.take(now(), event)),
                 // Its time has come, whatever became of the host's clock since it was set.
-                Input::Timer { key, due } => changes.push(self.take(now().max(due), Event::Timer(key))),
+                Input::Timer { key, due } => {
+                    let due = self.clock.present(due);
+                    changes.push(self.take(now().max(due), Event::Timer(key)));
+                }
                 query => queries.push(query),
             }
         }
@@ -249,7 +252,8 @@ impl Driver {
 
     fn set_timer(&self, key: TimerKey, at: Millis) {
         let delay = u64::try_from(at.0.saturating_sub(now().0)).unwrap_or(0);
-        self.timers.set(key, Duration::from_millis(delay), at);
+        self.timers
+            .set(key, Duration::from_millis(delay), self.clock.kept(at));
     }
 
     fn publish(&self, store_problem: Option<String>) {
@@ -301,6 +305,8 @@ pub struct ClockWatch {
     began: Instant,
     /// What the host's clock said at `began`, as it is set now.
     origin: Millis,
+    /// By how much it was set since.
+    stepped_ms: i64,
 }
 
 impl Default for ClockWatch {
@@ -308,6 +314,7 @@ impl Default for ClockWatch {
         Self {
             began: Instant::now(),
             origin: now(),
+            stepped_ms: 0,
         }
     }
 }
@@ -325,7 +332,18 @@ impl ClockWatch {
             return None;
         }
         self.origin = self.origin.plus(by_ms);
+        self.stepped_ms = self.stepped_ms.saturating_add(by_ms);
         Some(by_ms)
+    }
+
+    /// A time of the present clock as one that never was set would have it: so it can wait while the clock is set.
+    fn kept(&self, at: Millis) -> Millis {
+        at.plus(-self.stepped_ms)
+    }
+
+    /// What was kept, by the present clock.
+    fn present(&self, kept: Millis) -> Millis {
+        kept.plus(self.stepped_ms)
     }
 }
 
@@ -351,6 +369,7 @@ mod tests {
         let mut clock = ClockWatch {
             began: Instant::now(),
             origin: Millis(1_000_000),
+            stepped_ms: 0,
         };
         assert_eq!(clock.step(Millis(1_005_000), 5_000), None);
         assert_eq!(clock.step(Millis(1_010_600), 10_000), None);
@@ -358,5 +377,21 @@ mod tests {
         assert_eq!(clock.step(Millis(1_031_200), 30_000), None);
         assert_eq!(clock.step(Millis(41_200), 40_000), Some(-1_000_000));
         assert_eq!(clock.step(Millis(51_200), 50_000), None);
+    }
+
+    #[test]
+    fn a_timer_that_fires_with_a_step_is_due_by_the_clock_as_it_is_now() {
+        let mut clock = ClockWatch {
+            began: Instant::now(),
+            origin: Millis(10_000_000),
+            stepped_ms: 0,
+        };
+        let kept = clock.kept(Millis(10_030_000));
+        // Set back by an hour, noticed when the timer fires: what follows from it must not wait for that hour.
+        let wall = Millis(10_030_000 - 3_600_000);
+        assert_eq!(clock.step(wall, 30_000), Some(-3_600_000));
+        assert_eq!(wall.max(clock.present(kept)), wall);
+        let later = clock.kept(wall.plus(5_000));
+        assert_eq!(clock.present(later), wall.plus(5_000));
     }
 }

@@ -34,7 +34,7 @@ struct Set {
 }
 
 impl Timers {
-    /// Fires `key` after `delay`, and not before; by the host's present clock that is at `due`.
+    /// Fires `key` after `delay`, and not before; what fires carries `due`.
     pub fn set(&self, key: TimerKey, delay: Duration, due: Millis) {
         let at = Instant::now() + delay;
         {

@@ -41,6 +41,10 @@ pub struct Container {
     pub start_timed_out: bool,
     pub pid: Option<u32>,
     pub started: Option<Millis>,
+    /// As `started`, which was reported, but moved along when the host's clock is set: `startTimeout` counts from here. None
+    /// in a record of an earlier version.
+    #[serde(default)]
+    pub waited_for_since: Option<Millis>,
     pub finished: Option<Millis>,
     pub exit: Option<i32>,
     /// Why it failed, or ended as it did.
@@ -148,6 +152,7 @@ impl Container {
             start_timed_out: false,
             pid: None,
             started: None,
+            waited_for_since: None,
             finished: None,
             exit: None,
             reason: None,
@@ -157,6 +162,14 @@ impl Container {
     /// It ran, whether or not it still does.
     pub fn has_started(&self) -> bool {
         self.started.is_some()
+    }
+
+    /// When those that wait for its end have waited long enough, while it runs.
+    pub fn start_timeout_at(&self, spec: &ContainerSpec) -> Option<Millis> {
+        let since = self.waited_for_since.or(self.started);
+        since
+            .filter(|_| self.life == Life::Running)
+            .map(|since| since.plus(i64::from(spec.start_timeout_ms)))
     }
 
     /// It ended for good without ever having run.
@@ -187,6 +200,7 @@ impl Container {
     /// The start was confirmed.
     pub fn on_started(&mut self, pid: u32, now: Millis) {
         (self.life, self.pid, self.started) = (Life::Running, Some(pid), Some(now));
+        self.waited_for_since = Some(now);
         (self.retry, self.reason, self.uncertain) = (Retry::default(), None, false);
         // The exit of an earlier try, which was undone, is no exit of this process.
         if let Some(exit) = self.early_exit.take() {

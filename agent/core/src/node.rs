@@ -20,7 +20,6 @@ use serde::{Deserialize, Serialize};
 use crate::{
     addresses::Addresses,
     change::Change,
-    container::Life,
     desired::{Millis, Position},
     effect::Lane,
     event::{Completion, Event, Restarted, TimerKey},
@@ -55,7 +54,8 @@ pub struct NodeRecord {
     pub last_sequence: u64,
     pub last_arrival: u64,
     pub addresses: Addresses,
-    /// As which node the position was reached. None in a record of an earlier version, and before the first snapshot.
+    /// As which node the position was reached; before the first snapshot, as which node it was first started. None in a
+    /// record of an earlier version, and before the first start.
     #[serde(default)]
     pub identity: Option<NodeId>,
 }
@@ -272,6 +272,11 @@ impl Node {
             of_task.insert((seen.container.clone(), seen.attempt), seen.state.clone());
         }
         self.answer_for_strangers(restarted, change);
+        // Also before a first snapshot, and where an earlier version wrote the record: a later registration is to be seen.
+        if self.record.identity.is_none() && self.identity.is_some() {
+            self.record.identity.clone_from(&self.identity);
+            change.node = true;
+        }
         let none = BTreeMap::new();
         for (id, task) in &mut self.tasks {
             // First: what the runtime lists after a boot says nothing about how its processes ended.
@@ -498,11 +503,11 @@ fn deadlines(task: &Task, config: &NodeConfig) -> Vec<(TimerKey, Millis)> {
     }
     for spec in &task.spec.containers {
         let container = task.container(&spec.id);
-        if let (Life::Running, Some(started)) = (container.life, container.started)
+        if let Some(at) = container.start_timeout_at(spec)
             && crate::dependency::is_waited_for(&task.spec, &spec.name)
         {
             let key = TimerKey::StartTimeout(id.clone(), spec.id.clone());
-            timers.push((key, started.plus(i64::from(spec.start_timeout_ms))));
+            timers.push((key, at));
         }
     }
     timers

@@ -52,6 +52,7 @@ fn shift(task: &mut Task, by_ms: i64) {
 
 fn shift_container(container: &mut Container, by_ms: i64) {
     shift_at(&mut container.retry.at, by_ms);
+    shift_at(&mut container.waited_for_since, by_ms);
     match &mut container.stop {
         StopStage::NotAsked => {}
         StopStage::Asked { kill_at: at } | StopStage::Killed { again_at: at, .. } => *at = at.plus(by_ms),

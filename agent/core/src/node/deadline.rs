@@ -58,13 +58,13 @@ fn starting(task: &Task) -> Vec<Deadline> {
         if container.life == Life::Waiting {
             deadlines.extend(retried(container.retry.at));
         }
-        if let (Life::Running, Some(started)) = (container.life, container.started)
+        if let Some(at) = container.start_timeout_at(spec)
             && somebody_waits
             && !container.start_timed_out
             && dependency::is_waited_for(&task.spec, &spec.name)
         {
             deadlines.push(Deadline {
-                at: started.plus(i64::from(spec.start_timeout_ms)),
+                at,
                 then: "a container's startTimeout passes: who waits for its end has waited long enough",
             });
         }

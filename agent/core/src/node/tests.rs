@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 
 use super::*;
 use crate::{
-    container::OOM_REASON,
+    container::{Life, OOM_REASON},
     desired::{
         Condition, ContainerSpec, Dependency, DesiredStatus, Limits, LogSpec, NetworkMode, PortMapping,
         Protocol, TaskSpec,

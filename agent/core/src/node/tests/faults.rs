@@ -410,3 +410,78 @@ fn a_confirmation_opens_no_door_to_a_foreign_or_older_store() {
         assert!(ack.refused.is_some() && !ack.confirmable);
     }
 }
+
+#[test]
+fn a_start_timeout_keeps_its_rest_when_the_clock_is_set_and_what_was_reported_stays() {
+    let mut spec = task(1, 0, vec![container(10, "init"), container(11, "main")]);
+    spec.containers[0].essential = false;
+    spec.containers[0].start_timeout_ms = 20_000;
+    spec.containers[1].depends_on.push(Dependency {
+        container: "init".into(),
+        condition: Condition::Success,
+    });
+    let mut node = node();
+    let begin = Millis(10_000_000);
+    run(&mut node, begin, snapshot(1, vec![spec.clone()]));
+    assert_eq!(node.deadline(&spec.id).unwrap().at, begin.plus(20_000));
+    let by_ms = -3_600_000;
+    let change = node.apply(begin.plus(by_ms + 5_000), Event::ClockStepped { by_ms });
+    assert!(change.reports.is_empty(), "{:?}", change.reports);
+    let init = node.task(&spec.id).unwrap().container(&spec.containers[0].id);
+    assert_eq!(init.started, Some(begin));
+    assert_eq!(node.deadline(&spec.id).unwrap().at, begin.plus(by_ms + 20_000));
+    // The next agent sets the timer for the same time.
+    let restarted = Restarted {
+        host_rebooted: false,
+        containers: vec![crate::event::Observed {
+            task: spec.id.clone(),
+            container: spec.containers[0].id.clone(),
+            attempt: Attempt(1),
+            state: crate::event::ObservedState::Running { pid: 1 },
+        }],
+    };
+    let change = node.apply(begin.plus(by_ms + 6_000), Event::Restarted(restarted));
+    let key = TimerKey::StartTimeout(spec.id.clone(), spec.containers[0].id.clone());
+    assert!(
+        change.timers.contains(&(key, begin.plus(by_ms + 20_000))),
+        "{:?}",
+        change.timers
+    );
+}
+
+#[test]
+fn a_record_without_an_identity_has_one_from_the_next_start_on() {
+    let load = |node: &Node, id: &str| {
+        let tasks: Vec<_> = node.tasks().cloned().collect();
+        let record = node.record().clone();
+        Node::load(node.config.clone(), record, tasks, node.ledger().clone()).speaks_for(id.parse().unwrap())
+    };
+    let restart = || {
+        Event::Restarted(Restarted {
+            host_rebooted: false,
+            containers: Vec::new(),
+        })
+    };
+    let (first, second) = ("a".repeat(32), "b".repeat(32));
+    let mut old = node();
+    run(&mut old, Millis(0), snapshot(5, vec![]));
+    old.record.identity = None;
+    let mut upgraded = load(&old, &first);
+    assert!(upgraded.apply(Millis(1), restart()).node, "it is stored");
+    // `register --force`, at a control plane with another store.
+    let mut anew = load(&upgraded, &second);
+    assert!(anew.is_rejoined());
+    anew.apply(Millis(2), restart());
+    let other = Event::Snapshot {
+        position: Position {
+            store_id: "another".into(),
+            epoch: 1,
+            revision: 1,
+        },
+        tasks: Vec::new(),
+        refused: Vec::new(),
+        removals_confirmed: false,
+    };
+    let ack = anew.apply(Millis(3), other).desired_ack.unwrap();
+    assert_eq!(ack.refused, None);
+}
