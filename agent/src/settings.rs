@@ -1,98 +1,58 @@
-//! Owns how the agent's commands are told their settings: which file, what is set on the command line, and what
-//! `config show` and `config validate` answer. Never knows a key.
+//! Owns what the agent's settings are called: its file, its environment, its errors. How they are read and shown is
+//! [`berth_service::settings`]'. Never knows a key.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use berth_service::settings::{Loaded, Origin, Sources};
-use clap::{Args, Subcommand};
+use berth_service::settings::{Daemon, Loaded, Origin};
 
 use crate::config::{Config, ConfigError};
 
-/// Read unless another one is named, and then it need not be there: drop-ins and the environment may say all.
-pub const DEFAULT_FILE: &str = "/etc/berth/agent.toml";
-/// `BERTH_AGENT__RESERVED__CPU_UNITS` is `reserved.cpu_units`.
-pub const ENVIRONMENT_PREFIX: &str = "BERTH_AGENT";
-
 /// What every command takes that needs the settings.
-#[derive(Clone, Debug, Args)]
-pub struct SettingsArgs {
-    /// Configuration file, TOML; drop-ins are in NAME.conf.d beside it
-    #[arg(long, value_name = "FILE", default_value = DEFAULT_FILE, env = "BERTH_AGENT_CONFIG")]
-    pub config: PathBuf,
-    /// Set a key, over files and environment; may be repeated. Not for secrets: arguments can be read by everybody
-    #[arg(long, value_name = "KEY=VALUE")]
-    pub set: Vec<String>,
-}
+pub type SettingsArgs = berth_service::settings::SettingsArgs<Agent>;
+/// `berth-agent config …`
+pub type ConfigCommand = berth_service::settings::ConfigCommand<Agent>;
 
-impl SettingsArgs {
-    /// The settings, checked, with who decided each.
-    ///
-    /// # Errors
-    /// What cannot work, with the place where it is written.
-    pub fn load(&self) -> Result<Loaded<Config>, ConfigError> {
-        load(&self.config, &self.set)
+/// The agent, as far as its settings go.
+#[derive(Clone, Copy, Debug)]
+pub struct Agent;
+
+impl Daemon for Agent {
+    const FILE: &'static str = "/etc/berth/agent.toml";
+    const FILE_VARIABLE: &'static str = "BERTH_AGENT_CONFIG";
+    const ENVIRONMENT_PREFIX: &'static str = "BERTH_AGENT";
+    // Passwords are in files of their own.
+    const SECRETS: &'static [&'static str] = &[];
+    type File = Config;
+    type Config = Config;
+    type Error = ConfigError;
+
+    fn resolve(file: Config) -> Result<Config, ConfigError> {
+        Ok(file)
+    }
+
+    fn check(config: &Config) -> Result<(), ConfigError> {
+        config.check()
+    }
+
+    fn file(config: &Config) -> Config {
+        config.clone()
+    }
+
+    fn key(error: &ConfigError) -> Option<&str> {
+        match error {
+            ConfigError::Value { key, .. } => Some(key),
+            _ => None,
+        }
+    }
+
+    fn at(origin: Origin, error: ConfigError) -> ConfigError {
+        let source = Box::new(error);
+        ConfigError::At { origin, source }
     }
 }
 
 pub(crate) fn load(file: &Path, sets: &[String]) -> Result<Loaded<Config>, ConfigError> {
-    let sources = Sources {
-        file: file.into(),
-        file_required: file != Path::new(DEFAULT_FILE),
-        environment_prefix: ENVIRONMENT_PREFIX,
-        sets: sets.to_vec(),
-        // Passwords are in files of their own.
-        secrets: &[],
-    };
-    let loaded = sources.load::<Config>()?;
-    match loaded.value.check() {
-        Ok(()) => Ok(loaded),
-        Err(error) => Err(located(&loaded, error)),
-    }
-}
-
-/// A value that cannot be used, with the place where it is written.
-fn located(loaded: &Loaded<Config>, error: ConfigError) -> ConfigError {
-    let ConfigError::Value { key, .. } = &error else {
-        return error;
-    };
-    match loaded.origin(key) {
-        Origin::Default => error,
-        origin => ConfigError::At {
-            origin,
-            source: Box::new(error),
-        },
-    }
-}
-
-/// `berth-agent config …`
-#[derive(Clone, Debug, Subcommand)]
-pub enum ConfigCommand {
-    /// Check the settings without starting anything: exit code 0, or 78 and what is wrong
-    Validate {
-        #[command(flatten)]
-        settings: SettingsArgs,
-    },
-    /// Print the settings in effect, as TOML
-    Show {
-        /// With who decided each: default, file and line, environment variable, or --set
-        #[arg(long)]
-        origin: bool,
-        #[command(flatten)]
-        settings: SettingsArgs,
-    },
-}
-
-impl ConfigCommand {
-    /// What to print.
-    ///
-    /// # Errors
-    /// Settings that cannot work.
-    pub fn run(&self) -> Result<String, ConfigError> {
-        match self {
-            Self::Validate { settings } => settings.load().map(|_| "the configuration is valid\n".into()),
-            Self::Show { origin, settings } => Ok(settings.load()?.show(*origin)?),
-        }
-    }
+    SettingsArgs::new(file, sets).load()
 }
 
 #[cfg(test)]

@@ -2,7 +2,10 @@
 
 #![allow(clippy::unwrap_used)]
 
-use std::collections::{BTreeMap, BTreeSet};
+#[path = "../../service/tests/documented/mod.rs"]
+mod documented;
+
+use std::collections::BTreeMap;
 
 use berth_agent::config::Config;
 use serde_json::Value;
@@ -72,93 +75,14 @@ fn in_code() -> BTreeMap<String, String> {
     keys.into_iter().map(default).collect()
 }
 
-/// Key and default, as the page's table has them.
-fn in_page(section: &str) -> BTreeMap<String, String> {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/configuration.md");
-    let page = std::fs::read_to_string(path).unwrap();
-    let (_, rest) = page
-        .split_once(&format!("\n## {section}\n"))
-        .expect("the section");
-    let section = rest.split("\n## ").next().unwrap();
-    let (_, table) = section
-        .split_once("\n| key | type | default |")
-        .expect("the table of keys");
-    let rows = table.lines().skip(2).take_while(|line| line.starts_with('|'));
-    rows.map(|row| {
-        let cells: Vec<&str> = row.split('|').map(|cell| cell.trim().trim_matches('`')).collect();
-        (cells[1].to_owned(), cells[3].to_owned())
-    })
-    .collect()
-}
-
 #[test]
 fn every_key_is_documented_with_its_default() {
-    assert_eq!(in_page("Agent"), in_code());
-}
-
-/// The packaged file: keys at their defaults (`#key = value`) with the value, and examples (`# key = value`). Those below
-/// `# [[table]]` are keys of its entries.
-fn in_file(name: &str) -> (BTreeMap<String, String>, BTreeSet<String>) {
-    let path = format!("{}/../packaging/config/{name}", env!("CARGO_MANIFEST_DIR"));
-    let text = std::fs::read_to_string(path).unwrap();
-    let (mut defaults, mut examples, mut table) = (BTreeMap::new(), BTreeSet::new(), String::new());
-    let is_key = |key: &str| {
-        !key.is_empty()
-            && key
-                .bytes()
-                .all(|b| b.is_ascii_lowercase() || b"_.0123456789".contains(&b))
-    };
-    for line in text.lines() {
-        if let Some(inner) = line.strip_prefix("# [[").and_then(|line| line.strip_suffix("]]")) {
-            table = format!("{inner}[].");
-        }
-        let Some((key, value)) = line.split_once(" = ") else {
-            continue;
-        };
-        if let Some(key) = key.strip_prefix("# ").filter(|key| is_key(key)) {
-            examples.insert(format!("{table}{key}"));
-        } else if let Some(key) = key.strip_prefix('#').filter(|key| is_key(key)) {
-            defaults.insert(key.to_owned(), value.to_owned());
-        }
-    }
-    (defaults, examples)
-}
-
-/// The packaged file with every setting uncommented, examples left out.
-fn uncommented(name: &str) -> String {
-    let path = format!("{}/../packaging/config/{name}", env!("CARGO_MANIFEST_DIR"));
-    let text = std::fs::read_to_string(path).unwrap();
-    let line = |line: &str| match line.strip_prefix('#') {
-        Some(setting) if !setting.is_empty() && !setting.starts_with(' ') => format!("{setting}\n"),
-        _ => format!("{line}\n"),
-    };
-    text.lines().map(line).collect()
+    assert_eq!(documented::in_page("Agent"), in_code());
 }
 
 #[test]
 fn the_packaged_file_has_every_key() {
-    let (defaults, examples) = in_file("agent.toml");
-    for (key, default) in in_code() {
-        if matches!(default.as_str(), "required" | "none") {
-            assert!(
-                examples.contains(&key),
-                "# {key} = … is missing in packaging/config/agent.toml"
-            );
-        } else {
-            assert_eq!(
-                defaults.get(&key),
-                Some(&default),
-                "{key} in packaging/config/agent.toml"
-            );
-        }
-    }
-    let known = in_code();
-    for key in defaults.keys().chain(&examples) {
-        assert!(
-            known.contains_key(key),
-            "{key} in packaging/config/agent.toml is no key"
-        );
-    }
+    documented::assert_packaged("agent.toml", &in_code());
 }
 
 #[test]
@@ -170,7 +94,7 @@ fn the_packaged_file_uncommented_is_the_defaults() {
         serde_json::to_value(all.try_into::<Config>().unwrap()).unwrap()
     };
     assert_eq!(
-        with_required(uncommented("agent.toml")),
+        with_required(documented::uncommented("agent.toml")),
         with_required(String::new())
     );
 }

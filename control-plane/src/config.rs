@@ -94,7 +94,7 @@ pub struct Config {
 /// The file, as it is written. Every field has a default.
 #[derive(Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
-pub(crate) struct ConfigFile {
+pub struct ConfigFile {
     state_dir: Option<PathBuf>,
     run_dir: Option<PathBuf>,
     metrics_listen: Option<SocketAddr>,

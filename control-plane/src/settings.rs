@@ -1,118 +1,57 @@
-//! Owns how the control plane's commands are told their settings: which file, what is set on the command line, and
-//! what `config show` and `config validate` answer. Never knows a key but the secret ones.
+//! Owns what the control plane's settings are called: its file, its environment, its errors. How they are read and shown
+//! is [`berth_service::settings`]'. Never knows a key but the secret ones.
 
-use std::{
-    os::unix::fs::PermissionsExt as _,
-    path::{Path, PathBuf},
-};
+use std::path::Path;
 
-use berth_service::settings::{Loaded, Origin, Sources};
-use clap::{Args, Subcommand};
+use berth_service::settings::{Daemon, Loaded, Origin};
 
 use crate::config::{Config, ConfigError, ConfigFile};
 
-/// Read unless another one is named, and then it need not be there: drop-ins and the environment may say all.
-pub const DEFAULT_FILE: &str = "/etc/berth/control-plane.toml";
-/// `BERTH_CONTROL_PLANE__REGION` is `region`.
-pub const ENVIRONMENT_PREFIX: &str = "BERTH_CONTROL_PLANE";
-const SECRETS: &[&str] = &["keys[].secret_access_key"];
-
 /// What every command takes that needs the settings.
-#[derive(Clone, Debug, Args)]
-pub struct SettingsArgs {
-    /// Configuration file, TOML; drop-ins are in NAME.conf.d beside it
-    #[arg(long, value_name = "FILE", default_value = DEFAULT_FILE, env = "BERTH_CONTROL_PLANE_CONFIG")]
-    pub config: PathBuf,
-    /// Set a key, over files and environment; may be repeated. Not for secrets: arguments can be read by everybody
-    #[arg(long, value_name = "KEY=VALUE")]
-    pub set: Vec<String>,
-}
+pub type SettingsArgs = berth_service::settings::SettingsArgs<ControlPlane>;
+/// `berth-control-plane config …`
+pub type ConfigCommand = berth_service::settings::ConfigCommand<ControlPlane>;
 
-impl SettingsArgs {
-    /// The settings, checked, with who decided each.
-    ///
-    /// # Errors
-    /// What cannot work, with the place where it is written.
-    pub fn load(&self) -> Result<Loaded<Config>, ConfigError> {
-        load(&self.config, &self.set)
+/// The control plane, as far as its settings go.
+#[derive(Clone, Copy, Debug)]
+pub struct ControlPlane;
+
+impl Daemon for ControlPlane {
+    const FILE: &'static str = "/etc/berth/control-plane.toml";
+    const FILE_VARIABLE: &'static str = "BERTH_CONTROL_PLANE_CONFIG";
+    const ENVIRONMENT_PREFIX: &'static str = "BERTH_CONTROL_PLANE";
+    const SECRETS: &'static [&'static str] = &["keys[].secret_access_key"];
+    type File = ConfigFile;
+    type Config = Config;
+    type Error = ConfigError;
+
+    fn resolve(file: ConfigFile) -> Result<Config, ConfigError> {
+        file.resolve()
+    }
+
+    fn check(config: &Config) -> Result<(), ConfigError> {
+        config.check()
+    }
+
+    fn file(config: &Config) -> ConfigFile {
+        ConfigFile::of(config)
+    }
+
+    fn key(error: &ConfigError) -> Option<&str> {
+        match error {
+            ConfigError::Invalid { key, .. } => Some(key),
+            _ => None,
+        }
+    }
+
+    fn at(origin: Origin, error: ConfigError) -> ConfigError {
+        let source = Box::new(error);
+        ConfigError::At { origin, source }
     }
 }
 
 pub(crate) fn load(file: &Path, sets: &[String]) -> Result<Loaded<Config>, ConfigError> {
-    let sources = Sources {
-        file: file.into(),
-        file_required: file != Path::new(DEFAULT_FILE),
-        environment_prefix: ENVIRONMENT_PREFIX,
-        sets: sets.to_vec(),
-        secrets: SECRETS,
-    };
-    let loaded = sources.load::<ConfigFile>()?.try_map(ConfigFile::resolve)?;
-    if let Err(error) = loaded.value.check() {
-        return Err(located(&loaded, error));
-    }
-    for path in loaded.secret_files() {
-        warn_if_exposed(&path);
-    }
-    Ok(loaded)
-}
-
-/// A value that cannot be used, with the place where it is written.
-fn located(loaded: &Loaded<Config>, error: ConfigError) -> ConfigError {
-    let ConfigError::Invalid { key, .. } = &error else {
-        return error;
-    };
-    match loaded.origin(key) {
-        Origin::Default => error,
-        origin => ConfigError::At {
-            origin,
-            source: Box::new(error),
-        },
-    }
-}
-
-/// The file holds secret keys. A group may be meant to read it; everybody is not.
-fn warn_if_exposed(path: &Path) {
-    let mode = std::fs::metadata(path).map_or(0, |metadata| metadata.permissions().mode() & 0o7777);
-    if mode & 0o004 != 0 {
-        let path = path.display();
-        tracing::warn!(
-            "{path} holds secret keys and everybody can read it (mode {mode:04o}): run `chmod o-r {path}`"
-        );
-    }
-}
-
-/// `berth-control-plane config …`
-#[derive(Clone, Debug, Subcommand)]
-pub enum ConfigCommand {
-    /// Check the settings without starting anything: exit code 0, or 78 and what is wrong
-    Validate {
-        #[command(flatten)]
-        settings: SettingsArgs,
-    },
-    /// Print the settings in effect, as TOML; secrets are left out
-    Show {
-        /// With who decided each: default, file and line, environment variable, or --set
-        #[arg(long)]
-        origin: bool,
-        #[command(flatten)]
-        settings: SettingsArgs,
-    },
-}
-
-impl ConfigCommand {
-    /// What to print.
-    ///
-    /// # Errors
-    /// Settings that cannot work.
-    pub fn run(&self) -> Result<String, ConfigError> {
-        match self {
-            Self::Validate { settings } => settings.load().map(|_| "the configuration is valid\n".into()),
-            Self::Show { origin, settings } => {
-                let shown = settings.load()?.map(|config| ConfigFile::of(&config));
-                Ok(shown.show(*origin)?)
-            }
-        }
-    }
+    SettingsArgs::new(file, sets).load()
 }
 
 #[cfg(test)]
@@ -124,10 +63,10 @@ mod tests {
     fn command(dir: &tempfile::TempDir, set: &[&str]) -> ConfigCommand {
         ConfigCommand::Show {
             origin: true,
-            settings: SettingsArgs {
-                config: dir.path().join("cp.toml"),
-                set: set.iter().map(|set| (*set).to_owned()).collect(),
-            },
+            settings: SettingsArgs::new(
+                &dir.path().join("cp.toml"),
+                &set.iter().map(|set| (*set).to_owned()).collect::<Vec<_>>(),
+            ),
         }
     }
 

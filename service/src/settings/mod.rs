@@ -4,6 +4,7 @@
 //! Each value keeps its origin, so that what is wrong is reported with the file and line (or variable) where it was
 //! written, and `config show --origin` can say who decided what.
 
+mod command;
 mod deserialize;
 mod error;
 mod layers;
@@ -21,8 +22,11 @@ use std::{
 
 use serde::de::DeserializeOwned;
 
-pub use self::error::SettingsError;
 use self::tree::Node;
+pub use self::{
+    command::{ConfigCommand, Daemon, SettingsArgs},
+    error::SettingsError,
+};
 
 /// Largest settings file, bytes.
 pub const FILE_BYTES_MAX: u64 = 1 << 20;

@@ -7,16 +7,11 @@ use super::{joining::Host, *};
 use crate::audit::{AUDIT_FILE, Audit, Listing};
 
 async fn plane_with(audit: Audit) -> Plane {
-    let plane = Plane::start().await;
     let audited = LinkConfig {
         audit: Some(audit),
         ..config(SOON)
     };
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let server = LinkServer::start(listener, plane.authority.clone(), plane.store.clone(), audited)
-        .await
-        .unwrap();
-    Plane { server, ..plane }
+    Plane::serving(audited).await
 }
 
 #[tokio::test]

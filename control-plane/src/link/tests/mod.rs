@@ -75,6 +75,16 @@ impl Plane {
         }
     }
 
+    /// One whose listener is configured so.
+    pub(super) async fn serving(config: LinkConfig) -> Self {
+        let plane = Self::start().await;
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let server = LinkServer::start(listener, plane.authority.clone(), plane.store.clone(), config)
+            .await
+            .unwrap();
+        Self { server, ..plane }
+    }
+
     pub(super) fn identity(&self, node: &str) -> NodeIdentity {
         self.authority.issue_node(node, CLUSTER).unwrap()
     }

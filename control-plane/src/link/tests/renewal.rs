@@ -52,16 +52,11 @@ async fn a_renewed_certificate_is_for_the_same_node_and_the_link_goes_on() {
 
 #[tokio::test]
 async fn a_link_lives_as_long_as_its_node_renews() {
-    let plane = Plane::start().await;
     let short = LinkConfig {
         certificate_lifetime: Duration::from_secs(3),
         ..config(SOON)
     };
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let server = LinkServer::start(listener, plane.authority.clone(), plane.store.clone(), short)
-        .await
-        .unwrap();
-    let plane = Plane { server, ..plane };
+    let plane = Plane::serving(short).await;
     let (host, token) = (Host::new(), plane.token(|_| {}).await);
     let joined = plane.join(&host, &token).await.unwrap();
     let mut identity = host.identity(&plane, &joined.certificate_der);
@@ -102,17 +97,11 @@ async fn a_bad_request_is_refused_and_a_flood_of_renewals_too() {
 
 #[tokio::test]
 async fn an_expired_certificate_is_worth_nothing_even_on_a_connection_that_is_open() {
-    let directory = tempfile::tempdir().unwrap();
-    let plane = Plane::start().await;
     let short = LinkConfig {
         certificate_lifetime: Duration::from_secs(2),
         ..config(SOON)
     };
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let server = LinkServer::start(listener, plane.authority.clone(), plane.store.clone(), short)
-        .await
-        .unwrap();
-    let plane = Plane { server, ..plane };
+    let plane = Plane::serving(short).await;
     let (host, token) = (Host::new(), plane.token(|_| {}).await);
     let joined = plane.join(&host, &token).await.unwrap();
     let identity = host.identity(&plane, &joined.certificate_der);
@@ -138,5 +127,4 @@ async fn an_expired_certificate_is_worth_nothing_even_on_a_connection_that_is_op
     let status = timeout(Duration::from_secs(2), link.end()).await.unwrap();
     assert_eq!(status.code(), Code::Unauthenticated, "{status:?}");
     assert!(status.message().contains("has expired"), "{status:?}");
-    drop(directory);
 }

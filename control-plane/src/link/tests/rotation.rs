@@ -227,16 +227,11 @@ fn what_earlier_control_planes_wrote_of_a_certificate_is_read() {
 
 #[tokio::test]
 async fn the_listeners_certificate_is_remade_before_it_ends() {
-    let plane = Plane::start().await;
     let short = LinkConfig {
         server_lifetime: Some(Duration::from_secs(3)),
         ..config(SOON)
     };
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let server = LinkServer::start(listener, plane.authority.clone(), plane.store.clone(), short)
-        .await
-        .unwrap();
-    let plane = Plane { server, ..plane };
+    let plane = Plane::serving(short).await;
     let mut link = plane.connect(&id('a')).await;
     let first = shown_chain(&plane).await;
     tokio::time::sleep(Duration::from_millis(3_500)).await;
