@@ -101,15 +101,16 @@ fn main() -> ExitCode {
 
 /// Exit code 0: tasks can run here; 1: there are problems.
 fn examine(settings: &SettingsArgs, json: bool) -> ExitCode {
-    let config = match settings.load() {
-        Ok(loaded) => loaded.value,
-        Err(error) => return refuse(&error),
-    };
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return refuse(&error),
     };
-    let report = runtime.block_on(doctor::examine(&config));
+    let report = runtime.block_on(async {
+        match settings.load() {
+            Ok(loaded) => doctor::examine(&loaded.value).await,
+            Err(error) => doctor::examine_without_settings(&error).await,
+        }
+    });
     if json {
         match serde_json::to_string_pretty(&report) {
             Ok(text) => println!("{text}"),

@@ -16,7 +16,10 @@ use std::{fmt, time::Duration};
 use futures_util::future::join_all;
 use serde::Serialize;
 
-use crate::config::Config;
+use crate::{
+    config::{Config, ConfigError},
+    sys::Chain,
+};
 
 /// One check takes no longer.
 const CHECK_DEADLINE: Duration = Duration::from_secs(15);
@@ -118,15 +121,41 @@ impl fmt::Display for Report {
 
 /// Looks at everything: this host as `config` would use it, and the control plane it names.
 pub async fn examine(config: &Config) -> Report {
-    let checks: Vec<(&'static str, Checks<'_>)> = vec![
+    let mut checks = of_the_host(config);
+    checks.push(("identity", Box::pin(identity::check(config))));
+    Report {
+        findings: bounded(checks).await,
+    }
+}
+
+/// Looks at the host with the defaults, where the settings cannot be used: what they lack is the first finding.
+pub async fn examine_without_settings(error: &ConfigError) -> Report {
+    let advice = "join a control plane with the command that `berth token create` prints, or mend the file; \
+                  `berth-agent config validate` checks it. What follows was looked at with the defaults";
+    let mut findings = vec![Finding::problem(
+        "configuration",
+        Chain(error).to_string(),
+        advice,
+    )];
+    // The one key without a default; nothing asks for it here.
+    if let Ok(defaults) = toml::from_str::<Config>("control_plane = 'https://none.invalid'") {
+        findings.extend(bounded(of_the_host(&defaults)).await);
+    }
+    Report { findings }
+}
+
+fn of_the_host(config: &Config) -> Vec<(&'static str, Checks<'_>)> {
+    vec![
         ("host", Box::pin(async { host::check(config) })),
         ("cgroups", Box::pin(async { cgroups::check() })),
         ("storage", Box::pin(async { storage::check(config) })),
         ("containerd", Box::pin(containerd::check(config))),
         ("network", Box::pin(network::check(config))),
         ("conflicts", Box::pin(async { conflicts::check() })),
-        ("identity", Box::pin(identity::check(config))),
-    ];
+    ]
+}
+
+async fn bounded(checks: Vec<(&'static str, Checks<'_>)>) -> Vec<Finding> {
     let bounded = checks.into_iter().map(|(subject, check)| async move {
         match tokio::time::timeout(CHECK_DEADLINE, check).await {
             Ok(findings) => findings,
@@ -137,9 +166,7 @@ pub async fn examine(config: &Config) -> Report {
             )],
         }
     });
-    Report {
-        findings: join_all(bounded).await.into_iter().flatten().collect(),
-    }
+    join_all(bounded).await.into_iter().flatten().collect()
 }
 
 type Checks<'a> = std::pin::Pin<Box<dyn Future<Output = Vec<Finding>> + Send + 'a>>;
@@ -165,6 +192,21 @@ mod tests {
             "{text}"
         );
         assert_eq!(lines.last(), Some(&"1 ok, 1 warnings, 1 problems"));
+    }
+
+    #[tokio::test]
+    async fn without_settings_the_host_is_looked_at_all_the_same() {
+        let nothing = crate::settings::load(std::path::Path::new("/nonexistent/agent.toml"), &[]);
+        let report = examine_without_settings(&nothing.unwrap_err()).await;
+        let checks: Vec<_> = report.findings.iter().map(|finding| finding.check).collect();
+        assert_eq!(checks[0], "configuration");
+        assert!(
+            checks.contains(&"kernel")
+                && checks.contains(&"containerd")
+                && !checks.contains(&"control plane"),
+            "{checks:?}"
+        );
+        assert_eq!(report.outcome(), Outcome::Problem);
     }
 
     #[test]
