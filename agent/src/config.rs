@@ -167,18 +167,8 @@ impl Config {
                 problem: problem.into(),
             })
         };
-        let name = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
-        let begins = self
-            .instance
-            .as_bytes()
-            .first()
-            .is_some_and(u8::is_ascii_lowercase);
-        if !begins || self.instance.len() > 16 || !self.instance.bytes().all(name) {
-            return bad(
-                "instance",
-                &self.instance,
-                "must be 1 to 16 of a-z, 0-9 and -, beginning with a letter",
-            );
+        if let Err(problem) = check_instance(&self.instance) {
+            return bad("instance", &self.instance, problem);
         }
         if let Some(id) = &self.node_id
             && id.parse::<NodeId>().is_err()
@@ -249,7 +239,7 @@ impl Config {
 
     /// The cgroup that holds the tasks' cgroups.
     pub fn cgroup_parent(&self) -> String {
-        let default = || format!("/{}.slice", self.instance);
+        let default = || default_cgroup_parent(&self.instance);
         self.cgroup_parent.clone().unwrap_or_else(default)
     }
 
@@ -297,6 +287,20 @@ pub fn read_secret(path: &Path) -> Result<String, ConfigError> {
         .map_err(read)?
         .trim_end_matches(['\r', '\n'])
         .to_owned())
+}
+
+/// Whether every host-global name can be made from it.
+pub(crate) fn check_instance(name: &str) -> Result<(), &'static str> {
+    let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
+    if name.starts_with(|c: char| c.is_ascii_lowercase()) && name.len() <= 16 && name.bytes().all(plain) {
+        return Ok(());
+    }
+    Err("must be 1 to 16 of a-z, 0-9 and -, beginning with a letter")
+}
+
+/// A slice of systemd's.
+pub(crate) fn default_cgroup_parent(instance: &str) -> String {
+    format!("/{instance}.slice")
 }
 
 pub(crate) fn default_instance() -> String {

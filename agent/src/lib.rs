@@ -25,6 +25,7 @@ pub mod link;
 pub mod logs;
 pub mod metrics;
 pub mod observe;
+pub mod place;
 pub mod purge;
 pub mod service;
 pub mod settings;

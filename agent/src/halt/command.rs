@@ -6,10 +6,7 @@ use std::{path::PathBuf, process::ExitCode, time::Duration};
 use berth_service::{EXIT_CONFIG, EXIT_FAILED, EXIT_USAGE};
 
 use super::halt;
-use crate::{
-    purge::{Settings, confirmed},
-    sys::Chain,
-};
+use crate::{place::Place, purge::confirmed, sys::Chain};
 
 /// Arguments of the command.
 #[derive(Debug, clap::Args)]
@@ -28,13 +25,13 @@ pub struct Halt {
 impl Halt {
     /// Does it.
     pub fn run(self) -> ExitCode {
-        let settings = match Settings::load(&self.config) {
-            Ok(settings) => settings,
+        let place = match Place::load(&self.config) {
+            Ok(place) => place,
             Err(error) => return fail(&*error, EXIT_CONFIG),
         };
         let question = format!(
             "End every task of instance {} on this host, as for its shutdown?",
-            settings.instance
+            place.instance
         );
         if !self.yes && !confirmed("halt", &question) {
             return ExitCode::from(EXIT_USAGE);
@@ -43,9 +40,9 @@ impl Halt {
             Ok(runtime) => runtime,
             Err(error) => return fail(&error, EXIT_FAILED),
         };
-        match runtime.block_on(halt(&settings, Duration::from_secs(self.within.into()))) {
+        match runtime.block_on(halt(&place, Duration::from_secs(self.within.into()))) {
             Ok(()) => {
-                tracing::info!(instance = settings.instance, "no task runs any more");
+                tracing::info!(instance = place.instance, "no task runs any more");
                 ExitCode::SUCCESS
             }
             Err(error) => fail(&*error, EXIT_FAILED),

@@ -23,7 +23,8 @@ use crate::{
         cgroups::Cgroups,
         runtime::{self, ListedContainer, Runtime},
     },
-    purge::{self, Settings},
+    place::Place,
+    purge,
     sys::Chain,
 };
 
@@ -42,21 +43,21 @@ const POLL: Duration = Duration::from_millis(50);
 ///
 /// # Errors
 /// An agent runs, and nothing was changed; or processes that could not be ended.
-pub async fn halt(settings: &Settings, within: Duration) -> anyhow::Result<()> {
-    purge::refuse_beside_an_agent(settings)?;
+pub async fn halt(place: &Place, within: Duration) -> anyhow::Result<()> {
+    purge::refuse_beside_an_agent(place)?;
     let deadline = Instant::now() + within;
-    let cgroups = Cgroups::left_behind(&settings.cgroup_parent())?;
+    let cgroups = Cgroups::left_behind(&place.cgroup_parent())?;
     if with_processes(&cgroups)?.is_empty() {
         return Ok(());
     }
     // First: an agent that is started when half is done must not take the ended half for failed.
-    if let Err(error) = boot::end(&settings.run_dir) {
-        tracing::warn!(run_dir = %settings.run_dir.display(), %error, "cannot note the halt: an agent that is started before the next boot takes its tasks for failed");
+    if let Err(error) = boot::end(&place.run_dir) {
+        tracing::warn!(run_dir = %place.run_dir.display(), %error, "cannot note the halt: an agent that is started before the next boot takes its tasks for failed");
     }
     let patience = CONTAINERD_LIMIT.min(within / CONTAINERD_SHARE);
-    match runtime::connect(&settings.containerd_address, patience, |_| {}).await {
+    match runtime::connect(&place.containerd_address, patience, |_| {}).await {
         Ok(channel) => {
-            let runtime = Runtime::new(channel, purge::runtime_config(settings));
+            let runtime = Runtime::new(channel, purge::runtime_config(place));
             if let Err(error) = end_containers(&runtime, deadline).await {
                 tracing::warn!(error = %Chain(error.as_ref()), "containerd does not say what runs; ending tasks by their cgroups");
             }

@@ -41,6 +41,15 @@ pub struct IdentityFiles {
 #[derive(Debug)]
 pub struct Lock(#[expect(dead_code, reason = "held, not used")] Flock<fs::File>);
 
+/// What there was of an identity's files.
+#[derive(Clone, Debug)]
+pub struct Before {
+    /// Those of the directories above them that were missing, the innermost first.
+    directories: Vec<PathBuf>,
+    lock: bool,
+    pending: bool,
+}
+
 impl IdentityFiles {
     pub fn new(state_dir: &Path) -> Self {
         Self {
@@ -73,25 +82,65 @@ impl IdentityFiles {
         Identity::from_pem(certificate_pem, read(KEY)?.0, &read(AUTHORITY)?.0, since).map(Some)
     }
 
+    /// What there is before a change, for [`IdentityFiles::undo`].
+    pub fn before(&self) -> Before {
+        let missing = |path: &&Path| !path.exists();
+        let above = self.directory.ancestors().skip(1);
+        Before {
+            directories: above.take_while(missing).map(Path::to_path_buf).collect(),
+            lock: self.beside("lock").exists(),
+            pending: self.beside("join").exists(),
+        }
+    }
+
+    /// Takes away what was made since `before`, when nothing came of it.
+    pub fn undo(&self, lock: Lock, before: &Before) -> Result<(), IdentityError> {
+        if !before.pending {
+            self.forget_pending(&lock)?;
+        }
+        if !before.lock {
+            let path = self.beside("lock");
+            remove_file(&path).map_err(self.failed("remove", &path))?;
+        }
+        drop(lock);
+        for directory in &before.directories {
+            match fs::remove_dir(directory) {
+                // Somebody else has found a use for it.
+                Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => break,
+                removed => ignore_missing(removed).map_err(self.failed("remove", directory))?,
+            }
+        }
+        Ok(())
+    }
+
     /// Waits for nobody.
     pub fn lock(&self) -> Result<Lock, IdentityError> {
         let path = self.beside("lock");
         if let Some(parent) = path.parent() {
             make_directory(parent).map_err(self.failed("make directory", parent))?;
         }
-        let file = fs::OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(PRIVATE_FILE)
-            .open(&path)
-            .map_err(self.failed("open", &path))?;
-        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-            Ok(lock) => Ok(Lock(lock)),
-            Err((_, nix::Error::EWOULDBLOCK)) => Err(IdentityError::Busy {
-                directory: self.directory.clone(),
-            }),
-            Err((_, error)) => Err(self.failed("lock", &path)(error.into())),
+        loop {
+            let file = fs::OpenOptions::new()
+                .write(true)
+                .create(true)
+                .truncate(false)
+                .mode(PRIVATE_FILE)
+                .open(&path)
+                .map_err(self.failed("open", &path))?;
+            let lock = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+                Ok(lock) => lock,
+                Err((_, nix::Error::EWOULDBLOCK)) => {
+                    return Err(IdentityError::Busy {
+                        directory: self.directory.clone(),
+                    });
+                }
+                Err((_, error)) => return Err(self.failed("lock", &path)(error.into())),
+            };
+            // Who had it before may have taken the file away: the next command would lock another one.
+            let held = lock.metadata().map_err(self.failed("look at", &path))?.ino();
+            if fs::metadata(&path).is_ok_and(|named| named.ino() == held) {
+                return Ok(Lock(lock));
+            }
         }
     }
 

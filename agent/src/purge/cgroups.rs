@@ -15,9 +15,10 @@ use nix::{
     unistd::Pid,
 };
 
-use super::{Outcome, POLL, STOP_GRACE, Settings};
+use super::{Outcome, POLL, STOP_GRACE};
 use crate::{
     effects::cgroups::{CgroupError, Cgroups},
+    place::Place,
     sys::Chain,
 };
 
@@ -40,12 +41,12 @@ pub(crate) fn tasks(cgroups: &Cgroups) -> anyhow::Result<Vec<TaskId>> {
 }
 
 /// The instance's cgroups; `None` where no cgroup file system is mounted, which `outcome` is told.
-pub(super) fn open(settings: &Settings, outcome: &mut Outcome) -> Option<Cgroups> {
-    match Cgroups::left_behind(&settings.cgroup_parent()) {
+pub(super) fn open(place: &Place, outcome: &mut Outcome) -> Option<Cgroups> {
+    match Cgroups::left_behind(&place.cgroup_parent()) {
         Ok(cgroups) => return Some(cgroups),
         Err(error @ CgroupError::NotMounted) => {
             let advice = format!("{}: mount cgroups, or reboot, and repeat this", Chain(&error));
-            outcome.unseen(settings, "cgroups", &advice);
+            outcome.unseen(place, "cgroups", &advice);
         }
         Err(error) => outcome.note("cgroups", Err(error.into())),
     }
@@ -53,11 +54,11 @@ pub(super) fn open(settings: &Settings, outcome: &mut Outcome) -> Option<Cgroups
 }
 
 /// The stop signal, a grace, SIGKILL; then the shims and loggers, and what they had mounted.
-pub(super) async fn end_processes(settings: &Settings, outcome: &mut Outcome) {
-    if let Some(cgroups) = open(settings, outcome) {
+pub(super) async fn end_processes(place: &Place, outcome: &mut Outcome) {
+    if let Some(cgroups) = open(place, outcome) {
         outcome.note("processes", end_below(&cgroups, STOP_GRACE).await.map(drop));
     }
-    outcome.note("mounts", unmount(&settings.instance));
+    outcome.note("mounts", unmount(&place.instance));
 }
 
 /// Ends what is in the tasks' cgroups: SIGTERM for the containers' processes and SIGKILL after `grace`; then the shims, and

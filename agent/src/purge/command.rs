@@ -7,8 +7,8 @@ use std::{
     process::ExitCode,
 };
 
-use super::{Settings, Through, purge};
-use crate::sys::Chain;
+use super::{Through, purge};
+use crate::{place::Place, sys::Chain};
 
 const EXIT_USAGE: u8 = berth_service::EXIT_USAGE;
 const EXIT_CONFIG: u8 = berth_service::EXIT_CONFIG;
@@ -30,14 +30,15 @@ pub struct Purge {
 impl Purge {
     /// Does it.
     pub fn run(self) -> ExitCode {
-        let settings = match Settings::load(&self.config) {
-            Ok(settings) => settings,
+        let loaded = Place::load(&self.config).and_then(|place| place.check_removable().map(|()| place));
+        let place = match loaded {
+            Ok(place) => place,
             Err(error) => return fail(&*error, EXIT_CONFIG),
         };
         let question = format!(
             "End every task of instance {} on this host, and remove its images, logs, identity and {}?",
-            settings.instance,
-            settings.state_dir.display()
+            place.instance,
+            place.state_dir.display()
         );
         if !self.yes && !confirmed("purge", &question) {
             return ExitCode::from(EXIT_USAGE);
@@ -51,7 +52,7 @@ impl Purge {
             Ok(runtime) => runtime,
             Err(error) => return fail(&error, berth_service::EXIT_FAILED),
         };
-        match runtime.block_on(purge(&settings, through)) {
+        match runtime.block_on(purge(&place, through)) {
             Ok(unseen) => {
                 let nothing = if unseen.is_empty() {
                     "nothing"
@@ -61,7 +62,7 @@ impl Purge {
                 for line in unseen {
                     println!("not looked at: {line}");
                 }
-                println!("instance {}: {nothing} is left on this host", settings.instance);
+                println!("instance {}: {nothing} is left on this host", place.instance);
                 ExitCode::SUCCESS
             }
             Err(error) => fail(&*error, berth_service::EXIT_FAILED),

@@ -5,7 +5,6 @@
 pub(crate) mod cgroups;
 mod command;
 mod namespace;
-mod settings;
 
 use std::{
     io,
@@ -20,7 +19,6 @@ use tonic::transport::Channel;
 
 pub use command::Purge;
 pub(crate) use command::confirmed;
-pub use settings::Settings;
 
 use crate::{
     config::default_containerd,
@@ -28,6 +26,7 @@ use crate::{
         network::{HostObject, Network, NetworkConfig, NetworkError},
         runtime::{self, Runtime, RuntimeConfig},
     },
+    place::Place,
     sys::Chain,
 };
 
@@ -71,9 +70,9 @@ impl Outcome {
     }
 
     /// Something that lives no longer than a boot could not be looked at.
-    fn unseen(&mut self, settings: &Settings, what: &str, why: &str) {
+    fn unseen(&mut self, place: &Place, what: &str, why: &str) {
         let line = format!("{what}: {why}");
-        let lines = if ran_in_this_boot(settings) {
+        let lines = if ran_in_this_boot(place) {
             &mut self.left
         } else {
             &mut self.unseen
@@ -85,8 +84,8 @@ impl Outcome {
 }
 
 /// The first thing an agent does is to make its sockets in the run directory, which a boot empties; the package makes it.
-fn ran_in_this_boot(settings: &Settings) -> bool {
-    match std::fs::read_dir(&settings.run_dir) {
+fn ran_in_this_boot(place: &Place) -> bool {
+    match std::fs::read_dir(&place.run_dir) {
         Ok(mut entries) => entries.next().is_some(),
         Err(error) => error.kind() != io::ErrorKind::NotFound,
     }
@@ -98,24 +97,25 @@ fn ran_in_this_boot(settings: &Settings) -> bool {
 ///
 /// # Errors
 /// An agent runs, and nothing was changed. Else what is left, or may be.
-pub async fn purge(settings: &Settings, through: Through) -> anyhow::Result<Vec<String>> {
-    refuse_beside_an_agent(settings)?;
+pub async fn purge(place: &Place, through: Through) -> anyhow::Result<Vec<String>> {
+    place.check_removable()?;
+    refuse_beside_an_agent(place)?;
     let mut outcome = Outcome::default();
     match through {
-        Through::Containerd => end_containers(settings, &mut outcome).await,
+        Through::Containerd => end_containers(place, &mut outcome).await,
         Through::Cgroups => {
             let line = "containerd: not asked; what it has on its disk stays";
             outcome.unseen.push(line.into());
-            cgroups::end_processes(settings, &mut outcome).await;
+            cgroups::end_processes(place, &mut outcome).await;
         }
     }
-    remove_network(settings, &mut outcome).await;
-    if let Some(cgroups) = cgroups::open(settings, &mut outcome) {
+    remove_network(place, &mut outcome).await;
+    if let Some(cgroups) = cgroups::open(place, &mut outcome) {
         outcome.note("cgroups", cgroups::remove(&cgroups).await);
     }
     // They say what is the instance's: as long as something of it is left, a repetition needs them.
     if outcome.left.is_empty() {
-        for directory in [&settings.run_dir, &settings.state_dir] {
+        for directory in [&place.run_dir, &place.state_dir] {
             outcome.note("directory", remove_directory(directory));
         }
     }
@@ -128,31 +128,31 @@ pub async fn purge(settings: &Settings, through: Through) -> anyhow::Result<Vec<
 }
 
 /// A socket that is answered, not only there: a killed agent leaves its own.
-pub(crate) fn refuse_beside_an_agent(settings: &Settings) -> anyhow::Result<()> {
-    let socket = settings.run_dir.join("logger.sock");
+pub(crate) fn refuse_beside_an_agent(place: &Place) -> anyhow::Result<()> {
+    let socket = place.run_dir.join("logger.sock");
     anyhow::ensure!(
         UnixStream::connect(&socket).is_err(),
         "an agent of instance {} runs (it answers at {}): stop it first: systemctl stop berth-agent",
-        settings.instance,
+        place.instance,
         socket.display()
     );
     Ok(())
 }
 
-async fn end_containers(settings: &Settings, outcome: &mut Outcome) {
-    let address = &settings.containerd_address;
+async fn end_containers(place: &Place, outcome: &mut Outcome) {
+    let address = &place.containerd_address;
     match runtime::connect(address, CONTAINERD_PATIENCE, |_| {}).await {
         Ok(channel) => {
-            let emptied = empty(settings, channel, outcome).await;
+            let emptied = empty(place, channel, outcome).await;
             outcome.note("containerd", emptied);
         }
-        Err(_) if containerd_never_was(settings, Path::new("/")) => {
+        Err(_) if containerd_never_was(place, Path::new("/")) => {
             let line = format!(
                 "containerd: none is installed, and there is nothing at {}",
                 address.display()
             );
             outcome.unseen.push(line);
-            cgroups::end_processes(settings, outcome).await;
+            cgroups::end_processes(place, outcome).await;
         }
         Err(error) => {
             outcome.left.push(format!(
@@ -160,21 +160,21 @@ async fn end_containers(settings: &Settings, outcome: &mut Outcome) {
                  give --without-containerd",
                 Chain(&error)
             ));
-            cgroups::end_processes(settings, outcome).await;
+            cgroups::end_processes(place, outcome).await;
         }
     }
 }
 
 /// Nothing of ours can be in a containerd of which there is no trace. Of one at another address it is not known where
 /// its traces would be.
-fn containerd_never_was(settings: &Settings, root: &Path) -> bool {
-    settings.containerd_address == default_containerd()
+fn containerd_never_was(place: &Place, root: &Path) -> bool {
+    place.containerd_address == default_containerd()
         && !CONTAINERD_TRACES.iter().any(|trace| root.join(trace).exists())
 }
 
 /// Ends the containers and removes them and all else in containerd's namespace.
-async fn empty(settings: &Settings, channel: Channel, outcome: &mut Outcome) -> anyhow::Result<()> {
-    let runtime = Runtime::new(channel.clone(), runtime_config(settings));
+async fn empty(place: &Place, channel: Channel, outcome: &mut Outcome) -> anyhow::Result<()> {
+    let runtime = Runtime::new(channel.clone(), runtime_config(place));
     let containers = runtime.list().await?;
     for container in &containers {
         if matches!(container.state, ObservedState::Running { .. }) {
@@ -193,7 +193,7 @@ async fn empty(settings: &Settings, channel: Channel, outcome: &mut Outcome) -> 
         let removed = runtime.remove_snapshot(&snapshot.key).await;
         outcome.note("snapshot", removed.map_err(anyhow::Error::from));
     }
-    namespace::remove(channel, &settings.instance).await
+    namespace::remove(channel, &place.instance).await
 }
 
 /// Those that go on are killed by their removal.
@@ -210,21 +210,21 @@ async fn wait_until_ended(runtime: &Runtime) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn remove_network(settings: &Settings, outcome: &mut Outcome) {
-    match remove_network_objects(settings).await {
+async fn remove_network(place: &Place, outcome: &mut Outcome) {
+    match remove_network_objects(place).await {
         Err(error @ NetworkError::NftSpawn { .. }) => {
             let advice = format!("{}: install nftables, or reboot, and repeat this", Chain(&error));
-            outcome.unseen(settings, "nftables table", &advice);
+            outcome.unseen(place, "nftables table", &advice);
         }
         done => outcome.note("network", done.map_err(anyhow::Error::from)),
     }
 }
 
-async fn remove_network_objects(settings: &Settings) -> Result<(), NetworkError> {
+async fn remove_network_objects(place: &Place) -> Result<(), NetworkError> {
     let network = Network::left_behind(NetworkConfig {
-        instance: settings.instance.clone(),
-        run_dir: settings.run_dir.clone(),
-        task_cidr: settings.task_cidr,
+        instance: place.instance.clone(),
+        run_dir: place.run_dir.clone(),
+        task_cidr: place.task_cidr,
         kept: Vec::new(),
     })?;
     let mut objects = network.list().await?;
@@ -244,18 +244,18 @@ fn remove_directory(path: &Path) -> anyhow::Result<()> {
 }
 
 /// Only listing, signals and removal are used of it.
-pub(crate) fn runtime_config(settings: &Settings) -> RuntimeConfig {
+pub(crate) fn runtime_config(place: &Place) -> RuntimeConfig {
     RuntimeConfig {
-        instance: settings.instance.clone(),
-        namespace: settings.instance.clone(),
-        snapshotter: settings.snapshotter.clone(),
+        instance: place.instance.clone(),
+        namespace: place.instance.clone(),
+        snapshotter: place.snapshotter.clone(),
         runtime: String::new(),
         binary_name: None,
         logger: PathBuf::new(),
         logger_socket: PathBuf::new(),
         log_dir: PathBuf::new(),
-        run_dir: settings.run_dir.clone(),
-        cgroup_parent: settings.cgroup_parent(),
+        run_dir: place.run_dir.clone(),
+        cgroup_parent: place.cgroup_parent(),
         cgroup_version: 2,
         start_concurrency: 1,
     }
@@ -269,29 +269,29 @@ mod tests {
     fn a_containerd_that_was_never_there_holds_nothing() {
         let dir = tempfile::tempdir().unwrap();
         let none = Path::new("/nonexistent/agent.toml");
-        let mut settings = Settings::load(none).unwrap();
-        assert!(containerd_never_was(&settings, dir.path()));
-        settings.containerd_address = "/run/k3s/containerd/containerd.sock".into();
-        assert!(!containerd_never_was(&settings, dir.path()));
-        settings.containerd_address = default_containerd();
+        let mut place = Place::load(none).unwrap();
+        assert!(containerd_never_was(&place, dir.path()));
+        place.containerd_address = "/run/k3s/containerd/containerd.sock".into();
+        assert!(!containerd_never_was(&place, dir.path()));
+        place.containerd_address = default_containerd();
         std::fs::create_dir_all(dir.path().join("var/lib/containerd")).unwrap();
-        assert!(!containerd_never_was(&settings, dir.path()));
+        assert!(!containerd_never_was(&place, dir.path()));
     }
 
     #[test]
     fn what_cannot_be_looked_at_is_left_only_where_an_agent_ran() {
         let dir = tempfile::tempdir().unwrap();
-        let mut settings = Settings::load(Path::new("/nonexistent/agent.toml")).unwrap();
-        settings.run_dir = dir.path().join("run");
-        let lines = |settings: &Settings| {
+        let mut place = Place::load(Path::new("/nonexistent/agent.toml")).unwrap();
+        place.run_dir = dir.path().join("run");
+        let lines = |place: &Place| {
             let mut outcome = Outcome::default();
-            outcome.unseen(settings, "cgroups", "not mounted");
+            outcome.unseen(place, "cgroups", "not mounted");
             (outcome.left.len(), outcome.unseen.len())
         };
-        assert_eq!(lines(&settings), (0, 1));
-        std::fs::create_dir(&settings.run_dir).unwrap();
-        assert_eq!(lines(&settings), (0, 1), "the package makes the directory");
-        std::fs::write(settings.run_dir.join("agent.sock"), "").unwrap();
-        assert_eq!(lines(&settings), (1, 0));
+        assert_eq!(lines(&place), (0, 1));
+        std::fs::create_dir(&place.run_dir).unwrap();
+        assert_eq!(lines(&place), (0, 1), "the package makes the directory");
+        std::fs::write(place.run_dir.join("agent.sock"), "").unwrap();
+        assert_eq!(lines(&place), (1, 0));
     }
 }

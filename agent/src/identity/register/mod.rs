@@ -7,7 +7,11 @@ mod output;
 #[cfg(test)]
 mod tests;
 
-use std::{io::Read as _, path::PathBuf, time::Duration};
+use std::{
+    io::Read as _,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use berth_proto::node::v1::{self as wire, node_service_client::NodeServiceClient};
 use rustls::pki_types::CertificateDer;
@@ -17,6 +21,7 @@ use tonic::{Code, transport::Channel};
 use super::{
     Identity, IdentityError, IdentityFiles,
     certificate::{self, CaHash},
+    files::Lock,
     issued,
     verify::{PinError, moment},
 };
@@ -24,6 +29,8 @@ use crate::{
     config::{self, ConfigError},
     dial::{DialError, Dialer},
     link::LinkError,
+    place::Place,
+    settings::DEFAULT_FILE,
     sys,
 };
 use checks::Reached;
@@ -54,14 +61,13 @@ pub struct RegisterArgs {
     /// Custom attribute of the node, for placement constraints. May be given more than once.
     #[arg(long = "attribute", value_name = "NAME=VALUE", value_parser = attribute)]
     pub attributes: Vec<(String, String)>,
-    /// Where the agent keeps its state; the identity goes into `identity` in it.
-    #[arg(
-        long,
-        value_name = "DIR",
-        default_value = "/var/lib/berth",
-        env = "BERTH_AGENT__STATE_DIR"
-    )]
-    pub state_dir: PathBuf,
+    /// Where the agent keeps its state; the identity goes into `identity` in it. By default what the agent's
+    /// configuration says.
+    #[arg(long, value_name = "DIR")]
+    pub state_dir: Option<PathBuf>,
+    /// The agent's configuration file, TOML; only `state_dir` is read, with drop-ins and the environment.
+    #[arg(long, value_name = "FILE", default_value = DEFAULT_FILE, env = "BERTH_AGENT_CONFIG")]
+    pub config: PathBuf,
     /// Join anew although there is an identity. The old one is kept aside; tasks of the old node end once the agent
     /// was restarted and has its first orders.
     #[arg(long)]
@@ -69,6 +75,26 @@ pub struct RegisterArgs {
     /// Print one JSON object instead of lines.
     #[arg(long)]
     pub json: bool,
+}
+
+impl RegisterArgs {
+    /// Where the identity goes, in the order of what counts: flag, environment, drop-ins, file, default.
+    fn state_dir(&self) -> Result<PathBuf, RegisterError> {
+        if let Some(directory) = &self.state_dir {
+            return Ok(directory.clone());
+        }
+        let missing = self.config != Path::new(DEFAULT_FILE) && !self.config.exists();
+        if missing {
+            return Err(RegisterError::Usage {
+                what: "--config",
+                problem: format!("{} is not there", self.config.display()),
+            });
+        }
+        let place = Place::load(&self.config).map_err(|source| RegisterError::Configuration {
+            source: source.into(),
+        })?;
+        Ok(place.state_dir)
+    }
 }
 
 fn attribute(text: &str) -> Result<(String, String), String> {
@@ -84,6 +110,10 @@ fn attribute(text: &str) -> Result<(String, String), String> {
 pub enum RegisterError {
     #[error("{what}: {problem}")]
     Usage { what: &'static str, problem: String },
+    #[error("the agent's configuration; give --state-dir to do without it")]
+    Configuration {
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
     #[error("the join token's file")]
     TokenFile { source: ConfigError },
     #[error("{problem}. {advice}")]
@@ -117,7 +147,7 @@ impl RegisterError {
     /// As documented in `docs/joining.md`.
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::Usage { .. } | Self::TokenFile { .. } => 2,
+            Self::Usage { .. } | Self::Configuration { .. } | Self::TokenFile { .. } => 2,
             Self::Refused { .. } => 3,
             Self::Untrusted { source } if source.is_untrusted() => 4,
             Self::Untrusted { .. }
@@ -137,6 +167,8 @@ impl RegisterError {
 #[derive(Clone, Debug)]
 pub(crate) struct Joined {
     pub identity: Identity,
+    /// Where it is.
+    pub directory: PathBuf,
     /// By an earlier run.
     pub already: bool,
     /// Where the identity before it is.
@@ -165,26 +197,42 @@ pub(crate) async fn join(
     output: &mut Output,
 ) -> Result<Joined, RegisterError> {
     let address = checks::address(&args.control_plane)?;
-    let files = IdentityFiles::new(&args.state_dir);
-    let lock = files.lock()?;
-    if !args.force
-        && let Some(identity) = present(&files, args)?
-    {
-        return Ok(Joined {
-            identity,
-            already: true,
-            kept: None,
-        });
+    let files = IdentityFiles::new(&args.state_dir()?);
+    if let Some(joined) = present(&files, args)? {
+        return Ok(joined);
     }
     let token = read_token(args, token)?;
-    let Reached { channel, proof } = checks::reach(&address, args.ca_hash, dialer, output).await?;
-    let key = files.pending_key(&lock, issued::new_key)?;
-    let answer = register(channel, token, issued::request(&key)?, &args.attributes).await;
+    // Nothing is written before it is known whom the host joins.
+    let reached = checks::reach(&address, args.ca_hash, dialer, output).await?;
+    let before = files.before();
+    let lock = files.lock()?;
+    // Another command may have been quicker.
+    if let Some(joined) = present(&files, args)? {
+        return Ok(joined);
+    }
+    let joined = exchange(&files, &lock, reached, token, &args.attributes).await;
+    if let Err(RegisterError::Refused { .. }) = &joined {
+        files.undo(lock, &before)?;
+    }
+    joined
+}
+
+/// Gets an identity, and puts it in place.
+async fn exchange(
+    files: &IdentityFiles,
+    lock: &Lock,
+    reached: Reached,
+    token: String,
+    attributes: &[(String, String)],
+) -> Result<Joined, RegisterError> {
+    let Reached { channel, proof } = reached;
+    let key = files.pending_key(lock, issued::new_key)?;
+    let answer = register(channel, token, issued::request(&key)?, attributes).await;
     if let Err(RegisterError::Refused { source, .. }) = &answer
         && source.code() == Code::PermissionDenied
     {
         // The key is known as a revoked node's: the next try has another.
-        files.forget_pending(&lock)?;
+        files.forget_pending(lock)?;
     }
     let answer = answer?;
     let certificate = CertificateDer::from(answer.certificate_der);
@@ -198,19 +246,23 @@ pub(crate) async fn join(
     })?;
     issued::check(&certificate, &key, &node, &authorities)?;
     let pem = certificate::to_pem(&[certificate]);
-    let kept = files.install(&lock, &pem, &key, &authorities, true)?;
+    let kept = files.install(lock, &pem, &key, &authorities, true)?;
     let identity = files.load()?.ok_or_else(|| IdentityError::Missing {
         directory: files.directory().into(),
     })?;
     Ok(Joined {
         identity,
+        directory: files.directory().into(),
         already: false,
         kept,
     })
 }
 
-/// The identity that is there, if it is one of this control plane and good.
-fn present(files: &IdentityFiles, args: &RegisterArgs) -> Result<Option<Identity>, RegisterError> {
+/// The identity that is there, if it is one of this control plane and good, and is to stay.
+fn present(files: &IdentityFiles, args: &RegisterArgs) -> Result<Option<Joined>, RegisterError> {
+    if args.force {
+        return Ok(None);
+    }
     let joined = |problem: String| RegisterError::Joined { problem };
     let identity = match files.load() {
         Ok(None) => return Ok(None),
@@ -233,7 +285,12 @@ fn present(files: &IdentityFiles, args: &RegisterArgs) -> Result<Option<Identity
             moment(OffsetDateTime::now_utc())
         )));
     }
-    Ok(Some(identity))
+    Ok(Some(Joined {
+        identity,
+        directory: files.directory().into(),
+        already: true,
+        kept: None,
+    }))
 }
 
 fn read_token(args: &RegisterArgs, variable: Option<String>) -> Result<String, RegisterError> {

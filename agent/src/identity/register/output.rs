@@ -35,7 +35,7 @@ impl Output {
                 "nodeId": identity.node_id.to_string(),
                 "cluster": identity.cluster,
                 "controlPlane": args.control_plane,
-                "identity": args.state_dir.join("identity"),
+                "identity": joined.directory,
                 "notAfter": moment(identity.not_after),
                 "oldIdentity": joined.kept,
                 "checks": self.checks,

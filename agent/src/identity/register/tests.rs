@@ -29,7 +29,8 @@ impl Host {
             ca_hash: CaHash::of(&served.authority.der()),
             token_file: None,
             attributes: vec![("rack".into(), "7".into())],
-            state_dir: self.dir.path().join("state"),
+            state_dir: Some(self.state()),
+            config: DEFAULT_FILE.into(),
             force: false,
             json: false,
         }
@@ -40,8 +41,13 @@ impl Host {
         join(args, Some(TOKEN.into()), &dialer, &mut Output::new(true)).await
     }
 
+    /// Not there at first.
+    fn state(&self) -> std::path::PathBuf {
+        self.dir.path().join("var/state")
+    }
+
     fn files(&self) -> IdentityFiles {
-        IdentityFiles::new(&self.dir.path().join("state"))
+        IdentityFiles::new(&self.state())
     }
 }
 
@@ -150,12 +156,69 @@ async fn each_failure_has_its_exit_code_and_leaves_no_identity() {
         args.control_plane = wrong.into();
         assert_eq!(host.join(&args).await.unwrap_err().exit_code(), 2, "{wrong}");
     }
-    assert!(host.files().load().unwrap().is_none());
+    assert!(!host.dir.path().join("var").exists(), "nothing is left behind");
     assert_eq!(
         served.registers.lock().unwrap().len(),
         1,
         "the token went to nobody else"
     );
+}
+
+#[tokio::test]
+async fn a_refusal_takes_away_only_what_it_made() {
+    let (host, served) = (Host::new(), Served::start().await);
+    let left = || {
+        let mut names: Vec<_> = std::fs::read_dir(host.state())
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        names.sort_unstable();
+        names
+    };
+    std::fs::create_dir_all(host.state()).unwrap();
+    std::fs::write(host.state().join("agent.db"), "").unwrap();
+    served.refuse(Some(Code::Unauthenticated));
+    host.join(&host.args(&served)).await.unwrap_err();
+    assert_eq!(left(), ["agent.db"]);
+    // An answer may have been lost: its key is kept for the next try, whatever comes in between.
+    served.refuse(Some(Code::Unavailable));
+    host.join(&host.args(&served)).await.unwrap_err();
+    let kept = left();
+    assert_eq!(kept, ["agent.db", "identity.join", "identity.lock"]);
+    served.refuse(Some(Code::Unauthenticated));
+    host.join(&host.args(&served)).await.unwrap_err();
+    assert_eq!(left(), kept);
+}
+
+#[tokio::test]
+async fn where_the_state_is_says_the_configuration_unless_a_flag_does() {
+    let (host, served) = (Host::new(), Served::start().await);
+    let file = host.dir.path().join("agent.toml");
+    let args = RegisterArgs {
+        state_dir: None,
+        config: file.clone(),
+        ..host.args(&served)
+    };
+    let missing = host.join(&args).await.unwrap_err();
+    assert_eq!(
+        (missing.exit_code(), said(&missing).contains("--config")),
+        (2, true)
+    );
+    std::fs::write(&file, "state_dir = 7").unwrap();
+    let wrong = host.join(&args).await.unwrap_err();
+    assert_eq!(wrong.exit_code(), 2);
+    assert!(
+        said(&wrong).contains("state_dir") && said(&wrong).contains("--state-dir"),
+        "{}",
+        said(&wrong)
+    );
+    // A drop-in over the file; what else is missing there is no business of joining.
+    std::fs::write(&file, "state_dir = '/nonexistent'\n").unwrap();
+    std::fs::create_dir(host.dir.path().join("agent.conf.d")).unwrap();
+    let text = format!("state_dir = {:?}\n", host.state());
+    std::fs::write(host.dir.path().join("agent.conf.d/50-here.toml"), text).unwrap();
+    let joined = host.join(&args).await.unwrap();
+    assert_eq!(joined.directory, host.state().join("identity"));
 }
 
 #[tokio::test]

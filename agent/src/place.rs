@@ -1,5 +1,5 @@
-//! Owns the few settings that say where an instance's things are. Read past all others: what else is missing or wrong
-//! in the configuration must not keep an instance on its host.
+//! Owns the few settings that say where an instance's things are, for commands that need no others. Read past all others:
+//! what else is missing or wrong in the configuration must not keep a host from joining, or an instance on its host.
 
 use std::path::{Path, PathBuf};
 
@@ -8,13 +8,13 @@ use ipnet::Ipv4Net;
 use serde::Deserialize;
 
 use crate::config::{
-    default_containerd, default_instance, default_run_dir, default_snapshotter, default_state_dir,
-    default_task_cidr,
+    check_instance, default_cgroup_parent, default_containerd, default_instance, default_run_dir,
+    default_snapshotter, default_state_dir, default_task_cidr,
 };
 
 /// As in [`Config`](crate::config::Config).
 #[derive(Clone, Debug, Deserialize)]
-pub struct Settings {
+pub struct Place {
     #[serde(default = "default_instance")]
     pub instance: String,
     #[serde(default = "default_state_dir")]
@@ -30,7 +30,7 @@ pub struct Settings {
     cgroup_parent: Option<String>,
 }
 
-impl Settings {
+impl Place {
     /// From the file, its drop-ins, the environment, and what the service's environment file beside it (`agent.env`)
     /// sets. No file: all defaults.
     ///
@@ -44,28 +44,27 @@ impl Settings {
             sets: service_environment(&file.with_extension("env")),
             secrets: &[],
         };
-        let settings = sources
+        let place = sources
             .load::<Self>()
-            .map_err(|error: SettingsError| anyhow::Error::new(error))?;
-        settings.value.check()
+            .map_err(|error: SettingsError| anyhow::Error::new(error))?
+            .value;
+        if let Err(problem) = check_instance(&place.instance) {
+            anyhow::bail!("configuration: instance = {:?}: {problem}", place.instance);
+        }
+        Ok(place)
     }
 
     /// The cgroup that holds the tasks'.
     pub fn cgroup_parent(&self) -> String {
-        let default = || format!("/{}.slice", self.instance);
+        let default = || default_cgroup_parent(&self.instance);
         self.cgroup_parent.clone().unwrap_or_else(default)
     }
 
-    /// What is removed is what these say: a mistake must not become the host's root directory.
-    fn check(self) -> anyhow::Result<Self> {
-        let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
-        anyhow::ensure!(
-            self.instance.starts_with(|c: char| c.is_ascii_lowercase())
-                && self.instance.len() <= 16
-                && self.instance.chars().all(plain),
-            "configuration: instance = {:?}: must be 1 to 16 of a-z, 0-9 and -, beginning with a letter",
-            self.instance
-        );
+    /// What a purge removes is what these say: a mistake must not become the host's root directory.
+    ///
+    /// # Errors
+    /// Names the directory.
+    pub fn check_removable(&self) -> anyhow::Result<()> {
         for (key, path) in [("state_dir", &self.state_dir), ("run_dir", &self.run_dir)] {
             let deep = path.components().count() > 2;
             let plain = path
@@ -76,7 +75,7 @@ impl Settings {
                 "configuration: {key} = {path:?}: would be removed whole; remove it by hand"
             );
         }
-        Ok(self)
+        Ok(())
     }
 }
 
@@ -101,21 +100,21 @@ fn service_environment(path: &Path) -> Vec<String> {
 mod tests {
     use super::*;
 
-    fn load(text: &str) -> anyhow::Result<Settings> {
+    fn load(text: &str) -> anyhow::Result<Place> {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("agent.toml");
         std::fs::write(&file, text).unwrap();
-        Settings::load(&file)
+        Place::load(&file)
     }
 
     #[test]
     fn a_configuration_that_no_agent_would_start_with_is_enough() {
-        let settings = load("instance = 'shop'\ncontrol_plane = 7\nunknown = true").unwrap();
+        let place = load("instance = 'shop'\ncontrol_plane = 7\nunknown = true").unwrap();
         assert_eq!(
-            (settings.instance.as_str(), settings.state_dir.to_str()),
+            (place.instance.as_str(), place.state_dir.to_str()),
             ("shop", Some("/var/lib/berth"))
         );
-        let none = Settings::load(Path::new("/nonexistent/agent.toml")).unwrap();
+        let none = Place::load(Path::new("/nonexistent/agent.toml")).unwrap();
         assert_eq!(none.run_dir, Path::new("/run/berth"));
     }
 
@@ -127,9 +126,9 @@ mod tests {
             "BERTH_LOG=debug\n# BERTH_AGENT__INSTANCE=no\nBERTH_AGENT__INSTANCE=\"shop\"\nBERTH_AGENT__RUN_DIR=/run/shop\n",
         )
         .unwrap();
-        let settings = Settings::load(&dir.path().join("agent.toml")).unwrap();
-        assert_eq!(settings.instance, "shop");
-        assert_eq!(settings.run_dir, Path::new("/run/shop"));
+        let place = Place::load(&dir.path().join("agent.toml")).unwrap();
+        assert_eq!(place.instance, "shop");
+        assert_eq!(place.run_dir, Path::new("/run/shop"));
     }
 
     #[test]
@@ -140,7 +139,7 @@ mod tests {
             "state_dir = 'var/lib/berth'",
             "run_dir = '/run/../etc/x'",
         ] {
-            let error = load(text).unwrap_err().to_string();
+            let error = load(text).unwrap().check_removable().unwrap_err().to_string();
             assert!(error.contains("_dir"), "{text}: {error}");
         }
         assert!(
