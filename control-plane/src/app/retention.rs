@@ -1,5 +1,6 @@
-//! Owns forgetting: tasks that stopped a while ago, or whose node was revoked a while ago, answers to client tokens that are no longer repeated, and join
-//! tokens that expired. Never touches anything else, and runs in one control plane at a time.
+//! Owns forgetting: tasks that stopped a while ago, or whose node was revoked a while ago, answers to client tokens that
+//! are no longer repeated, and join tokens that expired. Never touches anything else, and runs in one control plane at a
+//! time. Revocations stay: a clock that is years ahead for a minute would bring back who was shut out.
 
 use std::{collections::BTreeSet, time::Duration};
 

@@ -129,7 +129,7 @@ pub(super) async fn register(
                     audit.refused(Some(from), "JoinRefused", None);
                 }
             }
-            if shared.log_limit.allows(&format!("join {from}")) {
+            if shared.log_limit.allows(&format!("join {}", source(from))) {
                 tracing::warn!(%from, hostname, reason = chain(&error), "a host did not join");
             }
             Err(error.status())
