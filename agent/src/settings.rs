@@ -7,6 +7,9 @@ use berth_service::settings::{Daemon, Loaded, Origin};
 
 use crate::config::{Config, ConfigError};
 
+/// Read unless another one is named.
+pub const DEFAULT_FILE: &str = "/etc/berth/agent.toml";
+
 /// What every command takes that needs the settings.
 pub type SettingsArgs = berth_service::settings::SettingsArgs<Agent>;
 /// `berth-agent config …`
@@ -17,7 +20,7 @@ pub type ConfigCommand = berth_service::settings::ConfigCommand<Agent>;
 pub struct Agent;
 
 impl Daemon for Agent {
-    const FILE: &'static str = "/etc/berth/agent.toml";
+    const FILE: &'static str = DEFAULT_FILE;
     const FILE_VARIABLE: &'static str = "BERTH_AGENT_CONFIG";
     const ENVIRONMENT_PREFIX: &'static str = "BERTH_AGENT";
     // Passwords are in files of their own.
