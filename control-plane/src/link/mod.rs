@@ -15,6 +15,7 @@ mod bulk;
 mod caller;
 mod certificates;
 mod dispatch;
+mod end;
 mod guard;
 mod join;
 mod limits;
@@ -26,6 +27,7 @@ mod renew;
 mod revocations;
 mod service;
 mod session;
+mod standing;
 mod tls;
 
 #[cfg(test)]

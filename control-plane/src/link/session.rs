@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use berth_proto::node::v1::{
-    ControlMessage, DesiredAck, Hello, NodeMessage, StateAck, StateChange, Trust, VERSION, Welcome,
+    ControlMessage, DesiredAck, Hello, NodeMessage, StateAck, StateChange, VERSION, Welcome,
     control_message::Message as ToNode, node_message::Message as FromNode,
 };
 use futures_util::FutureExt;
@@ -16,29 +16,23 @@ use tonic::{Code, Status, Streaming};
 
 use super::{
     Shared,
-    apply::{Applier, ApplyError, BATCH_CHANGES_MAX},
+    apply::{Applier, BATCH_CHANGES_MAX},
     bounds,
-    caller::{self, Caller},
+    caller::Caller,
     chain,
-    dispatch::{Dispatch, DispatchError},
+    dispatch::Dispatch,
+    end::End,
     join::clipped,
-    node_event, now,
-    records::{self, ConnectError},
+    node_event, now, records,
     registry::{Agent, Dismissal, Entry, Place},
+    standing::{still_good, trust, until},
 };
-use crate::{
-    audit::Outcome,
-    metrics::metrics,
-    model::{Identity, Millis, keys},
-    nodes::Held,
-    pki::{Peer, Trusted},
-    store::typed::{self, RecordError},
-};
+use crate::{audit::Outcome, metrics::metrics, nodes::Held, pki::Peer};
 
 /// Longest reason of a node's that is kept, characters.
 const HELD_CHARS_MAX: usize = 1_024;
 /// From the opening of the stream to its hello.
-const HELLO: Duration = Duration::from_secs(10);
+pub(super) const HELLO: Duration = Duration::from_secs(10);
 /// How long a new link waits for the former one of the same node to write that it ended.
 const PREDECESSOR: Duration = Duration::from_secs(10);
 /// How long a second agent waits for the first to end, in steps of [`LOOK`]: the first may be dead already, and its
@@ -47,80 +41,13 @@ const FIRST_ENDS: Duration = Duration::from_secs(2);
 const LOOK: Duration = Duration::from_millis(50);
 const LAST_WORDS: Duration = Duration::from_millis(200);
 /// How long a node may leave its messages unread.
-const SEND: Duration = Duration::from_secs(10);
+pub(super) const SEND: Duration = Duration::from_secs(10);
 /// Transactions that a link costs besides its reports: that it is there, and that it is not.
 const LINK_TRANSACTIONS: u32 = 2;
-/// The clock may be set: whether a certificate has expired is looked at so often at least.
-const EXPIRY_LOOK: Duration = Duration::from_secs(3_600);
 /// Beyond this, a node's clock is worth a word in the log.
 const SKEW_MS_MAX: i64 = 5_000;
 
 type Outbound = mpsc::Sender<Result<ControlMessage, Status>>;
-
-/// Why a link ended.
-#[derive(Debug, thiserror::Error)]
-enum End {
-    #[error("the node closed it")]
-    Closed,
-    #[error("no hello within {} s", HELLO.as_secs())]
-    NoHello,
-    #[error("{0}")]
-    Refused(String),
-    #[error("the node said nothing for {} ms", .0.as_millis())]
-    Silent(Duration),
-    #[error("the node did not read its messages for {} s", SEND.as_secs())]
-    Stuck,
-    #[error("a newer link of the same node takes over")]
-    Superseded,
-    #[error("{0}")]
-    Revoked(String),
-    #[error("the authority of this node's certificate is not believed any more: register the host again")]
-    Retired,
-    #[error("the certificate of this node has expired: register the host again")]
-    Expired,
-    #[error("read what is known of the node's certificate")]
-    Identity(#[from] RecordError),
-    #[error(
-        "another agent with this node's identity is linked, from {first}: this host is a clone of that one, or two \
-         agents share one identity; register this host anew"
-    )]
-    Clone { first: Agent },
-    #[error("the control plane is stopping")]
-    Stopping,
-    #[error("the stream broke: {}", .0.message())]
-    Broken(Status),
-    #[error("register the node")]
-    Connect(#[from] ConnectError),
-    #[error("apply a report")]
-    Apply(#[from] ApplyError),
-    #[error("tell the node what to run")]
-    Dispatch(#[from] DispatchError),
-}
-
-impl End {
-    /// What the node is told.
-    fn status(&self) -> Status {
-        let code = match self {
-            Self::Closed => Code::Ok,
-            Self::NoHello | Self::Silent(_) | Self::Stuck => Code::DeadlineExceeded,
-            Self::Refused(_) => Code::InvalidArgument,
-            Self::Superseded => Code::Aborted,
-            Self::Stopping | Self::Broken(_) => Code::Unavailable,
-            Self::Clone { .. } => Code::AlreadyExists,
-            Self::Retired | Self::Expired => Code::Unauthenticated,
-            Self::Revoked(_)
-            | Self::Connect(ConnectError::OtherCluster { .. } | ConnectError::Revoked(_)) => {
-                Code::PermissionDenied
-            }
-            Self::Connect(
-                ConnectError::Incomplete(_) | ConnectError::Port { .. } | ConnectError::TooMuch(_),
-            ) => Code::InvalidArgument,
-            Self::Dispatch(DispatchError::TooLarge { .. }) => Code::ResourceExhausted,
-            Self::Connect(_) | Self::Apply(_) | Self::Dispatch(_) | Self::Identity(_) => Code::Unavailable,
-        };
-        Status::new(code, chain(self))
-    }
-}
 
 /// Serves one link, whatever comes of it.
 pub(super) async fn run(
@@ -351,34 +278,6 @@ async fn turn(shared: &Shared, peer: &Peer, place: &Place) -> Result<(), End> {
     }
     shared.paces.spend(&peer.node_id, LINK_TRANSACTIONS);
     Ok(())
-}
-
-fn until(at: Millis) -> Duration {
-    let left = u64::try_from(at - now()).unwrap_or_default();
-    Duration::from_millis(left).min(EXPIRY_LOOK)
-}
-
-/// Until when the node's certificate is good: the link's own, or one by which it renewed that.
-async fn still_good(shared: &Shared, peer: &Peer, good_until: Millis) -> Result<Millis, End> {
-    if good_until > now() {
-        return Ok(good_until);
-    }
-    let renewed = caller::renewed_until(shared, &peer.node_id).await?;
-    renewed.filter(|until| *until > now()).ok_or(End::Expired)
-}
-
-/// Whom the node has to believe, and whether it has to renew for it. A node that did not renew before its authority was
-/// forgotten is told to go.
-async fn trust(shared: &Shared, node: &str, trusted: &Trusted) -> Result<ToNode, End> {
-    let known = typed::get_json::<Identity>(&*shared.store, &keys::identity(node)).await?;
-    let authority = known.map(|known| known.value.authority).unwrap_or_default();
-    if !trusted.all().any(|one| one.fingerprint() == authority) {
-        return Err(End::Retired);
-    }
-    Ok(ToNode::Trust(Trust {
-        authority_der: trusted.certificates_der(),
-        renew: authority != trusted.active().fingerprint(),
-    }))
 }
 
 /// The node followed this store, before it was set back to a backup.
