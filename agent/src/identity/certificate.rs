@@ -4,7 +4,10 @@ use std::{fmt, str::FromStr};
 
 use base64::Engine as _;
 use berth_agent_core::ids::NodeId;
-use rustls::pki_types::{CertificateDer, pem::PemObject};
+use rustls::{
+    crypto::ring,
+    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
+};
 use sha2::{Digest, Sha256};
 use time::OffsetDateTime;
 use x509_parser::{certificate::X509Certificate, prelude::FromDer, x509::AttributeTypeAndValue};
@@ -68,6 +71,19 @@ fn only<'a>(mut values: impl Iterator<Item = &'a AttributeTypeAndValue<'a>>) -> 
         String::new()
     } else {
         value.to_owned()
+    }
+}
+
+/// That this is a private key, and the one of this public key (DER, as in the certificate). Says what is wrong otherwise, and
+/// nothing of what is in it.
+pub fn check_key(pem: &str, public: &[u8]) -> Result<(), String> {
+    let key = PrivateKeyDer::from_pem_slice(pem.as_bytes())
+        .map_err(|_| "there is no private key in it, in PEM form (empty or damaged?)".to_owned())?;
+    let key = ring::sign::any_supported_type(&key)
+        .map_err(|_| "its private key is damaged, or neither ECDSA, Ed25519 nor RSA".to_owned())?;
+    match key.public_key() {
+        Some(found) if found.as_ref() != public => Err("it is not the key of the certificate".into()),
+        _ => Ok(()),
     }
 }
 

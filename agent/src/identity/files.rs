@@ -17,7 +17,7 @@ use nix::fcntl::{AT_FDCWD, Flock, FlockArg, OFlag, RenameFlags, openat, renameat
 use nix::sys::stat::Mode;
 use rustls::pki_types::CertificateDer;
 
-use super::{Identity, IdentityError, certificate};
+use super::{Identity, IdentityError, Pem, certificate};
 
 const CERTIFICATE: &str = "node.pem";
 const KEY: &str = "node.key";
@@ -76,10 +76,11 @@ impl IdentityFiles {
             let flags = OFlag::O_RDONLY | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW;
             let opened = openat(directory.as_fd(), name, flags, Mode::empty());
             let file = fs::File::from(opened.map_err(|e| self.failed("read", &path)(e.into()))?);
-            read_file(file, &path, name == KEY)
+            let (text, since) = read_file(file, &path, name == KEY)?;
+            Ok((Pem { path, text }, since))
         };
-        let (certificate_pem, since) = read(CERTIFICATE)?;
-        Identity::from_pem(certificate_pem, read(KEY)?.0, &read(AUTHORITY)?.0, since).map(Some)
+        let (certificate, since) = read(CERTIFICATE)?;
+        Identity::from_files(certificate, read(KEY)?.0, &read(AUTHORITY)?.0, since).map(Some)
     }
 
     /// What there is before a change, for [`IdentityFiles::undo`].
@@ -505,6 +506,37 @@ mod tests {
         assert!(matches!(files.lock(), Err(IdentityError::Busy { .. })));
         drop(held);
         files.lock().unwrap();
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_used_is_named_with_what_to_do() {
+        let dir = tempfile::tempdir().unwrap();
+        let files = IdentityFiles::new(dir.path());
+        install(&files, &parts(OLD), false).unwrap();
+        let whole: Vec<_> = [KEY, CERTIFICATE, AUTHORITY]
+            .map(|name| (name, fs::read_to_string(files.directory().join(name)).unwrap()))
+            .into();
+        let other = KeyPair::generate().unwrap().serialize_pem();
+        for (name, kept) in &whole {
+            let path = files.directory().join(name);
+            let half = kept[..kept.len() / 2].to_owned();
+            let mut wrong = vec![String::new(), "spoilt\n".into(), half];
+            if *name == KEY {
+                wrong.push(other.clone());
+            }
+            for content in wrong {
+                fs::write(&path, &content).unwrap();
+                let said = files.load().unwrap_err().to_string();
+                assert!(
+                    said.contains(&format!("{} cannot be used", path.display()))
+                        && said.contains("register --force"),
+                    "{name} with {content:?}: {said}"
+                );
+                assert!(content.is_empty() || !said.contains(content.trim()), "{said}");
+            }
+            fs::write(&path, kept).unwrap();
+        }
+        assert!(files.load().unwrap().is_some());
     }
 
     #[test]

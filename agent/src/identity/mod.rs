@@ -45,6 +45,11 @@ pub enum IdentityError {
     Exposed { path: PathBuf, mode: u32 },
     #[error("{what} cannot be used: {problem}")]
     Malformed { what: &'static str, problem: String },
+    #[error(
+        "{} cannot be used: {problem}. Put back the file that was there, or join anew: `berth-agent register --force`",
+        path.display()
+    )]
+    Unusable { path: PathBuf, problem: String },
     #[error("another process is changing {}", directory.display())]
     Busy { directory: PathBuf },
     #[error("the identity is node {found}'s now, not {expected}'s: restart the agent")]
@@ -79,21 +84,51 @@ impl fmt::Debug for Identity {
     }
 }
 
+/// A file of an identity, and what is in it.
+struct Pem {
+    path: PathBuf,
+    text: String,
+}
+
+impl Pem {
+    /// Says of which file it is that something is wrong.
+    fn unusable(&self, error: IdentityError) -> IdentityError {
+        match error {
+            IdentityError::Malformed { problem, .. } => IdentityError::Unusable {
+                path: self.path.clone(),
+                problem,
+            },
+            other => other,
+        }
+    }
+
+    fn certificates(&self, what: &'static str) -> Result<Vec<CertificateDer<'static>>, IdentityError> {
+        certificate::from_pem(what, self.text.as_bytes()).map_err(|error| self.unusable(error))
+    }
+}
+
 impl Identity {
-    fn from_pem(
-        certificate_pem: String,
-        key_pem: String,
-        authority_pem: &str,
+    /// All that can be wrong with the files themselves is found here, before anything is done with them.
+    fn from_files(
+        certificate: Pem,
+        key: Pem,
+        authority: &Pem,
         since: SystemTime,
     ) -> Result<Self, IdentityError> {
-        let chain = certificate::from_pem("the node's certificate", certificate_pem.as_bytes())?;
-        let facts = Facts::of(&chain[0])?;
+        let chain = certificate.certificates("the node's certificate")?;
+        let of_certificate = |error| certificate.unusable(error);
+        let facts = Facts::of(&chain[0]).map_err(of_certificate)?;
+        let node_id = facts.node_id().map_err(of_certificate)?;
+        certificate::check_key(&key.text, &facts.public_key).map_err(|problem| IdentityError::Unusable {
+            path: key.path,
+            problem,
+        })?;
         Ok(Self {
-            node_id: facts.node_id()?,
+            node_id,
             cluster: facts.organization,
-            authorities: certificate::from_pem("the authority's certificate", authority_pem.as_bytes())?,
-            certificate_pem,
-            key_pem,
+            authorities: authority.certificates("the authority's certificate")?,
+            certificate_pem: certificate.text,
+            key_pem: key.text,
             not_before: facts.not_before,
             not_after: facts.not_after,
             since,
@@ -131,9 +166,16 @@ impl Source {
                 key,
                 authority,
             } => {
-                let read = |path: &PathBuf| files::read_text(path);
-                let key_pem = files::read_secret(key)?;
-                Identity::from_pem(read(certificate)?, key_pem, &read(authority)?, SystemTime::now())
+                let pem = |path: &PathBuf, text| Pem {
+                    path: path.clone(),
+                    text,
+                };
+                Identity::from_files(
+                    pem(certificate, files::read_text(certificate)?),
+                    pem(key, files::read_secret(key)?),
+                    &pem(authority, files::read_text(authority)?),
+                    SystemTime::now(),
+                )
             }
         }
     }
