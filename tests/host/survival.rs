@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use berth_tests::cluster::Cluster;
+use berth_tests::cluster::{Cluster, container};
 use serde_json::json;
 
 const COUNTER: &str = "i=0; while true; do i=$((i+1)); echo line $i; sleep 0.01; done";
@@ -126,21 +126,74 @@ async fn whatever_moment_the_agent_dies_nothing_is_left_and_nothing_runs_twice()
     cluster.assert_nothing_left(&before).await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn without_its_database_an_agent_ends_what_ran_before_it_says_stopped() {
-    let mut cluster = Cluster::start().await;
-    let task = cluster.running("sleep 3600", |_| {}).await;
+async fn lose_the_database(cluster: &mut Cluster) {
     cluster.kill_agent();
+    cluster.wait_connected(false).await;
     for name in ["agent.db", "agent.db-wal", "agent.db-shm"] {
         let _ = std::fs::remove_file(cluster.agent_state_dir().join(name));
     }
     cluster.start_agent();
+    cluster.wait_connected(true).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_its_database_an_agent_takes_up_what_runs() {
+    let mut cluster = Cluster::start().await;
+    let task = cluster.running(COUNTER, |d| d["cpu"] = json!("128")).await;
+    let (before, first) = (cluster.describe(&task).await, first_process(&cluster, &task));
+    lose_the_database(&mut cluster).await;
+    // A task that comes later has another address.
+    let next = cluster.running("sleep 3600", |d| d["cpu"] = json!("128")).await;
+    let after = cluster.describe(&task).await;
+    assert_eq!(first_process(&cluster, &task), first, "{}", cluster.agent_says());
+    for field in ["lastStatus", "startedAt", "attachments"] {
+        assert_eq!(after[field], before[field], "{field}");
+    }
+    assert_eq!(
+        after["containers"][0]["runtimeId"],
+        before["containers"][0]["runtimeId"]
+    );
+    assert_ne!(
+        cluster.describe(&next).await["attachments"][0]["details"],
+        after["attachments"][0]["details"]
+    );
+    lines_are_complete(&cluster, &task).await;
+    // It is stored now: a restart is one as any other.
+    cluster.kill_agent();
+    cluster.start_agent();
+    cluster.wait_connected(true).await;
+    assert_eq!(first_process(&cluster, &task), first);
+    for task in [&task, &next] {
+        cluster.stop(task).await;
+        assert_eq!(cluster.pids(task), Vec::<i32>::new());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_its_database_an_agent_ends_what_it_cannot_tell_before_it_says_stopped() {
+    let mut cluster = Cluster::start().await;
+    // Whether the one that nobody waits for has run, and is gone, nothing says.
+    let task = cluster
+        .running("sleep 3600", |d| {
+            let mut done = container("done", "exit 0");
+            done["essential"] = json!(false);
+            d["containerDefinitions"].as_array_mut().unwrap().push(done);
+        })
+        .await;
+    let ended = async || {
+        let left = cluster
+            .containerd
+            .list(&cluster.instance, &["containers", "ls", "-q"]);
+        (left.len() == 1).then_some(())
+    };
+    cluster
+        .until("the other one to be gone", Duration::from_secs(20), ended)
+        .await;
+    lose_the_database(&mut cluster).await;
     let stopped = cluster.wait_status(&task, "STOPPED").await;
     assert_eq!(cluster.pids(&task), Vec::<i32>::new());
     let reason = stopped["stoppedReason"].as_str().unwrap();
     assert!(reason.contains("lost its record"), "{reason}");
-    let next = cluster.running("sleep 3600", |_| {}).await;
-    cluster.stop(&next).await;
 }
 
 /// The oldest process of the task: the container's own, not the script's children.

@@ -247,6 +247,7 @@ impl World {
         self.apply(Event::Restarted(Restarted {
             host_rebooted: reboot,
             containers: self.host.observe(),
+            ..Restarted::default()
         }));
         if reboot {
             self.check_after_reboot(&ran);

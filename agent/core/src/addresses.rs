@@ -72,6 +72,15 @@ impl Addresses {
         self.leases.insert(address, Lease::Held(task.clone()));
     }
 
+    /// Whether a task that is found with this address can keep it: it is in the range, and nobody else's.
+    pub fn may_hold(&self, address: Ipv4Addr, task: &TaskId) -> bool {
+        let free = match self.leases.get(&address) {
+            None | Some(Lease::Quarantined { .. }) => true,
+            Some(Lease::Held(owner)) => owner == task,
+        };
+        free && self.range.contains(&address) && self.held_by(task).is_none_or(|held| held == address)
+    }
+
     /// Who has one.
     pub fn holders(&self) -> impl Iterator<Item = &TaskId> {
         self.leases.values().filter_map(|lease| match lease {

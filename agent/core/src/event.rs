@@ -1,6 +1,8 @@
 //! Owns the list of what can happen to the core. Every input is one of these, with the time it happened, so that a
 //! recorded journal replays.
 
+use std::{collections::BTreeMap, net::Ipv4Addr};
+
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -131,6 +133,9 @@ pub struct Restarted {
     pub host_rebooted: bool,
     /// Every container of this instance that the runtime knows.
     pub containers: Vec<Observed>,
+    /// Addresses of tasks, as the host routes them: of those, at least, of which there is no record.
+    #[serde(default)]
+    pub addresses: BTreeMap<TaskId, Ipv4Addr>,
 }
 
 /// One attempt of a container, as the runtime lists it.

@@ -27,7 +27,7 @@ use crate::{
     ledger::{Ledger, LedgerWrite, Owned},
     report::{Facts, Report, StopCode},
     resources::{Capacity, Resources},
-    task::{Logs, Phase, Task},
+    task::{Logs, Phase, Stranger, Task},
 };
 
 /// Sequence numbers are skipped by this many after a boot. A power loss may take the latest commits along, after the
@@ -93,6 +93,8 @@ pub struct Node {
     snapshot_refused: Option<Refusal>,
     /// Resources were released, or somebody new wants some.
     admission_due: bool,
+    /// What runs without a record, until a snapshot says what is wanted of it.
+    strangers: BTreeMap<TaskId, Stranger>,
     /// As which node it speaks, where that is known.
     identity: Option<NodeId>,
     /// It was registered anew since it followed a control plane: see [`Node::speaks_for`].
@@ -142,6 +144,7 @@ impl Node {
             resources,
             snapshot_refused: None,
             admission_due: true,
+            strangers: BTreeMap::new(),
             identity: None,
             rejoined: false,
         }
@@ -239,6 +242,9 @@ impl Node {
             Event::Completed { lane, completion } => self.on_completed(&lane, completion, now, change),
             Event::Exited(exit) => {
                 let Some(task) = self.tasks.get_mut(&exit.task) else {
+                    if let Some(stranger) = self.strangers.get_mut(&exit.task) {
+                        stranger.on_exited(&exit);
+                    }
                     return BTreeSet::new();
                 };
                 task.on_exited(&exit);
@@ -314,6 +320,11 @@ impl Node {
             if self.tasks.contains_key(task) {
                 continue;
             }
+            let stranger = self.strangers.entry(task.clone()).or_default();
+            stranger
+                .containers
+                .insert((seen.container.clone(), seen.attempt), seen.state.clone());
+            stranger.address = restarted.addresses.get(task).copied();
             for owned in [
                 Owned::Host(task.clone()),
                 Owned::Logs(task.clone()),

@@ -1,7 +1,12 @@
 //! Owns the steps of a start that need no running part: directories, what the node has, what the store and the host say
 //! of the time before. Never spawns.
 
-use std::{os::unix::fs::DirBuilderExt, path::Path, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    os::unix::fs::DirBuilderExt,
+    path::Path,
+    time::Duration,
+};
 
 use anyhow::Context as _;
 use berth_agent_core::{
@@ -126,9 +131,16 @@ pub(super) async fn restore(
         .await
         .context("list the containers of this instance")?;
     host.adopt_loggers(&containers, &loaded.tasks).await;
+    let recorded: BTreeSet<_> = loaded.tasks.iter().map(|task| &task.spec.id).collect();
+    let addresses = if containers.iter().all(|seen| recorded.contains(&seen.task)) {
+        BTreeMap::new()
+    } else {
+        host.addresses().await.context("list the tasks' addresses")?
+    };
     let restarted = Restarted {
         host_rebooted,
         containers,
+        addresses,
     };
     let node = match loaded.node {
         Some(record) => Node::load(config, record, loaded.tasks, loaded.ledger),

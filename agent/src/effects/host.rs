@@ -2,6 +2,7 @@
 //! the list of everything that this instance has on the host. Never decides.
 
 use std::{
+    collections::BTreeMap,
     ffi::OsString,
     net::Ipv4Addr,
     os::unix::fs::DirBuilderExt,
@@ -208,6 +209,19 @@ impl Host {
             }
         };
         Ok(listed.into_iter().map(observed).collect())
+    }
+
+    /// The address that the host routes to each task.
+    pub async fn addresses(&self) -> anyhow::Result<BTreeMap<TaskId, Ipv4Addr>> {
+        let route = |object| match object {
+            network::HostObject::Route {
+                address,
+                task: Some(task),
+                ..
+            } => Some((task, address)),
+            _ => None,
+        };
+        Ok(self.network.list().await?.into_iter().filter_map(route).collect())
     }
 
     /// Performs one effect to its completion.

@@ -77,7 +77,8 @@ pub enum StoreError {
     InUse { path: String },
     /// Trying again does not help; the operator has to look.
     #[error(
-        "database is damaged; move it away and restart: what runs is found by its labels, and ended and reported in order"
+        "database is damaged; move it away and restart: what runs is found by its labels and goes on; what cannot be told for \
+         certain is ended and reported in order"
     )]
     Corrupt { source: rusqlite::Error },
     /// Full, or an I/O error: may pass.

@@ -80,6 +80,7 @@ impl Node {
         self.rejoined = false;
         self.record.identity.clone_from(&self.identity);
         touched.extend(self.take_over(position, wanted, &missing, now, change));
+        self.strangers.clear();
         self.release_strangers(now, change);
         touched
     }
@@ -175,7 +176,7 @@ impl Node {
     fn want(&mut self, spec: TaskSpec, now: Millis, change: &mut Change) {
         let id = spec.id.clone();
         let (desired, reason) = (spec.desired, spec.stop_reason.clone());
-        if !self.tasks.contains_key(&id) {
+        if !self.tasks.contains_key(&id) && !self.adopt(&spec, now, change) {
             self.record.last_arrival += 1;
             let deadline = now.plus(self.config.admission_deadline_ms);
             change.timers.push((TimerKey::Admission(id.clone()), deadline));
@@ -204,6 +205,32 @@ impl Node {
             };
             task.begin_stop(StopCode::UserInitiated, reason, now);
         }
+    }
+
+    /// Takes up a task that runs without a record, if it is whole and has a place here.
+    fn adopt(&mut self, spec: &TaskSpec, now: Millis, change: &mut Change) -> bool {
+        let Some(stranger) = self.strangers.remove(&spec.id) else {
+            return false;
+        };
+        let addresses = &mut self.record.addresses;
+        let has_place = stranger
+            .address
+            .is_none_or(|address| addresses.may_hold(address, &spec.id));
+        if spec.desired != DesiredStatus::Running || !has_place {
+            return false;
+        }
+        let arrival = self.record.last_arrival + 1;
+        let Some(task) = Task::adopt(spec.clone(), arrival, &stranger, now) else {
+            return false;
+        };
+        self.record.last_arrival = arrival;
+        if let Some(address) = stranger.address {
+            addresses.hold(address, &spec.id);
+        }
+        self.resources.charge(&task.spec);
+        self.tasks.insert(spec.id.clone(), task);
+        change.node = true;
+        true
     }
 
     /// A spec that this node does not understand. One of a task that it does not have is told once per time it is wanted,

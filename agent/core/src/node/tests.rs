@@ -642,6 +642,7 @@ fn restarted_as(node: &Node, id: u64) -> Node {
     let restarted = Restarted {
         host_rebooted: false,
         containers: vec![],
+        ..Restarted::default()
     };
     node.apply(Millis(0), Event::Restarted(restarted));
     node
@@ -721,6 +722,7 @@ fn a_reboot_stops_what_ran_and_cleans_up() {
     let restarted = Restarted {
         host_rebooted: true,
         containers: vec![],
+        ..Restarted::default()
     };
     let reports = run(&mut node, Millis(9), Event::Restarted(restarted));
     let facts = &reports.last().unwrap().task.facts;
@@ -753,6 +755,7 @@ fn a_stored_node_goes_on_where_it_was() {
     let restarted = Restarted {
         host_rebooted: false,
         containers: vec![observed],
+        ..Restarted::default()
     };
     let change = node.apply(Millis(9), Event::Restarted(restarted));
     assert_eq!(

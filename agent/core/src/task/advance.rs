@@ -66,7 +66,7 @@ impl Task {
                 now,
             );
         }
-        if self.times.started.is_none() && self.status() == crate::report::Status::Running {
+        if self.times.started.is_none() && !self.adopted && self.status() == crate::report::Status::Running {
             self.times.started = Some(now);
         }
     }

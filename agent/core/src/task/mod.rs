@@ -8,7 +8,10 @@
 //!    └──────────────────────────────stop─────────────────────────────▲
 //! ```
 
+mod adopt;
 mod advance;
+
+pub use adopt::Stranger;
 
 use std::{collections::BTreeMap, net::Ipv4Addr};
 
@@ -47,6 +50,9 @@ pub struct Task {
     /// The control plane no longer has it.
     pub forgotten: bool,
     pub logs: Logs,
+    /// It ran before this agent knew of it: when it was started is not known, and not said.
+    #[serde(default)]
+    pub adopted: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -111,11 +117,12 @@ impl Task {
             reported: None,
             forgotten: false,
             logs: Logs::None,
+            adopted: false,
         }
     }
 
-    /// Something of this task is on the host, from a time of which this agent has no record. What it is and how far it
-    /// came is not known, so it is not taken up again: it ends, all of it, and only then the task is STOPPED.
+    /// Something of this task is on the host, from a time of which this agent has no record, and how far it came is not
+    /// certain (else see [`Task::adopt`]). It ends, all of it, and only then the task is STOPPED.
     pub fn found(&mut self, remains: &[&Owned], now: Millis) {
         for owned in remains {
             match owned {
@@ -446,7 +453,7 @@ impl Task {
         };
         if self.spec.restart_after_reboot && self.phase == Phase::Active {
             self.host_retry = Retry::default();
-            self.times.started = None;
+            (self.times.started, self.adopted) = (None, false);
             self.containers.values_mut().for_each(Container::start_anew);
             return;
         }

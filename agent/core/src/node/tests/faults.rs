@@ -204,6 +204,7 @@ fn a_container_that_ended_with_its_host_says_so() {
     let restarted = Restarted {
         host_rebooted: true,
         containers: vec![observed],
+        ..Restarted::default()
     };
     let reports = run(&mut node, Millis(9), Event::Restarted(restarted));
     let container = &reports.last().unwrap().task.facts.containers[0];
@@ -263,6 +264,7 @@ fn seen(spec: &TaskSpec) -> Event {
     Event::Restarted(Restarted {
         host_rebooted: false,
         containers: vec![observed],
+        ..Restarted::default()
     })
 }
 
@@ -287,6 +289,109 @@ fn what_runs_without_a_record_is_ended_before_its_task_is_said_to_be_stopped() {
         let left: Vec<_> = node.ledger().entries().collect();
         assert!(matches!(left.as_slice(), [Owned::Logs(_)]), "{left:?}");
     }
+}
+
+/// One that others waited for, ended and removed, and two that run.
+fn three() -> TaskSpec {
+    let mut spec = task(
+        1,
+        256,
+        vec![container(10, "init"), container(11, "app"), container(12, "web")],
+    );
+    spec.containers[0].essential = false;
+    for container in &mut spec.containers[1..] {
+        container.depends_on.push(Dependency {
+            container: "init".into(),
+            condition: Condition::Success,
+        });
+    }
+    spec
+}
+
+fn running(spec: &TaskSpec, containers: &[usize]) -> Event {
+    let observed = |index: &usize| crate::event::Observed {
+        task: spec.id.clone(),
+        container: spec.containers[*index].id.clone(),
+        attempt: Attempt(1),
+        state: crate::event::ObservedState::Running { pid: 7 },
+    };
+    Event::Restarted(Restarted {
+        containers: containers.iter().map(observed).collect(),
+        addresses: [(spec.id.clone(), Ipv4Addr::new(10, 0, 0, 3))].into(),
+        ..Restarted::default()
+    })
+}
+
+#[test]
+fn what_runs_without_a_record_goes_on_when_all_of_it_is_accounted_for() {
+    let mut node = node();
+    let spec = three();
+    run(&mut node, Millis(0), running(&spec, &[1, 2]));
+    let change = node.apply(Millis(1), snapshot(1, vec![spec.clone()]));
+    let [Effect::PrepareHost(prepare)] = change.effects.as_slice() else {
+        panic!("{:?}", change.effects)
+    };
+    assert_eq!(
+        prepare.address,
+        Some(Ipv4Addr::new(10, 0, 0, 3)),
+        "made again, which changes nothing"
+    );
+    let reports = settle(&mut node, Millis(2), change);
+    assert!(
+        reports.iter().all(|r| r.task.facts.status == Status::Running),
+        "{reports:?}"
+    );
+    assert_eq!(reports[0].task.times.started, None, "that is not known");
+    assert_eq!(node.resources().used().cpu_units, 256);
+    // Its end is as any other's, and nothing of it is left.
+    run(&mut node, Millis(3), stop(2, spec.clone()));
+    assert_eq!(node.task(&spec.id).unwrap().phase, Phase::Stopped);
+    assert!(matches!(
+        node.ledger().entries().collect::<Vec<_>>().as_slice(),
+        [Owned::Logs(_)]
+    ));
+}
+
+#[test]
+fn an_end_before_the_first_snapshot_is_not_missed() {
+    let mut node = node();
+    let spec = three();
+    run(&mut node, Millis(0), running(&spec, &[1, 2]));
+    let ended = exit(&spec.id, &spec.containers[1].id, Attempt(1), 3);
+    run(&mut node, Millis(1), Event::Exited(ended));
+    let reports = run(&mut node, Millis(2), snapshot(1, vec![spec.clone()]));
+    let facts = &reports.last().unwrap().task.facts;
+    assert_eq!(facts.stop.as_ref().unwrap().0, StopCode::EssentialContainerExited);
+    assert_eq!(facts.containers[1].exit_code, Some(3));
+}
+
+#[test]
+fn what_is_not_certain_of_a_task_without_a_record_ends_it() {
+    let lost = |node: &Node, spec: &TaskSpec| {
+        let (_, reason) = node.task(&spec.id).unwrap().stop.clone().unwrap();
+        assert!(reason.contains("lost its record"), "{reason}");
+    };
+    // One of those that must run does not.
+    let (mut first, spec) = (node(), three());
+    run(&mut first, Millis(0), running(&spec, &[1]));
+    run(&mut first, Millis(1), snapshot(1, vec![spec.clone()]));
+    lost(&first, &spec);
+    // Nobody waited for the end of the one that is gone: perhaps it never ran.
+    let (mut second, mut spec) = (node(), three());
+    spec.containers[1].depends_on.clear();
+    spec.containers[2].depends_on.clear();
+    run(&mut second, Millis(0), running(&spec, &[1, 2]));
+    run(&mut second, Millis(1), snapshot(1, vec![spec.clone()]));
+    lost(&second, &spec);
+    // Its address is no longer in the range.
+    let (mut third, spec) = (node(), three());
+    let Event::Restarted(mut seen) = running(&spec, &[1, 2]) else {
+        unreachable!()
+    };
+    seen.addresses.insert(spec.id.clone(), Ipv4Addr::new(10, 9, 0, 3));
+    run(&mut third, Millis(0), Event::Restarted(seen));
+    run(&mut third, Millis(1), snapshot(1, vec![spec.clone()]));
+    lost(&third, &spec);
 }
 
 #[test]
@@ -439,6 +544,7 @@ fn a_start_timeout_keeps_its_rest_when_the_clock_is_set_and_what_was_reported_st
             attempt: Attempt(1),
             state: crate::event::ObservedState::Running { pid: 1 },
         }],
+        ..Restarted::default()
     };
     let change = node.apply(begin.plus(by_ms + 6_000), Event::Restarted(restarted));
     let key = TimerKey::StartTimeout(spec.id.clone(), spec.containers[0].id.clone());
@@ -460,6 +566,7 @@ fn a_record_without_an_identity_has_one_from_the_next_start_on() {
         Event::Restarted(Restarted {
             host_rebooted: false,
             containers: Vec::new(),
+            ..Restarted::default()
         })
     };
     let (first, second) = ("a".repeat(32), "b".repeat(32));

@@ -32,6 +32,7 @@ fn boot(containers: Vec<Observed>) -> Event {
     Event::Restarted(Restarted {
         host_rebooted: true,
         containers,
+        ..Restarted::default()
     })
 }
 
@@ -157,6 +158,7 @@ fn a_second_boot_or_crash_before_the_next_attempt_changes_nothing() {
         Event::Restarted(Restarted {
             host_rebooted: false,
             containers: vec![left(&spec, 1, 1)],
+            ..Restarted::default()
         }),
     ];
     let mut last = Change::default();
