@@ -128,7 +128,7 @@ impl Host {
             let rt = self.cgroups.rt_processes(&seen.task);
             let taken = match self.loggers.adopt(&id, &rt).await {
                 Err(AdoptError::NotFound { .. }) if self.loggers.has_stored(&id) => {
-                    match self.logger_arguments(seen, &id, tasks) {
+                    match self.logger_arguments(seen, tasks) {
                         Some(arguments) => self.loggers.resume(&id, arguments).await,
                         // Its task is about to be ended: what it says has no place to go.
                         None => continue,
@@ -146,23 +146,11 @@ impl Host {
     }
 
     /// What the container's logger was started with, but for the socket.
-    fn logger_arguments(
-        &self,
-        seen: &Observed,
-        id: &str,
-        tasks: &[Task],
-    ) -> Option<Vec<(OsString, OsString)>> {
+    fn logger_arguments(&self, seen: &Observed, tasks: &[Task]) -> Option<Vec<(OsString, OsString)>> {
         let task = tasks.iter().find(|task| task.spec.id == seen.task)?;
         let spec = task.spec.container(&seen.container)?;
-        let dir = logs::task_dir(&self.log_dir, &seen.task);
-        let path = logs::container_log(&dir, &spec.name, &seen.container).ok()?;
-        let pairs: [(&str, OsString); 4] = [
-            ("id", id.into()),
-            ("path", path.into()),
-            ("max-size", spec.log.max_size_bytes.to_string().into()),
-            ("max-file", spec.log.max_files.to_string().into()),
-        ];
-        Some(pairs.map(|(key, value)| (key.into(), value)).into())
+        let command = self.runtime.logger(&seen.task, spec, seen.attempt).ok()?;
+        Some(command.arguments().map(|(key, value)| (key.into(), value)).into())
     }
 
     /// Answers from now on for what an earlier run of the agent began: it is measured, and its limits are kept up.

@@ -2,12 +2,16 @@
 //! file.
 
 use std::{
+    ffi::OsString,
     fmt::Write,
     os::unix::ffi::OsStrExt,
     path::{Path, PathBuf},
 };
 
-use berth_agent_core::ids::{ContainerId, TaskId};
+use berth_agent_core::{
+    desired::ContainerSpec,
+    ids::{Attempt, ContainerId, TaskId, runtime_id},
+};
 
 /// Longest name of a container (ECS API, ContainerDefinition).
 const NAME_BYTES_MAX: usize = 255;
@@ -51,24 +55,46 @@ pub struct LoggerCommand {
 }
 
 impl LoggerCommand {
+    /// Of a container whose logs are below `log_dir`.
+    ///
+    /// # Errors
+    /// Its name cannot be part of a path.
+    pub fn of(
+        (task, spec, attempt): (&TaskId, &ContainerSpec, Attempt),
+        log_dir: &Path,
+        (logger, socket): (&Path, &Path),
+    ) -> Result<Self, UnsafeName> {
+        Ok(Self {
+            logger: logger.into(),
+            socket: socket.into(),
+            runtime_id: runtime_id(&spec.id, attempt),
+            path: container_log(&task_dir(log_dir, task), &spec.name, &spec.id)?,
+            max_size_bytes: spec.log.max_size_bytes,
+            max_files: spec.log.max_files,
+        })
+    }
+
+    /// What the logger is told, by names: all but the socket, which is the agent's own.
+    pub fn arguments(&self) -> [(&'static str, OsString); 4] {
+        [
+            ("id", self.runtime_id.clone().into()),
+            ("path", self.path.clone().into()),
+            ("max-size", self.max_size_bytes.to_string().into()),
+            ("max-file", self.max_files.to_string().into()),
+        ]
+    }
+
     /// As containerd takes it for a task's stdout and stderr: both get the same. Its shim starts the logger with the
     /// query's keys and values as arguments.
     pub fn uri(&self) -> String {
         let mut uri = String::from("binary://");
         escape(&mut uri, self.logger.as_os_str().as_bytes(), b"/");
-        let (size, files) = (self.max_size_bytes.to_string(), self.max_files.to_string());
-        let pairs = [
-            ("id", self.runtime_id.as_bytes()),
-            ("socket", self.socket.as_os_str().as_bytes()),
-            ("path", self.path.as_os_str().as_bytes()),
-            ("max-size", size.as_bytes()),
-            ("max-file", files.as_bytes()),
-        ];
-        for (index, (key, value)) in pairs.into_iter().enumerate() {
+        let socket = ("socket", self.socket.clone().into_os_string());
+        for (index, (key, value)) in self.arguments().into_iter().chain([socket]).enumerate() {
             uri.push(if index == 0 { '?' } else { '&' });
             uri.push_str(key);
             uri.push('=');
-            escape(&mut uri, value, b"/");
+            escape(&mut uri, value.as_bytes(), b"/");
         }
         uri
     }
@@ -115,8 +141,8 @@ mod tests {
         };
         assert_eq!(
             command.uri(),
-            "binary:///opt/my%20berth/berth-logger?id=c-1&socket=/run/berth/l.sock&path=/l/a%26b%3Dc%25d%3Fe\
-             &max-size=10&max-file=3"
+            "binary:///opt/my%20berth/berth-logger?id=c-1&path=/l/a%26b%3Dc%25d%3Fe&max-size=10&max-file=3\
+             &socket=/run/berth/l.sock"
         );
     }
 }

@@ -8,6 +8,8 @@ use berth_agent_core::{
 };
 use tonic::{Code, Status};
 
+use crate::logs::UnsafeName;
+
 /// Bytes of a reason that are kept: ECS cuts at 1,024, and the kind comes before it.
 const MESSAGE_BYTES_MAX: usize = 900;
 
@@ -63,6 +65,8 @@ pub struct Answer {
 pub enum RuntimeError {
     #[error("the container cannot be described")]
     Spec { id: String, source: OciError },
+    #[error("the container has no place for its log")]
+    Log { id: String, source: UnsafeName },
     #[error("user {user:?}")]
     User {
         id: String,
@@ -173,7 +177,9 @@ impl RuntimeError {
     /// The name ECS gives to failures of this kind.
     pub fn kind(&self) -> &'static str {
         match self {
-            Self::Spec { .. } | Self::File { .. } | Self::NoNetwork { .. } => "CannotCreateContainerError",
+            Self::Spec { .. } | Self::Log { .. } | Self::File { .. } | Self::NoNetwork { .. } => {
+                "CannotCreateContainerError"
+            }
             // Docker finds these when it starts a container.
             Self::User { .. }
             | Self::Accounts { .. }
@@ -196,9 +202,11 @@ impl RuntimeError {
     /// Trying the same again may help. Exhaustive on purpose: a new variant must choose.
     pub fn retryable(&self) -> bool {
         match self {
-            Self::Spec { .. } | Self::User { .. } | Self::OpaqueSnapshot { .. } | Self::Cancelled { .. } => {
-                false
-            }
+            Self::Spec { .. }
+            | Self::Log { .. }
+            | Self::User { .. }
+            | Self::OpaqueSnapshot { .. }
+            | Self::Cancelled { .. } => false,
             Self::Accounts { .. } | Self::File { .. } | Self::Deadline { .. } => true,
             Self::NoLogger { .. } | Self::StillAlive { .. } => true,
             Self::NoNetwork { .. } => false,

@@ -1,6 +1,4 @@
-//! Owns what the runc shim is told beside the specification: its cgroup, its binary, its logger. Never starts it.
-
-use std::path::Path;
+//! Owns what the runc shim is told beside the specification: its cgroup, its binary. Never starts it.
 
 use prost::Message;
 use prost_types::Any;
@@ -39,48 +37,9 @@ pub(super) fn spec_any(spec: &serde_json::Value) -> Any {
     }
 }
 
-/// The shim runs `logger` for the container's output, with the pairs as arguments in no particular order.
-pub(super) fn logger_uri(logger: &Path, pairs: &[(&str, &str)]) -> String {
-    let query: Vec<String> = pairs
-        .iter()
-        .map(|(key, value)| format!("{key}={}", escape(value)))
-        .collect();
-    format!(
-        "binary://{}?{}",
-        escape(&logger.to_string_lossy()),
-        query.join("&")
-    )
-}
-
-/// RFC 3986: everything but the unreserved characters, and the slash, which both path and query allow.
-fn escape(text: &str) -> String {
-    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~/".contains(&byte);
-    text.bytes()
-        .map(|b| {
-            if plain(b) {
-                char::from(b).to_string()
-            } else {
-                format!("%{b:02X}")
-            }
-        })
-        .collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_logger_uri_survives_odd_paths() {
-        let uri = logger_uri(
-            Path::new("/opt/a b/log?ger"),
-            &[("path", "/l/ä&x=1"), ("max-size", "10")],
-        );
-        assert_eq!(
-            uri,
-            "binary:///opt/a%20b/log%3Fger?path=/l/%C3%A4%26x%3D1&max-size=10"
-        );
-    }
 
     #[test]
     fn options_are_the_protocols() {

@@ -8,9 +8,9 @@ use std::{
 };
 
 use berth_agent_core::{
-    desired::NetworkMode,
+    desired::{ContainerSpec, NetworkMode},
     effect::StartContainer,
-    ids::runtime_id,
+    ids::{self, TaskId, runtime_id},
     oci::{self, Network, OciError, OciSpec, TaskFacts, User},
 };
 use containerd_client::{
@@ -27,8 +27,9 @@ use super::{
     Identity, Runtime, RuntimeError, Step,
     call::{DEADLINE, PROCESS_DEADLINE, call, unless_cancelled},
     labels,
-    options::{logger_uri, runc_options, spec_any},
+    options::{runc_options, spec_any},
 };
+use crate::logs::{LoggerCommand, UnsafeName};
 
 /// The first, one after leftovers were cleared, one after a shim that was leaving took the call.
 const ROUNDS_MAX: usize = 3;
@@ -70,6 +71,21 @@ struct Attempt<'a> {
 }
 
 impl Runtime {
+    /// The logger of one attempt, and what it is told.
+    ///
+    /// # Errors
+    /// The container's name cannot be part of a path.
+    pub fn logger(
+        &self,
+        task: &TaskId,
+        spec: &ContainerSpec,
+        attempt: ids::Attempt,
+    ) -> Result<LoggerCommand, UnsafeName> {
+        let config = self.config();
+        let programs = (config.logger.as_path(), config.logger_socket.as_path());
+        LoggerCommand::of((task, spec, attempt), &config.log_dir, programs)
+    }
+
     /// Creates and starts one attempt of a container. Its image is unpacked, its task's cgroups and network exist.
     ///
     /// Repeating it is safe: an attempt that was started is only looked up, and what an earlier try left half made is
@@ -275,7 +291,7 @@ impl Attempt<'_> {
     }
 
     async fn create_process(&self, rootfs: Vec<Mount>) -> Result<(), RuntimeError> {
-        let output = self.output();
+        let output = self.output()?;
         let request = CreateTaskRequest {
             container_id: self.id.clone(),
             rootfs,
@@ -294,19 +310,15 @@ impl Attempt<'_> {
     }
 
     /// The logger, and what it is told.
-    fn output(&self) -> String {
-        let config = self.runtime.config();
-        let (spec, task) = (&self.request.spec, &self.request.task);
-        let file = format!("{}-json.log", spec.id);
-        let path = config.log_dir.join(task.as_str()).join(&spec.name).join(file);
-        let pairs = [
-            ("id", self.id.as_str()),
-            ("socket", &config.logger_socket.to_string_lossy()),
-            ("path", &path.to_string_lossy()),
-            ("max-size", &spec.log.max_size_bytes.to_string()),
-            ("max-file", &spec.log.max_files.to_string()),
-        ];
-        logger_uri(&config.logger, &pairs)
+    fn output(&self) -> Result<String, RuntimeError> {
+        let request = self.request;
+        self.runtime
+            .logger(&request.task, &request.spec, request.attempt)
+            .map(|command| command.uri())
+            .map_err(|source| RuntimeError::Log {
+                id: self.id.clone(),
+                source,
+            })
     }
 
     /// The logger registers before it lets Tasks.Create return.
