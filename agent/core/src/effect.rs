@@ -101,6 +101,8 @@ pub struct PrepareHost {
     pub address: Option<std::net::Ipv4Addr>,
     /// Container names, for the log directories.
     pub containers: Vec<(ContainerId, String)>,
+    /// Those that run already, with their own memory limit in bytes: of a task that was taken up.
+    pub running: Vec<(ContainerId, u64)>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

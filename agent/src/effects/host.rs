@@ -302,6 +302,10 @@ impl Host {
                     let retryable = error.retry() == network::Retry::Backoff;
                     failure(&error, retryable)
                 })?;
+            for (container, memory_bytes) in &prepare.running {
+                self.cgroups
+                    .keep_container(&prepare.task, container, *memory_bytes);
+            }
             for (_, name) in &prepare.containers {
                 let dir = self.log_dir.join(prepare.task.as_str()).join(name);
                 let made = std::fs::DirBuilder::new()

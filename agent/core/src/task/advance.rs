@@ -104,6 +104,13 @@ impl Task {
                 .iter()
                 .map(|c| (c.id.clone(), c.name.clone()))
                 .collect(),
+            running: self
+                .spec
+                .containers
+                .iter()
+                .filter(|c| self.container(&c.id).life == Life::Running)
+                .map(|c| (c.id.clone(), c.memory_bytes))
+                .collect(),
         }));
     }
 

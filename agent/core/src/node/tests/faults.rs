@@ -336,6 +336,8 @@ fn what_runs_without_a_record_goes_on_when_all_of_it_is_accounted_for() {
         Some(Ipv4Addr::new(10, 0, 0, 3)),
         "made again, which changes nothing"
     );
+    let running: Vec<_> = prepare.running.iter().map(|(id, _)| id).collect();
+    assert_eq!(running, [&spec.containers[1].id, &spec.containers[2].id]);
     let reports = settle(&mut node, Millis(2), change);
     assert!(
         reports.iter().all(|r| r.task.facts.status == Status::Running),
