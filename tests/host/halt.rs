@@ -224,3 +224,30 @@ async fn without_containerd_tasks_are_ended_by_their_cgroups_and_their_last_word
     }
     cluster.containerd.restart();
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tasks_below_an_earlier_cgroup_parent_are_ended_as_well() {
+    let mut cluster = Cluster::start().await;
+    let task = cluster.running(POLITE, |_| {}).await;
+    up(&cluster, &task, "main").await;
+    assert_eq!(cluster.stop_agent(), Some(0));
+    let file = cluster.agent_config_file();
+    let config = std::fs::read_to_string(&file).unwrap();
+    std::fs::write(
+        &file,
+        format!("cgroup_parent = \"/{}x.slice\"\n{config}", cluster.instance),
+    )
+    .unwrap();
+    let halted = halt(&cluster, &["--yes"]);
+    assert_eq!(halted.status.code(), Some(0), "{}", said(&halted));
+    assert_eq!(cluster.pids(&task), Vec::<i32>::new());
+    assert!(
+        time_of(&cluster, &task, "main", "bye").is_some(),
+        "{}",
+        said(&halted)
+    );
+    assert!(cluster.run_dir().join("halted").is_file());
+    let again = halt(&cluster, &["--yes"]);
+    assert_eq!(again.status.code(), Some(0), "{}", said(&again));
+    assert!(!said(&again).contains("ended"), "{}", said(&again));
+}

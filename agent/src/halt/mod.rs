@@ -47,34 +47,53 @@ pub async fn halt(place: &Place, within: Duration) -> anyhow::Result<()> {
     purge::refuse_beside_an_agent(place)?;
     let deadline = Instant::now() + within;
     let cgroups = Cgroups::left_behind(&place.cgroup_parent())?;
-    if with_processes(&cgroups)?.is_empty() {
-        return Ok(());
-    }
-    // First: an agent that is started when half is done must not take the ended half for failed.
-    if let Err(error) = boot::end(&place.run_dir) {
-        tracing::warn!(run_dir = %place.run_dir.display(), %error, "cannot note the halt: an agent that is started before the next boot takes its tasks for failed");
-    }
-    let patience = CONTAINERD_LIMIT.min(within / CONTAINERD_SHARE);
+    let seen = !with_processes(&cgroups)?.is_empty();
+    // Where nothing is seen it is still asked: the cgroups may be others than those of the configuration's last change.
+    let patience = if seen {
+        CONTAINERD_LIMIT.min(within / CONTAINERD_SHARE)
+    } else {
+        Duration::ZERO
+    };
     match runtime::connect(&place.containerd_address, patience, |_| {}).await {
         Ok(channel) => {
             let runtime = Runtime::new(channel, purge::runtime_config(place));
-            if let Err(error) = end_containers(&runtime, deadline).await {
+            if let Err(error) = end_containers(&runtime, place, seen, deadline).await {
                 tracing::warn!(error = %Chain(error.as_ref()), "containerd does not say what runs; ending tasks by their cgroups");
             }
         }
-        Err(error) => {
+        Err(error) if seen => {
+            mark(place);
             tracing::warn!(error = %Chain(&error), "ending tasks by their cgroups, with SIGTERM");
         }
+        Err(_) => return Ok(()),
     }
     end_the_rest(&cgroups, deadline).await
 }
 
-async fn end_containers(runtime: &Runtime, deadline: Instant) -> anyhow::Result<()> {
+/// Before anything ends: an agent that is started when half is done must not take the ended half for failed.
+fn mark(place: &Place) {
+    if let Err(error) = boot::end(&place.run_dir) {
+        tracing::warn!(run_dir = %place.run_dir.display(), %error, "cannot note the halt: an agent that is started before the next boot takes its tasks for failed");
+    }
+}
+
+async fn end_containers(
+    runtime: &Runtime,
+    place: &Place,
+    seen: bool,
+    deadline: Instant,
+) -> anyhow::Result<()> {
+    if seen {
+        mark(place);
+    }
     let mut tasks: BTreeMap<TaskId, Vec<ListedContainer>> = BTreeMap::new();
     for container in runtime.list().await? {
         tasks.entry(container.task.clone()).or_default().push(container);
     }
     tasks.retain(|_, containers| containers.iter().any(|c| c.state != ObservedState::Created));
+    if !seen && !tasks.is_empty() {
+        mark(place);
+    }
     let removals = std::sync::Arc::new(Semaphore::new(REMOVALS_MAX));
     let mut ending = JoinSet::new();
     for (id, containers) in tasks {
