@@ -1,6 +1,8 @@
 //! Owns the border between the wire and the core: the only module that sees both. Checks every bound of what it is
 //! sent; refuses by name what this agent does not know. Never repairs.
 
+mod linux;
+
 use std::collections::BTreeSet;
 
 use berth_agent_core::{
@@ -27,6 +29,9 @@ pub const FEATURES: &[&str] = &[
     "limits.container",
     "ulimits",
     "rootfs.readonly",
+    "linux.capabilities",
+    "linux.privileged",
+    "linux.no-new-privileges",
     "restart.after-reboot",
 ];
 
@@ -333,6 +338,7 @@ fn container(wire: wire::ContainerSpec) -> Result<ContainerSpec, Refusal> {
             })
             .collect(),
         log: log(wire.log)?,
+        linux: linux::options(wire.linux.unwrap_or_default())?,
     })
 }
 

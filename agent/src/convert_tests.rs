@@ -1,3 +1,4 @@
+use berth_agent_core::desired::LinuxOptions;
 use proptest::prelude::*;
 use prost::Message as _;
 
@@ -25,6 +26,10 @@ fn good() -> wire::TaskSpec {
         required_features: vec!["net.awsvpc".into()],
         ..Default::default()
     }
+}
+
+fn linux(task: &mut wire::TaskSpec) -> &mut wire::LinuxOptions {
+    task.containers[0].linux.get_or_insert_default()
 }
 
 fn depends(on: &str) -> wire::Dependency {
@@ -77,6 +82,12 @@ fn every_bound_is_checked_and_named() {
             };
             t.containers[0].ports.push(port);
         }),
+        ("containers[0].linux.capabilities_add", |t| {
+            linux(t).capabilities_add.push("CAP_CHOWN".into());
+        }),
+        ("containers[0].linux.capabilities_drop", |t| {
+            linux(t).capabilities_drop = vec!["CHOWN".into(); ENTRIES_MAX + 1];
+        }),
         ("depends_on", |t| {
             t.containers[0].depends_on.push(depends("nobody"))
         }),
@@ -99,6 +110,26 @@ fn a_task_that_starts_again_after_a_reboot_is_known_as_such() {
     assert!(!task_spec(spec.clone()).unwrap().restart_after_reboot);
     spec.restart_after_reboot = true;
     assert!(task_spec(spec).unwrap().restart_after_reboot);
+}
+
+#[test]
+fn what_may_be_done_to_the_kernel_is_taken_over_field_for_field() {
+    let mut spec = good();
+    *linux(&mut spec) = wire::LinuxOptions {
+        capabilities_add: vec!["SYS_PTRACE".into()],
+        capabilities_drop: vec!["ALL".into()],
+        privileged: true,
+        no_new_privileges: true,
+    };
+    let containers = task_spec(spec).unwrap().containers;
+    let expected = LinuxOptions {
+        capabilities_add: vec!["SYS_PTRACE".into()],
+        capabilities_drop: vec!["ALL".into()],
+        privileged: true,
+        no_new_privileges: true,
+    };
+    assert_eq!(containers[0].linux, expected);
+    assert_eq!(containers[1].linux, LinuxOptions::default());
 }
 
 #[test]

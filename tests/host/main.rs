@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod bad_input;
+mod fields;
 mod halt;
 mod identity;
 mod lifecycle;

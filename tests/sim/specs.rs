@@ -85,5 +85,6 @@ fn container(task: u64, i: u64, essential: bool, network: NetworkMode, random: &
             max_size_bytes: 1 << 20,
             max_files: 2,
         },
+        linux: Default::default(),
     }
 }

@@ -116,6 +116,22 @@ pub struct ContainerSpec {
     pub readonly_root_filesystem: bool,
     pub ulimits: Vec<Ulimit>,
     pub log: LogSpec,
+    /// Absent in what an older agent stored.
+    #[serde(default)]
+    pub linux: LinuxOptions,
+}
+
+/// What a container's processes may do to the kernel, beyond Docker's defaults, which are what the default asks for.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct LinuxOptions {
+    /// `ALL`, or the kernel's names without `CAP_`.
+    pub capabilities_add: Vec<String>,
+    pub capabilities_drop: Vec<String>,
+    /// All capabilities and devices of the host, no system call filter, nothing masked.
+    pub privileged: bool,
+    /// No program it runs gains privileges, setuid or not: PR_SET_NO_NEW_PRIVS.
+    pub no_new_privileges: bool,
 }
 
 /// When a container that another depends on is good enough.

@@ -115,6 +115,9 @@ pub struct StartContainer {
     pub address: Option<std::net::Ipv4Addr>,
     /// The task's limits: they bound what a container without its own may ask for.
     pub task_limits: Limits,
+    /// A container of the task is privileged, this one or another.
+    #[serde(default)]
+    pub task_privileged: bool,
     /// For labels.
     pub task_arn: String,
     pub cluster: String,

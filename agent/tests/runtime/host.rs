@@ -180,6 +180,7 @@ impl Host {
                     max_size_bytes: 1 << 20,
                     max_files: 1,
                 },
+                linux: Default::default(),
             },
             image: ResolvedImage {
                 reference: image::REFERENCE.into(),
@@ -190,6 +191,7 @@ impl Host {
             network: NetworkMode::None,
             address: None,
             task_limits: Limits::default(),
+            task_privileged: false,
             task_arn: "arn:aws:ecs:local:0:task/c/t".into(),
             cluster: "c".into(),
             family: "f".into(),

@@ -8,6 +8,7 @@ mod container;
 mod dependencies;
 mod echo;
 mod fields;
+pub(crate) mod linux;
 mod log;
 mod ports;
 mod read;

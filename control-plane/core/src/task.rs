@@ -79,6 +79,16 @@ pub struct Ulimit {
     pub hard: i64,
 }
 
+/// What a container's processes may do to the kernel, beyond Docker's defaults; the fields of the wire's message.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LinuxOptions {
+    /// `ALL`, or the kernel's names without `CAP_`.
+    pub capabilities_add: Vec<String>,
+    pub capabilities_drop: Vec<String>,
+    pub privileged: bool,
+    pub no_new_privileges: bool,
+}
+
 /// json-file: at most `max_size_bytes` × `max_files` are kept per container.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LogSpec {
@@ -123,6 +133,7 @@ pub struct ContainerDefinition {
     pub labels: BTreeMap<String, String>,
     pub readonly_root_filesystem: bool,
     pub ulimits: Vec<Ulimit>,
+    pub linux: LinuxOptions,
     pub log_max_size_bytes: Option<u64>,
     pub log_max_files: Option<u32>,
 }

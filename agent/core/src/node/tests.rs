@@ -59,6 +59,7 @@ fn container(n: u64, name: &str) -> ContainerSpec {
             max_size_bytes: MIB,
             max_files: 2,
         },
+        linux: Default::default(),
     }
 }
 

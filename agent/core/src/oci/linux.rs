@@ -3,7 +3,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::{Cgroups, Network, OciError, OciSpec, mounts, process::DEFAULT_CAPABILITIES, seccomp};
+use super::{Cgroups, Network, OciError, OciSpec, devices, mounts, seccomp};
 use crate::desired::ContainerSpec;
 
 /// Processes and threads of one container. Docker sets no limit and so a fork bomb takes the host's last pid;
@@ -39,16 +39,22 @@ impl Limits {
     }
 }
 
-pub(super) fn linux(spec: &OciSpec) -> Result<Value, OciError> {
+/// `capabilities` is the bounding set: it widens the system call filter.
+pub(super) fn linux(spec: &OciSpec, capabilities: &[&str]) -> Result<Value, OciError> {
     let mut linux = json!({
         "cgroupsPath": spec.cgroups_path,
         "namespaces": namespaces(spec),
         "resources": resources(spec)?,
-        "maskedPaths": mounts::MASKED,
-        "readonlyPaths": mounts::READONLY,
     });
-    if let Some(profile) = seccomp::profile(spec.host.arch, spec.host.kernel, &DEFAULT_CAPABILITIES) {
-        linux["seccomp"] = profile;
+    if spec.linux.privileged {
+        linux["devices"] = devices::nodes(&spec.devices).into();
+    } else {
+        linux["maskedPaths"] = json!(mounts::MASKED);
+        let sysfs = spec.beside_privileged.then_some(mounts::SYSFS);
+        linux["readonlyPaths"] = json!(mounts::READONLY.into_iter().chain(sysfs).collect::<Vec<_>>());
+        if let Some(profile) = seccomp::profile(spec.host.arch, spec.host.kernel, capabilities) {
+            linux["seccomp"] = profile;
+        }
     }
     if spec.network != Network::Host {
         // A runtime refuses these in the host's namespace, where they would change the host.
@@ -80,7 +86,7 @@ fn namespaces(spec: &OciSpec) -> Vec<Value> {
 
 fn resources(spec: &OciSpec) -> Result<Value, OciError> {
     let mut resources = json!({
-        "devices": devices(),
+        "devices": devices::rules(spec),
         "memory": memory(spec)?,
         "cpu": {"shares": spec.limits.cpu_units.clamp(CPU_SHARES.0, CPU_SHARES.1)},
         "pids": {"limit": PIDS_MAX_DEFAULT},
@@ -114,35 +120,4 @@ fn memory(spec: &OciSpec) -> Result<Value, OciError> {
         memory.insert("reservation".to_owned(), json!(reservation));
     }
     Ok(memory.into())
-}
-
-/// Nothing but what every program expects: null, zero, full, random, urandom, tty, console, the pseudo terminals;
-/// and nodes may be made that cannot be opened (Docker).
-fn devices() -> Vec<Value> {
-    const ALLOWED: [(&str, Option<u32>, Option<u32>, &str); 11] = [
-        ("c", None, None, "m"),
-        ("b", None, None, "m"),
-        ("c", Some(1), Some(3), "rwm"),
-        ("c", Some(1), Some(5), "rwm"),
-        ("c", Some(1), Some(7), "rwm"),
-        ("c", Some(1), Some(8), "rwm"),
-        ("c", Some(1), Some(9), "rwm"),
-        ("c", Some(5), Some(0), "rwm"),
-        ("c", Some(5), Some(1), "rwm"),
-        ("c", Some(5), Some(2), "rwm"),
-        ("c", Some(136), None, "rwm"),
-    ];
-    let rule = |&(kind, major, minor, access): &(&str, Option<u32>, Option<u32>, &str)| {
-        let mut rule = json!({"allow": true, "type": kind, "access": access});
-        for (name, number) in [("major", major), ("minor", minor)] {
-            if let Some(number) = number {
-                rule[name] = json!(number);
-            }
-        }
-        rule
-    };
-    let deny_all = json!({"allow": false, "access": "rwm"});
-    std::iter::once(deny_all)
-        .chain(ALLOWED.iter().map(rule))
-        .collect()
 }

@@ -4,6 +4,8 @@
 //! Defaults are Docker's, because images and ECS definitions were written against them: capabilities, seccomp,
 //! masked paths, mounts, devices, sysctls. Where Berth differs, the place says so.
 
+mod capabilities;
+mod devices;
 mod linux;
 mod mounts;
 mod process;
@@ -18,13 +20,15 @@ use std::collections::BTreeMap;
 use serde_json::{Value, json};
 
 use crate::{
-    desired::Ulimit,
+    desired::{LinuxOptions, Ulimit},
     effect::StartContainer,
     ids::{ContainerId, TaskId},
 };
+pub use capabilities::{DEFAULT_CAPABILITIES, is_capability};
+pub use devices::{Device, DeviceKind};
 pub use linux::{Limits, NOFILE_DEFAULT, PIDS_MAX_DEFAULT};
 pub use mounts::Mount;
-pub use process::{DEFAULT_CAPABILITIES, DEFAULT_PATH, argv};
+pub use process::{DEFAULT_PATH, argv};
 pub use user::User;
 
 /// The OCI version written: the newest that runc 1.0 and crun 1.0 both know.
@@ -57,6 +61,10 @@ pub enum OciError {
     UlimitRange { name: String, soft: i64, hard: i64 },
     #[error("memory reservation {reservation} is above the memory limit {limit} (bytes)")]
     Reservation { reservation: u64, limit: u64 },
+    #[error("capability {0:?} is not known")]
+    UnknownCapability(String),
+    #[error("this host has no {0} to give: its own init lacks it")]
+    CapabilityMissing(String),
     #[error("cgroup path {0:?} is not absolute")]
     RelativeCgroup(String),
     #[error("{0:?} is not a signal")]
@@ -96,6 +104,8 @@ pub struct HostFacts {
     pub oom_score_adj_min: i32,
     /// The highest hard limit of open files a runtime may set here: its own where CAP_SYS_RESOURCE is missing.
     pub nofile_max: u64,
+    /// The capabilities a runtime can give here, as the kernel numbers them: bit n is number n.
+    pub capabilities: u64,
 }
 
 /// Where the container's packets go.
@@ -127,6 +137,8 @@ pub struct TaskFacts {
     pub network: Network,
     /// The agent's own: `hosts`, `hostname`, `resolv.conf`.
     pub mounts: Vec<Mount>,
+    /// What a privileged container finds in `/dev`: all that the host has there. Others get none of them.
+    pub devices: Vec<Device>,
 }
 
 /// Builder of a runtime specification.
@@ -143,9 +155,12 @@ pub struct OciSpec {
     hostname: String,
     network: Network,
     readonly_root: bool,
+    linux: LinuxOptions,
+    beside_privileged: bool,
     ulimits: Vec<Ulimit>,
     limits: Limits,
     mounts: Vec<Mount>,
+    devices: Vec<Device>,
     annotations: BTreeMap<String, String>,
 }
 
@@ -164,9 +179,12 @@ impl OciSpec {
             hostname: "localhost".to_owned(),
             network: Network::Private,
             readonly_root: false,
+            linux: LinuxOptions::default(),
+            beside_privileged: false,
             ulimits: Vec::new(),
             limits: Limits::default(),
             mounts: Vec::new(),
+            devices: Vec::new(),
             annotations: BTreeMap::new(),
         }
     }
@@ -182,6 +200,9 @@ impl OciSpec {
             .hostname(task.hostname)
             .network(task.network)
             .readonly_root(spec.readonly_root_filesystem)
+            .linux(&spec.linux)
+            .beside_privileged(request.task_privileged && !spec.linux.privileged)
+            .devices(task.devices)
             .ulimits(&spec.ulimits)
             .limits(Limits::of(spec))
             .annotation(SHIM_GROUP, request.task.as_str());
@@ -224,6 +245,24 @@ impl OciSpec {
         self
     }
 
+    /// What its processes may do to the kernel, beyond Docker's defaults.
+    pub fn linux(mut self, options: &LinuxOptions) -> Self {
+        self.linux = options.clone();
+        self
+    }
+
+    /// Whether it is not privileged, and another of its task is.
+    pub fn beside_privileged(mut self, beside: bool) -> Self {
+        self.beside_privileged = beside;
+        self
+    }
+
+    /// What it finds in `/dev` if it is privileged.
+    pub fn devices(mut self, devices: Vec<Device>) -> Self {
+        self.devices = devices;
+        self
+    }
+
     pub fn ulimits(mut self, ulimits: &[Ulimit]) -> Self {
         self.ulimits = ulimits.to_vec();
         self
@@ -253,14 +292,15 @@ impl OciSpec {
         if !self.cgroups_path.starts_with('/') {
             return Err(OciError::RelativeCgroup(self.cgroups_path));
         }
+        let capabilities = capabilities::bounding(&self.linux, &self.host)?;
         Ok(json!({
             "ociVersion": OCI_VERSION,
-            "process": process::process(&self)?,
+            "process": process::process(&self, &capabilities)?,
             "root": {"path": "rootfs", "readonly": self.readonly_root},
             "hostname": self.hostname,
-            "mounts": mounts::mounts(&self.mounts)?,
+            "mounts": mounts::mounts(&self)?,
             "annotations": self.annotations,
-            "linux": linux::linux(&self)?,
+            "linux": linux::linux(&self, &capabilities)?,
         }))
     }
 }

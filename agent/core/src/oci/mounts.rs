@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::OciError;
+use super::{OciError, OciSpec};
 
 /// A file or directory of the host, seen in the container.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,6 +45,8 @@ impl Mount {
     }
 }
 
+pub(super) const SYSFS: &str = "/sys";
+
 /// Destination, type, source, options: Docker's, with /dev/shm of 64 MiB.
 const DEFAULTS: [(&str, &str, &str, &[&str]); 7] = [
     ("/proc", "proc", "proc", &["nosuid", "noexec", "nodev"]),
@@ -67,7 +69,7 @@ const DEFAULTS: [(&str, &str, &str, &[&str]); 7] = [
             "gid=5",
         ],
     ),
-    ("/sys", "sysfs", "sysfs", &["nosuid", "noexec", "nodev", "ro"]),
+    (SYSFS, "sysfs", "sysfs", &["nosuid", "noexec", "nodev", "ro"]),
     (
         "/sys/fs/cgroup",
         "cgroup",
@@ -108,13 +110,19 @@ pub(super) const READONLY: [&str; 5] = [
     "/proc/sysrq-trigger",
 ];
 
-pub(super) fn mounts(own: &[Mount]) -> Result<Vec<Value>, OciError> {
+pub(super) fn mounts(spec: &OciSpec) -> Result<Vec<Value>, OciError> {
     let default = |&(destination, kind, source, options): &(&str, &str, &str, &[&str])| {
+        // The privileged may write to sysfs and to the cgroups (Docker). The sysfs of a network namespace is one file
+        // system, read-only for all if the first who mounts it says so: those beside a privileged container have it
+        // made read-only for themselves afterwards.
+        let writable = spec.linux.privileged || spec.beside_privileged && destination == SYSFS;
+        let kept = |option: &&str| !(writable && *option == "ro");
+        let options: Vec<&str> = options.iter().copied().filter(kept).collect();
         Ok(json!({"destination": destination, "type": kind, "source": source, "options": options}))
     };
     DEFAULTS
         .iter()
         .map(default)
-        .chain(own.iter().map(Mount::json))
+        .chain(spec.mounts.iter().map(Mount::json))
         .collect()
 }

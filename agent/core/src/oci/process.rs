@@ -12,24 +12,6 @@ use crate::{
 /// `PATH` where neither the image nor the definition sets one (Docker's `DefaultPathEnv`).
 pub const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// What Docker leaves to a container that asks for nothing.
-pub const DEFAULT_CAPABILITIES: [&str; 14] = [
-    "CAP_CHOWN",
-    "CAP_DAC_OVERRIDE",
-    "CAP_FSETID",
-    "CAP_FOWNER",
-    "CAP_MKNOD",
-    "CAP_NET_RAW",
-    "CAP_SETGID",
-    "CAP_SETUID",
-    "CAP_SETFCAP",
-    "CAP_SETPCAP",
-    "CAP_NET_BIND_SERVICE",
-    "CAP_SYS_CHROOT",
-    "CAP_KILL",
-    "CAP_AUDIT_WRITE",
-];
-
 /// ECS's names of resource limits and the kernel's.
 const ULIMITS: [(&str, &str); 15] = [
     ("core", "RLIMIT_CORE"),
@@ -61,27 +43,24 @@ pub fn argv(image: &ImageConfig, spec: &ContainerSpec) -> Vec<String> {
     [entry, command].concat()
 }
 
-pub(super) fn process(spec: &OciSpec) -> Result<Value, OciError> {
+/// `capabilities` is the bounding set.
+pub(super) fn process(spec: &OciSpec, capabilities: &[&str]) -> Result<Value, OciError> {
     if spec.args.is_empty() {
         return Err(OciError::NoCommand);
     }
     no_nul("the command", &spec.args)?;
     // For other users execve would clear these two anyway; Docker leaves them out.
-    let own = if spec.user.uid == 0 {
-        &DEFAULT_CAPABILITIES[..]
-    } else {
-        &[]
-    };
+    let own = if spec.user.uid == 0 { capabilities } else { &[] };
     Ok(json!({
         "terminal": false,
         "user": {"uid": spec.user.uid, "gid": spec.user.gid, "additionalGids": spec.user.additional_gids},
         "args": spec.args,
         "env": environment(&spec.hostname, &spec.image_env, &spec.env)?,
         "cwd": working_directory(&spec.image_working_dir, &spec.working_directory)?,
-        "capabilities": {"bounding": DEFAULT_CAPABILITIES, "effective": own, "permitted": own},
+        "capabilities": {"bounding": capabilities, "effective": own, "permitted": own},
         "rlimits": rlimits(&spec.ulimits, &spec.host)?,
-        // Docker's default: setuid programs of the image work.
-        "noNewPrivileges": false,
+        // False is Docker's default: setuid programs of the image work.
+        "noNewPrivileges": spec.linux.no_new_privileges,
         // Always written: without it the process inherits containerd's −998.
         "oomScoreAdj": spec.host.oom_score_adj_min.max(0),
     }))

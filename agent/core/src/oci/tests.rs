@@ -1,3 +1,7 @@
+//! What the builder writes, and what it refuses.
+
+mod options;
+
 use serde_json::{Value, json};
 
 use super::*;
@@ -13,6 +17,7 @@ const V1: HostFacts = HostFacts {
     swap_limit: true,
     oom_score_adj_min: 0,
     nofile_max: u64::MAX,
+    capabilities: (1 << 41) - 1,
 };
 const V2: HostFacts = HostFacts {
     cgroups: Cgroups::Unified,
@@ -57,6 +62,7 @@ fn container() -> ContainerSpec {
             max_size_bytes: MIB,
             max_files: 1,
         },
+        linux: Default::default(),
     }
 }
 
@@ -314,6 +320,7 @@ fn a_request_becomes_a_specification() {
         network: crate::desired::NetworkMode::Awsvpc,
         address: None,
         task_limits: crate::desired::Limits::default(),
+        task_privileged: false,
         task_arn: String::new(),
         cluster: String::new(),
         family: String::new(),
@@ -324,6 +331,7 @@ fn a_request_becomes_a_specification() {
         hostname: "aaaaaaaaaaaa".into(),
         network: Network::Join("/run/n".into()),
         mounts: vec![Mount::bind("/run/h", "/etc/hosts")],
+        devices: vec![],
     };
     let spec = OciSpec::for_container(&request, User::ROOT, facts, V1)
         .build()

@@ -187,6 +187,7 @@ impl Task {
             network: self.spec.network,
             address: self.address,
             task_limits: self.spec.limits,
+            task_privileged: self.spec.containers.iter().any(|c| c.linux.privileged),
             task_arn: self.spec.arn.clone(),
             cluster: self.spec.cluster.clone(),
             family: self.spec.family.clone(),

@@ -79,6 +79,8 @@ pub enum RuntimeError {
     OpaqueSnapshot { id: String, user: String, kind: String },
     #[error("write {}", path.display())]
     File { path: PathBuf, source: io::Error },
+    #[error("list the host's devices for a privileged container")]
+    Devices { source: io::Error },
     #[error("{step} of {id}")]
     Call { step: Step, id: String, source: Answer },
     /// The OCI runtime's own words.
@@ -177,9 +179,11 @@ impl RuntimeError {
     /// The name ECS gives to failures of this kind.
     pub fn kind(&self) -> &'static str {
         match self {
-            Self::Spec { .. } | Self::Log { .. } | Self::File { .. } | Self::NoNetwork { .. } => {
-                "CannotCreateContainerError"
-            }
+            Self::Spec { .. }
+            | Self::Log { .. }
+            | Self::File { .. }
+            | Self::Devices { .. }
+            | Self::NoNetwork { .. } => "CannotCreateContainerError",
             // Docker finds these when it starts a container.
             Self::User { .. }
             | Self::Accounts { .. }
@@ -207,7 +211,7 @@ impl RuntimeError {
             | Self::User { .. }
             | Self::OpaqueSnapshot { .. }
             | Self::Cancelled { .. } => false,
-            Self::Accounts { .. } | Self::File { .. } | Self::Deadline { .. } => true,
+            Self::Accounts { .. } | Self::File { .. } | Self::Devices { .. } | Self::Deadline { .. } => true,
             Self::NoLogger { .. } | Self::StillAlive { .. } => true,
             Self::NoNetwork { .. } => false,
             Self::Refused { message, .. } => passing(message),

@@ -11,7 +11,7 @@ const CAP_SYS_RESOURCE: u64 = 1 << 24;
 /// What is true of this host. The agent's own limits stand for containerd's where a capability is missing: on such
 /// machines (containers, mostly) both run under the same bounds.
 pub(super) fn facts(cgroup_version: u8) -> HostFacts {
-    let free = effective_capabilities() & CAP_SYS_RESOURCE != 0;
+    let free = capabilities("self", "CapEff:") & CAP_SYS_RESOURCE != 0;
     let own_oom_score_adj = read_number("/proc/self/oom_score_adj").unwrap_or(0);
     let own_nofile = getrlimit(Resource::RLIMIT_NOFILE).map_or(u64::MAX, |(_, hard)| hard);
     let cgroups = if cgroup_version == 1 {
@@ -30,6 +30,8 @@ pub(super) fn facts(cgroup_version: u8) -> HostFacts {
         swap_limit: swap_limit(cgroups),
         oom_score_adj_min: if free { 0 } else { own_oom_score_adj.max(0) },
         nofile_max: if free { u64::MAX } else { own_nofile },
+        // The agent's own service is bounded, containerd's is not: what init may have is what a runtime can give.
+        capabilities: capabilities("1", "CapBnd:"),
     }
 }
 
@@ -60,9 +62,10 @@ fn is_filtered(status: &str) -> bool {
     mode.is_none_or(|mode| mode.trim() != "0")
 }
 
-fn effective_capabilities() -> u64 {
-    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let mask = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
+/// A set of capabilities(7) of a process, as a mask.
+fn capabilities(process: &str, set: &str) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{process}/status")).unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix(set));
     mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
         .unwrap_or(0)
 }
@@ -99,6 +102,8 @@ mod tests {
         let facts = super::facts(1);
         assert!(facts.kernel >= (4, 0), "{facts:?}");
         assert!(facts.nofile_max > 0 && facts.oom_score_adj_min >= 0, "{facts:?}");
+        // CAP_CHOWN, the least that any host with root has.
+        assert_eq!(facts.capabilities & 1, 1, "{facts:?}");
     }
 
     #[cfg(target_arch = "x86_64")]

@@ -7,6 +7,7 @@
 mod accounts;
 mod call;
 mod connect;
+mod devices;
 mod error;
 mod files;
 mod host;

@@ -11,7 +11,7 @@ use berth_agent_core::{
     desired::{ContainerSpec, NetworkMode},
     effect::StartContainer,
     ids::{self, TaskId, runtime_id},
-    oci::{self, Network, OciError, OciSpec, TaskFacts, User},
+    oci::{self, Device, Network, OciError, OciSpec, TaskFacts, User},
 };
 use containerd_client::{
     services::v1::{
@@ -26,7 +26,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     Identity, Runtime, RuntimeError, Step,
     call::{DEADLINE, PROCESS_DEADLINE, call, unless_cancelled},
-    labels,
+    devices, labels,
     options::{runc_options, spec_any},
 };
 use crate::logs::{LoggerCommand, UnsafeName};
@@ -232,6 +232,7 @@ impl Attempt<'_> {
             hostname: self.runtime.hostname(self.request),
             network,
             mounts: self.runtime.file_mounts(&self.id, self.request),
+            devices: self.devices()?,
         };
         let unfit = |source: OciError| RuntimeError::Spec {
             id: self.id.clone(),
@@ -240,6 +241,13 @@ impl Attempt<'_> {
         OciSpec::for_container(self.request, user, facts, self.runtime.shared.host)
             .build()
             .map_err(unfit)
+    }
+
+    fn devices(&self) -> Result<Vec<Device>, RuntimeError> {
+        if !self.request.spec.linux.privileged {
+            return Ok(Vec::new());
+        }
+        devices::of_host().map_err(|source| RuntimeError::Devices { source })
     }
 
     async fn prepare(&self) -> Result<Vec<Mount>, RuntimeError> {

@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
-use super::log;
 use super::read::{Object, container_path, integer, objects, requires, text};
 use super::task_level::{MEMORY_MIB_MIN, check_name};
+use super::{linux, log};
 use crate::problems::{Problems, shown};
 
 /// Longest image reference.
@@ -57,6 +57,7 @@ fn check_one(task: &Object, path: &str, container: &Object, problems: &mut Probl
     check_environment(path, container, problems);
     check_labels(path, container, problems);
     check_ulimits(path, container, problems);
+    linux::check(task, path, container, problems);
     log::check(path, container, problems);
 }
 

@@ -4,7 +4,7 @@
 use serde_json::{Value, json};
 
 use super::read::{Object, integer, objects, requires, text};
-use super::sizes;
+use super::{linux, sizes};
 
 /// Lists that every echoed container has.
 const CONTAINER_LISTS: &[&str] = &[
@@ -59,7 +59,9 @@ fn compatibilities(task: &Object) -> Vec<&'static str> {
     let awsvpc = text(task, "networkMode") == Some("awsvpc");
     let number = |name| text(task, name).and_then(|t| t.parse().ok());
     let size = number("cpu").zip(number("memory"));
-    let fargate = awsvpc && size.is_some_and(|(cpu, memory)| sizes::check_fargate(cpu, memory).is_ok());
+    let fargate = awsvpc
+        && !linux::is_beyond_fargate(task)
+        && size.is_some_and(|(cpu, memory)| sizes::check_fargate(cpu, memory).is_ok());
     let external = !awsvpc || requires(task, "EXTERNAL");
     [("EXTERNAL", external), ("EC2", true), ("FARGATE", fargate)]
         .into_iter()

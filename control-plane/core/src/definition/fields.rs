@@ -208,7 +208,7 @@ const CONTAINER: &[Field] = &[
         "volumesFrom",
         list(&object(&[yes("sourceContainer", Text), yes("readOnly", Flag)])),
     ),
-    later("linuxParameters", object(LINUX_PARAMETERS)),
+    yes("linuxParameters", object(LINUX_PARAMETERS)),
     later("secrets", list(&object(SECRET))),
     yes("dependsOn", list(&object(DEPENDENCY))),
     yes("startTimeout", Integer),
@@ -218,7 +218,7 @@ const CONTAINER: &[Field] = &[
     yes("user", Text),
     yes("workingDirectory", Text),
     later("disableNetworking", Flag),
-    later("privileged", Flag),
+    yes("privileged", Flag),
     yes("readonlyRootFilesystem", Flag),
     later("dnsServers", TEXTS),
     later("dnsSearchDomains", TEXTS),
@@ -226,7 +226,7 @@ const CONTAINER: &[Field] = &[
         "extraHosts",
         list(&object(&[must("hostname", Text), must("ipAddress", Text)])),
     ),
-    later("dockerSecurityOptions", TEXTS),
+    yes("dockerSecurityOptions", TEXTS),
     later("interactive", Flag),
     later("pseudoTerminal", Flag),
     yes("dockerLabels", Map),
@@ -329,12 +329,12 @@ const HEALTH_CHECK: &[Field] = &[
 
 const LINUX_PARAMETERS: &[Field] = &[
     yes("capabilities", object(&[yes("add", TEXTS), yes("drop", TEXTS)])),
-    yes("devices", list(&object(DEVICE))),
-    yes("initProcessEnabled", Flag),
-    yes("sharedMemorySize", Integer),
-    yes("tmpfs", list(&object(TMPFS))),
-    yes("maxSwap", Integer),
-    yes("swappiness", Integer),
+    later("devices", list(&object(DEVICE))),
+    later("initProcessEnabled", Flag),
+    later("sharedMemorySize", Integer),
+    later("tmpfs", list(&object(TMPFS))),
+    later("maxSwap", Integer),
+    later("swappiness", Integer),
 ];
 
 const DEVICE: &[Field] = &[

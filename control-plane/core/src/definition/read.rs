@@ -13,6 +13,15 @@ pub(super) fn integer(object: &Object, name: &str) -> Option<i64> {
     object.get(name).and_then(Value::as_i64)
 }
 
+pub(super) fn flag(object: &Object, name: &str) -> bool {
+    object.get(name) == Some(&Value::Bool(true))
+}
+
+/// The member of that name, if it is an object.
+pub(super) fn inner<'a>(object: &'a Object, name: &str) -> Option<&'a Object> {
+    object.get(name).and_then(Value::as_object)
+}
+
 /// The objects of a list, each with its place.
 pub(super) fn objects<'a>(object: &'a Object, name: &str) -> impl Iterator<Item = (usize, &'a Object)> {
     let list = object

@@ -2,6 +2,7 @@
 
 mod accepted;
 mod laws;
+mod linux;
 mod refused;
 mod table;
 

@@ -1,7 +1,7 @@
 //! Owns the names of what a node must be able to do. A node says which it honours; a task is refused by a node,
 //! by name, and never placed on one, that lacks one it needs.
 
-use super::{Condition, ContainerDefinition, Definition, NetworkMode};
+use super::{Condition, ContainerDefinition, Definition, LinuxOptions, NetworkMode};
 
 const NET_AWSVPC: &str = "net.awsvpc";
 const NET_HOST: &str = "net.host";
@@ -14,6 +14,9 @@ const LIMITS_TASK: &str = "limits.task";
 const LIMITS_CONTAINER: &str = "limits.container";
 const ULIMITS: &str = "ulimits";
 const ROOTFS_READONLY: &str = "rootfs.readonly";
+const CAPABILITIES: &str = "linux.capabilities";
+const PRIVILEGED: &str = "linux.privileged";
+const NO_NEW_PRIVILEGES: &str = "linux.no-new-privileges";
 /// A property of one run, not of its definition: its tag asks for it.
 pub const RESTART_AFTER_REBOOT: &str = "restart.after-reboot";
 
@@ -30,6 +33,9 @@ pub const FEATURES: &[&str] = &[
     LIMITS_CONTAINER,
     ULIMITS,
     ROOTFS_READONLY,
+    CAPABILITIES,
+    PRIVILEGED,
+    NO_NEW_PRIVILEGES,
     RESTART_AFTER_REBOOT,
 ];
 
@@ -47,6 +53,7 @@ fn needs(definition: &Definition, feature: &str) -> bool {
         let mut dependencies = definition.containers.iter().flat_map(|c| &c.depends_on);
         dependencies.any(|d| d.condition == condition)
     };
+    let any = |asks: fn(&LinuxOptions) -> bool| definition.containers.iter().any(|c| asks(&c.linux));
     match feature {
         NET_AWSVPC => definition.network_mode == NetworkMode::Awsvpc,
         NET_HOST => definition.network_mode == NetworkMode::Host,
@@ -60,6 +67,11 @@ fn needs(definition: &Definition, feature: &str) -> bool {
         LIMITS_CONTAINER => definition.containers.iter().any(is_limited),
         ULIMITS => definition.containers.iter().any(|c| !c.ulimits.is_empty()),
         ROOTFS_READONLY => definition.containers.iter().any(|c| c.readonly_root_filesystem),
+        CAPABILITIES => {
+            any(|linux| !linux.capabilities_add.is_empty() || !linux.capabilities_drop.is_empty())
+        }
+        PRIVILEGED => any(|linux| linux.privileged),
+        NO_NEW_PRIVILEGES => any(|linux| linux.no_new_privileges),
         _ => false,
     }
 }

@@ -6,10 +6,10 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::{
-    Architecture, Condition, ContainerDefinition, Definition, Dependency, NetworkMode, PortMapping, Protocol,
-    Ulimit,
+    Architecture, Condition, ContainerDefinition, Definition, Dependency, LinuxOptions, NetworkMode,
+    PortMapping, Protocol, Ulimit,
 };
-use crate::definition::sizes::parse_bytes;
+use crate::definition::{linux::no_new_privileges, sizes::parse_bytes};
 use crate::expression::{Expression, ExpressionError};
 
 /// A stored definition that this version cannot read.
@@ -131,6 +131,12 @@ fn container(echo: EchoContainer) -> Result<ContainerDefinition, EchoError> {
                 hard: u.hard_limit,
             })
             .collect(),
+        linux: LinuxOptions {
+            capabilities_add: echo.linux_parameters.capabilities.add,
+            capabilities_drop: echo.linux_parameters.capabilities.drop,
+            privileged: echo.privileged,
+            no_new_privileges: no_new_privileges(&echo.docker_security_options),
+        },
         log_max_size_bytes,
         log_max_files,
     })
@@ -232,6 +238,27 @@ struct EchoContainer {
     #[serde(default)]
     ulimits: Vec<EchoUlimit>,
     log_configuration: Option<EchoLog>,
+    #[serde(default)]
+    linux_parameters: EchoLinux,
+    #[serde(default)]
+    privileged: bool,
+    #[serde(default)]
+    docker_security_options: Vec<String>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct EchoLinux {
+    #[serde(default)]
+    capabilities: EchoCapabilities,
+}
+
+#[derive(Default, Deserialize)]
+struct EchoCapabilities {
+    #[serde(default)]
+    add: Vec<String>,
+    #[serde(default)]
+    drop: Vec<String>,
 }
 
 #[derive(Deserialize)]

@@ -3,7 +3,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{ContainerDefinition, Definition, Dependency, LogSpec, MIB, NetworkMode, PortMapping, Ulimit};
+use super::{
+    ContainerDefinition, Definition, Dependency, LinuxOptions, LogSpec, MIB, NetworkMode, PortMapping, Ulimit,
+};
 use crate::arn::is_id;
 
 /// From the stop signal to SIGKILL, unless the definition says otherwise: as in ECS.
@@ -92,6 +94,7 @@ pub struct ResolvedContainer {
     pub labels: BTreeMap<String, String>,
     pub readonly_root_filesystem: bool,
     pub ulimits: Vec<Ulimit>,
+    pub linux: LinuxOptions,
     pub log: LogSpec,
 }
 
@@ -165,6 +168,7 @@ fn resolve_container(container: &ContainerDefinition, id: &str) -> ResolvedConta
         labels: container.labels,
         readonly_root_filesystem: container.readonly_root_filesystem,
         ulimits: container.ulimits,
+        linux: container.linux,
         log: LogSpec {
             max_size_bytes: container.log_max_size_bytes.unwrap_or(LOG.max_size_bytes),
             max_files: container.log_max_files.unwrap_or(LOG.max_files),

@@ -28,6 +28,8 @@ fn full() -> Definition {
                 "dependsOn": [{"containerName": "setup", "condition": "SUCCESS"}],
                 "dockerLabels": {"a": "b"}, "readonlyRootFilesystem": true,
                 "ulimits": [{"name": "nofile", "softLimit": 1024, "hardLimit": -1}],
+                "privileged": true, "dockerSecurityOptions": ["no-new-privileges"],
+                "linuxParameters": {"capabilities": {"add": ["SYS_PTRACE"], "drop": ["ALL"]}},
             },
         ],
     }))
@@ -75,6 +77,9 @@ fn a_task_is_resolved_field_for_field() {
             "limits.container",
             "ulimits",
             "rootfs.readonly",
+            "linux.capabilities",
+            "linux.privileged",
+            "linux.no-new-privileges",
             "restart.after-reboot"
         ]
     );
@@ -124,6 +129,12 @@ fn a_task_is_resolved_field_for_field() {
                 soft: 1024,
                 hard: -1
             }],
+            linux: LinuxOptions {
+                capabilities_add: vec!["SYS_PTRACE".into()],
+                capabilities_drop: vec!["ALL".into()],
+                privileged: true,
+                no_new_privileges: true,
+            },
             log: LogSpec {
                 max_size_bytes: 50 * MIB,
                 max_files: 3

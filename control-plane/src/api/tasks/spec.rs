@@ -1,8 +1,8 @@
 //! Owns the step from a resolved task to the message its node gets. Field for field: nothing is decided here.
 
 use berth_control_plane_core::task::{
-    Condition, Dependency, LogSpec, NetworkMode, PortMapping, Protocol, ResolvedContainer, ResolvedTask,
-    Ulimit,
+    Condition, Dependency, LinuxOptions, LogSpec, NetworkMode, PortMapping, Protocol, ResolvedContainer,
+    ResolvedTask, Ulimit,
 };
 use berth_proto::node::v1 as wire;
 
@@ -54,6 +54,7 @@ fn container(container: ResolvedContainer) -> wire::ContainerSpec {
         readonly_root_filesystem: container.readonly_root_filesystem,
         ulimits: container.ulimits.into_iter().map(ulimit).collect(),
         log: Some(log(container.log)),
+        linux: Some(linux(container.linux)),
     }
 }
 
@@ -94,6 +95,15 @@ fn ulimit(ulimit: Ulimit) -> wire::Ulimit {
         name: ulimit.name,
         soft: ulimit.soft,
         hard: ulimit.hard,
+    }
+}
+
+fn linux(linux: LinuxOptions) -> wire::LinuxOptions {
+    wire::LinuxOptions {
+        capabilities_add: linux.capabilities_add,
+        capabilities_drop: linux.capabilities_drop,
+        privileged: linux.privileged,
+        no_new_privileges: linux.no_new_privileges,
     }
 }
 

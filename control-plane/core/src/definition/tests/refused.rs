@@ -25,11 +25,6 @@ fn unknown_and_unsupported_fields_are_told_apart() {
         ),
         ("a.b", json!(3), "containerDefinitions[0][\"a.b\"]: unknown field"),
         (
-            "privileged",
-            json!(true),
-            "containerDefinitions[0].privileged: not supported yet",
-        ),
-        (
             "hostname",
             json!("x"),
             "containerDefinitions[0].hostname: not supported yet",
@@ -41,8 +36,8 @@ fn unknown_and_unsupported_fields_are_told_apart() {
         ),
         (
             "linuxParameters",
-            json!({}),
-            "containerDefinitions[0].linuxParameters: not supported yet",
+            json!({"initProcessEnabled": true}),
+            "containerDefinitions[0].linuxParameters.initProcessEnabled: not supported yet",
         ),
         (
             "healthCheck",

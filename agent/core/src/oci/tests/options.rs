@@ -1,0 +1,140 @@
+//! What a definition asks of the kernel beyond Docker's defaults.
+
+use super::*;
+use crate::desired::LinuxOptions;
+
+fn with(options: LinuxOptions) -> Value {
+    some().linux(&options).build().unwrap()
+}
+
+fn capabilities(add: &[&str], drop: &[&str]) -> LinuxOptions {
+    LinuxOptions {
+        capabilities_add: strings(add),
+        capabilities_drop: strings(drop),
+        ..LinuxOptions::default()
+    }
+}
+
+#[test]
+fn capabilities_are_changed_as_docker_changes_them() {
+    let bounding = |add: &[&str], drop: &[&str]| -> Vec<String> {
+        let spec = with(capabilities(add, drop));
+        let set = at(&spec, "/process/capabilities/bounding");
+        assert_eq!(set, at(&spec, "/process/capabilities/effective"));
+        assert_eq!(set, at(&spec, "/process/capabilities/permitted"));
+        serde_json::from_value(set.clone()).unwrap()
+    };
+    assert_eq!(bounding(&[], &["ALL"]), Vec::<String>::new());
+    assert_eq!(bounding(&["SYSLOG"], &["ALL"]), ["CAP_SYSLOG"]);
+    let changed = bounding(&["SYS_PTRACE", "KILL"], &["MKNOD"]);
+    assert_eq!(changed.len(), 14);
+    assert!(changed.contains(&"CAP_SYS_PTRACE".to_owned()) && !changed.contains(&"CAP_MKNOD".to_owned()));
+    assert!(bounding(&["MKNOD"], &["MKNOD"]).contains(&"CAP_MKNOD".to_owned()));
+    let all = bounding(&["ALL"], &["SYS_ADMIN"]);
+    assert_eq!(all.len(), 40);
+    assert!(!all.contains(&"CAP_SYS_ADMIN".to_owned()));
+}
+
+#[test]
+fn what_the_host_lacks_is_not_in_all_and_cannot_be_added() {
+    // Bit 24 is CAP_SYS_RESOURCE.
+    let host = HostFacts {
+        capabilities: V1.capabilities & !(1 << 24),
+        ..V1
+    };
+    let build = |options| OciSpec::new(strings(&["x"]), "/c", host).linux(&options).build();
+    let all = build(capabilities(&["ALL"], &[])).unwrap();
+    assert_eq!(
+        at(&all, "/process/capabilities/bounding")
+            .as_array()
+            .unwrap()
+            .len(),
+        40
+    );
+    assert_eq!(
+        build(capabilities(&["SYS_RESOURCE"], &[])),
+        Err(OciError::CapabilityMissing("CAP_SYS_RESOURCE".into()))
+    );
+    assert_eq!(
+        build(capabilities(&[], &["CAP_CHOWN"])),
+        Err(OciError::UnknownCapability("CAP_CHOWN".into()))
+    );
+}
+
+#[test]
+fn added_capabilities_widen_the_system_call_filter() {
+    let allows = |spec: &Value| {
+        at(spec, "/linux/seccomp/syscalls/0/names")
+            .to_string()
+            .contains("\"mount\"")
+    };
+    assert!(!allows(&some().build().unwrap()));
+    assert!(allows(&with(capabilities(&["SYS_ADMIN"], &[]))));
+}
+
+#[test]
+fn no_new_privileges_is_written() {
+    let options = LinuxOptions {
+        no_new_privileges: true,
+        ..LinuxOptions::default()
+    };
+    assert_eq!(at(&with(options), "/process/noNewPrivileges"), &json!(true));
+}
+
+#[test]
+fn a_privileged_container_has_what_the_host_has_and_others_do_not() {
+    let device = Device {
+        path: "/dev/sda".into(),
+        kind: DeviceKind::Block,
+        major: 8,
+        minor: 0,
+        mode: 0o660,
+        uid: 0,
+        gid: 6,
+    };
+    let build = |privileged| {
+        let options = LinuxOptions {
+            privileged,
+            ..LinuxOptions::default()
+        };
+        some()
+            .linux(&options)
+            .devices(vec![device.clone()])
+            .build()
+            .unwrap()
+    };
+    let privileged = build(true);
+    assert_eq!(
+        at(&privileged, "/linux/devices"),
+        &json!([{"path": "/dev/sda", "type": "b", "major": 8, "minor": 0, "fileMode": 0o660, "uid": 0, "gid": 6}])
+    );
+    assert_eq!(
+        at(&privileged, "/linux/resources/devices"),
+        &json!([{"allow": true, "access": "rwm"}])
+    );
+    let set = at(&privileged, "/process/capabilities/bounding")
+        .as_array()
+        .unwrap();
+    assert_eq!(set.len(), 41);
+    for field in ["seccomp", "maskedPaths", "readonlyPaths"] {
+        assert!(privileged["linux"].get(field).is_none(), "{field}");
+    }
+    let read_only = |spec: &Value| at(spec, "/mounts").to_string().matches("\"ro\"").count();
+    assert_eq!(read_only(&privileged), 0);
+
+    let beside = some().beside_privileged(true).build().unwrap();
+    assert_eq!(read_only(&beside), 1);
+    let of_itself = at(&beside, "/linux/readonlyPaths").as_array().unwrap();
+    assert!(of_itself.contains(&json!("/sys")));
+
+    let plain = build(false);
+    assert!(
+        !at(&plain, "/linux/readonlyPaths")
+            .as_array()
+            .unwrap()
+            .contains(&json!("/sys"))
+    );
+    assert_eq!(at(&plain, "/linux/devices"), &Value::Null);
+    assert_eq!(read_only(&plain), 2);
+    assert!(plain["linux"].get("seccomp").is_some() && plain["linux"].get("maskedPaths").is_some());
+}

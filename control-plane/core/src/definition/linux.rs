@@ -1,0 +1,143 @@
+//! Owns the values of `linuxParameters`, `privileged` and `dockerSecurityOptions`: what a container's processes may do
+//! to the kernel. Never knows what a node's kernel has to give.
+
+use super::read::{Object, flag, inner, objects, requires, texts};
+use crate::problems::{Problems, hint, shown};
+
+/// What ECS lets be added and dropped (KernelCapabilities), besides `ALL`.
+const CAPABILITIES: [&str; 37] = [
+    "AUDIT_CONTROL",
+    "AUDIT_WRITE",
+    "BLOCK_SUSPEND",
+    "CHOWN",
+    "DAC_OVERRIDE",
+    "DAC_READ_SEARCH",
+    "FOWNER",
+    "FSETID",
+    "IPC_LOCK",
+    "IPC_OWNER",
+    "KILL",
+    "LEASE",
+    "LINUX_IMMUTABLE",
+    "MAC_ADMIN",
+    "MAC_OVERRIDE",
+    "MKNOD",
+    "NET_ADMIN",
+    "NET_BIND_SERVICE",
+    "NET_BROADCAST",
+    "NET_RAW",
+    "SETFCAP",
+    "SETGID",
+    "SETPCAP",
+    "SETUID",
+    "SYS_ADMIN",
+    "SYS_BOOT",
+    "SYS_CHROOT",
+    "SYS_MODULE",
+    "SYS_NICE",
+    "SYS_PACCT",
+    "SYS_PTRACE",
+    "SYS_RAWIO",
+    "SYS_RESOURCE",
+    "SYS_TIME",
+    "SYS_TTY_CONFIG",
+    "SYSLOG",
+    "WAKE_ALARM",
+];
+const ALL: &str = "ALL";
+/// The only one that FARGATE lets be added.
+const FARGATE_CAPABILITY: &str = "SYS_PTRACE";
+const NO_NEW_PRIVILEGES: &str = "no-new-privileges";
+
+pub(super) fn check(task: &Object, path: &str, container: &Object, problems: &mut Problems) {
+    if let Some(capabilities) = inner(container, "linuxParameters").and_then(|l| inner(l, "capabilities")) {
+        check_capabilities(
+            &format!("{path}.linuxParameters.capabilities"),
+            capabilities,
+            problems,
+        );
+    }
+    for (at, option) in texts(container, "dockerSecurityOptions") {
+        if let Err(message) = parse_security_option(option) {
+            problems.push(format!("{path}.dockerSecurityOptions[{at}]"), message);
+        }
+    }
+    if requires(task, "FARGATE") {
+        for (beyond, message) in beyond_fargate(container) {
+            problems.push(format!("{path}.{beyond}"), message);
+        }
+    }
+}
+
+/// Whether a container asks for what FARGATE does not have.
+pub(super) fn is_beyond_fargate(task: &Object) -> bool {
+    objects(task, "containerDefinitions").any(|(_, container)| !beyond_fargate(container).is_empty())
+}
+
+fn beyond_fargate(container: &Object) -> Vec<(String, String)> {
+    let mut beyond = Vec::new();
+    if flag(container, "privileged") {
+        beyond.push(("privileged".into(), "FARGATE has no privileged containers".into()));
+    }
+    if texts(container, "dockerSecurityOptions").next().is_some() {
+        let message = "FARGATE has no security options";
+        beyond.push(("dockerSecurityOptions".into(), message.into()));
+    }
+    let capabilities = inner(container, "linuxParameters").and_then(|l| inner(l, "capabilities"));
+    for (at, name) in capabilities.into_iter().flat_map(|c| texts(c, "add")) {
+        if is_capability(name) && name != FARGATE_CAPABILITY {
+            let message = format!("FARGATE lets only {FARGATE_CAPABILITY} be added, got {name}");
+            beyond.push((format!("linuxParameters.capabilities.add[{at}]"), message));
+        }
+    }
+    beyond
+}
+
+fn is_capability(name: &str) -> bool {
+    name == ALL || CAPABILITIES.contains(&name)
+}
+
+fn check_capabilities(path: &str, capabilities: &Object, problems: &mut Problems) {
+    for list in ["add", "drop"] {
+        for (at, name) in texts(capabilities, list).filter(|(_, name)| !is_capability(name)) {
+            let bare = name.to_ascii_uppercase();
+            let bare = bare.strip_prefix("CAP_").unwrap_or(&bare);
+            let hint = hint(bare, CAPABILITIES.into_iter().chain([ALL]));
+            let message = format!("{} is not a capability of ECS{hint}", shown(name));
+            problems.push(format!("{path}.{list}[{at}]"), message);
+        }
+    }
+}
+
+/// Whether these options, which were accepted, forbid new privileges: the last that speaks of it counts, as in Docker.
+pub(crate) fn no_new_privileges(options: &[String]) -> bool {
+    let said = options
+        .iter()
+        .rev()
+        .find_map(|option| parse_security_option(option).ok());
+    said.unwrap_or(false)
+}
+
+/// Whether new privileges are forbidden, by an option as Docker spells it; or why it is refused.
+fn parse_security_option(option: &str) -> Result<bool, String> {
+    let (name, value) = match option.find([':', '=']) {
+        Some(at) => (&option[..at], Some(&option[at + 1..])),
+        None => (option, None),
+    };
+    match (name, value) {
+        (NO_NEW_PRIVILEGES, None | Some("true")) => Ok(true),
+        (NO_NEW_PRIVILEGES, Some("false")) => Ok(false),
+        ("seccomp", _) => Err(
+            "seccomp: not supported yet; Docker's default profile is used, and a privileged \
+                               container has none"
+                .into(),
+        ),
+        ("apparmor", _) => Err("apparmor: not supported yet; containers have no AppArmor profile".into()),
+        ("label", _) => Err("label: not supported; containers have no SELinux label of their own".into()),
+        ("credentialspec", _) => Err("credentialspec: not supported; it is for Active Directory".into()),
+        _ => {
+            let expected = "expected no-new-privileges, no-new-privileges:true or no-new-privileges:false";
+            Err(format!("{} is not a security option: {expected}", shown(option)))
+        }
+    }
+}

@@ -1,0 +1,101 @@
+use super::*;
+
+const PARAMETERS: &str = "containerDefinitions[0].linuxParameters";
+
+/// What is wrong with these `linuxParameters`.
+fn of(parameters: Value) -> Vec<String> {
+    problems(&container("linuxParameters", parameters))
+}
+
+fn echoed(name: &str, value: Value) {
+    let echo = accepted(&container(name, value.clone())).definition;
+    assert_eq!(echo["containerDefinitions"][0][name], value);
+}
+
+#[test]
+fn capabilities_are_ecss() {
+    echoed(
+        "linuxParameters",
+        json!({"capabilities": {"add": ["SYS_PTRACE", "ALL"], "drop": ["MKNOD", "ALL"]}}),
+    );
+    echoed("linuxParameters", json!({}));
+    assert_eq!(
+        of(json!({"capabilities": {"add": ["CAP_SYS_PTRACE", "net_admn", 3], "drop": ["x"]}})),
+        [
+            format!("{PARAMETERS}.capabilities.add[2]: expected a string, got an integer"),
+            format!(
+                "{PARAMETERS}.capabilities.add[0]: \"CAP_SYS_PTRACE\" is not a capability of ECS (did you mean SYS_PTRACE?)"
+            ),
+            format!(
+                "{PARAMETERS}.capabilities.add[1]: \"net_admn\" is not a capability of ECS (did you mean NET_ADMIN?)"
+            ),
+            format!("{PARAMETERS}.capabilities.drop[0]: \"x\" is not a capability of ECS"),
+        ]
+    );
+}
+
+#[test]
+fn security_options_are_dockers_as_far_as_they_are_honoured() {
+    for option in [
+        "no-new-privileges",
+        "no-new-privileges:true",
+        "no-new-privileges=false",
+    ] {
+        echoed("dockerSecurityOptions", json!([option]));
+    }
+    for (option, says) in [
+        (
+            "seccomp=unconfined",
+            "seccomp: not supported yet; Docker's default profile",
+        ),
+        (
+            "apparmor:docker-default",
+            "apparmor: not supported yet; containers have no",
+        ),
+        (
+            "label:type:x",
+            "label: not supported; containers have no SELinux label",
+        ),
+        (
+            "credentialspec:file://x",
+            "credentialspec: not supported; it is for Active",
+        ),
+        (
+            "no-new-privileges:maybe",
+            "\"no-new-privileges:maybe\" is not a security option: expected",
+        ),
+        ("", "\"\" is not a security option"),
+    ] {
+        let found = problems(&container("dockerSecurityOptions", json!([option])));
+        let path = "containerDefinitions[0].dockerSecurityOptions[0]: ";
+        assert!(
+            found.len() == 1 && found[0].starts_with(&format!("{path}{says}")),
+            "{found:?}"
+        );
+    }
+}
+
+#[test]
+fn fargate_has_no_way_to_the_host() {
+    let definition = container("privileged", json!(true));
+    let definition = with(
+        definition,
+        "/containerDefinitions/0/linuxParameters",
+        json!({"capabilities": {"add": ["SYS_PTRACE", "SYS_ADMIN"], "drop": ["ALL"]}}),
+    );
+    let definition = with(
+        definition,
+        "/containerDefinitions/1/dockerSecurityOptions",
+        json!(["no-new-privileges"]),
+    );
+    let echo = accepted(&definition).definition;
+    assert_eq!(echo["compatibilities"], json!(["EC2"]));
+    assert_eq!(
+        problems(&with(definition, "/requiresCompatibilities", json!(["FARGATE"]))),
+        [
+            "containerDefinitions[0].privileged: FARGATE has no privileged containers",
+            "containerDefinitions[0].linuxParameters.capabilities.add[1]: FARGATE lets only SYS_PTRACE be added, got SYS_ADMIN",
+            "containerDefinitions[1].dockerSecurityOptions: FARGATE has no security options",
+        ]
+    );
+}

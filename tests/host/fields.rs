@@ -1,0 +1,235 @@
+//! Fields of a definition that change what a container is: each as a process inside sees it, and as the kernel has it.
+
+use std::{collections::BTreeMap, os::unix::fs::FileTypeExt as _, time::Duration};
+
+use berth_tests::cluster::{Cluster, container};
+use serde_json::{Value, json};
+
+/// What is printed last, so that all before it was seen.
+const END: &str = "the-end";
+
+/// One container of a task, looked at from both sides.
+struct Seen {
+    /// What it printed, without white space around it.
+    lines: Vec<String>,
+    /// Of its first process, on the host.
+    pid: i32,
+}
+
+impl Seen {
+    /// The value of a line `NAME: VALUE` or `NAME=VALUE` that it printed.
+    #[track_caller]
+    fn said(&self, name: &str) -> &str {
+        let value = self.lines.iter().find_map(|line| line.strip_prefix(name));
+        value
+            .unwrap_or_else(|| panic!("no {name} in {:?}", self.lines))
+            .trim_start_matches([':', '='])
+            .trim()
+    }
+
+    /// The value of a line of proc_pid_status(5).
+    #[track_caller]
+    fn status(&self, name: &str) -> String {
+        let status = self.proc("status");
+        let value = status
+            .lines()
+            .find_map(|line| line.strip_prefix(&format!("{name}:")));
+        value.unwrap_or_else(|| panic!("no {name}")).trim().to_owned()
+    }
+
+    fn proc(&self, file: &str) -> String {
+        std::fs::read_to_string(format!("/proc/{}/{file}", self.pid)).unwrap()
+    }
+
+    /// The options of what is mounted there: those of the mount, and those of its file system.
+    #[track_caller]
+    fn mount_options(&self, destination: &str) -> (String, String) {
+        let all = self.proc("mountinfo");
+        let line = all
+            .lines()
+            .rev()
+            .find(|line| line.split(' ').nth(4) == Some(destination));
+        let line = line.unwrap_or_else(|| panic!("nothing at {destination}: {all}"));
+        let (own, rest) = line.split_once(" - ").unwrap();
+        let field = |text: &str, at: usize| text.split(' ').nth(at).unwrap().to_owned();
+        (field(own, 5), field(rest, 2))
+    }
+}
+
+/// Runs a task whose containers each run their script, print [`END`] and stay.
+async fn look(
+    cluster: &Cluster,
+    task: impl FnOnce(&mut Value),
+    containers: &[(&str, &str, Value)],
+) -> (String, BTreeMap<String, Seen>) {
+    let all: Vec<Value> = containers
+        .iter()
+        .map(|(name, script, fields)| {
+            let mut one = container(name, &format!("({script}) 2>&1; echo {END}; sleep 3600"));
+            one.as_object_mut()
+                .unwrap()
+                .extend(fields.as_object().unwrap().clone());
+            one
+        })
+        .collect();
+    let task = cluster
+        .running("", |d| {
+            d["containerDefinitions"] = json!(all);
+            task(d);
+        })
+        .await;
+    let logs = cluster
+        .until("all to be said", Duration::from_secs(20), async || {
+            let logs = cluster.client.logs(&task).await;
+            let ended = logs
+                .iter()
+                .filter(|l| l["line"].as_str().unwrap().trim() == END)
+                .count();
+            (ended == all.len()).then_some(logs)
+        })
+        .await;
+    let described = cluster.describe(&task).await;
+    let seen = described["containers"].as_array().unwrap().iter().map(|one| {
+        let id = one["runtimeId"].as_str().unwrap().split('-').next().unwrap();
+        let procs = cluster
+            .cgroup("memory", &task)
+            .join("c")
+            .join(id)
+            .join("cgroup.procs");
+        let pid = std::fs::read_to_string(procs)
+            .unwrap()
+            .lines()
+            .next()
+            .unwrap()
+            .parse()
+            .unwrap();
+        let own = logs.iter().filter(|l| l["container"] == one["name"]);
+        let lines = own
+            .map(|l| l["line"].as_str().unwrap().trim().to_owned())
+            .collect();
+        (one["name"].as_str().unwrap().to_owned(), Seen { lines, pid })
+    });
+    let seen = seen.collect();
+    (task, seen)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn capabilities_privileges_and_security_options_are_in_the_kernel() {
+    let cluster = Cluster::start().await;
+    let capabilities =
+        |add: Value, drop: Value| json!({"linuxParameters": {"capabilities": {"add": add, "drop": drop}}});
+    let script = "touch /tmp/x; chown 1000 /tmp/x && echo chown; mknod /tmp/n c 1 3 && echo mknod; \
+                  ip link set lo mtu 1400; echo mtu $(cat /sys/class/net/lo/mtu); \
+                  mount -t tmpfs none /tmp && echo mount; grep NoNewPrivs /proc/self/status; \
+                  grep '^sysfs /sys ' /proc/mounts | tail -n 1 | grep -q 'sysfs rw' && echo sysfs; \
+                  echo interrupts $(wc -c < /proc/interrupts); ls -R /dev";
+    let (_, seen) = look(
+        &cluster,
+        |d| d["networkMode"] = json!("none"),
+        &[
+            ("plain", script, json!({})),
+            (
+                "changed",
+                script,
+                capabilities(json!(["NET_ADMIN"]), json!(["CHOWN", "MKNOD"])),
+            ),
+            ("bare", script, capabilities(json!([]), json!(["ALL"]))),
+            ("most", script, capabilities(json!(["ALL"]), json!(["SYS_ADMIN"]))),
+            (
+                "privileged",
+                script,
+                // After another: who mounts the sysfs of a network namespace first decides for all.
+                json!({"privileged": true, "dependsOn": [{"containerName": "plain", "condition": "START"}]}),
+            ),
+            (
+                "locked",
+                script,
+                json!({"dockerSecurityOptions": ["no-new-privileges"]}),
+            ),
+        ],
+    )
+    .await;
+    let init = std::fs::read_to_string("/proc/1/status").unwrap();
+    let init = init
+        .lines()
+        .find_map(|line| line.strip_prefix("CapBnd:"))
+        .unwrap();
+    let everything = u64::from_str_radix(init.trim(), 16).unwrap();
+    let default = 0xa804_25fb_u64;
+    // capabilities(7): 0 CHOWN, 12 NET_ADMIN, 21 SYS_ADMIN, 27 MKNOD.
+    for (name, mask) in [
+        ("plain", default),
+        ("locked", default),
+        ("changed", (default & !(1 | 1 << 27)) | 1 << 12),
+        ("bare", 0),
+        ("most", everything & !(1 << 21)),
+        ("privileged", everything),
+    ] {
+        for set in ["CapEff", "CapPrm", "CapBnd"] {
+            assert_eq!(seen[name].status(set), format!("{mask:016x}"), "{set} of {name}");
+        }
+    }
+    let can = |name: &str, what: &str| seen[name].lines.iter().any(|line| line == what);
+    for (what, who) in [
+        ("chown", ["plain", "locked", "most", "privileged"].as_slice()),
+        ("mknod", &["plain", "locked", "most", "privileged"]),
+        ("mount", &["privileged"]),
+        ("sysfs", &["privileged"]),
+    ] {
+        for name in seen.keys() {
+            assert_eq!(
+                can(name, what),
+                who.contains(&name.as_str()),
+                "{what} by {name}: {:?}",
+                seen[name].lines
+            );
+        }
+    }
+    assert_eq!(seen["plain"].status("Seccomp"), "2");
+    assert_eq!(seen["privileged"].status("Seccomp"), "0");
+    for (name, one) in &seen {
+        let locked = if name == "locked" { "1" } else { "0" };
+        assert_eq!(
+            (one.said("NoNewPrivs"), one.status("NoNewPrivs").as_str()),
+            (locked, locked),
+            "{name}"
+        );
+        // One that is masked and one that is read-only.
+        for path in [" /proc/interrupts ", " /proc/sys "] {
+            assert_eq!(
+                one.proc("mountinfo").contains(path),
+                name != "privileged",
+                "{path} of {name}"
+            );
+        }
+        assert_eq!(
+            one.lines.iter().any(|line| line.starts_with("interrupts 0")),
+            name != "privileged",
+            "{name}"
+        );
+        assert_eq!(
+            one.mount_options("/sys").0.starts_with("rw"),
+            name == "privileged",
+            "{name}"
+        );
+    }
+    assert_eq!(seen["changed"].said("mtu"), "1400");
+    let of_host = std::fs::read_dir("/dev")
+        .unwrap()
+        .map(Result::unwrap)
+        .filter(|entry| {
+            let kind = entry.metadata().unwrap().file_type();
+            (kind.is_char_device() || kind.is_block_device()) && entry.file_name() != "console"
+        });
+    let of_host: Vec<String> = of_host
+        .map(|entry| entry.file_name().into_string().unwrap())
+        .collect();
+    let missing = |name: &str| of_host.iter().filter(|device| !can(name, device)).count();
+    assert_eq!(
+        missing("privileged"),
+        0,
+        "{of_host:?} {:?}",
+        seen["privileged"].lines
+    );
+    assert!(missing("plain") > 0, "{of_host:?}");
+}
