@@ -32,6 +32,7 @@ pub const FEATURES: &[&str] = &[
     "linux.capabilities",
     "linux.privileged",
     "linux.no-new-privileges",
+    "linux.sysctls",
     "restart.after-reboot",
 ];
 

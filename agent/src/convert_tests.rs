@@ -88,6 +88,14 @@ fn every_bound_is_checked_and_named() {
         ("containers[0].linux.capabilities_drop", |t| {
             linux(t).capabilities_drop = vec!["CHOWN".into(); ENTRIES_MAX + 1];
         }),
+        ("containers[0].linux.sysctls", |t| {
+            linux(t)
+                .sysctls
+                .insert("kernel.core_pattern".into(), "|/x".into());
+        }),
+        ("containers[0].linux.sysctls", |t| {
+            linux(t).sysctls.insert("net.x".into(), "1\n".into());
+        }),
         ("depends_on", |t| {
             t.containers[0].depends_on.push(depends("nobody"))
         }),
@@ -120,6 +128,7 @@ fn what_may_be_done_to_the_kernel_is_taken_over_field_for_field() {
         capabilities_drop: vec!["ALL".into()],
         privileged: true,
         no_new_privileges: true,
+        sysctls: [("net.core.somaxconn".to_owned(), "1".to_owned())].into(),
     };
     let containers = task_spec(spec).unwrap().containers;
     let expected = LinuxOptions {
@@ -127,6 +136,7 @@ fn what_may_be_done_to_the_kernel_is_taken_over_field_for_field() {
         capabilities_drop: vec!["ALL".into()],
         privileged: true,
         no_new_privileges: true,
+        sysctls: [("net.core.somaxconn".to_owned(), "1".to_owned())].into(),
     };
     assert_eq!(containers[0].linux, expected);
     assert_eq!(containers[1].linux, LinuxOptions::default());

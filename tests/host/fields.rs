@@ -233,3 +233,65 @@ async fn capabilities_privileges_and_security_options_are_in_the_kernel() {
     );
     assert!(missing("plain") > 0, "{of_host:?}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn system_controls_are_the_containers_and_not_the_hosts() {
+    let cluster = Cluster::start().await;
+    let script = "for p in net/core/somaxconn net/ipv4/ip_unprivileged_port_start kernel/shmmax kernel/sem fs/mqueue/msg_max; do \
+                  echo $p = $(cat /proc/sys/$p); done";
+    let controls = |all: &[(&str, &str)]| {
+        let all = all
+            .iter()
+            .map(|(name, value)| json!({"namespace": name, "value": value}));
+        json!({"systemControls": all.collect::<Vec<_>>()})
+    };
+    let set = [
+        ("net.core.somaxconn", "77"),
+        ("net.ipv4.ip_unprivileged_port_start", "512"),
+        ("kernel.shmmax", "12345678"),
+        ("kernel.sem", "100 3200 50 64"),
+        ("fs.mqueue.msg_max", "21"),
+    ];
+    let mut sibling = controls(&[]);
+    sibling["dependsOn"] = json!([{"containerName": "set", "condition": "START"}]);
+    let host = |path: &str| std::fs::read_to_string(format!("/proc/sys/{path}")).unwrap();
+    let before: Vec<String> = set
+        .iter()
+        .map(|(name, _)| host(&name.replace('.', "/")))
+        .collect();
+    let (_, seen) = look(
+        &cluster,
+        |_| {},
+        &[("set", script, controls(&set)), ("sibling", script, sibling)],
+    )
+    .await;
+    for ((name, value), before) in set.iter().zip(before) {
+        let path = name.replace('.', "/");
+        let words = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
+        assert_eq!(words(seen["set"].said(&format!("{path} "))), *value, "{name}");
+        // A network namespace is the task's, and the sibling's start did not set it back; an IPC namespace is not.
+        let shared = name.starts_with("net.");
+        assert_eq!(
+            words(seen["sibling"].said(&format!("{path} "))) == *value,
+            shared,
+            "{name}"
+        );
+        assert_eq!(host(&path), before, "{name}");
+    }
+    let answer = cluster
+        .client
+        .send(
+            "AmazonEC2ContainerServiceV20141113.RegisterTaskDefinition",
+            json!({"family": "f", "networkMode": "host", "containerDefinitions": [{
+                "name": "c", "image": "i", "memory": 64,
+                "systemControls": [{"namespace": "vm.swappiness", "value": "1"}],
+            }]}),
+        )
+        .await;
+    assert_eq!(answer.status().as_u16(), 400);
+    let text = answer.text().await.unwrap();
+    assert!(
+        text.contains("systemControls[0].namespace") && text.contains("would change the node"),
+        "{text}"
+    );
+}

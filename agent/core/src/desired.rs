@@ -132,6 +132,8 @@ pub struct LinuxOptions {
     pub privileged: bool,
     /// No program it runs gains privileges, setuid or not: PR_SET_NO_NEW_PRIVS.
     pub no_new_privileges: bool,
+    /// Kernel parameters by name, of the container's own namespaces only.
+    pub sysctls: BTreeMap<String, String>,
 }
 
 /// When a container that another depends on is good enough.

@@ -118,6 +118,9 @@ pub struct StartContainer {
     /// A container of the task is privileged, this one or another.
     #[serde(default)]
     pub task_privileged: bool,
+    /// Names of the kernel parameters that containers of the task set, this one or others.
+    #[serde(default)]
+    pub task_sysctls: Vec<String>,
     /// For labels.
     pub task_arn: String,
     pub cluster: String,

@@ -192,6 +192,7 @@ impl Host {
             address: None,
             task_limits: Limits::default(),
             task_privileged: false,
+            task_sysctls: vec![],
             task_arn: "arn:aws:ecs:local:0:task/c/t".into(),
             cluster: "c".into(),
             family: "f".into(),

@@ -14,6 +14,7 @@ mod ports;
 mod read;
 mod shape;
 pub(crate) mod sizes;
+mod sysctls;
 mod task_level;
 #[cfg(test)]
 mod tests;

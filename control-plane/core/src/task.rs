@@ -87,6 +87,8 @@ pub struct LinuxOptions {
     pub capabilities_drop: Vec<String>,
     pub privileged: bool,
     pub no_new_privileges: bool,
+    /// By name, with dots.
+    pub sysctls: BTreeMap<String, String>,
 }
 
 /// json-file: at most `max_size_bytes` × `max_files` are kept per container.

@@ -3,7 +3,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::{Cgroups, Network, OciError, OciSpec, devices, mounts, seccomp};
+use super::{Cgroups, Network, OciError, OciSpec, devices, mounts, seccomp, sysctls};
 use crate::desired::ContainerSpec;
 
 /// Processes and threads of one container. Docker sets no limit and so a fork bomb takes the host's last pid;
@@ -14,11 +14,6 @@ pub const PIDS_MAX_DEFAULT: i64 = 32_768;
 pub const NOFILE_DEFAULT: u64 = 65_535;
 /// The range of a v1 cpu.shares; runtimes convert it to a v2 weight.
 const CPU_SHARES: (u32, u32) = (2, 262_144);
-/// The unprivileged may send ICMP echo and bind ports below 1024, as under Docker ≥ 20.10.
-const SYSCTLS: [(&str, &str); 2] = [
-    ("net.ipv4.ip_unprivileged_port_start", "0"),
-    ("net.ipv4.ping_group_range", "0 2147483647"),
-];
 
 /// What one container may use, beside its task's limits. Zero is no limit of its own.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -56,13 +51,9 @@ pub(super) fn linux(spec: &OciSpec, capabilities: &[&str]) -> Result<Value, OciE
             linux["seccomp"] = profile;
         }
     }
-    if spec.network != Network::Host {
-        // A runtime refuses these in the host's namespace, where they would change the host.
-        linux["sysctl"] = SYSCTLS
-            .iter()
-            .map(|(key, value)| ((*key).to_owned(), json!(value)))
-            .collect::<Map<_, _>>()
-            .into();
+    let sysctls = sysctls::sysctls(spec)?;
+    if !sysctls.is_empty() {
+        linux["sysctl"] = sysctls.into();
     }
     Ok(linux)
 }

@@ -11,6 +11,7 @@ mod mounts;
 mod process;
 pub mod seccomp;
 pub mod signal;
+mod sysctls;
 #[cfg(test)]
 mod tests;
 pub mod user;
@@ -29,6 +30,7 @@ pub use devices::{Device, DeviceKind};
 pub use linux::{Limits, NOFILE_DEFAULT, PIDS_MAX_DEFAULT};
 pub use mounts::Mount;
 pub use process::{DEFAULT_PATH, argv};
+pub use sysctls::{SysctlNamespace, sysctl_namespace};
 pub use user::User;
 
 /// The OCI version written: the newest that runc 1.0 and crun 1.0 both know.
@@ -65,6 +67,8 @@ pub enum OciError {
     UnknownCapability(String),
     #[error("this host has no {0} to give: its own init lacks it")]
     CapabilityMissing(String),
+    #[error("kernel parameter {0:?} is not of a namespace of the container: it would change the host")]
+    SysctlOfHost(String),
     #[error("cgroup path {0:?} is not absolute")]
     RelativeCgroup(String),
     #[error("{0:?} is not a signal")]
@@ -157,6 +161,7 @@ pub struct OciSpec {
     readonly_root: bool,
     linux: LinuxOptions,
     beside_privileged: bool,
+    task_sysctls: Vec<String>,
     ulimits: Vec<Ulimit>,
     limits: Limits,
     mounts: Vec<Mount>,
@@ -181,6 +186,7 @@ impl OciSpec {
             readonly_root: false,
             linux: LinuxOptions::default(),
             beside_privileged: false,
+            task_sysctls: Vec::new(),
             ulimits: Vec::new(),
             limits: Limits::default(),
             mounts: Vec::new(),
@@ -202,6 +208,7 @@ impl OciSpec {
             .readonly_root(spec.readonly_root_filesystem)
             .linux(&spec.linux)
             .beside_privileged(request.task_privileged && !spec.linux.privileged)
+            .task_sysctls(&request.task_sysctls)
             .devices(task.devices)
             .ulimits(&spec.ulimits)
             .limits(Limits::of(spec))
@@ -254,6 +261,12 @@ impl OciSpec {
     /// Whether it is not privileged, and another of its task is.
     pub fn beside_privileged(mut self, beside: bool) -> Self {
         self.beside_privileged = beside;
+        self
+    }
+
+    /// Names of the kernel parameters that containers of its task set: defaults must not undo them.
+    pub fn task_sysctls(mut self, names: &[String]) -> Self {
+        self.task_sysctls = names.to_vec();
         self
     }
 

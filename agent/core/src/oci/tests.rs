@@ -321,6 +321,7 @@ fn a_request_becomes_a_specification() {
         address: None,
         task_limits: crate::desired::Limits::default(),
         task_privileged: false,
+        task_sysctls: vec![],
         task_arn: String::new(),
         cluster: String::new(),
         family: String::new(),

@@ -188,6 +188,10 @@ impl Task {
             address: self.address,
             task_limits: self.spec.limits,
             task_privileged: self.spec.containers.iter().any(|c| c.linux.privileged),
+            task_sysctls: {
+                let sysctls = self.spec.containers.iter().map(|c| &c.linux.sysctls);
+                sysctls.flat_map(|sysctls| sysctls.keys().cloned()).collect()
+            },
             task_arn: self.spec.arn.clone(),
             cluster: self.spec.cluster.clone(),
             family: self.spec.family.clone(),

@@ -233,7 +233,7 @@ const CONTAINER: &[Field] = &[
     yes("ulimits", list(&object(ULIMIT))),
     yes("logConfiguration", object(LOG_CONFIGURATION)),
     later("healthCheck", object(HEALTH_CHECK)),
-    later(
+    yes(
         "systemControls",
         list(&object(&[yes("namespace", Text), yes("value", Text)])),
     ),

@@ -17,6 +17,7 @@ const ROOTFS_READONLY: &str = "rootfs.readonly";
 const CAPABILITIES: &str = "linux.capabilities";
 const PRIVILEGED: &str = "linux.privileged";
 const NO_NEW_PRIVILEGES: &str = "linux.no-new-privileges";
+const SYSCTLS: &str = "linux.sysctls";
 /// A property of one run, not of its definition: its tag asks for it.
 pub const RESTART_AFTER_REBOOT: &str = "restart.after-reboot";
 
@@ -36,6 +37,7 @@ pub const FEATURES: &[&str] = &[
     CAPABILITIES,
     PRIVILEGED,
     NO_NEW_PRIVILEGES,
+    SYSCTLS,
     RESTART_AFTER_REBOOT,
 ];
 
@@ -72,6 +74,7 @@ fn needs(definition: &Definition, feature: &str) -> bool {
         }
         PRIVILEGED => any(|linux| linux.privileged),
         NO_NEW_PRIVILEGES => any(|linux| linux.no_new_privileges),
+        SYSCTLS => any(|linux| !linux.sysctls.is_empty()),
         _ => false,
     }
 }

@@ -136,6 +136,11 @@ fn container(echo: EchoContainer) -> Result<ContainerDefinition, EchoError> {
             capabilities_drop: echo.linux_parameters.capabilities.drop,
             privileged: echo.privileged,
             no_new_privileges: no_new_privileges(&echo.docker_security_options),
+            sysctls: echo
+                .system_controls
+                .into_iter()
+                .map(|c| (c.namespace, c.value))
+                .collect(),
         },
         log_max_size_bytes,
         log_max_files,
@@ -244,6 +249,14 @@ struct EchoContainer {
     privileged: bool,
     #[serde(default)]
     docker_security_options: Vec<String>,
+    #[serde(default)]
+    system_controls: Vec<EchoSystemControl>,
+}
+
+#[derive(Deserialize)]
+struct EchoSystemControl {
+    namespace: String,
+    value: String,
 }
 
 #[derive(Default, Deserialize)]

@@ -29,6 +29,7 @@ fn full() -> Definition {
                 "dockerLabels": {"a": "b"}, "readonlyRootFilesystem": true,
                 "ulimits": [{"name": "nofile", "softLimit": 1024, "hardLimit": -1}],
                 "privileged": true, "dockerSecurityOptions": ["no-new-privileges"],
+                "systemControls": [{"namespace": "kernel.msgmax", "value": "9000"}],
                 "linuxParameters": {"capabilities": {"add": ["SYS_PTRACE"], "drop": ["ALL"]}},
             },
         ],
@@ -80,6 +81,7 @@ fn a_task_is_resolved_field_for_field() {
             "linux.capabilities",
             "linux.privileged",
             "linux.no-new-privileges",
+            "linux.sysctls",
             "restart.after-reboot"
         ]
     );
@@ -134,6 +136,7 @@ fn a_task_is_resolved_field_for_field() {
                 capabilities_drop: vec!["ALL".into()],
                 privileged: true,
                 no_new_privileges: true,
+                sysctls: BTreeMap::from([("kernel.msgmax".into(), "9000".into())]),
             },
             log: LogSpec {
                 max_size_bytes: 50 * MIB,

@@ -104,6 +104,7 @@ fn linux(linux: LinuxOptions) -> wire::LinuxOptions {
         capabilities_drop: linux.capabilities_drop,
         privileged: linux.privileged,
         no_new_privileges: linux.no_new_privileges,
+        sysctls: linux.sysctls.into_iter().collect(),
     }
 }
 

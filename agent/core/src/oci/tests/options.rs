@@ -138,3 +138,60 @@ fn a_privileged_container_has_what_the_host_has_and_others_do_not() {
     assert_eq!(read_only(&plain), 2);
     assert!(plain["linux"].get("seccomp").is_some() && plain["linux"].get("maskedPaths").is_some());
 }
+
+fn sysctls(all: &[(&str, &str)]) -> LinuxOptions {
+    let pair = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
+    LinuxOptions {
+        sysctls: all.iter().map(pair).collect(),
+        ..LinuxOptions::default()
+    }
+}
+
+#[test]
+fn kernel_parameters_are_added_to_the_defaults_and_replace_them() {
+    let spec = with(sysctls(&[
+        ("net.ipv4.ip_unprivileged_port_start", "1024"),
+        ("kernel.sem", "1 2 3 4"),
+    ]));
+    assert_eq!(
+        at(&spec, "/linux/sysctl"),
+        &json!({
+            "net.ipv4.ip_unprivileged_port_start": "1024",
+            "net.ipv4.ping_group_range": "0 2147483647",
+            "kernel.sem": "1 2 3 4",
+        })
+    );
+    // What another container of the task sets is not undone.
+    let beside = some()
+        .task_sysctls(&strings(&["net.ipv4.ip_unprivileged_port_start"]))
+        .build()
+        .unwrap();
+    assert_eq!(
+        at(&beside, "/linux/sysctl"),
+        &json!({"net.ipv4.ping_group_range": "0 2147483647"})
+    );
+}
+
+#[test]
+fn kernel_parameters_of_the_host_are_refused() {
+    let refused = |network, name: &str| {
+        let built = some().network(network).linux(&sysctls(&[(name, "1")])).build();
+        built == Err(OciError::SysctlOfHost(name.to_owned()))
+    };
+    for (name, own, in_host_mode) in [
+        ("net.core.somaxconn", true, false),
+        ("fs.mqueue.msg_max", true, true),
+        ("kernel.shmmax", true, true),
+        ("kernel.shm", false, false),
+        ("kernel.core_pattern", false, false),
+        ("vm.swappiness", false, false),
+        ("net.", false, false),
+        ("net..x", false, false),
+        ("net.x/../../kernel/core_pattern", false, false),
+        ("fs.mqueue", false, false),
+        ("", false, false),
+    ] {
+        assert_eq!(!refused(Network::Private, name), own, "{name}");
+        assert_eq!(!refused(Network::Host, name), in_host_mode, "{name}");
+    }
+}

@@ -99,3 +99,52 @@ fn fargate_has_no_way_to_the_host() {
         ]
     );
 }
+
+#[test]
+fn system_controls_are_the_containers_own() {
+    let of = |controls: Value| container("systemControls", controls);
+    let control = |name: &str| json!({"namespace": name, "value": "1 2\t3"});
+    let all = json!([
+        control("net.core.somaxconn"),
+        control("kernel.sem"),
+        control("fs.mqueue.msg_max"),
+        control("net.ipv4.conf.eth0.rp_filter"),
+    ]);
+    echoed("systemControls", all.clone());
+    let path = "containerDefinitions[0].systemControls";
+    assert_eq!(
+        problems(&with(of(all), "/networkMode", json!("host"))),
+        [
+            format!(
+                "{path}[0].namespace: net.core.somaxconn would change the node's network: use awsvpc, or set it on the node"
+            ),
+            format!(
+                "{path}[3].namespace: net.ipv4.conf.eth0.rp_filter would change the node's network: use awsvpc, or set it on the node"
+            ),
+        ]
+    );
+    let found = problems(&of(json!([
+        control("kernel.core_pattern"),
+        control("net/core/somaxconn"),
+        {"namespace": "net.a", "value": ""},
+        {"namespace": "net.b", "value": "1\n"},
+        {"namespace": "net.b", "value": "1"},
+        {},
+        control("fs.mqueue."),
+        control("net."),
+    ])));
+    for (found, says) in found.iter().zip([
+        "[0].namespace: \"kernel.core_pattern\" is not a container's own and would change the node for all",
+        "[1].namespace: \"net/core/somaxconn\" is not a kernel parameter",
+        "[2].value: expected 1 to 1024 bytes",
+        "[3].value: expected 1 to 1024 bytes",
+        "[4].namespace: net.b is set twice",
+        "[5].namespace: required",
+        "[5].value: required",
+        "[6].namespace: \"fs.mqueue.\" is not a kernel parameter",
+        "[7].namespace: \"net.\" is not a kernel parameter",
+    ]) {
+        assert!(found.starts_with(&format!("{path}{says}")), "{found}");
+    }
+    assert_eq!(found.len(), 9);
+}
