@@ -33,6 +33,8 @@ pub const FEATURES: &[&str] = &[
     "linux.privileged",
     "linux.no-new-privileges",
     "linux.sysctls",
+    "linux.shm-size",
+    "linux.tmpfs",
     "restart.after-reboot",
 ];
 

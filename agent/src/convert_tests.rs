@@ -1,4 +1,4 @@
-use berth_agent_core::desired::LinuxOptions;
+use berth_agent_core::desired::{LinuxOptions, Tmpfs};
 use proptest::prelude::*;
 use prost::Message as _;
 
@@ -25,6 +25,14 @@ fn good() -> wire::TaskSpec {
         containers: vec![container(1, "a"), container(2, "b")],
         required_features: vec!["net.awsvpc".into()],
         ..Default::default()
+    }
+}
+
+fn tmpfs(path: &str, size_bytes: u64, option: &str) -> wire::Tmpfs {
+    wire::Tmpfs {
+        path: path.into(),
+        size_bytes,
+        options: vec![option.into()],
     }
 }
 
@@ -96,6 +104,18 @@ fn every_bound_is_checked_and_named() {
         ("containers[0].linux.sysctls", |t| {
             linux(t).sysctls.insert("net.x".into(), "1\n".into());
         }),
+        ("containers[0].linux.tmpfs", |t| {
+            linux(t).tmpfs.push(tmpfs("../x", 1, ""))
+        }),
+        ("containers[0].linux.tmpfs", |t| {
+            linux(t).tmpfs.push(tmpfs("/x", 0, "ro"))
+        }),
+        ("containers[0].linux.tmpfs", |t| {
+            linux(t).tmpfs.push(tmpfs("/x", 1, "mode=1,size=9"))
+        }),
+        ("containers[0].linux.tmpfs", |t| {
+            linux(t).tmpfs = vec![tmpfs("/x", 1, "ro"), tmpfs("/x", 1, "ro")]
+        }),
         ("depends_on", |t| {
             t.containers[0].depends_on.push(depends("nobody"))
         }),
@@ -129,6 +149,12 @@ fn what_may_be_done_to_the_kernel_is_taken_over_field_for_field() {
         privileged: true,
         no_new_privileges: true,
         sysctls: [("net.core.somaxconn".to_owned(), "1".to_owned())].into(),
+        shared_memory_bytes: 1 << 20,
+        tmpfs: vec![wire::Tmpfs {
+            path: "/scratch".into(),
+            size_bytes: 4096,
+            options: vec!["mode=700".into()],
+        }],
     };
     let containers = task_spec(spec).unwrap().containers;
     let expected = LinuxOptions {
@@ -137,6 +163,12 @@ fn what_may_be_done_to_the_kernel_is_taken_over_field_for_field() {
         privileged: true,
         no_new_privileges: true,
         sysctls: [("net.core.somaxconn".to_owned(), "1".to_owned())].into(),
+        shared_memory_bytes: 1 << 20,
+        tmpfs: vec![Tmpfs {
+            path: "/scratch".into(),
+            size_bytes: 4096,
+            options: vec!["mode=700".into()],
+        }],
     };
     assert_eq!(containers[0].linux, expected);
     assert_eq!(containers[1].linux, LinuxOptions::default());

@@ -295,3 +295,57 @@ async fn system_controls_are_the_containers_and_not_the_hosts() {
         "{text}"
     );
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn file_systems_in_memory_have_their_size_and_options() {
+    let cluster = Cluster::start().await;
+    let script = "echo shm $(df -k /dev/shm | tail -n 1); cp /bin/busybox /work/true; /work/true true && echo executes; \
+                  cp /bin/busybox /plain/true; /plain/true true && echo plain-executes; \
+                  stat -c 'mode %a %u' /work; touch /locked/x || echo locked; \
+                  dd if=/dev/zero of=/work/full bs=1M count=9 2>&1 | grep -q 'No space' && echo full; touch /etc/hosts && echo hosts";
+    let own = json!({"linuxParameters": {"sharedMemorySize": 7, "tmpfs": [
+        {"containerPath": "/work", "size": 5, "mountOptions": ["exec", "mode=1750", "uid=1000"]},
+        {"containerPath": "/plain", "size": 3},
+        {"containerPath": "/locked", "size": 1, "mountOptions": ["ro"]},
+        {"containerPath": "/etc", "size": 1},
+    ]}});
+    let (_, seen) = look(
+        &cluster,
+        |_| {},
+        &[
+            ("own", script, own),
+            ("default", "df -k /dev/shm | tail -n 1", json!({})),
+        ],
+    )
+    .await;
+    let own = &seen["own"];
+    let said = |what: &str| own.lines.iter().any(|line| line == what);
+    assert_eq!(
+        own.said("shm").split_whitespace().nth(1),
+        Some("7168"),
+        "{:?}",
+        own.lines
+    );
+    assert_eq!(seen["default"].lines[0].split_whitespace().nth(1), Some("65536"));
+    assert!(said("executes") && !said("plain-executes"), "{:?}", own.lines);
+    assert!(
+        said("mode 1750 1000") && said("locked") && said("full") && said("hosts"),
+        "{:?}",
+        own.lines
+    );
+    let has = |place: &str, options: &[&str], file_system: &str| {
+        let (own, of_all) = own.mount_options(place);
+        for option in options {
+            assert!(own.split(',').any(|one| one == *option), "{place}: {own}");
+        }
+        assert!(
+            of_all.split(',').any(|one| one == file_system),
+            "{place}: {of_all}"
+        );
+    };
+    has("/dev/shm", &["nosuid", "noexec", "nodev"], "size=7168k");
+    has("/work", &["rw", "nosuid", "nodev"], "size=5120k");
+    has("/plain", &["rw", "nosuid", "nodev", "noexec"], "size=3072k");
+    has("/locked", &["ro"], "size=1024k");
+    assert!(!own.mount_options("/work").0.contains("noexec"));
+}

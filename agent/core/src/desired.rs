@@ -134,6 +134,21 @@ pub struct LinuxOptions {
     pub no_new_privileges: bool,
     /// Kernel parameters by name, of the container's own namespaces only.
     pub sysctls: BTreeMap<String, String>,
+    /// Size of `/dev/shm`; zero: Docker's 64 MiB.
+    pub shared_memory_bytes: u64,
+    /// In the order in which they are mounted; each path once.
+    pub tmpfs: Vec<Tmpfs>,
+}
+
+/// A file system in memory, which counts as the container's memory.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tmpfs {
+    /// Absolute, in the container.
+    pub path: String,
+    /// More than zero.
+    pub size_bytes: u64,
+    /// As mount(8) spells them, without `size`.
+    pub options: Vec<String>,
 }
 
 /// When a container that another depends on is good enough.

@@ -1,13 +1,15 @@
 //! Owns the border for what a container may do to the kernel. Checks what is sent as if nobody had checked before.
 
 use berth_agent_core::{
-    desired::LinuxOptions,
+    desired::{LinuxOptions, Tmpfs},
     oci::{is_capability, sysctl_namespace},
 };
 use berth_proto::node::v1 as wire;
 
 use super::{ENTRIES_MAX, Refusal, refuse};
 
+/// File systems in memory of one container.
+const TMPFS_MAX: usize = 100;
 /// More than any parameter takes.
 const SYSCTL_VALUE_BYTES_MAX: usize = 1024;
 
@@ -50,7 +52,62 @@ pub(super) fn options(wire: wire::LinuxOptions) -> Result<LinuxOptions, Refusal>
         privileged: wire.privileged,
         no_new_privileges: wire.no_new_privileges,
         sysctls: wire.sysctls.into_iter().collect(),
+        shared_memory_bytes: wire.shared_memory_bytes,
+        tmpfs: tmpfs(wire.tmpfs)?,
     })
+}
+
+fn tmpfs(wire: Vec<wire::Tmpfs>) -> Result<Vec<Tmpfs>, Refusal> {
+    const FIELD: &str = "linux.tmpfs";
+    if wire.len() > TMPFS_MAX {
+        return refuse(FIELD, format!("{} entries are more than {TMPFS_MAX}", wire.len()));
+    }
+    let mut all: Vec<Tmpfs> = Vec::new();
+    for one in wire {
+        let mut parts = one.path.split('/');
+        if !one.path.starts_with('/') || one.path.contains('\0') || parts.any(|part| part == "..") {
+            return refuse(
+                FIELD,
+                format!("{:?} is not an absolute path without ..", one.path),
+            );
+        }
+        if one.size_bytes == 0 {
+            return refuse(FIELD, format!("{} has no size", one.path));
+        }
+        if let Some(bad) = one.options.iter().find(|option| !is_tmpfs_option(option)) {
+            return refuse(
+                FIELD,
+                format!("{bad:?} is not an option of a file system in memory"),
+            );
+        }
+        if one.options.len() > ENTRIES_MAX || all.iter().any(|other| other.path == one.path) {
+            return refuse(
+                FIELD,
+                format!("{} is given twice, or has too many options", one.path),
+            );
+        }
+        all.push(Tmpfs {
+            path: one.path,
+            size_bytes: one.size_bytes,
+            options: one.options,
+        });
+    }
+    Ok(all)
+}
+
+/// By its form: one word, and for those that have one a value that cannot hold another option.
+fn is_tmpfs_option(option: &str) -> bool {
+    const WITH_VALUE: [&str; 6] = ["mode", "uid", "gid", "nr_inodes", "nr_blocks", "mpol"];
+    let plain = |text: &str| {
+        !text.is_empty()
+            && text
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || b":-_".contains(&b))
+    };
+    match option.split_once('=') {
+        Some((name, value)) => WITH_VALUE.contains(&name) && plain(value),
+        None => !option.is_empty() && option.bytes().all(|b| b.is_ascii_lowercase()),
+    }
 }
 
 fn is_sysctl_value(value: &str) -> bool {

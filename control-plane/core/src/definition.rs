@@ -18,6 +18,7 @@ mod sysctls;
 mod task_level;
 #[cfg(test)]
 mod tests;
+mod tmpfs;
 
 use std::collections::BTreeMap;
 

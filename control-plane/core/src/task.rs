@@ -89,6 +89,19 @@ pub struct LinuxOptions {
     pub no_new_privileges: bool,
     /// By name, with dots.
     pub sysctls: BTreeMap<String, String>,
+    /// Zero: Docker's 64 MiB.
+    pub shared_memory_bytes: u64,
+    pub tmpfs: Vec<Tmpfs>,
+}
+
+/// A file system in memory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tmpfs {
+    /// Absolute, in the container.
+    pub path: String,
+    pub size_bytes: u64,
+    /// As mount(8) spells them, without `size`.
+    pub options: Vec<String>,
 }
 
 /// json-file: at most `max_size_bytes` × `max_files` are kept per container.

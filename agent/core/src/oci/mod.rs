@@ -286,7 +286,7 @@ impl OciSpec {
         self
     }
 
-    /// After the default mounts, in the order given.
+    /// After the default mounts and those of memory, in the order given.
     pub fn mount(mut self, mount: Mount) -> Self {
         self.mounts.push(mount);
         self

@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use super::{OciError, OciSpec};
+use crate::desired::Tmpfs;
 
 /// A file or directory of the host, seen in the container.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,10 +32,7 @@ impl Mount {
     }
 
     fn json(&self) -> Result<Value, OciError> {
-        let plain = |path: &str| path.starts_with('/') && !path.split('/').any(|part| part == "..");
-        if !plain(&self.destination) {
-            return Err(OciError::RelativeMount(self.destination.clone()));
-        }
+        check_destination(&self.destination)?;
         let access = if self.readonly { "ro" } else { "rw" };
         Ok(json!({
             "destination": self.destination,
@@ -44,6 +42,32 @@ impl Mount {
         }))
     }
 }
+
+fn check_destination(path: &str) -> Result<(), OciError> {
+    if path.starts_with('/') && !path.split('/').any(|part| part == "..") {
+        Ok(())
+    } else {
+        Err(OciError::RelativeMount(path.to_owned()))
+    }
+}
+
+/// Docker's defaults, then the definition's options, of which each takes back its contrary, then the size.
+fn tmpfs(tmpfs: &Tmpfs) -> Result<Value, OciError> {
+    check_destination(&tmpfs.path)?;
+    let size = format!("size={}", tmpfs.size_bytes);
+    let options = ["noexec", "nosuid", "nodev"].into_iter();
+    let options = options
+        .chain(tmpfs.options.iter().map(String::as_str))
+        .chain([size.as_str()]);
+    Ok(json!({
+        "destination": tmpfs.path,
+        "type": "tmpfs",
+        "source": "tmpfs",
+        "options": options.collect::<Vec<_>>(),
+    }))
+}
+
+const SHM: &str = "/dev/shm";
 
 pub(super) const SYSFS: &str = "/sys";
 
@@ -78,7 +102,7 @@ const DEFAULTS: [(&str, &str, &str, &[&str]); 7] = [
     ),
     ("/dev/mqueue", "mqueue", "mqueue", &["nosuid", "noexec", "nodev"]),
     (
-        "/dev/shm",
+        SHM,
         "tmpfs",
         "shm",
         &["nosuid", "noexec", "nodev", "mode=1777", "size=65536k"],
@@ -117,12 +141,17 @@ pub(super) fn mounts(spec: &OciSpec) -> Result<Vec<Value>, OciError> {
         // made read-only for themselves afterwards.
         let writable = spec.linux.privileged || spec.beside_privileged && destination == SYSFS;
         let kept = |option: &&str| !(writable && *option == "ro");
-        let options: Vec<&str> = options.iter().copied().filter(kept).collect();
+        let mut options: Vec<String> = options.iter().copied().filter(kept).map(str::to_owned).collect();
+        if destination == SHM && spec.linux.shared_memory_bytes != 0 {
+            // The last of a name counts.
+            options.push(format!("size={}", spec.linux.shared_memory_bytes));
+        }
         Ok(json!({"destination": destination, "type": kind, "source": source, "options": options}))
     };
     DEFAULTS
         .iter()
         .map(default)
+        .chain(spec.linux.tmpfs.iter().map(tmpfs))
         .chain(spec.mounts.iter().map(Mount::json))
         .collect()
 }

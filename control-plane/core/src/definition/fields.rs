@@ -331,8 +331,8 @@ const LINUX_PARAMETERS: &[Field] = &[
     yes("capabilities", object(&[yes("add", TEXTS), yes("drop", TEXTS)])),
     later("devices", list(&object(DEVICE))),
     later("initProcessEnabled", Flag),
-    later("sharedMemorySize", Integer),
-    later("tmpfs", list(&object(TMPFS))),
+    yes("sharedMemorySize", Integer),
+    yes("tmpfs", list(&object(TMPFS))),
     later("maxSwap", Integer),
     later("swappiness", Integer),
 ];

@@ -2,6 +2,7 @@
 //! to the kernel. Never knows what a node's kernel has to give.
 
 use super::read::{Object, flag, inner, objects, requires, texts};
+use super::tmpfs;
 use crate::problems::{Problems, hint, shown};
 
 /// What ECS lets be added and dropped (KernelCapabilities), besides `ALL`.
@@ -57,6 +58,9 @@ pub(super) fn check(task: &Object, path: &str, container: &Object, problems: &mu
             problems,
         );
     }
+    if let Some(parameters) = inner(container, "linuxParameters") {
+        tmpfs::check(&format!("{path}.linuxParameters"), parameters, problems);
+    }
     for (at, option) in texts(container, "dockerSecurityOptions") {
         if let Err(message) = parse_security_option(option) {
             problems.push(format!("{path}.dockerSecurityOptions[{at}]"), message);
@@ -83,7 +87,16 @@ fn beyond_fargate(container: &Object) -> Vec<(String, String)> {
         let message = "FARGATE has no security options";
         beyond.push(("dockerSecurityOptions".into(), message.into()));
     }
-    let capabilities = inner(container, "linuxParameters").and_then(|l| inner(l, "capabilities"));
+    let parameters = inner(container, "linuxParameters");
+    for name in ["sharedMemorySize", "tmpfs"] {
+        if parameters.is_some_and(|parameters| parameters.contains_key(name)) {
+            beyond.push((
+                format!("linuxParameters.{name}"),
+                "FARGATE does not have it".into(),
+            ));
+        }
+    }
+    let capabilities = parameters.and_then(|l| inner(l, "capabilities"));
     for (at, name) in capabilities.into_iter().flat_map(|c| texts(c, "add")) {
         if is_capability(name) && name != FARGATE_CAPABILITY {
             let message = format!("FARGATE lets only {FARGATE_CAPABILITY} be added, got {name}");

@@ -18,6 +18,8 @@ const CAPABILITIES: &str = "linux.capabilities";
 const PRIVILEGED: &str = "linux.privileged";
 const NO_NEW_PRIVILEGES: &str = "linux.no-new-privileges";
 const SYSCTLS: &str = "linux.sysctls";
+const SHM_SIZE: &str = "linux.shm-size";
+const TMPFS: &str = "linux.tmpfs";
 /// A property of one run, not of its definition: its tag asks for it.
 pub const RESTART_AFTER_REBOOT: &str = "restart.after-reboot";
 
@@ -38,6 +40,8 @@ pub const FEATURES: &[&str] = &[
     PRIVILEGED,
     NO_NEW_PRIVILEGES,
     SYSCTLS,
+    SHM_SIZE,
+    TMPFS,
     RESTART_AFTER_REBOOT,
 ];
 
@@ -75,6 +79,8 @@ fn needs(definition: &Definition, feature: &str) -> bool {
         PRIVILEGED => any(|linux| linux.privileged),
         NO_NEW_PRIVILEGES => any(|linux| linux.no_new_privileges),
         SYSCTLS => any(|linux| !linux.sysctls.is_empty()),
+        SHM_SIZE => any(|linux| linux.shared_memory_bytes != 0),
+        TMPFS => any(|linux| !linux.tmpfs.is_empty()),
         _ => false,
     }
 }

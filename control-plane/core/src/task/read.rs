@@ -6,8 +6,8 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::{
-    Architecture, Condition, ContainerDefinition, Definition, Dependency, LinuxOptions, NetworkMode,
-    PortMapping, Protocol, Ulimit,
+    Architecture, Condition, ContainerDefinition, Definition, Dependency, LinuxOptions, MIB, NetworkMode,
+    PortMapping, Protocol, Tmpfs, Ulimit,
 };
 use crate::definition::{linux::no_new_privileges, sizes::parse_bytes};
 use crate::expression::{Expression, ExpressionError};
@@ -136,6 +136,8 @@ fn container(echo: EchoContainer) -> Result<ContainerDefinition, EchoError> {
             capabilities_drop: echo.linux_parameters.capabilities.drop,
             privileged: echo.privileged,
             no_new_privileges: no_new_privileges(&echo.docker_security_options),
+            shared_memory_bytes: u64::from(echo.linux_parameters.shared_memory_size.unwrap_or(0)) * MIB,
+            tmpfs: echo.linux_parameters.tmpfs.into_iter().map(tmpfs).collect(),
             sysctls: echo
                 .system_controls
                 .into_iter()
@@ -163,6 +165,14 @@ fn dependency(echo: EchoDependency) -> Result<Dependency, EchoError> {
         container_name: echo.container_name,
         condition,
     })
+}
+
+fn tmpfs(echo: EchoTmpfs) -> Tmpfs {
+    Tmpfs {
+        path: echo.container_path,
+        size_bytes: u64::from(echo.size) * MIB,
+        options: echo.mount_options,
+    }
 }
 
 fn port(echo: EchoPort) -> Result<PortMapping, EchoError> {
@@ -264,6 +274,18 @@ struct EchoSystemControl {
 struct EchoLinux {
     #[serde(default)]
     capabilities: EchoCapabilities,
+    shared_memory_size: Option<u32>,
+    #[serde(default)]
+    tmpfs: Vec<EchoTmpfs>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct EchoTmpfs {
+    container_path: String,
+    size: u32,
+    #[serde(default)]
+    mount_options: Vec<String>,
 }
 
 #[derive(Default, Deserialize)]

@@ -30,7 +30,8 @@ fn full() -> Definition {
                 "ulimits": [{"name": "nofile", "softLimit": 1024, "hardLimit": -1}],
                 "privileged": true, "dockerSecurityOptions": ["no-new-privileges"],
                 "systemControls": [{"namespace": "kernel.msgmax", "value": "9000"}],
-                "linuxParameters": {"capabilities": {"add": ["SYS_PTRACE"], "drop": ["ALL"]}},
+                "linuxParameters": {"capabilities": {"add": ["SYS_PTRACE"], "drop": ["ALL"]}, "sharedMemorySize": 8,
+                    "tmpfs": [{"containerPath": "/scratch", "size": 16, "mountOptions": ["ro"]}]},
             },
         ],
     }))
@@ -82,6 +83,8 @@ fn a_task_is_resolved_field_for_field() {
             "linux.privileged",
             "linux.no-new-privileges",
             "linux.sysctls",
+            "linux.shm-size",
+            "linux.tmpfs",
             "restart.after-reboot"
         ]
     );
@@ -136,6 +139,12 @@ fn a_task_is_resolved_field_for_field() {
                 capabilities_drop: vec!["ALL".into()],
                 privileged: true,
                 no_new_privileges: true,
+                shared_memory_bytes: 8 * MIB,
+                tmpfs: vec![Tmpfs {
+                    path: "/scratch".into(),
+                    size_bytes: 16 * MIB,
+                    options: vec!["ro".into()],
+                }],
                 sysctls: BTreeMap::from([("kernel.msgmax".into(), "9000".into())]),
             },
             log: LogSpec {

@@ -2,7 +2,7 @@
 
 use berth_control_plane_core::task::{
     Condition, Dependency, LinuxOptions, LogSpec, NetworkMode, PortMapping, Protocol, ResolvedContainer,
-    ResolvedTask, Ulimit,
+    ResolvedTask, Tmpfs, Ulimit,
 };
 use berth_proto::node::v1 as wire;
 
@@ -105,6 +105,16 @@ fn linux(linux: LinuxOptions) -> wire::LinuxOptions {
         privileged: linux.privileged,
         no_new_privileges: linux.no_new_privileges,
         sysctls: linux.sysctls.into_iter().collect(),
+        shared_memory_bytes: linux.shared_memory_bytes,
+        tmpfs: linux.tmpfs.into_iter().map(tmpfs).collect(),
+    }
+}
+
+fn tmpfs(tmpfs: Tmpfs) -> wire::Tmpfs {
+    wire::Tmpfs {
+        path: tmpfs.path,
+        size_bytes: tmpfs.size_bytes,
+        options: tmpfs.options,
     }
 }
 

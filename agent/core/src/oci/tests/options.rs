@@ -1,7 +1,7 @@
 //! What a definition asks of the kernel beyond Docker's defaults.
 
 use super::*;
-use crate::desired::LinuxOptions;
+use crate::desired::{LinuxOptions, Tmpfs};
 
 fn with(options: LinuxOptions) -> Value {
     some().linux(&options).build().unwrap()
@@ -194,4 +194,39 @@ fn kernel_parameters_of_the_host_are_refused() {
         assert_eq!(!refused(Network::Private, name), own, "{name}");
         assert_eq!(!refused(Network::Host, name), in_host_mode, "{name}");
     }
+}
+
+#[test]
+fn file_systems_in_memory_are_mounted_before_the_agents_files() {
+    let options = LinuxOptions {
+        shared_memory_bytes: 5 * MIB,
+        tmpfs: vec![Tmpfs {
+            path: "/etc".into(),
+            size_bytes: MIB,
+            options: strings(&["exec", "mode=700"]),
+        }],
+        ..LinuxOptions::default()
+    };
+    let spec = some()
+        .mount(Mount::bind("/a", "/etc/hosts"))
+        .linux(&options)
+        .build()
+        .unwrap();
+    let all = at(&spec, "/mounts").as_array().unwrap();
+    assert_eq!(all.len(), 9);
+    assert_eq!(
+        all[6]["options"].as_array().unwrap().last(),
+        Some(&json!("size=5242880"))
+    );
+    assert_eq!(
+        all[7],
+        json!({
+            "destination": "/etc", "type": "tmpfs", "source": "tmpfs",
+            "options": ["noexec", "nosuid", "nodev", "exec", "mode=700", "size=1048576"],
+        })
+    );
+    let mut relative = options;
+    relative.tmpfs[0].path = "etc".into();
+    let refused = OciError::RelativeMount("etc".into());
+    assert_eq!(some().linux(&relative).build(), Err(refused));
 }

@@ -148,3 +148,63 @@ fn system_controls_are_the_containers_own() {
     }
     assert_eq!(found.len(), 9);
 }
+
+#[test]
+fn file_systems_in_memory_have_a_place_a_size_and_ecss_options() {
+    let tmpfs = |place: &str, size: i64, options: &[&str]| json!({"containerPath": place, "size": size, "mountOptions": options});
+    echoed(
+        "linuxParameters",
+        json!({
+            "sharedMemorySize": 1,
+            "tmpfs": [
+                tmpfs("/run", 1, &["exec", "mode=1777", "uid=1000", "nr_inodes=1k", "mpol=bind:0-3", "rprivate"]),
+                {"containerPath": "/tmp", "size": 64},
+            ],
+        }),
+    );
+    assert_eq!(
+        of(json!({"sharedMemorySize": 0, "tmpfs": [
+            tmpfs("run", 0, &["remount", "mode", "mode=888", "uid=-1", "noexecc", "mode=1,size=9", "size=9", "gid="]),
+            tmpfs("/", 1, &[]),
+            tmpfs("/a/../b", 1, &[]),
+            tmpfs("//proc/x", 1, &[]),
+            tmpfs("/a", 1, &[]),
+            tmpfs("/a", 1, &[]),
+            {},
+        ]})),
+        [
+            "[6].containerPath: required",
+            "[6].size: required",
+            "SHM: 0 is below the minimum of 1 MiB",
+            "[0].size: 0 is below the minimum of 1 MiB",
+            "[0].containerPath: \"run\" is not an absolute path without ..",
+            "[0].mountOptions[0]: remount makes no file system in memory",
+            "[0].mountOptions[1]: mode needs a value, as in mode=…",
+            "[0].mountOptions[2]: \"mode=888\" is not a mount option of ECS for a tmpfs",
+            "[0].mountOptions[3]: \"uid=-1\" is not a mount option of ECS for a tmpfs",
+            "[0].mountOptions[4]: \"noexecc\" is not a mount option of ECS for a tmpfs (did you mean noexec?)",
+            "[0].mountOptions[5]: \"mode=1,size=9\" is not a mount option of ECS for a tmpfs",
+            "[0].mountOptions[6]: \"size=9\" is not a mount option of ECS for a tmpfs",
+            "[0].mountOptions[7]: \"gid=\" is not a mount option of ECS for a tmpfs",
+            "[1].containerPath: / is the image's: use readonlyRootFilesystem and other paths",
+            "[2].containerPath: \"/a/../b\" is not an absolute path without ..",
+            "[3].containerPath: \"//proc/x\" is the kernel's",
+            "[5].containerPath: \"/a\" is there twice",
+        ]
+        .map(|says| match says.strip_prefix("SHM") {
+            Some(says) => format!("{PARAMETERS}.sharedMemorySize{says}"),
+            None => format!("{PARAMETERS}.tmpfs{says}"),
+        })
+    );
+    let definition = container(
+        "linuxParameters",
+        json!({"sharedMemorySize": 1, "tmpfs": [tmpfs("/a", 1, &[])]}),
+    );
+    assert_eq!(
+        problems(&with(definition, "/requiresCompatibilities", json!(["FARGATE"]))),
+        [
+            format!("{PARAMETERS}.sharedMemorySize: FARGATE does not have it"),
+            format!("{PARAMETERS}.tmpfs: FARGATE does not have it"),
+        ]
+    );
+}
