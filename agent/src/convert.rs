@@ -2,6 +2,7 @@
 //! sent; refuses by name what this agent does not know. Never repairs.
 
 mod linux;
+mod networking;
 
 use std::collections::BTreeSet;
 
@@ -35,6 +36,10 @@ pub const FEATURES: &[&str] = &[
     "linux.sysctls",
     "linux.shm-size",
     "linux.tmpfs",
+    "networking.hostname",
+    "networking.extra-hosts",
+    "networking.dns",
+    "networking.disabled",
     "restart.after-reboot",
 ];
 
@@ -342,6 +347,7 @@ fn container(wire: wire::ContainerSpec) -> Result<ContainerSpec, Refusal> {
             .collect(),
         log: log(wire.log)?,
         linux: linux::options(wire.linux.unwrap_or_default())?,
+        networking: networking::networking(wire.networking.unwrap_or_default())?,
     })
 }
 

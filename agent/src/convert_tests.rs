@@ -1,4 +1,4 @@
-use berth_agent_core::desired::{LinuxOptions, Tmpfs};
+use berth_agent_core::desired::{LinuxOptions, Networking, Tmpfs};
 use proptest::prelude::*;
 use prost::Message as _;
 
@@ -33,6 +33,17 @@ fn tmpfs(path: &str, size_bytes: u64, option: &str) -> wire::Tmpfs {
         path: path.into(),
         size_bytes,
         options: vec![option.into()],
+    }
+}
+
+fn networking(task: &mut wire::TaskSpec) -> &mut wire::Networking {
+    task.containers[0].networking.get_or_insert_default()
+}
+
+fn host(name: &str, address: &str) -> wire::HostEntry {
+    wire::HostEntry {
+        hostname: name.into(),
+        address: address.into(),
     }
 }
 
@@ -116,6 +127,24 @@ fn every_bound_is_checked_and_named() {
         ("containers[0].linux.tmpfs", |t| {
             linux(t).tmpfs = vec![tmpfs("/x", 1, "ro"), tmpfs("/x", 1, "ro")]
         }),
+        ("containers[0].networking.hostname", |t| {
+            networking(t).hostname = "a b".into()
+        }),
+        ("containers[0].networking.hostname", |t| {
+            networking(t).hostname = "h".repeat(65)
+        }),
+        ("containers[0].networking.extra_hosts", |t| {
+            networking(t).extra_hosts.push(host("a\n", "10.0.0.1"))
+        }),
+        ("containers[0].networking.extra_hosts", |t| {
+            networking(t).extra_hosts.push(host("a", "b"))
+        }),
+        ("containers[0].networking.dns_servers", |t| {
+            networking(t).dns_servers = vec!["10.0.0.1".into(), "x".into()]
+        }),
+        ("containers[0].networking.dns_search_domains", |t| {
+            networking(t).dns_search_domains.push("a b".into())
+        }),
         ("depends_on", |t| {
             t.containers[0].depends_on.push(depends("nobody"))
         }),
@@ -172,6 +201,28 @@ fn what_may_be_done_to_the_kernel_is_taken_over_field_for_field() {
     };
     assert_eq!(containers[0].linux, expected);
     assert_eq!(containers[1].linux, LinuxOptions::default());
+}
+
+#[test]
+fn what_is_asked_of_the_network_is_taken_over_field_for_field() {
+    let mut spec = good();
+    *networking(&mut spec) = wire::Networking {
+        hostname: "db-1.local".into(),
+        extra_hosts: vec![host("db", "fd00::1")],
+        dns_servers: vec!["10.0.0.2".into()],
+        dns_search_domains: vec!["a.b".into()],
+        disabled: true,
+    };
+    let containers = task_spec(spec).unwrap().containers;
+    let expected = Networking {
+        hostname: "db-1.local".into(),
+        extra_hosts: vec![("db".into(), "fd00::1".parse().unwrap())],
+        dns_servers: vec!["10.0.0.2".parse().unwrap()],
+        dns_search_domains: vec!["a.b".into()],
+        disabled: true,
+    };
+    assert_eq!(containers[0].networking, expected);
+    assert_eq!(containers[1].networking, Networking::default());
 }
 
 #[test]

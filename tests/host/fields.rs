@@ -349,3 +349,94 @@ async fn file_systems_in_memory_have_their_size_and_options() {
     has("/locked", &["ro"], "size=1024k");
     assert!(!own.mount_options("/work").0.contains("noexec"));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn names_and_resolvers_are_the_definitions() {
+    let cluster = Cluster::start().await;
+    let script = "echo hostname = $(hostname); echo variable = $HOSTNAME; cat /etc/hostname /etc/hosts; \
+                  sed 's/^/resolv /' /etc/resolv.conf";
+    let own = json!({
+        "hostname": "db-1.example", "dnsServers": ["10.9.8.7", "fd00::53"], "dnsSearchDomains": ["one.example", "two"],
+        "extraHosts": [{"hostname": "other", "ipAddress": "10.1.2.3"}, {"hostname": "six", "ipAddress": "fd00::6"}],
+    });
+    for mode in ["none", "host"] {
+        let (_, seen) = look(
+            &cluster,
+            |d| d["networkMode"] = json!(mode),
+            &[("own", script, own.clone()), ("default", script, json!({}))],
+        )
+        .await;
+        let own = &seen["own"];
+        assert_eq!(
+            (own.said("hostname "), own.said("variable ")),
+            ("db-1.example", "db-1.example")
+        );
+        let root =
+            |file: &str| std::fs::read_to_string(format!("/proc/{}/root/etc/{file}", own.pid)).unwrap();
+        assert_eq!(root("hostname"), "db-1.example\n");
+        for line in ["127.0.0.1\tdb-1.example", "10.1.2.3\tother", "fd00::6\tsix"] {
+            assert!(
+                own.lines.iter().any(|said| said == line),
+                "{line}: {:?}",
+                own.lines
+            );
+        }
+        let resolv: Vec<&str> = own
+            .lines
+            .iter()
+            .filter_map(|line| line.strip_prefix("resolv "))
+            .collect();
+        let of = |keyword: &str| {
+            resolv
+                .iter()
+                .filter(|line| line.starts_with(keyword))
+                .copied()
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(of("nameserver"), ["nameserver 10.9.8.7", "nameserver fd00::53"]);
+        assert_eq!(of("search"), ["search one.example two"]);
+        let default = &seen["default"];
+        assert_ne!(default.said("hostname "), "db-1.example");
+        assert!(
+            !default
+                .lines
+                .iter()
+                .any(|line| line.contains("10.9.8.7") || line.contains("other"))
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_container_without_networking_has_loopback_and_nothing_else() {
+    let cluster = Cluster::start().await;
+    let script = "echo links = $(ls /sys/class/net); ping -c 1 -W 1 127.0.0.1 >/dev/null && echo loopback";
+    let namespace = |process: &str| std::fs::read_link(format!("/proc/{process}/ns/net")).unwrap();
+    for mode in ["awsvpc", "host"] {
+        let (_, seen) = look(
+            &cluster,
+            |d| d["networkMode"] = json!(mode),
+            &[
+                ("alone", script, json!({"disableNetworking": true})),
+                ("other", script, json!({})),
+            ],
+        )
+        .await;
+        let alone = &seen["alone"];
+        assert_eq!(alone.said("links "), "lo", "{mode}");
+        assert!(
+            alone.lines.iter().any(|line| line == "loopback"),
+            "{:?}",
+            alone.lines
+        );
+        let devices = alone.proc("net/dev");
+        assert_eq!(
+            devices.lines().filter(|line| line.contains(':')).count(),
+            1,
+            "{devices}"
+        );
+        for other in [seen["other"].pid.to_string(), "self".to_owned()] {
+            assert_ne!(namespace(&alone.pid.to_string()), namespace(&other), "{mode}");
+        }
+        assert_ne!(seen["other"].said("links "), "lo");
+    }
+}

@@ -86,5 +86,6 @@ fn container(task: u64, i: u64, essential: bool, network: NetworkMode, random: &
             max_files: 2,
         },
         linux: Default::default(),
+        networking: Default::default(),
     }
 }

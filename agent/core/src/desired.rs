@@ -1,7 +1,7 @@
 //! Owns what the control plane wants of this node: resolved task specs, checked once at the edge (`convert`).
 //! Never holds ECS or protobuf shapes.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, net::IpAddr};
 
 use serde::{Deserialize, Serialize};
 
@@ -119,6 +119,24 @@ pub struct ContainerSpec {
     /// Absent in what an older agent stored.
     #[serde(default)]
     pub linux: LinuxOptions,
+    #[serde(default)]
+    pub networking: Networking,
+}
+
+/// What a container has of the network that is not its task's. The default asks for nothing.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Networking {
+    /// Empty: the task's.
+    pub hostname: String,
+    /// Lines added to `/etc/hosts`: a name, and its address.
+    pub extra_hosts: Vec<(String, IpAddr)>,
+    /// Empty: the host's.
+    pub dns_servers: Vec<IpAddr>,
+    /// Empty: the host's.
+    pub dns_search_domains: Vec<String>,
+    /// A network namespace of its own with nothing but loopback, whatever the task's is.
+    pub disabled: bool,
 }
 
 /// What a container's processes may do to the kernel, beyond Docker's defaults, which are what the default asks for.

@@ -181,6 +181,7 @@ impl Host {
                     max_files: 1,
                 },
                 linux: Default::default(),
+                networking: Default::default(),
             },
             image: ResolvedImage {
                 reference: image::REFERENCE.into(),

@@ -10,6 +10,7 @@ mod echo;
 mod fields;
 pub(crate) mod linux;
 mod log;
+mod networking;
 mod ports;
 mod read;
 mod shape;

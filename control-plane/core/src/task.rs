@@ -94,6 +94,18 @@ pub struct LinuxOptions {
     pub tmpfs: Vec<Tmpfs>,
 }
 
+/// What a container has of the network that is not its task's; the fields of the wire's message.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Networking {
+    /// Empty: the task's.
+    pub hostname: String,
+    /// Names with their addresses.
+    pub extra_hosts: Vec<(String, String)>,
+    pub dns_servers: Vec<String>,
+    pub dns_search_domains: Vec<String>,
+    pub disabled: bool,
+}
+
 /// A file system in memory.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tmpfs {
@@ -149,6 +161,7 @@ pub struct ContainerDefinition {
     pub readonly_root_filesystem: bool,
     pub ulimits: Vec<Ulimit>,
     pub linux: LinuxOptions,
+    pub networking: Networking,
     pub log_max_size_bytes: Option<u64>,
     pub log_max_files: Option<u32>,
 }

@@ -60,6 +60,7 @@ fn container(n: u64, name: &str) -> ContainerSpec {
             max_files: 2,
         },
         linux: Default::default(),
+        networking: Default::default(),
     }
 }
 

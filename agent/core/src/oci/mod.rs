@@ -204,7 +204,11 @@ impl OciSpec {
             .working_directory(&image.working_dir, &spec.working_directory)
             .user(user)
             .hostname(task.hostname)
-            .network(task.network)
+            .network(if spec.networking.disabled {
+                Network::Private
+            } else {
+                task.network
+            })
             .readonly_root(spec.readonly_root_filesystem)
             .linux(&spec.linux)
             .beside_privileged(request.task_privileged && !spec.linux.privileged)

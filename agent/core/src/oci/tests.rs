@@ -63,6 +63,7 @@ fn container() -> ContainerSpec {
             max_files: 1,
         },
         linux: Default::default(),
+        networking: Default::default(),
     }
 }
 
@@ -334,7 +335,7 @@ fn a_request_becomes_a_specification() {
         mounts: vec![Mount::bind("/run/h", "/etc/hosts")],
         devices: vec![],
     };
-    let spec = OciSpec::for_container(&request, User::ROOT, facts, V1)
+    let spec = OciSpec::for_container(&request, User::ROOT, facts.clone(), V1)
         .build()
         .unwrap();
     let (task, id) = ("a".repeat(32), "c".repeat(32));
@@ -346,6 +347,21 @@ fn a_request_becomes_a_specification() {
     assert_eq!(at(&spec, "/root/readonly"), &json!(true));
     assert_eq!(at(&spec, "/process/args"), &json!(["sleep", "1"]));
     assert_eq!(shim_cgroup("/berth/", &request.task), format!("/berth/{task}/rt"));
+
+    // Cut off from the task's network, and from the host's as well.
+    let mut alone = request;
+    alone.spec.networking.disabled = true;
+    for network in [Network::Join("/run/n".into()), Network::Host] {
+        let facts = TaskFacts {
+            network,
+            ..facts.clone()
+        };
+        let spec = OciSpec::for_container(&alone, User::ROOT, facts, V1)
+            .build()
+            .unwrap();
+        let all = at(&spec, "/linux/namespaces").as_array().unwrap();
+        assert!(all.contains(&json!({"type": "network"})), "{all:?}");
+    }
 }
 
 #[test]

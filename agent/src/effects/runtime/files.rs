@@ -7,7 +7,12 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use berth_agent_core::{desired::NetworkMode, effect::StartContainer, ids::TaskId, oci::Mount};
+use berth_agent_core::{
+    desired::{NetworkMode, Networking},
+    effect::StartContainer,
+    ids::TaskId,
+    oci::Mount,
+};
 
 use super::{Runtime, RuntimeError};
 
@@ -30,9 +35,11 @@ impl Runtime {
         self.config().run_dir.join(TASKS).join(task.as_str())
     }
 
-    /// The name inside: of the host in its network, else the task's short id.
+    /// The name inside: the definition's, else of the host in its network, else the task's short id.
     pub(super) fn hostname(&self, request: &StartContainer) -> String {
+        let own = &request.spec.networking.hostname;
         match request.network {
+            _ if !own.is_empty() => own.clone(),
             NetworkMode::Host => {
                 let own = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
                 Some(own.trim())
@@ -63,9 +70,20 @@ impl Runtime {
 
     pub(super) async fn write_files(&self, id: &str, request: &StartContainer) -> Result<(), RuntimeError> {
         let directory = self.task_directory(&request.task).join(id);
-        let (hostname, mode, address) = (self.hostname(request), request.network, request.address);
+        let disabled = request.spec.networking.disabled;
+        let (hostname, mode, address) = match request.network {
+            // Neither the host's network nor the task's address is its own.
+            _ if disabled => (self.hostname(request), NetworkMode::None, None),
+            mode => (self.hostname(request), mode, request.address),
+        };
+        let own = request.spec.networking.clone();
         let at = directory.clone();
-        let write = move || write_all(&directory, &Contents::new(&hostname, mode, address));
+        let write = move || {
+            write_all(
+                &directory,
+                &Contents::new(&hostname, mode, address).with(&hostname, mode, &own),
+            )
+        };
         let written = tokio::task::spawn_blocking(write).await.map_err(io::Error::other);
         written
             .flatten()
@@ -166,6 +184,49 @@ impl Contents {
     }
 }
 
+impl Contents {
+    /// With what the definition adds or replaces.
+    fn with(mut self, hostname: &str, mode: NetworkMode, own: &Networking) -> Self {
+        let end_line = |text: &mut String| {
+            if !text.is_empty() && !text.ends_with('\n') {
+                text.push('\n');
+            }
+        };
+        end_line(&mut self.hosts);
+        if mode == NetworkMode::Host && !own.hostname.is_empty() {
+            // The host's file knows only the host's name.
+            self.hosts
+                .push_str(&format!("{}\t{hostname}\n", Ipv4Addr::LOCALHOST));
+        }
+        for (name, address) in &own.extra_hosts {
+            self.hosts.push_str(&format!("{address}\t{name}\n"));
+        }
+        if !own.dns_servers.is_empty() {
+            self.resolv_conf = without(&self.resolv_conf, &["nameserver"]);
+            for server in &own.dns_servers {
+                self.resolv_conf.push_str(&format!("nameserver {server}\n"));
+            }
+        }
+        if !own.dns_search_domains.is_empty() {
+            self.resolv_conf = without(&self.resolv_conf, &["search", "domain"]);
+            let domains = own.dns_search_domains.join(" ");
+            self.resolv_conf.push_str(&format!("search {domains}\n"));
+        }
+        self
+    }
+}
+
+/// The lines of a resolv.conf that say something else.
+fn without(resolv_conf: &str, keywords: &[&str]) -> String {
+    let other = |line: &&str| {
+        line.split_whitespace()
+            .next()
+            .is_none_or(|word| !keywords.contains(&word))
+    };
+    let lines = resolv_conf.lines().filter(other);
+    lines.map(|line| format!("{line}\n")).collect()
+}
+
 /// Without an address of its own, the task's name is loopback's.
 fn hosts(hostname: &str, address: Option<Ipv4Addr>) -> String {
     let own = address.unwrap_or(Ipv4Addr::LOCALHOST);
@@ -211,6 +272,32 @@ mod tests {
     fn a_task_knows_its_own_name() {
         assert!(hosts("abc", Some(Ipv4Addr::new(10, 1, 2, 3))).ends_with("10.1.2.3\tabc\n"));
         assert!(hosts("abc", None).starts_with("127.0.0.1\tlocalhost\n"));
+    }
+
+    #[test]
+    fn what_the_definition_says_is_added_or_replaces() {
+        let contents = |hosts: &str| Contents {
+            hosts: hosts.into(),
+            hostname: String::new(),
+            resolv_conf: "nameserver 10.0.0.1\nsearch a\ndomain b\noptions ndots:1".into(),
+        };
+        let own = Networking {
+            hostname: "mine".into(),
+            extra_hosts: vec![("db".into(), "10.0.0.9".parse().unwrap())],
+            dns_servers: vec!["10.0.0.2".parse().unwrap(), "fd00::1".parse().unwrap()],
+            dns_search_domains: vec!["c".into(), "d.e".into()],
+            disabled: false,
+        };
+        let made = contents("127.0.0.1 localhost").with("mine", NetworkMode::Host, &own);
+        assert_eq!(made.hosts, "127.0.0.1 localhost\n127.0.0.1\tmine\n10.0.0.9\tdb\n");
+        let servers = "nameserver 10.0.0.2\nnameserver fd00::1\n";
+        assert_eq!(
+            made.resolv_conf,
+            format!("options ndots:1\n{servers}search c d.e\n")
+        );
+        let none = contents("x\n").with("h", NetworkMode::Host, &Networking::default());
+        assert_eq!(none.hosts, "x\n");
+        assert!(none.resolv_conf.contains("10.0.0.1\nsearch a\n"));
     }
 
     #[test]

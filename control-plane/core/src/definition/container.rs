@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::read::{Object, container_path, integer, objects, requires, text};
 use super::task_level::{MEMORY_MIB_MIN, check_name};
-use super::{linux, log, sysctls};
+use super::{linux, log, networking, sysctls};
 use crate::problems::{Problems, shown};
 
 /// Longest image reference.
@@ -58,6 +58,7 @@ fn check_one(task: &Object, path: &str, container: &Object, problems: &mut Probl
     check_labels(path, container, problems);
     check_ulimits(path, container, problems);
     linux::check(task, path, container, problems);
+    networking::check(task, path, container, problems);
     sysctls::check(task, path, container, problems);
     log::check(path, container, problems);
 }

@@ -4,7 +4,7 @@
 use serde_json::{Value, json};
 
 use super::read::{Object, integer, objects, requires, text};
-use super::{linux, sizes};
+use super::{linux, networking, sizes};
 
 /// Lists that every echoed container has.
 const CONTAINER_LISTS: &[&str] = &[
@@ -61,6 +61,7 @@ fn compatibilities(task: &Object) -> Vec<&'static str> {
     let size = number("cpu").zip(number("memory"));
     let fargate = awsvpc
         && !linux::is_beyond_fargate(task)
+        && !networking::is_disabled_somewhere(task)
         && size.is_some_and(|(cpu, memory)| sizes::check_fargate(cpu, memory).is_ok());
     let external = !awsvpc || requires(task, "EXTERNAL");
     [("EXTERNAL", external), ("EC2", true), ("FARGATE", fargate)]

@@ -3,6 +3,7 @@
 mod accepted;
 mod laws;
 mod linux;
+mod networking;
 mod refused;
 mod table;
 

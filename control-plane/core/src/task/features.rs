@@ -1,7 +1,7 @@
 //! Owns the names of what a node must be able to do. A node says which it honours; a task is refused by a node,
 //! by name, and never placed on one, that lacks one it needs.
 
-use super::{Condition, ContainerDefinition, Definition, LinuxOptions, NetworkMode};
+use super::{Condition, ContainerDefinition, Definition, LinuxOptions, NetworkMode, Networking};
 
 const NET_AWSVPC: &str = "net.awsvpc";
 const NET_HOST: &str = "net.host";
@@ -20,6 +20,10 @@ const NO_NEW_PRIVILEGES: &str = "linux.no-new-privileges";
 const SYSCTLS: &str = "linux.sysctls";
 const SHM_SIZE: &str = "linux.shm-size";
 const TMPFS: &str = "linux.tmpfs";
+const HOSTNAME: &str = "networking.hostname";
+const EXTRA_HOSTS: &str = "networking.extra-hosts";
+const DNS: &str = "networking.dns";
+const NETWORKING_DISABLED: &str = "networking.disabled";
 /// A property of one run, not of its definition: its tag asks for it.
 pub const RESTART_AFTER_REBOOT: &str = "restart.after-reboot";
 
@@ -42,6 +46,10 @@ pub const FEATURES: &[&str] = &[
     SYSCTLS,
     SHM_SIZE,
     TMPFS,
+    HOSTNAME,
+    EXTRA_HOSTS,
+    DNS,
+    NETWORKING_DISABLED,
     RESTART_AFTER_REBOOT,
 ];
 
@@ -60,6 +68,8 @@ fn needs(definition: &Definition, feature: &str) -> bool {
         dependencies.any(|d| d.condition == condition)
     };
     let any = |asks: fn(&LinuxOptions) -> bool| definition.containers.iter().any(|c| asks(&c.linux));
+    let networking =
+        |asks: fn(&Networking) -> bool| definition.containers.iter().any(|c| asks(&c.networking));
     match feature {
         NET_AWSVPC => definition.network_mode == NetworkMode::Awsvpc,
         NET_HOST => definition.network_mode == NetworkMode::Host,
@@ -81,6 +91,10 @@ fn needs(definition: &Definition, feature: &str) -> bool {
         SYSCTLS => any(|linux| !linux.sysctls.is_empty()),
         SHM_SIZE => any(|linux| linux.shared_memory_bytes != 0),
         TMPFS => any(|linux| !linux.tmpfs.is_empty()),
+        HOSTNAME => networking(|n| !n.hostname.is_empty()),
+        EXTRA_HOSTS => networking(|n| !n.extra_hosts.is_empty()),
+        DNS => networking(|n| !n.dns_servers.is_empty() || !n.dns_search_domains.is_empty()),
+        NETWORKING_DISABLED => networking(|n| n.disabled),
         _ => false,
     }
 }

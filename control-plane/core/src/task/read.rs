@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::{
     Architecture, Condition, ContainerDefinition, Definition, Dependency, LinuxOptions, MIB, NetworkMode,
-    PortMapping, Protocol, Tmpfs, Ulimit,
+    Networking, PortMapping, Protocol, Tmpfs, Ulimit,
 };
 use crate::definition::{linux::no_new_privileges, sizes::parse_bytes};
 use crate::expression::{Expression, ExpressionError};
@@ -144,6 +144,17 @@ fn container(echo: EchoContainer) -> Result<ContainerDefinition, EchoError> {
                 .map(|c| (c.namespace, c.value))
                 .collect(),
         },
+        networking: Networking {
+            hostname: echo.hostname,
+            extra_hosts: echo
+                .extra_hosts
+                .into_iter()
+                .map(|host| (host.hostname, host.ip_address))
+                .collect(),
+            dns_servers: echo.dns_servers,
+            dns_search_domains: echo.dns_search_domains,
+            disabled: echo.disable_networking,
+        },
         log_max_size_bytes,
         log_max_files,
     })
@@ -261,6 +272,23 @@ struct EchoContainer {
     docker_security_options: Vec<String>,
     #[serde(default)]
     system_controls: Vec<EchoSystemControl>,
+    #[serde(default)]
+    hostname: String,
+    #[serde(default)]
+    extra_hosts: Vec<EchoHost>,
+    #[serde(default)]
+    dns_servers: Vec<String>,
+    #[serde(default)]
+    dns_search_domains: Vec<String>,
+    #[serde(default)]
+    disable_networking: bool,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct EchoHost {
+    hostname: String,
+    ip_address: String,
 }
 
 #[derive(Deserialize)]

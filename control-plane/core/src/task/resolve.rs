@@ -4,7 +4,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
-    ContainerDefinition, Definition, Dependency, LinuxOptions, LogSpec, MIB, NetworkMode, PortMapping, Ulimit,
+    ContainerDefinition, Definition, Dependency, LinuxOptions, LogSpec, MIB, NetworkMode, Networking,
+    PortMapping, Ulimit,
 };
 use crate::arn::is_id;
 
@@ -95,6 +96,7 @@ pub struct ResolvedContainer {
     pub readonly_root_filesystem: bool,
     pub ulimits: Vec<Ulimit>,
     pub linux: LinuxOptions,
+    pub networking: Networking,
     pub log: LogSpec,
 }
 
@@ -169,6 +171,7 @@ fn resolve_container(container: &ContainerDefinition, id: &str) -> ResolvedConta
         readonly_root_filesystem: container.readonly_root_filesystem,
         ulimits: container.ulimits,
         linux: container.linux,
+        networking: container.networking,
         log: LogSpec {
             max_size_bytes: container.log_max_size_bytes.unwrap_or(LOG.max_size_bytes),
             max_files: container.log_max_files.unwrap_or(LOG.max_files),

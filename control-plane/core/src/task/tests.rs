@@ -9,7 +9,7 @@ fn definition(input: Value) -> Definition {
 }
 
 fn full() -> Definition {
-    definition(json!({
+    let mut input = json!({
         "family": "web",
         "networkMode": "host",
         "runtimePlatform": {"cpuArchitecture": "ARM64"},
@@ -28,13 +28,23 @@ fn full() -> Definition {
                 "dependsOn": [{"containerName": "setup", "condition": "SUCCESS"}],
                 "dockerLabels": {"a": "b"}, "readonlyRootFilesystem": true,
                 "ulimits": [{"name": "nofile", "softLimit": 1024, "hardLimit": -1}],
-                "privileged": true, "dockerSecurityOptions": ["no-new-privileges"],
-                "systemControls": [{"namespace": "kernel.msgmax", "value": "9000"}],
-                "linuxParameters": {"capabilities": {"add": ["SYS_PTRACE"], "drop": ["ALL"]}, "sharedMemorySize": 8,
-                    "tmpfs": [{"containerPath": "/scratch", "size": 16, "mountOptions": ["ro"]}]},
             },
         ],
-    }))
+    });
+    let rest = json!({
+        "privileged": true, "dockerSecurityOptions": ["no-new-privileges"],
+        "hostname": "web.local", "extraHosts": [{"hostname": "db", "ipAddress": "10.0.0.1"}],
+        "dnsServers": ["10.0.0.2"], "dnsSearchDomains": ["a.b"],
+        "systemControls": [{"namespace": "kernel.msgmax", "value": "9000"}],
+        "linuxParameters": {
+            "capabilities": {"add": ["SYS_PTRACE"], "drop": ["ALL"]},
+            "sharedMemorySize": 8,
+            "tmpfs": [{"containerPath": "/scratch", "size": 16, "mountOptions": ["ro"]}],
+        },
+    });
+    let nginx = input["containerDefinitions"][1].as_object_mut().unwrap();
+    nginx.extend(rest.as_object().unwrap().clone());
+    definition(input)
 }
 
 fn ids(n: usize) -> Vec<String> {
@@ -85,6 +95,9 @@ fn a_task_is_resolved_field_for_field() {
             "linux.sysctls",
             "linux.shm-size",
             "linux.tmpfs",
+            "networking.hostname",
+            "networking.extra-hosts",
+            "networking.dns",
             "restart.after-reboot"
         ]
     );
@@ -134,6 +147,13 @@ fn a_task_is_resolved_field_for_field() {
                 soft: 1024,
                 hard: -1
             }],
+            networking: Networking {
+                hostname: "web.local".into(),
+                extra_hosts: vec![("db".into(), "10.0.0.1".into())],
+                dns_servers: vec!["10.0.0.2".into()],
+                dns_search_domains: vec!["a.b".into()],
+                disabled: false,
+            },
             linux: LinuxOptions {
                 capabilities_add: vec!["SYS_PTRACE".into()],
                 capabilities_drop: vec!["ALL".into()],
@@ -250,7 +270,8 @@ fn every_feature_is_needed_by_some_definition() {
         ],
     }));
     let awsvpc = definition(json!({
-        "family": "a", "networkMode": "awsvpc", "containerDefinitions": [{"name": "a", "image": "x", "memory": 64}],
+        "family": "a", "networkMode": "awsvpc",
+        "containerDefinitions": [{"name": "a", "image": "x", "memory": 64, "disableNetworking": true}],
     }));
     let needed: Vec<&str> = [start, awsvpc, full()]
         .iter()

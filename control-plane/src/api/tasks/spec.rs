@@ -1,8 +1,8 @@
 //! Owns the step from a resolved task to the message its node gets. Field for field: nothing is decided here.
 
 use berth_control_plane_core::task::{
-    Condition, Dependency, LinuxOptions, LogSpec, NetworkMode, PortMapping, Protocol, ResolvedContainer,
-    ResolvedTask, Tmpfs, Ulimit,
+    Condition, Dependency, LinuxOptions, LogSpec, NetworkMode, Networking, PortMapping, Protocol,
+    ResolvedContainer, ResolvedTask, Tmpfs, Ulimit,
 };
 use berth_proto::node::v1 as wire;
 
@@ -55,6 +55,7 @@ fn container(container: ResolvedContainer) -> wire::ContainerSpec {
         ulimits: container.ulimits.into_iter().map(ulimit).collect(),
         log: Some(log(container.log)),
         linux: Some(linux(container.linux)),
+        networking: Some(networking(container.networking)),
     }
 }
 
@@ -107,6 +108,17 @@ fn linux(linux: LinuxOptions) -> wire::LinuxOptions {
         sysctls: linux.sysctls.into_iter().collect(),
         shared_memory_bytes: linux.shared_memory_bytes,
         tmpfs: linux.tmpfs.into_iter().map(tmpfs).collect(),
+    }
+}
+
+fn networking(networking: Networking) -> wire::Networking {
+    let host = |(hostname, address)| wire::HostEntry { hostname, address };
+    wire::Networking {
+        hostname: networking.hostname,
+        extra_hosts: networking.extra_hosts.into_iter().map(host).collect(),
+        dns_servers: networking.dns_servers,
+        dns_search_domains: networking.dns_search_domains,
+        disabled: networking.disabled,
     }
 }
 

@@ -97,7 +97,7 @@ fn null_and_the_empty_list_are_absent_everywhere() {
 
 #[test]
 fn a_flag_that_is_off_asks_for_nothing() {
-    for name in ["interactive", "pseudoTerminal", "disableNetworking"] {
+    for name in ["interactive", "pseudoTerminal"] {
         assert_eq!(
             problems(&container(name, json!(false))),
             Vec::<String>::new(),

@@ -25,11 +25,6 @@ fn unknown_and_unsupported_fields_are_told_apart() {
         ),
         ("a.b", json!(3), "containerDefinitions[0][\"a.b\"]: unknown field"),
         (
-            "hostname",
-            json!("x"),
-            "containerDefinitions[0].hostname: not supported yet",
-        ),
-        (
             "links",
             json!(["x"]),
             "containerDefinitions[0].links: not supported yet",
