@@ -252,13 +252,13 @@ class Commands:
     def test_bad_definition(self):
         """every problem of a definition is named by its path, at once; nothing is registered"""
         body = definition(f"worse{self.VERSION}", cpu="many")
-        body["containerDefinitions"][0] |= {"privileged": True, "memory": 3, "healthCheck": {"command": ["CMD", "x"]}}
+        body["containerDefinitions"][0] |= {"links": ["other"], "memory": 3, "healthCheck": {"command": ["CMD", "x"]}}
         with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
             json.dump(body, file)
             file.flush()
             done = self.run_aws("ecs", "register-task-definition", "--cli-input-json", f"file://{file.name}")
         self.assertEqual(done.returncode, self.REFUSED)
-        for path in ["cpu", "containerDefinitions[0].privileged", "containerDefinitions[0].memory",
+        for path in ["cpu", "containerDefinitions[0].links", "containerDefinitions[0].memory",
                      "containerDefinitions[0].healthCheck"]:
             self.assertIn(f"{path}: ", done.stderr)
         families = self.ecs("list-task-definition-families", "--family-prefix", "worse")["families"]

@@ -169,7 +169,7 @@ class Mistakes(Berth):
         wrong = keys | {"BERTH_ENDPOINT_URL": url, "BERTH_STATE_DIR": home}
         silent = wrong | {"BERTH_ENDPOINT_URL": "http://127.0.0.1:1"}
         huge = self.file(definition("cli-huge", cpu="131072"))
-        odd = self.file(definition("cli-odd", container("main", WAIT, privileged=True)))
+        odd = self.file(definition("cli-odd", container("main", WAIT, links=["other"])))
         broken = self.file(definition("cli-pull", container("main", WAIT) | {"image": "127.0.0.1:1/no:image"}))
         failing = self.file(definition("cli-fail", container("main", "exit 9")))
         for arguments, environment, code, words in [
@@ -187,7 +187,7 @@ class Mistakes(Berth):
             (("run", "--file", "/nonexistent.json"), {}, USAGE, "/nonexistent.json"),
             (("run", "--file", self.file("{")), {}, USAGE, "is not JSON"),
             (("run", "--file", self.file("[]")), {}, USAGE, "not a task definition"),
-            (("run", "--file", odd), {}, REFUSED, "containerDefinitions[0].privileged: not supported yet"),
+            (("run", "--file", odd), {}, REFUSED, "containerDefinitions[0].links: not supported yet"),
             (("run", "--file", huge), {}, TASK_FAILED, "RESOURCE:CPU"),
             (("run", "--file", broken), {}, TASK_FAILED, ""),
             (("run", "--file", failing, "--follow"), {}, 9, "exit code 9"),

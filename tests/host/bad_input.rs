@@ -79,14 +79,14 @@ async fn impossible_requests_are_refused_with_their_paths() {
     };
     let refusal = refuse(json!({
         "family": "bad", "networkMode": "awsvpc", "cpuu": "1",
-        "containerDefinitions": [{ "name": "a", "image": "x", "memory": 3, "privileged": true, "essential": "yes" }],
+        "containerDefinitions": [{ "name": "a", "image": "x", "memory": 3, "links": ["b"], "essential": "yes" }],
     }))
     .await;
     assert_eq!(refusal.kind, "ClientException");
     for part in [
         "cpuu: unknown field",
         "containerDefinitions[0].memory",
-        "privileged",
+        "containerDefinitions[0].links: not supported yet",
         "essential: expected true or false",
     ] {
         assert!(
