@@ -40,6 +40,7 @@ pub const FEATURES: &[&str] = &[
     "networking.extra-hosts",
     "networking.dns",
     "networking.disabled",
+    "terminal",
     "restart.after-reboot",
 ];
 
@@ -347,6 +348,7 @@ fn container(wire: wire::ContainerSpec) -> Result<ContainerSpec, Refusal> {
             .collect(),
         log: log(wire.log)?,
         linux: linux::options(wire.linux.unwrap_or_default())?,
+        pseudo_terminal: wire.pseudo_terminal,
         networking: networking::networking(wire.networking.unwrap_or_default())?,
     })
 }

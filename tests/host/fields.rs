@@ -440,3 +440,33 @@ async fn a_container_without_networking_has_loopback_and_nothing_else() {
         assert_ne!(seen["other"].said("links "), "lo");
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pseudo_terminal_is_one_and_its_output_is_kept() {
+    let cluster = Cluster::start().await;
+    let script = "echo terminal = $(tty <&0); echo to-stderr >&2";
+    let fields = json!({"pseudoTerminal": true});
+    let (task, seen) = look(
+        &cluster,
+        |_| {},
+        &[("with", script, fields), ("without", script, json!({}))],
+    )
+    .await;
+    assert!(
+        seen["with"].said("terminal ").starts_with("/dev/"),
+        "{:?}",
+        seen["with"].lines
+    );
+    assert_eq!(seen["without"].said("terminal "), "not a tty");
+    assert!(seen["with"].lines.iter().any(|line| line == "to-stderr"));
+    // The number of the controlling terminal, proc_pid_stat(5): none is 0.
+    let terminal = |name: &str| {
+        let stat = seen[name].proc("stat");
+        let after = stat.rsplit(") ").next().unwrap().to_owned();
+        after.split(' ').nth(4).unwrap().to_owned()
+    };
+    assert_ne!(terminal("with"), "0");
+    assert_eq!(terminal("without"), "0");
+    let stopped = cluster.stop(&task).await;
+    assert_eq!(stopped["stopCode"], "UserInitiated");
+}

@@ -87,5 +87,6 @@ fn container(task: u64, i: u64, essential: bool, network: NetworkMode, random: &
         },
         linux: Default::default(),
         networking: Default::default(),
+        pseudo_terminal: false,
     }
 }

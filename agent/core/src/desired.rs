@@ -121,6 +121,9 @@ pub struct ContainerSpec {
     pub linux: LinuxOptions,
     #[serde(default)]
     pub networking: Networking,
+    /// Its standard streams are a terminal: what it writes to stderr comes out as stdout.
+    #[serde(default)]
+    pub pseudo_terminal: bool,
 }
 
 /// What a container has of the network that is not its task's. The default asks for nothing.

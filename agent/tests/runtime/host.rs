@@ -182,6 +182,7 @@ impl Host {
                 },
                 linux: Default::default(),
                 networking: Default::default(),
+                pseudo_terminal: false,
             },
             image: ResolvedImage {
                 reference: image::REFERENCE.into(),

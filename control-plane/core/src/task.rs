@@ -162,6 +162,7 @@ pub struct ContainerDefinition {
     pub ulimits: Vec<Ulimit>,
     pub linux: LinuxOptions,
     pub networking: Networking,
+    pub pseudo_terminal: bool,
     pub log_max_size_bytes: Option<u64>,
     pub log_max_files: Option<u32>,
 }

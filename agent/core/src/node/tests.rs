@@ -61,6 +61,7 @@ fn container(n: u64, name: &str) -> ContainerSpec {
         },
         linux: Default::default(),
         networking: Default::default(),
+        pseudo_terminal: false,
     }
 }
 

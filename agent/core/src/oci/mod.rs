@@ -161,6 +161,7 @@ pub struct OciSpec {
     readonly_root: bool,
     linux: LinuxOptions,
     beside_privileged: bool,
+    terminal: bool,
     task_sysctls: Vec<String>,
     ulimits: Vec<Ulimit>,
     limits: Limits,
@@ -186,6 +187,7 @@ impl OciSpec {
             readonly_root: false,
             linux: LinuxOptions::default(),
             beside_privileged: false,
+            terminal: false,
             task_sysctls: Vec::new(),
             ulimits: Vec::new(),
             limits: Limits::default(),
@@ -211,6 +213,7 @@ impl OciSpec {
             })
             .readonly_root(spec.readonly_root_filesystem)
             .linux(&spec.linux)
+            .terminal(spec.pseudo_terminal)
             .beside_privileged(request.task_privileged && !spec.linux.privileged)
             .task_sysctls(&request.task_sysctls)
             .devices(task.devices)
@@ -259,6 +262,12 @@ impl OciSpec {
     /// What its processes may do to the kernel, beyond Docker's defaults.
     pub fn linux(mut self, options: &LinuxOptions) -> Self {
         self.linux = options.clone();
+        self
+    }
+
+    /// Whether its standard streams are a terminal.
+    pub fn terminal(mut self, terminal: bool) -> Self {
+        self.terminal = terminal;
         self
     }
 

@@ -52,7 +52,7 @@ pub(super) fn process(spec: &OciSpec, capabilities: &[&str]) -> Result<Value, Oc
     // For other users execve would clear these two anyway; Docker leaves them out.
     let own = if spec.user.uid == 0 { capabilities } else { &[] };
     Ok(json!({
-        "terminal": false,
+        "terminal": spec.terminal,
         "user": {"uid": spec.user.uid, "gid": spec.user.gid, "additionalGids": spec.user.additional_gids},
         "args": spec.args,
         "env": environment(&spec.hostname, &spec.image_env, &spec.env)?,

@@ -64,6 +64,7 @@ fn container() -> ContainerSpec {
         },
         linux: Default::default(),
         networking: Default::default(),
+        pseudo_terminal: false,
     }
 }
 

@@ -305,6 +305,8 @@ impl Attempt<'_> {
             rootfs,
             stdout: output.clone(),
             stderr: output,
+            // The shim copies from the terminal to the logger.
+            terminal: self.request.spec.pseudo_terminal,
             ..CreateTaskRequest::default()
         };
         let mut client = self.runtime.tasks();

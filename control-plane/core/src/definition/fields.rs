@@ -228,7 +228,7 @@ const CONTAINER: &[Field] = &[
     ),
     yes("dockerSecurityOptions", TEXTS),
     later("interactive", Flag),
-    later("pseudoTerminal", Flag),
+    yes("pseudoTerminal", Flag),
     yes("dockerLabels", Map),
     yes("ulimits", list(&object(ULIMIT))),
     yes("logConfiguration", object(LOG_CONFIGURATION)),

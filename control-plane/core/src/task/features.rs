@@ -24,6 +24,7 @@ const HOSTNAME: &str = "networking.hostname";
 const EXTRA_HOSTS: &str = "networking.extra-hosts";
 const DNS: &str = "networking.dns";
 const NETWORKING_DISABLED: &str = "networking.disabled";
+const TERMINAL: &str = "terminal";
 /// A property of one run, not of its definition: its tag asks for it.
 pub const RESTART_AFTER_REBOOT: &str = "restart.after-reboot";
 
@@ -50,6 +51,7 @@ pub const FEATURES: &[&str] = &[
     EXTRA_HOSTS,
     DNS,
     NETWORKING_DISABLED,
+    TERMINAL,
     RESTART_AFTER_REBOOT,
 ];
 
@@ -95,6 +97,7 @@ fn needs(definition: &Definition, feature: &str) -> bool {
         EXTRA_HOSTS => networking(|n| !n.extra_hosts.is_empty()),
         DNS => networking(|n| !n.dns_servers.is_empty() || !n.dns_search_domains.is_empty()),
         NETWORKING_DISABLED => networking(|n| n.disabled),
+        TERMINAL => definition.containers.iter().any(|c| c.pseudo_terminal),
         _ => false,
     }
 }

@@ -144,6 +144,7 @@ fn container(echo: EchoContainer) -> Result<ContainerDefinition, EchoError> {
                 .map(|c| (c.namespace, c.value))
                 .collect(),
         },
+        pseudo_terminal: echo.pseudo_terminal,
         networking: Networking {
             hostname: echo.hostname,
             extra_hosts: echo
@@ -282,6 +283,8 @@ struct EchoContainer {
     dns_search_domains: Vec<String>,
     #[serde(default)]
     disable_networking: bool,
+    #[serde(default)]
+    pseudo_terminal: bool,
 }
 
 #[derive(Deserialize)]

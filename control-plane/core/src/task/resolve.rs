@@ -97,6 +97,7 @@ pub struct ResolvedContainer {
     pub ulimits: Vec<Ulimit>,
     pub linux: LinuxOptions,
     pub networking: Networking,
+    pub pseudo_terminal: bool,
     pub log: LogSpec,
 }
 
@@ -172,6 +173,7 @@ fn resolve_container(container: &ContainerDefinition, id: &str) -> ResolvedConta
         ulimits: container.ulimits,
         linux: container.linux,
         networking: container.networking,
+        pseudo_terminal: container.pseudo_terminal,
         log: LogSpec {
             max_size_bytes: container.log_max_size_bytes.unwrap_or(LOG.max_size_bytes),
             max_files: container.log_max_files.unwrap_or(LOG.max_files),

@@ -32,7 +32,7 @@ fn full() -> Definition {
         ],
     });
     let rest = json!({
-        "privileged": true, "dockerSecurityOptions": ["no-new-privileges"],
+        "privileged": true, "pseudoTerminal": true, "dockerSecurityOptions": ["no-new-privileges"],
         "hostname": "web.local", "extraHosts": [{"hostname": "db", "ipAddress": "10.0.0.1"}],
         "dnsServers": ["10.0.0.2"], "dnsSearchDomains": ["a.b"],
         "systemControls": [{"namespace": "kernel.msgmax", "value": "9000"}],
@@ -98,6 +98,7 @@ fn a_task_is_resolved_field_for_field() {
             "networking.hostname",
             "networking.extra-hosts",
             "networking.dns",
+            "terminal",
             "restart.after-reboot"
         ]
     );
@@ -147,6 +148,7 @@ fn a_task_is_resolved_field_for_field() {
                 soft: 1024,
                 hard: -1
             }],
+            pseudo_terminal: true,
             networking: Networking {
                 hostname: "web.local".into(),
                 extra_hosts: vec![("db".into(), "10.0.0.1".into())],

@@ -56,6 +56,7 @@ fn container(container: ResolvedContainer) -> wire::ContainerSpec {
         log: Some(log(container.log)),
         linux: Some(linux(container.linux)),
         networking: Some(networking(container.networking)),
+        pseudo_terminal: container.pseudo_terminal,
     }
 }
 

@@ -73,6 +73,14 @@ fn added_capabilities_widen_the_system_call_filter() {
 }
 
 #[test]
+fn a_terminal_is_asked_for_only_where_it_is_wanted() {
+    for terminal in [false, true] {
+        let spec = some().terminal(terminal).build().unwrap();
+        assert_eq!(at(&spec, "/process/terminal"), &json!(terminal));
+    }
+}
+
+#[test]
 fn no_new_privileges_is_written() {
     let options = LinuxOptions {
         no_new_privileges: true,
