@@ -168,7 +168,12 @@ impl Containerd {
             snapshotter: "overlayfs".into(),
             key: view.clone(),
             parent: chain_id.into(),
-            labels: Default::default(),
+            // The collector may run at any time, and takes what nobody holds.
+            labels: [(
+                "containerd.io/gc.root".to_owned(),
+                "2000-01-01T00:00:00Z".to_owned(),
+            )]
+            .into(),
         };
         let mounts = self
             .snapshotter()
