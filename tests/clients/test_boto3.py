@@ -319,7 +319,7 @@ class Errors(Boto3):
             ("ClientException", ecs.describe_task_definition, {"taskDefinition": "nothing"}, "Unable to describe"),
             ("ClientException", ecs.deregister_task_definition, {"taskDefinition": "nothing:1"}, "nothing:1"),
             ("ClientException", register, definition("b3-x", cpu="a lot"), "cpu"),
-            ("ClientException", register, definition("b3-x", taskRoleArn="r"), "taskRoleArn: not supported yet"),
+            ("ClientException", register, definition("b3-x", enableFaultInjection=True), "enableFaultInjection: not supported: "),
             ("TargetNotFoundException", put, {"attributes": [attribute | {"targetId": "0" * 32}]}, "0000"),
             ("AttributeLimitExceededException", put, {"attributes": [attribute | {"name": "n10"}]}, "10"),
             ("ServiceNotFoundException", ecs.list_tasks, {"serviceName": "web"}, "web"),

@@ -13,6 +13,7 @@ mod log;
 mod networking;
 mod ports;
 mod read;
+mod schema;
 mod shape;
 pub(crate) mod sizes;
 mod sysctls;

@@ -1,89 +1,11 @@
 //! Owns the list of fields a task definition has in ECS, and which of them Berth honours. This table is the
-//! only place that says "not yet": to honour a field, turn its `later` into `yes` here, check its values in
-//! the module of its subject, and resolve it in `task`.
+//! only place that says "not yet" or "never", and why: to honour a field, turn its `later` into `yes` here, check
+//! its values in the module of its subject, and resolve it in `task`.
 //!
 //! Source: RegisterTaskDefinitionRequest of the ECS API model.
 
-/// The type of a value.
-#[derive(Debug)]
-pub(super) enum Shape {
-    Text,
-    /// A 32-bit signed integer: ECS's `Integer` and `BoxedInteger`.
-    Integer,
-    Flag,
-    Choice(&'static Choice),
-    List(&'static Shape),
-    /// Text by text.
-    Map,
-    Object(&'static [Field]),
-}
-
-/// An enumeration: what is honoured, what ECS knows besides, and what to do about the latter.
-#[derive(Debug)]
-pub(super) struct Choice {
-    pub honoured: &'static [&'static str],
-    pub later: &'static [&'static str],
-    /// Completes "not supported yet"; may be empty.
-    pub instead: &'static str,
-}
-
-/// One field of an object.
-#[derive(Debug)]
-pub(super) struct Field {
-    pub name: &'static str,
-    pub shape: Shape,
-    pub required: bool,
-    pub honoured: bool,
-}
-
-const fn yes(name: &'static str, shape: Shape) -> Field {
-    Field {
-        name,
-        shape,
-        required: false,
-        honoured: true,
-    }
-}
-
-const fn must(name: &'static str, shape: Shape) -> Field {
-    Field {
-        name,
-        shape,
-        required: true,
-        honoured: true,
-    }
-}
-
-const fn later(name: &'static str, shape: Shape) -> Field {
-    Field {
-        name,
-        shape,
-        required: false,
-        honoured: false,
-    }
-}
-
-const fn all(honoured: &'static [&'static str]) -> Choice {
-    Choice {
-        honoured,
-        later: &[],
-        instead: "",
-    }
-}
-
-use Shape::{Flag, Integer, Map, Text};
-
-const fn list(shape: &'static Shape) -> Shape {
-    Shape::List(shape)
-}
-
-const fn object(fields: &'static [Field]) -> Shape {
-    Shape::Object(fields)
-}
-
-const fn one_of(choice: &'static Choice) -> Shape {
-    Shape::Choice(choice)
-}
+use super::schema::Shape::{Flag, Integer, Map, Text};
+use super::schema::{Choice, Field, Shape, all, later, later_but, list, must, never, object, one_of, yes};
 
 const TEXTS: Shape = list(&Text);
 
@@ -116,24 +38,45 @@ pub(super) const TASK_DEFINITION: &[Field] = &[
     yes("tags", list(&object(TAG))),
     later("pidMode", one_of(&all(&["host", "task"]))),
     later("ipcMode", one_of(&all(&["host", "task", "none"]))),
-    later("proxyConfiguration", object(PROXY)),
-    later("inferenceAccelerators", list(&object(INFERENCE_ACCELERATOR))),
+    never(
+        "proxyConfiguration",
+        object(PROXY),
+        "nodes set up no App Mesh proxy, and AWS has ended App Mesh; run the proxy as a container of the task \
+         and let the application connect through it at 127.0.0.1",
+    ),
+    never(
+        "inferenceAccelerators",
+        list(&object(INFERENCE_ACCELERATOR)),
+        "AWS has ended Elastic Inference, and no other host has its accelerators; leave it out",
+    ),
     later("ephemeralStorage", object(&[must("sizeInGiB", Integer)])),
     yes("runtimePlatform", object(RUNTIME_PLATFORM)),
-    later("enableFaultInjection", Flag),
-    later("trustedExecutionConfiguration", object(TRUSTED_EXECUTION)),
+    never(
+        "enableFaultInjection",
+        Flag,
+        "nodes serve no endpoint that AWS Fault Injection Service could call; leave it out, and inject faults \
+         from a container of the task",
+    ),
+    never(
+        "trustedExecutionConfiguration",
+        object(TRUSTED_EXECUTION),
+        "nodes have no sandbox that can be attested; leave it out, and choose nodes that you trust in \
+         placementConstraints",
+    ),
 ];
 
 const NETWORK_MODE: Choice = Choice {
     honoured: &["awsvpc", "host", "none"],
     later: &["bridge"],
     instead: "use awsvpc or host",
+    ..all(&[])
 };
 
 const COMPATIBILITY: Choice = Choice {
     honoured: &["EC2", "FARGATE", "EXTERNAL"],
-    later: &["MANAGED_INSTANCES"],
-    instead: "use EC2, FARGATE or EXTERNAL",
+    never: &["MANAGED_INSTANCES"],
+    instead: "tasks run on the cluster's own nodes; use EC2, FARGATE or EXTERNAL",
+    ..all(&[])
 };
 
 const PLACEMENT_CONSTRAINT: &[Field] = &[must("type", one_of(&all(&["memberOf"]))), yes("expression", Text)];
@@ -147,7 +90,7 @@ const RUNTIME_PLATFORM: &[Field] = &[
 
 const OPERATING_SYSTEM: Choice = Choice {
     honoured: &["LINUX"],
-    later: &[
+    never: &[
         "WINDOWS_SERVER_2019_FULL",
         "WINDOWS_SERVER_2019_CORE",
         "WINDOWS_SERVER_2016_FULL",
@@ -158,7 +101,8 @@ const OPERATING_SYSTEM: Choice = Choice {
         "WINDOWS_SERVER_2025_FULL",
         "WINDOWS_SERVER_20H2_CORE",
     ],
-    instead: "nodes run LINUX",
+    instead: "nodes run LINUX; build the image for it",
+    ..all(&[])
 };
 
 const PROXY: &[Field] = &[
@@ -182,14 +126,19 @@ const NAME_VALUE: &[Field] = &[yes("name", Text), yes("value", Text)];
 const CONTAINER: &[Field] = &[
     must("name", Text),
     must("image", Text),
-    later(
+    later_but(
         "repositoryCredentials",
         object(&[must("credentialsParameter", Text)]),
+        "leave it out: the node logs in to the registry with its own registries.credentials",
     ),
     yes("cpu", Integer),
     yes("memory", Integer),
     yes("memoryReservation", Integer),
-    later("links", TEXTS),
+    later_but(
+        "links",
+        TEXTS,
+        "leave it out: only bridge mode has links, and containers of an awsvpc task reach one another at 127.0.0.1",
+    ),
     yes("portMappings", list(&object(PORT_MAPPING))),
     yes("essential", Flag),
     later("restartPolicy", object(RESTART_POLICY)),
@@ -209,7 +158,11 @@ const CONTAINER: &[Field] = &[
         list(&object(&[yes("sourceContainer", Text), yes("readOnly", Flag)])),
     ),
     yes("linuxParameters", object(LINUX_PARAMETERS)),
-    later("secrets", list(&object(SECRET))),
+    later_but(
+        "secrets",
+        list(&object(SECRET)),
+        "there is no store of secrets; use environment, which whoever may describe the definition can read",
+    ),
     yes("dependsOn", list(&object(DEPENDENCY))),
     yes("startTimeout", Integer),
     yes("stopTimeout", Integer),
@@ -238,8 +191,16 @@ const CONTAINER: &[Field] = &[
         list(&object(&[yes("namespace", Text), yes("value", Text)])),
     ),
     later("resourceRequirements", list(&object(RESOURCE_REQUIREMENT))),
-    later("firelensConfiguration", object(FIRELENS)),
-    later("credentialSpecs", TEXTS),
+    later_but(
+        "firelensConfiguration",
+        object(FIRELENS),
+        "a log router that nobody configures may exit and take its task down; leave the router out and use json-file",
+    ),
+    never(
+        "credentialSpecs",
+        TEXTS,
+        "they name accounts of an Active Directory domain, and nodes belong to none; put a keytab in the container",
+    ),
 ];
 
 const PORT_MAPPING: &[Field] = &[
@@ -273,6 +234,7 @@ const CONDITION: Choice = Choice {
     honoured: &["START", "COMPLETE", "SUCCESS"],
     later: &["HEALTHY"],
     instead: "use START, COMPLETE or SUCCESS",
+    ..all(&[])
 };
 
 const ULIMIT: &[Field] = &[
@@ -302,7 +264,11 @@ const ULIMIT_NAME: Choice = all(&[
 const LOG_CONFIGURATION: &[Field] = &[
     must("logDriver", one_of(&LOG_DRIVER)),
     yes("options", Map),
-    later("secretOptions", list(&object(SECRET))),
+    later_but(
+        "secretOptions",
+        list(&object(SECRET)),
+        "json-file has no option that is secret; leave it out",
+    ),
 ];
 
 const LOG_DRIVER: Choice = Choice {
@@ -317,6 +283,7 @@ const LOG_DRIVER: Choice = Choice {
         "awsfirelens",
     ],
     instead: "use json-file",
+    ..all(&[])
 };
 
 const HEALTH_CHECK: &[Field] = &[
@@ -351,12 +318,16 @@ const TMPFS: &[Field] = &[
 
 const RESOURCE_REQUIREMENT: &[Field] = &[
     yes("value", Text),
-    must(
-        "type",
-        one_of(&all(&["GPU", "InferenceAccelerator", "NeuronDevice"])),
-    ),
+    must("type", one_of(&RESOURCE_TYPE)),
     yes("sharingStrategy", object(&[yes("nvidiaMps", object(NVIDIA_MPS))])),
 ];
+
+const RESOURCE_TYPE: Choice = Choice {
+    honoured: &["GPU"],
+    never: &["InferenceAccelerator", "NeuronDevice"],
+    instead: "only AWS's own hosts have it; use GPU",
+    ..all(&[])
+};
 
 const NVIDIA_MPS: &[Field] = &[must("memory", Integer), yes("maxComputePercent", Integer)];
 
@@ -369,9 +340,21 @@ const VOLUME: &[Field] = &[
     yes("name", Text),
     yes("host", object(&[yes("sourcePath", Text)])),
     yes("dockerVolumeConfiguration", object(DOCKER_VOLUME)),
-    yes("efsVolumeConfiguration", object(EFS_VOLUME)),
-    yes("s3filesVolumeConfiguration", object(S3FILES_VOLUME)),
-    yes("fsxWindowsFileServerVolumeConfiguration", object(FSX_VOLUME)),
+    later_but(
+        "efsVolumeConfiguration",
+        object(EFS_VOLUME),
+        "mount the file system on the nodes and use host.sourcePath",
+    ),
+    never(
+        "s3filesVolumeConfiguration",
+        object(S3FILES_VOLUME),
+        "only AWS's own hosts can mount an S3 file system; use another volume",
+    ),
+    never(
+        "fsxWindowsFileServerVolumeConfiguration",
+        object(FSX_VOLUME),
+        "its shares are for Windows containers, and nodes run LINUX; use another volume",
+    ),
     yes("configuredAtLaunch", Flag),
 ];
 

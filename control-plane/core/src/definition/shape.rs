@@ -4,7 +4,8 @@
 
 use serde_json::{Map, Value};
 
-use super::fields::{Choice, Field, RESPONSE_FIELDS, Shape, TASK_DEFINITION};
+use super::fields::{RESPONSE_FIELDS, TASK_DEFINITION};
+use super::schema::{Choice, Field, Shape, Support};
 use crate::problems::{Problems, child, hint, shown};
 
 /// Most entries of one list or map: what nodes take.
@@ -24,12 +25,12 @@ pub(super) fn check(input: &Value, problems: &mut Problems) -> Map<String, Value
     object("", &request, TASK_DEFINITION, true, problems)
 }
 
-/// `say_later` is false inside a field that was already reported as not supported.
+/// `say_refused` is false inside a field that was already reported as not supported.
 fn object(
     path: &str,
     input: &Map<String, Value>,
     fields: &[Field],
-    say_later: bool,
+    say_refused: bool,
     problems: &mut Problems,
 ) -> Map<String, Value> {
     for name in input
@@ -48,11 +49,12 @@ fn object(
             Some(value) => {
                 // `false` asks for what happens anyway: every flag of ECS that we lack is off by default.
                 let asks = *value != Value::Bool(false);
-                let refused = say_later && !field.honoured && asks;
-                if refused {
-                    problems.push(path.as_str(), "not supported yet");
+                let refusal = field.support.refusal().filter(|_| say_refused && asks);
+                let say_inside = say_refused && refusal.is_none();
+                if let Some(refusal) = refusal {
+                    problems.push(path.as_str(), refusal);
                 }
-                let value = check_value(&path, value, &field.shape, say_later && !refused, problems);
+                let value = check_value(&path, value, &field.shape, say_inside, problems);
                 output.extend(value.map(|value| (field.name.to_string(), value)));
             }
         }
@@ -77,14 +79,14 @@ fn check_value(
     path: &str,
     value: &Value,
     shape: &Shape,
-    say_later: bool,
+    say_refused: bool,
     problems: &mut Problems,
 ) -> Option<Value> {
     match (shape, value) {
         (Shape::Flag, Value::Bool(_)) => Some(value.clone()),
         (Shape::Text, Value::String(text)) => no_nul(path, text, problems).then(|| value.clone()),
         (Shape::Choice(choice), Value::String(text)) => {
-            choose(path, text, choice, say_later, problems).then(|| value.clone())
+            choose(path, text, choice, say_refused, problems).then(|| value.clone())
         }
         (Shape::Integer, Value::Number(number)) => {
             let fits = number.as_i64().is_some_and(|n| i32::try_from(n).is_ok());
@@ -98,12 +100,12 @@ fn check_value(
         (Shape::List(element), Value::Array(values)) => {
             let element = |(at, value): (usize, &Value)| {
                 let path = format!("{path}[{at}]");
-                check_value(&path, value, element, say_later, problems).unwrap_or(Value::Null)
+                check_value(&path, value, element, say_refused, problems).unwrap_or(Value::Null)
             };
             Some(Value::Array(values.iter().enumerate().map(element).collect()))
         }
         (Shape::Object(fields), Value::Object(input)) => {
-            Some(Value::Object(object(path, input, fields, say_later, problems)))
+            Some(Value::Object(object(path, input, fields, say_refused, problems)))
         }
         (Shape::Map, Value::Object(input)) => Some(Value::Object(texts(path, input, problems))),
         (shape, value) => {
@@ -135,13 +137,20 @@ fn no_nul(path: &str, text: &str, problems: &mut Problems) -> bool {
     clean
 }
 
-fn choose(path: &str, text: &str, choice: &Choice, say_later: bool, problems: &mut Problems) -> bool {
+fn choose(path: &str, text: &str, choice: &Choice, say_refused: bool, problems: &mut Problems) -> bool {
     if choice.honoured.contains(&text) {
         return true;
     }
-    if choice.later.contains(&text) {
-        if say_later {
-            problems.push(path, format!("{text}: not supported yet; {}", choice.instead));
+    let refusal = if choice.later.contains(&text) {
+        Support::Later(choice.instead).refusal()
+    } else if choice.never.contains(&text) {
+        Support::Never(choice.instead).refusal()
+    } else {
+        None
+    };
+    if let Some(refusal) = refusal {
+        if say_refused {
+            problems.push(path, format!("{text}: {refusal}"));
         }
         return false;
     }

@@ -27,7 +27,8 @@ fn unknown_and_unsupported_fields_are_told_apart() {
         (
             "links",
             json!(["x"]),
-            "containerDefinitions[0].links: not supported yet",
+            "containerDefinitions[0].links: not supported yet; leave it out: only bridge mode has links, and \
+             containers of an awsvpc task reach one another at 127.0.0.1",
         ),
         (
             "linuxParameters",
@@ -67,6 +68,53 @@ fn unknown_and_unsupported_fields_are_told_apart() {
         &with(good(), "/netwrokMode", json!("host")),
         "netwrokMode: unknown field (did you mean networkMode?)",
     );
+}
+
+#[test]
+fn what_is_never_supported_says_why() {
+    for (name, value, says) in [
+        (
+            "/proxyConfiguration",
+            json!({"containerName": "envoy"}),
+            "proxyConfiguration: not supported: nodes set up no App Mesh proxy",
+        ),
+        (
+            "/inferenceAccelerators",
+            json!([{"deviceName": "d", "deviceType": "eia2.medium"}]),
+            "inferenceAccelerators: not supported: AWS has ended Elastic Inference",
+        ),
+        (
+            "/enableFaultInjection",
+            json!(true),
+            "enableFaultInjection: not supported: nodes serve no endpoint",
+        ),
+        (
+            "/trustedExecutionConfiguration",
+            json!({"isolationMode": "SHARED"}),
+            "trustedExecutionConfiguration: not supported: nodes have no sandbox that can be attested",
+        ),
+        (
+            "/containerDefinitions/0/credentialSpecs",
+            json!(["credentialspec:arn:aws:s3:::b/k"]),
+            "containerDefinitions[0].credentialSpecs: not supported: they name accounts of an Active Directory domain",
+        ),
+    ] {
+        let found = problems(&with(good(), name, value));
+        assert!(found.len() == 1 && found[0].starts_with(says), "{found:?}");
+    }
+}
+
+#[test]
+fn what_asks_for_nothing_is_accepted_of_any_field() {
+    for (name, value) in [
+        ("/enableFaultInjection", json!(false)),
+        ("/proxyConfiguration", json!(null)),
+        ("/inferenceAccelerators", json!([])),
+        ("/containerDefinitions/0/credentialSpecs", json!([])),
+        ("/containerDefinitions/0/links", json!(null)),
+    ] {
+        accepted(&with(good(), name, value));
+    }
 }
 
 #[test]
@@ -161,7 +209,7 @@ fn bad_choices_list_the_good_ones() {
     );
     only(
         &with(good(), "/requiresCompatibilities", json!(["MANAGED_INSTANCES"])),
-        "requiresCompatibilities[0]: MANAGED_INSTANCES: not supported yet; use EC2, FARGATE or EXTERNAL",
+        "requiresCompatibilities[0]: MANAGED_INSTANCES: not supported: tasks run on the cluster's own nodes; use EC2, FARGATE or EXTERNAL",
     );
     only(
         &with(
@@ -184,7 +232,7 @@ fn bad_choices_list_the_good_ones() {
             "/runtimePlatform",
             json!({"operatingSystemFamily": "WINDOWS_SERVER_2022_CORE"}),
         ),
-        "runtimePlatform.operatingSystemFamily: WINDOWS_SERVER_2022_CORE: not supported yet; nodes run LINUX",
+        "runtimePlatform.operatingSystemFamily: WINDOWS_SERVER_2022_CORE: not supported: nodes run LINUX; build the image for it",
     );
 }
 
@@ -531,7 +579,8 @@ fn log_options_are_refused_by_name() {
     let secret = json!({"logDriver": "json-file", "secretOptions": [{"name": "a", "valueFrom": "b"}]});
     only(
         &container("logConfiguration", secret),
-        "containerDefinitions[0].logConfiguration.secretOptions: not supported yet",
+        "containerDefinitions[0].logConfiguration.secretOptions: not supported yet; json-file has no option that is \
+         secret; leave it out",
     );
 }
 

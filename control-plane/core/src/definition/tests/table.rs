@@ -2,7 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use super::super::fields::{Choice, Field, Shape, TASK_DEFINITION};
+use super::super::fields::TASK_DEFINITION;
+use super::super::schema::{Choice, Field, Shape};
 
 /// RegisterTaskDefinitionRequest of the ECS API model: one line per field, `!` for required.
 const MODEL: &str = include_str!("shapes.txt");
@@ -28,8 +29,18 @@ fn render(shape: &Shape) -> String {
         Shape::Flag => "bool".into(),
         Shape::Map => "map<str,str>".into(),
         Shape::List(element) => format!("[{}]", render(element)),
-        Shape::Choice(Choice { honoured, later, .. }) => {
-            let all: BTreeSet<&str> = honoured.iter().chain(*later).copied().collect();
+        Shape::Choice(choice) => {
+            let Choice {
+                honoured,
+                later,
+                never,
+                ..
+            } = choice;
+            assert!(
+                later.is_empty() && never.is_empty() || !choice.instead.is_empty(),
+                "{honoured:?}"
+            );
+            let all: BTreeSet<&str> = honoured.iter().chain(*later).chain(*never).copied().collect();
             format!("({})", Vec::from_iter(all).join("|"))
         }
         Shape::Object(fields) => {
