@@ -13,6 +13,7 @@ mod log;
 mod networking;
 mod ports;
 mod read;
+mod roles;
 mod schema;
 mod shape;
 pub(crate) mod sizes;
@@ -58,6 +59,7 @@ pub fn register(input: &Value) -> Result<Registered, Problems> {
         return Err(problems);
     }
     task_level::check(&mut task, &mut problems);
+    roles::check(&mut task, "", &mut problems);
     container::check(&task, &mut problems);
     dependencies::check(&task, &mut problems);
     ports::check(&task, &mut problems);

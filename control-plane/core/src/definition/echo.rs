@@ -74,6 +74,10 @@ fn requires_attributes(task: &Object) -> Vec<&'static str> {
     let any = |name: &str| objects(task, "containerDefinitions").any(|(_, c)| c.contains_key(name));
     [
         (
+            "com.amazonaws.ecs.capability.task-iam-role",
+            task.contains_key("taskRoleArn"),
+        ),
+        (
             "com.amazonaws.ecs.capability.logging-driver.json-file",
             any("logConfiguration"),
         ),

@@ -26,8 +26,8 @@ pub(super) const RESPONSE_FIELDS: &[&str] = &[
 /// RegisterTaskDefinitionRequest.
 pub(super) const TASK_DEFINITION: &[Field] = &[
     must("family", Text),
-    later("taskRoleArn", Text),
-    later("executionRoleArn", Text),
+    yes("taskRoleArn", Text),
+    yes("executionRoleArn", Text),
     yes("networkMode", one_of(&NETWORK_MODE)),
     must("containerDefinitions", list(&object(CONTAINER))),
     later("volumes", list(&object(VOLUME))),

@@ -58,6 +58,27 @@ fn sizes_become_strings_of_integers() {
 }
 
 #[test]
+fn roles_are_kept_as_they_were_given() {
+    let given = with(
+        good(),
+        "/taskRoleArn",
+        json!("arn:aws:iam::123456789012:role/web"),
+    );
+    let echo = accepted(&with(given, "/executionRoleArn", json!("pull"))).definition;
+    assert_eq!(echo["taskRoleArn"], "arn:aws:iam::123456789012:role/web");
+    assert_eq!(echo["executionRoleArn"], "pull");
+    let attributes = echo["requiresAttributes"].as_array().unwrap();
+    assert!(attributes.contains(&json!({"name": "com.amazonaws.ecs.capability.task-iam-role"})));
+    // What templates leave where no role was filled in.
+    let none = with(
+        with(good(), "/taskRoleArn", json!("")),
+        "/executionRoleArn",
+        json!(""),
+    );
+    assert_eq!(accepted(&none).definition, accepted(&good()).definition);
+}
+
+#[test]
 fn null_and_the_empty_list_are_absent_everywhere() {
     let plain = accepted(&good()).definition;
     for pointer in [

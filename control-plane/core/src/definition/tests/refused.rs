@@ -49,14 +49,6 @@ fn unknown_and_unsupported_fields_are_told_apart() {
         only(&container(name, value), says);
     }
     only(
-        &with(good(), "/taskRoleArn", json!("x")),
-        "taskRoleArn: not supported yet",
-    );
-    only(
-        &with(good(), "/executionRoleArn", json!("x")),
-        "executionRoleArn: not supported yet",
-    );
-    only(
         &with(good(), "/pidMode", json!("host")),
         "pidMode: not supported yet",
     );
@@ -411,6 +403,21 @@ fn container_values_have_bounds() {
         &with(good(), "/family", json!("web/1")),
         "family: \"web/1\" is not a name: 1 to 255 of A-Z a-z 0-9 - _",
     );
+}
+
+#[test]
+fn roles_are_arns_or_names() {
+    let expected = "expected arn:aws:iam::ACCOUNT:role/NAME with an account of 12 digits, or the role's name";
+    for field in ["taskRoleArn", "executionRoleArn"] {
+        only(
+            &with(
+                good(),
+                &format!("/{field}"),
+                json!("arn:aws:iam::XXXXXXXXXXXX:role/web"),
+            ),
+            &format!("{field}: \"arn:aws:iam::XXXXXXXXXXXX:role/web\" is not a role: {expected}"),
+        );
+    }
 }
 
 #[test]
