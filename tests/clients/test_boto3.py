@@ -135,6 +135,26 @@ class Answers(Boto3):
         self.assertEqual(gone["status"], "INACTIVE")
         self.assertIsInstance(gone["deregisteredAt"], datetime.datetime)
 
+    def test_overrides(self):
+        """overrides are what the container sees: command, environment, limit; and what the answer shows"""
+        given = container(
+            "main", "exit 1", memory=32, environment=[{"name": "A", "value": "1"}, {"name": "B", "value": "2"}]
+        )
+        name = self.register(definition("b3-overrides", given, memory="128"))
+        limit = "cat /sys/fs/cgroup/memory/memory.limit_in_bytes /sys/fs/cgroup/memory.max 2>/dev/null"
+        script = f'test "$A$B$C" = 923 && test "$({limit})" = {48 << 20} && exit 7'
+        change = {
+            "name": "main", "command": ["sh", "-c", script], "memory": 48,
+            "environment": [{"name": "C", "value": "3"}, {"name": "A", "value": "9"}],
+        }
+        [task] = self.run_tasks(name, overrides={"cpu": "256", "containerOverrides": [change]})
+        self.ecs.get_waiter("tasks_stopped").wait(tasks=[task], WaiterConfig=OFTEN)
+        described = self.ecs.describe_tasks(tasks=[task])["tasks"][0]
+        self.assertEqual(described["containers"][0].get("exitCode"), 7, described)
+        self.assertEqual(described["overrides"]["containerOverrides"], [change])
+        self.assertEqual((described["overrides"]["cpu"], described["cpu"], described["memory"]), ("256", "256", "128"))
+        self.assertEqual(described["containers"][0]["memory"], "48")
+
     def test_task_life(self):
         """a task from PROVISIONING to STOPPED: waiters, statuses, addresses, times in order, tags, filters"""
         self.register(two_containers("b3-life"))

@@ -11,6 +11,7 @@ mod fields;
 pub(crate) mod linux;
 mod log;
 mod networking;
+mod overrides;
 mod ports;
 mod read;
 mod roles;
@@ -29,6 +30,7 @@ use serde_json::Value;
 
 pub use crate::problems::{Problem, Problems};
 use crate::tags;
+pub use overrides::{OVERRIDES_CHARS_MAX, Overridden, override_definition};
 
 /// Largest definition, as compact JSON with defaults filled in.
 pub const DEFINITION_BYTES_MAX: usize = 64 * 1024;
@@ -36,7 +38,7 @@ pub const DEFINITION_BYTES_MAX: usize = 64 * 1024;
 pub const CONTAINERS_MAX: usize = 10;
 
 /// A definition that was accepted.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Registered {
     pub family: String,
     /// The definition as AWS would echo it: camelCase, defaults filled in, nothing invented. Without ARN,
@@ -54,29 +56,35 @@ pub struct Registered {
 /// Everything that is wrong with the request, each with its path.
 pub fn register(input: &Value) -> Result<Registered, Problems> {
     let mut problems = Problems::default();
-    let mut task = shape::check(input, &mut problems);
+    let registered = examine(input, DEFINITION_BYTES_MAX, &mut problems);
+    problems.or(registered)
+}
+
+/// Checks and fills in; what is returned is as good as the problems that were found allow.
+fn examine(input: &Value, bytes_max: usize, problems: &mut Problems) -> Registered {
+    let mut task = shape::check(input, problems);
     if !input.is_object() {
-        return Err(problems);
+        return Registered::default();
     }
-    task_level::check(&mut task, &mut problems);
-    roles::check(&mut task, "", &mut problems);
-    container::check(&task, &mut problems);
-    dependencies::check(&task, &mut problems);
-    ports::check(&task, &mut problems);
-    let tags = tags::check("tags", task.remove("tags").as_ref(), &mut problems);
+    task_level::check(&mut task, problems);
+    roles::check(&mut task, "", problems);
+    container::check(&task, problems);
+    dependencies::check(&task, problems);
+    ports::check(&task, problems);
+    let tags = tags::check("tags", task.remove("tags").as_ref(), problems);
     let family = read::text(&task, "family").unwrap_or_default().to_string();
     // The size is that of the echo, so that an echo is never too large to be registered again.
     let bytes = serde_json::to_string(&echo::fill(&mut task)).map_or(0, |json| json.len());
-    if bytes > DEFINITION_BYTES_MAX {
+    if bytes > bytes_max {
         problems.push(
             "",
-            format!("the definition is {bytes} bytes, the limit is {DEFINITION_BYTES_MAX}"),
+            format!("the definition is {bytes} bytes, the limit is {bytes_max}"),
         );
     }
     echo::derive(&mut task);
-    problems.or(Registered {
+    Registered {
         family,
         definition: Value::Object(task),
         tags,
-    })
+    }
 }

@@ -62,6 +62,13 @@ impl Problems {
         }
     }
 
+    /// Takes over a problem, unless the same is already said.
+    pub(crate) fn add(&mut self, problem: Problem) {
+        if !self.kept.contains(&problem) {
+            self.push(problem.path, problem.message);
+        }
+    }
+
     /// Whether something is already said about this very path: what is wrong there must not be said twice.
     pub(crate) fn has(&self, path: &str) -> bool {
         self.kept.iter().any(|p| p.path == path)

@@ -264,6 +264,80 @@ async fn a_client_token_runs_once() {
 }
 
 #[tokio::test]
+async fn overrides_are_what_the_task_runs_and_is_charged_and_shows() {
+    let (world, node) = World::with_node().await;
+    world.register("web").await;
+    let overrides = json!({
+        "cpu": "512", "memory": "1 GB", "taskRoleArn": "job",
+        "containerOverrides": [{
+            "name": "cache", "command": ["migrate"], "environment": [{"name": "A", "value": "9"}],
+            "cpu": 33, "memory": 99, "memoryReservation": 66,
+        }],
+    });
+    let started = json!({
+        "taskDefinition": "web", "networkConfiguration": network(), "overrides": overrides,
+        "containerInstances": [node],
+    });
+    for (operation, body) in [
+        ("RunTask", with(run_body("web"), "overrides", overrides.clone())),
+        ("StartTask", started),
+    ] {
+        let answer = world.ok(operation, body).await;
+        let arn = answer["tasks"][0]["taskArn"].as_str().unwrap();
+        let described = world.ok("DescribeTasks", json!({"tasks": [arn]})).await;
+        for task in [&answer["tasks"][0], &described["tasks"][0]] {
+            assert_eq!((&task["cpu"], &task["memory"]), (&json!("512"), &json!("1024")));
+            let mut shown = overrides.clone();
+            let named = &mut shown["containerOverrides"];
+            *named = json!([{"name": "web"}, named[0]]);
+            shown["inferenceAcceleratorOverrides"] = json!([]);
+            assert_eq!(task["overrides"], shown);
+            let cache = &task["containers"][1];
+            assert_eq!(
+                (&cache["cpu"], &cache["memory"], &cache["memoryReservation"]),
+                (&json!("33"), &json!("99"), &json!("66"))
+            );
+        }
+        let spec = world.desired(&node, &id_of(arn)).await.unwrap();
+        assert_eq!(
+            (spec.charged_cpu_units, spec.charged_memory_bytes),
+            (512, 1024 * MIB)
+        );
+        let limits = spec.limits.unwrap();
+        assert_eq!((limits.cpu_units, limits.memory_bytes), (512, 1024 * MIB));
+        let cache = &spec.containers[1];
+        assert_eq!(cache.command, ["migrate"]);
+        assert!(cache.environment.iter().any(|v| v.key == "A" && v.value == "9"));
+        assert_eq!(
+            (
+                cache.cpu_units,
+                cache.memory_bytes,
+                cache.memory_reservation_bytes
+            ),
+            (33, 99 * MIB, 66 * MIB)
+        );
+        let held = world.allocation(&node, &id_of(arn)).await.unwrap();
+        assert_eq!((held.cpu_units, held.memory_bytes), (512, 1024 * MIB));
+    }
+    // The definition is what it was.
+    let described = world
+        .ok("DescribeTaskDefinition", json!({"taskDefinition": "web"}))
+        .await;
+    assert_eq!(described["taskDefinition"]["cpu"], "256");
+}
+
+#[tokio::test]
+async fn a_client_token_covers_the_overrides() {
+    let (world, _) = World::with_node().await;
+    world.register("web").await;
+    let body = with(run_body("web"), "clientToken", json!("token"));
+    let other = with(body.clone(), "overrides", json!({"taskRoleArn": "job"}));
+    let first = world.ok("RunTask", other.clone()).await;
+    assert_eq!(world.ok("RunTask", other).await, first);
+    world.refused("RunTask", body, "ConflictException").await;
+}
+
+#[tokio::test]
 async fn bad_requests_say_what_and_leave_nothing() {
     let (world, _) = World::with_node().await;
     world.register("web").await;
@@ -306,16 +380,20 @@ async fn bad_requests_say_what_and_leave_nothing() {
             "enableExecuteCommand: not supported yet",
         ),
         (
-            with(web(), "overrides", json!({"cpu": "512"})),
-            "overrides.cpu: not supported yet",
+            with(web(), "overrides", json!({"cpu": "1"})),
+            "overrides.cpu: 1 is not a size of FARGATE",
         ),
         (
             with(
                 web(),
                 "overrides",
-                json!({"containerOverrides": [{"name": "web", "command": ["x"]}]}),
+                json!({"containerOverrides": [{"name": "nobody", "command": ["x"]}]}),
             ),
-            "overrides.containerOverrides[0].command[0]: not supported yet",
+            "overrides.containerOverrides[0].name: no container is named \"nobody\"",
+        ),
+        (
+            with(web(), "overrides", json!([])),
+            "overrides: expected an object",
         ),
         (
             with(web(), "overrides", json!({"colour": 1})),

@@ -142,7 +142,7 @@ fn is_user(user: &str) -> bool {
     }
 }
 
-fn check_environment(path: &str, container: &Object, problems: &mut Problems) {
+pub(super) fn check_environment(path: &str, container: &Object, problems: &mut Problems) {
     for (at, variable) in objects(container, "environment") {
         let path = || format!("{path}.environment[{at}].name");
         match text(variable, "name") {

@@ -145,13 +145,7 @@ const CONTAINER: &[Field] = &[
     yes("entryPoint", TEXTS),
     yes("command", TEXTS),
     yes("environment", list(&object(ENVIRONMENT))),
-    later(
-        "environmentFiles",
-        list(&object(&[
-            must("value", Text),
-            must("type", one_of(&all(&["s3"]))),
-        ])),
-    ),
+    later("environmentFiles", list(&object(ENVIRONMENT_FILE))),
     later("mountPoints", list(&object(MOUNT_POINT))),
     later(
         "volumesFrom",
@@ -213,6 +207,8 @@ const PORT_MAPPING: &[Field] = &[
 ];
 
 const ENVIRONMENT: &[Field] = &[must("name", Text), yes("value", Text)];
+
+const ENVIRONMENT_FILE: &[Field] = &[must("value", Text), must("type", one_of(&all(&["s3"])))];
 
 const RESTART_POLICY: &[Field] = &[
     must("enabled", Flag),
@@ -393,4 +389,30 @@ const FSX_VOLUME: &[Field] = &[
         "authorizationConfig",
         object(&[must("credentialsParameter", Text), must("domain", Text)]),
     ),
+];
+
+/// TaskOverride. What is overridden becomes a part of the definition, and is refused there where it is not honoured.
+pub(super) const OVERRIDES: &[Field] = &[
+    yes("containerOverrides", list(&object(CONTAINER_OVERRIDE))),
+    yes("cpu", Text),
+    never(
+        "inferenceAcceleratorOverrides",
+        list(&object(&[yes("deviceName", Text), yes("deviceType", Text)])),
+        "AWS has ended Elastic Inference, and no other host has its accelerators; leave it out",
+    ),
+    yes("executionRoleArn", Text),
+    yes("memory", Text),
+    yes("taskRoleArn", Text),
+    yes("ephemeralStorage", object(&[must("sizeInGiB", Integer)])),
+];
+
+const CONTAINER_OVERRIDE: &[Field] = &[
+    must("name", Text),
+    yes("command", TEXTS),
+    yes("environment", list(&object(ENVIRONMENT))),
+    yes("environmentFiles", list(&object(ENVIRONMENT_FILE))),
+    yes("cpu", Integer),
+    yes("memory", Integer),
+    yes("memoryReservation", Integer),
+    yes("resourceRequirements", list(&object(RESOURCE_REQUIREMENT))),
 ];

@@ -25,8 +25,8 @@ pub(super) fn check(input: &Value, problems: &mut Problems) -> Map<String, Value
     object("", &request, TASK_DEFINITION, true, problems)
 }
 
-/// `say_refused` is false inside a field that was already reported as not supported.
-fn object(
+/// One object by its table. `say_refused` is false inside a field that was already reported as not supported.
+pub(super) fn object(
     path: &str,
     input: &Map<String, Value>,
     fields: &[Field],

@@ -4,6 +4,7 @@ mod accepted;
 mod laws;
 mod linux;
 mod networking;
+mod overrides;
 mod refused;
 mod table;
 

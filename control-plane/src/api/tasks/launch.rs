@@ -32,7 +32,10 @@ use crate::{
 pub(super) struct Launch {
     pub cluster: String,
     pub definition: TaskDefinition,
+    /// With the overrides.
     pub parsed: Definition,
+    /// As ECS echoes them.
+    pub overrides: Value,
     pub requirements: Requirements,
     pub group: String,
     pub started_by: Option<String>,
@@ -240,7 +243,7 @@ impl Launch {
             last_status: "PROVISIONING".to_owned(),
             cpu: self.parsed.cpu_units.map(|units| units.to_string()),
             memory: self.parsed.memory_mib.map(|mib| mib.to_string()),
-            overrides: overrides(containers),
+            overrides: self.overrides.clone(),
             attachment_id: (mode == "awsvpc").then(|| uuid::Uuid::new_v4().to_string()),
             network_mode: mode.to_owned(),
             subnets: self.subnets.clone(),
@@ -287,15 +290,6 @@ impl Launch {
             lease: None,
         })
     }
-}
-
-/// As ECS echoes a task without overrides.
-fn overrides(containers: &[ContainerDefinition]) -> Value {
-    let named: Vec<Value> = containers
-        .iter()
-        .map(|container| json!({"name": container.name}))
-        .collect();
-    json!({"containerOverrides": named, "inferenceAcceleratorOverrides": []})
 }
 
 fn container(definition: &ContainerDefinition) -> TaskContainer {

@@ -19,16 +19,6 @@ const STARTED_BY_CHARS_MAX: usize = 128;
 const GROUP_CHARS_MAX: usize = 255;
 const REFERENCE_CHARS_MAX: usize = 1024;
 const LAUNCH_TYPES: [&str; 4] = ["EC2", "FARGATE", "EXTERNAL", "MANAGED_INSTANCES"];
-/// The fields of TaskOverride.
-const OVERRIDES: [&str; 7] = [
-    "containerOverrides",
-    "cpu",
-    "inferenceAcceleratorOverrides",
-    "executionRoleArn",
-    "memory",
-    "taskRoleArn",
-    "ephemeralStorage",
-];
 
 /// What both operations have.
 #[derive(Debug)]
@@ -38,6 +28,8 @@ pub(super) struct Common {
     pub group: Option<String>,
     pub started_by: Option<String>,
     pub network: Option<Network>,
+    /// As they came: whether they fit the definition is the core's question.
+    pub overrides: Option<Value>,
     pub tags: Tags,
     /// Tag the task with its cluster, as `aws:ecs:clusterName`.
     pub managed_tags: bool,
@@ -121,9 +113,6 @@ impl Common {
     fn take(input: &mut Fields) -> Result<Self, ApiError> {
         input.unsupported("enableExecuteCommand")?;
         input.unsupported("volumeConfigurations")?;
-        if let Some(overrides) = input.raw("overrides") {
-            check_overrides(&overrides)?;
-        }
         // Deprecated in ECS, where it has no effect either.
         if input
             .string("referenceId")?
@@ -144,6 +133,7 @@ impl Common {
             group: group(input)?,
             started_by: started_by(input)?,
             network: network(input)?,
+            overrides: input.raw("overrides"),
             tags: tags::take(input)?,
             managed_tags: input.boolean("enableECSManagedTags")?,
             propagate_tags: propagate == Some("TASK_DEFINITION"),
@@ -239,34 +229,4 @@ fn strategy(input: &mut Fields) -> Result<Vec<Strategy>, ApiError> {
         .into_iter()
         .map(one)
         .collect()
-}
-
-/// Overrides that say nothing are fine; clients send them.
-fn check_overrides(overrides: &Value) -> Result<(), ApiError> {
-    let Value::Object(map) = overrides else {
-        return Err(ApiError::field("overrides", "must be an object"));
-    };
-    if let Some(name) = map.keys().find(|name| !OVERRIDES.contains(&name.as_str())) {
-        return Err(ApiError::field(format!("overrides.{name}"), "unknown field"));
-    }
-    match content("overrides", overrides) {
-        Some(path) => Err(ApiError::field(path, "not supported yet")),
-        None => Ok(()),
-    }
-}
-
-/// The path of the first thing an override would change.
-fn content(path: &str, value: &Value) -> Option<String> {
-    match value {
-        Value::Null => None,
-        Value::Object(map) => map
-            .iter()
-            .filter(|(name, _)| !(path.starts_with("overrides.containerOverrides[") && *name == "name"))
-            .find_map(|(name, value)| content(&format!("{path}.{name}"), value)),
-        Value::Array(list) => list
-            .iter()
-            .enumerate()
-            .find_map(|(index, value)| content(&format!("{path}[{index}]"), value)),
-        _ => Some(path.to_owned()),
-    }
 }

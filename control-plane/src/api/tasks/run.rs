@@ -2,8 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use berth_control_plane_core::{tags::RESTART_AFTER_REBOOT, task};
-use serde_json::Value;
+use berth_control_plane_core::{
+    definition::{Overridden, override_definition},
+    tags::RESTART_AFTER_REBOOT,
+    task,
+};
+use serde_json::{Map, Value};
 
 use super::{
     launch::{Launch, Want},
@@ -76,12 +80,15 @@ fn prepare(
     common: Common,
     launch_type: Option<&'static str>,
 ) -> Result<Launch, ApiError> {
-    let parsed =
-        task::Definition::from_echo(&definition.definition).map_err(|source| ApiError::Definition {
-            family: definition.family.clone(),
-            revision: definition.revision,
-            source,
-        })?;
+    let Overridden {
+        definition: effective,
+        echo: overrides,
+    } = overridden(&definition, common.overrides.as_ref())?;
+    let parsed = task::Definition::from_echo(&effective).map_err(|source| ApiError::Definition {
+        family: definition.family.clone(),
+        revision: definition.revision,
+        source,
+    })?;
     let launch_type = rules::launch_type(&parsed, launch_type)?;
     let (subnets, security_groups) = rules::network(&parsed, &common)?;
     let tags = tags(&cluster, &definition, &common)?;
@@ -98,6 +105,7 @@ fn prepare(
         cluster,
         definition,
         parsed,
+        overrides,
         started_by: common.started_by,
         launch_type: launch_type.to_owned(),
         subnets,
@@ -105,6 +113,13 @@ fn prepare(
         tags,
         restart_after_reboot,
     })
+}
+
+/// The definition as these tasks run it.
+fn overridden(definition: &TaskDefinition, overrides: Option<&Value>) -> Result<Overridden, ApiError> {
+    let none = Value::Object(Map::new());
+    override_definition(&definition.definition, overrides.unwrap_or(&none))
+        .map_err(|problems| ApiError::InvalidParameter(problems.to_string()))
 }
 
 /// What the caller set wins over what the definition has.

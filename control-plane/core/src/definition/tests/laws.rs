@@ -3,7 +3,7 @@ use proptest::prelude::*;
 use super::*;
 
 /// Any JSON, with names of fields among its keys, so that it gets past the first look.
-fn any_json() -> impl Strategy<Value = Value> {
+pub(super) fn any_json() -> impl Strategy<Value = Value> {
     let leaf = prop_oneof![
         Just(Value::Null),
         any::<bool>().prop_map(Value::from),
