@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use berth_agent_core::{
     desired::{
         CONTAINERS_PER_TASK_MAX, Condition, ContainerSpec, Dependency, DesiredStatus, Limits, LogSpec,
-        Millis, NetworkMode, PortMapping, Position, Protocol, TaskSpec, Ulimit,
+        Millis, NetworkMode, PortMapping, Position, Protocol, RestartPolicy, TaskSpec, Ulimit,
     },
     event::{Event, Refused},
     ids::TaskId,
@@ -41,11 +41,15 @@ pub const FEATURES: &[&str] = &[
     "networking.dns",
     "networking.disabled",
     "terminal",
+    "restart.policy",
     "restart.after-reboot",
 ];
 
 const ENTRIES_MAX: usize = 1_000;
 const STOP_TIMEOUT_MS_MAX: u32 = 86_400_000;
+const IGNORED_EXIT_CODES_MAX: usize = 50;
+/// A minute to half an hour, as in ECS.
+const RESTART_PERIOD_MS: std::ops::RangeInclusive<u32> = 60_000..=1_800_000;
 const LOG_FILES_MAX: u32 = 1_000;
 const LOG_FILE_BYTES_MIN: u64 = 4096;
 const CPU_UNITS_MAX: u32 = 1_024 * 1_024;
@@ -349,7 +353,28 @@ fn container(wire: wire::ContainerSpec) -> Result<ContainerSpec, Refusal> {
         log: log(wire.log)?,
         linux: linux::options(wire.linux.unwrap_or_default())?,
         pseudo_terminal: wire.pseudo_terminal,
+        restart: wire.restart_policy.map(restart_policy).transpose()?,
         networking: networking::networking(wire.networking.unwrap_or_default())?,
+    })
+}
+
+fn restart_policy(wire: wire::RestartPolicy) -> Result<RestartPolicy, Refusal> {
+    if wire.ignored_exit_codes.len() > IGNORED_EXIT_CODES_MAX
+        || wire
+            .ignored_exit_codes
+            .iter()
+            .any(|code| !(0..=255).contains(code))
+    {
+        let bound = format!("are more than {IGNORED_EXIT_CODES_MAX}, or not 0 to 255");
+        return refuse("restart_policy.ignored_exit_codes", bound);
+    }
+    if !RESTART_PERIOD_MS.contains(&wire.attempt_period_ms) {
+        let bound = format!("{} is not 60000 to 1800000", wire.attempt_period_ms);
+        return refuse("restart_policy.attempt_period_ms", bound);
+    }
+    Ok(RestartPolicy {
+        ignored_exit_codes: wire.ignored_exit_codes,
+        attempt_period_ms: wire.attempt_period_ms,
     })
 }
 
@@ -430,6 +455,7 @@ pub fn state_change(report: &Report) -> wire::StateChange {
         started_at_ms: ms(c.started),
         finished_at_ms: ms(c.finished),
         pid: c.pid.unwrap_or_default(),
+        restart_count: c.restart_count,
     };
     let task = wire::TaskState {
         task_id: report.task.id.to_string(),

@@ -51,6 +51,13 @@ fn linux(task: &mut wire::TaskSpec) -> &mut wire::LinuxOptions {
     task.containers[0].linux.get_or_insert_default()
 }
 
+fn restart(attempt_period_ms: u32, codes: &[i32]) -> wire::RestartPolicy {
+    wire::RestartPolicy {
+        ignored_exit_codes: codes.to_vec(),
+        attempt_period_ms,
+    }
+}
+
 fn depends(on: &str) -> wire::Dependency {
     wire::Dependency {
         container_name: on.into(),
@@ -100,6 +107,18 @@ fn every_bound_is_checked_and_named() {
                 protocol: 1,
             };
             t.containers[0].ports.push(port);
+        }),
+        ("containers[0].restart_policy.attempt_period_ms", |t| {
+            t.containers[0].restart_policy = Some(restart(59_999, &[]));
+        }),
+        ("containers[0].restart_policy.attempt_period_ms", |t| {
+            t.containers[0].restart_policy = Some(restart(1_800_001, &[]));
+        }),
+        ("containers[0].restart_policy.ignored_exit_codes", |t| {
+            t.containers[0].restart_policy = Some(restart(60_000, &[256]));
+        }),
+        ("containers[0].restart_policy.ignored_exit_codes", |t| {
+            t.containers[0].restart_policy = Some(restart(60_000, &[1; 51]));
         }),
         ("containers[0].linux.capabilities_add", |t| {
             linux(t).capabilities_add.push("CAP_CHOWN".into());

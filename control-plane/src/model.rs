@@ -183,6 +183,9 @@ pub struct TaskContainer {
     pub reason: Option<String>,
     pub runtime_id: Option<String>,
     pub image_digest: Option<String>,
+    /// By its restart policy.
+    #[serde(default)]
+    pub restart_count: u32,
     pub cpu: String,
     pub memory: Option<String>,
     pub memory_reservation: Option<String>,

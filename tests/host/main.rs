@@ -11,5 +11,6 @@ mod limits;
 mod lost_data;
 mod purge;
 mod reboot;
+mod restart;
 mod service;
 mod survival;

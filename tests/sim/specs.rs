@@ -2,7 +2,7 @@
 
 use berth_agent_core::desired::{
     Condition, ContainerSpec, Dependency, DesiredStatus, Limits, LogSpec, Millis, NetworkMode, PortMapping,
-    Protocol, TaskSpec,
+    Protocol, RestartPolicy, TaskSpec,
 };
 
 use crate::random::Random;
@@ -88,5 +88,9 @@ fn container(task: u64, i: u64, essential: bool, network: NetworkMode, random: &
         linux: Default::default(),
         networking: Default::default(),
         pseudo_terminal: false,
+        restart: random.percent(30).then(|| RestartPolicy {
+            ignored_exit_codes: if random.percent(50) { vec![0] } else { vec![] },
+            attempt_period_ms: 60_000,
+        }),
     }
 }

@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use berth_agent_core::{
-    container::Life,
     desired::{DesiredStatus, Millis, TaskSpec},
     effect::{Effect, Lane},
     event::{Event, Restarted, TimerKey},
@@ -487,7 +486,7 @@ impl World {
             let Some(container) = task.map(|task| task.container(&id)) else {
                 continue;
             };
-            let ended = container.has_started() && matches!(container.life, Life::Exited | Life::Gone);
+            let ended = container.has_started() && container.exit.is_some() && !container.is_up();
             assert!(!ended, "{id} runs and is taken for ended: {container:?}");
         }
     }

@@ -4,12 +4,13 @@
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    desired::{ContainerSpec, Millis},
+    desired::{ContainerSpec, Millis, RestartPolicy},
     effect::SignalKind,
     event::{Exit, Failure, ObservedState},
     ids::{Attempt, runtime_id},
     image::ResolvedImage,
     report::{ContainerState, Status},
+    restart::Restarts,
 };
 
 /// ECS's words for a container that the kernel killed for want of memory.
@@ -41,14 +42,19 @@ pub struct Container {
     pub start_timed_out: bool,
     pub pid: Option<u32>,
     pub started: Option<Millis>,
-    /// As `started`, which was reported, but moved along when the host's clock is set: `startTimeout` counts from here. None
-    /// in a record of an earlier version.
+    /// The first start, moved along when the host's clock is set: `startTimeout` counts from here, also over restarts. None in
+    /// a record of an earlier version.
     #[serde(default)]
     pub waited_for_since: Option<Millis>,
+    /// As `started`, which was reported, but moved along likewise: how long this attempt ran counts from here.
+    #[serde(default)]
+    pub running_since: Option<Millis>,
     pub finished: Option<Millis>,
     pub exit: Option<i32>,
     /// Why it failed, or ended as it did.
     pub reason: Option<String>,
+    #[serde(default)]
+    pub restarts: Restarts,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -153,9 +159,11 @@ impl Container {
             pid: None,
             started: None,
             waited_for_since: None,
+            running_since: None,
             finished: None,
             exit: None,
             reason: None,
+            restarts: Restarts::default(),
         }
     }
 
@@ -168,18 +176,39 @@ impl Container {
     pub fn start_timeout_at(&self, spec: &ContainerSpec) -> Option<Millis> {
         let since = self.waited_for_since.or(self.started);
         since
-            .filter(|_| self.life == Life::Running)
+            .filter(|_| self.life == Life::Running || self.restarts.at.is_some())
             .map(|since| since.plus(i64::from(spec.start_timeout_ms)))
     }
 
-    /// It ended for good without ever having run.
+    /// It ended for good without ever having run, or without having run again.
     pub fn never_ran(&self) -> bool {
-        !self.has_started() && matches!(self.life, Life::Exited | Life::Gone)
+        self.has_ended() && (!self.has_started() || self.exit.is_none())
     }
 
-    /// The code of a container that ran to its end.
+    /// No process of it is left, and none will be.
+    pub fn has_ended(&self) -> bool {
+        matches!(self.life, Life::Exited | Life::Gone) && self.restarts.at.is_none()
+    }
+
+    /// The code of a container that ran to its end, and is not to run again.
     pub fn exit_code(&self) -> Option<i32> {
-        self.exit.filter(|_| self.has_started())
+        self.exit
+            .filter(|_| self.has_started() && self.restarts.at.is_none())
+    }
+
+    /// It ended: decides by its policy whether it starts again. Asking again changes nothing.
+    pub fn plan_restart(&mut self, policy: &RestartPolicy) {
+        if self.life != Life::Exited || self.restarts.at.is_some() {
+            return;
+        }
+        if let (Some(code), Some(started), Some(finished)) = (self.exit, self.ran_since(), self.finished) {
+            self.restarts.on_ended(policy, code, started, finished);
+        }
+    }
+
+    /// Its start, as a clock that was set meanwhile has it.
+    fn ran_since(&self) -> Option<Millis> {
+        self.running_since.or(self.started)
     }
 
     /// Started, or about to be, as far as is known.
@@ -200,7 +229,8 @@ impl Container {
     /// The start was confirmed.
     pub fn on_started(&mut self, pid: u32, now: Millis) {
         (self.life, self.pid, self.started) = (Life::Running, Some(pid), Some(now));
-        self.waited_for_since = Some(now);
+        self.waited_for_since.get_or_insert(now);
+        self.running_since = Some(now);
         (self.retry, self.reason, self.uncertain) = (Retry::default(), None, false);
         // The exit of an earlier try, which was undone, is no exit of this process.
         if let Some(exit) = self.early_exit.take() {
@@ -329,8 +359,9 @@ impl Container {
     pub fn on_removed(&mut self) {
         (self.attempted, self.uncertain) = (false, false);
         self.retry = Retry::default();
-        if self.life == Life::Former {
+        if self.life == Life::Former || self.restarts.at.is_some() {
             (self.life, self.attempt) = (Life::Waiting, self.attempt.next());
+            self.image_again = false;
         } else {
             self.life = Life::Gone;
         }
@@ -363,6 +394,7 @@ impl Container {
             started: self.started,
             finished: self.finished,
             pid: self.pid,
+            restart_count: self.restarts.count,
         }
     }
 }

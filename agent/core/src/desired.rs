@@ -124,6 +124,18 @@ pub struct ContainerSpec {
     /// Its standard streams are a terminal: what it writes to stderr comes out as stdout.
     #[serde(default)]
     pub pseudo_terminal: bool,
+    /// None: it is not started again when it ends.
+    #[serde(default)]
+    pub restart: Option<RestartPolicy>,
+}
+
+/// When a container that ended is started again: see [`crate::restart`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RestartPolicy {
+    /// With one of these it stays ended.
+    pub ignored_exit_codes: Vec<i32>,
+    /// One that ran for so long is started again at once, milliseconds.
+    pub attempt_period_ms: u32,
 }
 
 /// What a container has of the network that is not its task's. The default asks for nothing.

@@ -22,4 +22,5 @@ pub mod node;
 pub mod oci;
 pub mod report;
 pub mod resources;
+pub mod restart;
 pub mod task;

@@ -78,4 +78,7 @@ pub struct ContainerState {
     pub started: Option<Millis>,
     pub finished: Option<Millis>,
     pub pid: Option<u32>,
+    /// How often it was started again by its restart policy.
+    #[serde(default)]
+    pub restart_count: u32,
 }

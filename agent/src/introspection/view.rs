@@ -101,6 +101,8 @@ pub struct ContainerView {
     pub started_at: Option<i64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub finished_at: Option<i64>,
+    /// By its restart policy.
+    pub restart_count: u32,
     pub cgroup: String,
     pub networks: Vec<NetworkView>,
     pub ports: Vec<PortView>,
@@ -202,6 +204,7 @@ fn of_container(task: &Task, spec: &ContainerSpec, state: &ContainerState) -> Co
         reason: state.reason.clone(),
         started_at: state.started.map(|at| at.0),
         finished_at: state.finished.map(|at| at.0),
+        restart_count: state.restart_count,
         cgroup: String::new(),
         networks: vec![NetworkView {
             network_mode,

@@ -183,6 +183,7 @@ impl Host {
                 linux: Default::default(),
                 networking: Default::default(),
                 pseudo_terminal: false,
+                restart: None,
             },
             image: ResolvedImage {
                 reference: image::REFERENCE.into(),

@@ -49,6 +49,7 @@ struct Container {
     last_status: String,
     exit_code: Option<i32>,
     reason: Option<String>,
+    restart_count: u32,
 }
 
 impl Explanation {
@@ -98,7 +99,15 @@ impl Container {
             .as_deref()
             .map(|reason| format!(": {reason}"))
             .unwrap_or_default();
-        format!("container {} is {}{exit}{reason}", self.name, self.last_status)
+        let restarts = match self.restart_count {
+            0 => String::new(),
+            1 => ", restarted once".to_owned(),
+            count => format!(", restarted {count} times"),
+        };
+        format!(
+            "container {} is {}{exit}{restarts}{reason}",
+            self.name, self.last_status
+        )
     }
 }
 
@@ -113,14 +122,14 @@ mod tests {
             "desiredStatus": "STOPPED", "why": "is being stopped (no longer needed)", "sinceMs": 1_000,
             "deadlineMs": 31_000, "stopCode": "UserInitiated", "node": "0b".repeat(16), "nodeHostname": "rack-1",
             "nodeConnected": true, "newField": {},
-            "containers": [{"name": "web", "lastStatus": "STOPPED", "exitCode": 1, "reason": "told to"}],
+            "containers": [{"name": "web", "lastStatus": "STOPPED", "exitCode": 1, "reason": "told to", "restartCount": 2}],
         }))
         .unwrap();
         assert_eq!(
             explanation.text(6_000),
             "task 0a0a0a0a0a0a is STOPPING for 5s, wanted STOPPED: is being stopped (no longer needed)\n\
              at the latest in 25s\nstop code UserInitiated\nnode 0b0b0b0b0b0b (rack-1) is connected\n\
-             container web is STOPPED, exit code 1: told to\n"
+             container web is STOPPED, exit code 1, restarted 2 times: told to\n"
         );
         assert!(explanation.text(40_000).contains("\n9s late\n"));
     }

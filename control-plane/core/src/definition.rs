@@ -14,6 +14,7 @@ mod networking;
 mod overrides;
 mod ports;
 mod read;
+mod restart;
 mod roles;
 mod schema;
 mod shape;

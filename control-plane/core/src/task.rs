@@ -116,6 +116,15 @@ pub struct Tmpfs {
     pub options: Vec<String>,
 }
 
+/// When a container that ended is started again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RestartPolicy {
+    /// With one of these it stays ended.
+    pub ignored_exit_codes: Vec<i32>,
+    /// One that ran for so long is started again at once, seconds.
+    pub attempt_period_s: u32,
+}
+
 /// json-file: at most `max_size_bytes` × `max_files` are kept per container.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LogSpec {
@@ -163,6 +172,8 @@ pub struct ContainerDefinition {
     pub linux: LinuxOptions,
     pub networking: Networking,
     pub pseudo_terminal: bool,
+    /// None: absent, or not enabled.
+    pub restart: Option<RestartPolicy>,
     pub log_max_size_bytes: Option<u64>,
     pub log_max_files: Option<u32>,
 }

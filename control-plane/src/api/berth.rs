@@ -37,6 +37,7 @@ pub(super) async fn explain_task(api: &Api, mut input: Fields) -> Result<Value, 
         .map(|one| {
             json!({
                 "name": one.name, "lastStatus": one.last_status, "exitCode": one.exit_code, "reason": one.reason,
+                "restartCount": one.restart_count,
             })
         })
         .collect();

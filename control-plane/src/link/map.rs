@@ -137,6 +137,7 @@ fn fold_container(record: &mut TaskContainer, state: &ContainerState, status: &s
     seen.set(&mut record.reason, text(&state.reason));
     seen.fill(&mut record.runtime_id, text(&state.runtime_id));
     seen.fill(&mut record.image_digest, text(&state.image_digest));
+    seen.set(&mut record.restart_count, state.restart_count);
 }
 
 /// Remembers whether anything was changed.

@@ -53,6 +53,8 @@ fn shift(task: &mut Task, by_ms: i64) {
 fn shift_container(container: &mut Container, by_ms: i64) {
     shift_at(&mut container.retry.at, by_ms);
     shift_at(&mut container.waited_for_since, by_ms);
+    shift_at(&mut container.running_since, by_ms);
+    shift_at(&mut container.restarts.at, by_ms);
     match &mut container.stop {
         StopStage::NotAsked => {}
         StopStage::Asked { kill_at: at } | StopStage::Killed { again_at: at, .. } => *at = at.plus(by_ms),

@@ -58,6 +58,10 @@ fn starting(task: &Task) -> Vec<Deadline> {
         if container.life == Life::Waiting {
             deadlines.extend(retried(container.retry.at));
         }
+        if let (Life::Waiting, Some(at)) = (container.life, container.restarts.at) {
+            let then = "a container that ended is started again";
+            deadlines.push(Deadline { at, then });
+        }
         if let Some(at) = container.start_timeout_at(spec)
             && somebody_waits
             && !container.start_timed_out

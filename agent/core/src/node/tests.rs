@@ -1,5 +1,6 @@
 mod faults;
 mod reboot;
+mod restart;
 
 use std::net::Ipv4Addr;
 
@@ -62,6 +63,7 @@ fn container(n: u64, name: &str) -> ContainerSpec {
         linux: Default::default(),
         networking: Default::default(),
         pseudo_terminal: false,
+        restart: None,
     }
 }
 

@@ -65,6 +65,7 @@ fn container() -> ContainerSpec {
         linux: Default::default(),
         networking: Default::default(),
         pseudo_terminal: false,
+        restart: None,
     }
 }
 

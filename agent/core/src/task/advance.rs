@@ -46,6 +46,7 @@ impl Task {
     }
 
     fn advance_active(&mut self, now: Millis, steps: &mut Steps) {
+        self.plan_restarts();
         self.prepare_host(now, steps);
         for id in self.ids() {
             self.pull(&id, now, steps);
@@ -56,9 +57,7 @@ impl Task {
             self.start(&id, now, steps);
             self.remove_exited(&id, now, steps);
         }
-        let ended = |c: &&ContainerSpec| {
-            c.essential && matches!(self.container(&c.id).life, Life::Exited | Life::Gone)
-        };
+        let ended = |c: &&ContainerSpec| c.essential && self.container(&c.id).has_ended();
         if self.phase == Phase::Active && self.spec.containers.iter().any(|c| ended(&c)) {
             self.begin_stop(
                 StopCode::EssentialContainerExited,
@@ -73,6 +72,16 @@ impl Task {
 
     fn ids(&self) -> Vec<ContainerId> {
         self.spec.containers.iter().map(|c| c.id.clone()).collect()
+    }
+
+    /// Before anything else is said of a container that ended: one that starts again has not ended.
+    fn plan_restarts(&mut self) {
+        let Self { spec, containers, .. } = self;
+        for spec in &spec.containers {
+            if let (Some(policy), Some(container)) = (&spec.restart, containers.get_mut(&spec.id)) {
+                container.plan_restart(policy);
+            }
+        }
     }
 
     fn prepare_host(&mut self, now: Millis, steps: &mut Steps) {
@@ -173,10 +182,9 @@ impl Task {
             return;
         }
         let lane = Lane::Lifecycle(self.spec.id.clone(), id.clone());
-        if !container.retry.due(now) {
-            steps
-                .timers
-                .extend(container.retry.at.map(|at| (TimerKey::Retry(lane), at)));
+        if !container.retry.due(now) || !container.restarts.due(now) {
+            let at = container.retry.at.max(container.restarts.at);
+            steps.timers.extend(at.map(|at| (TimerKey::Retry(lane), at)));
             return;
         }
         let start = StartContainer {
@@ -198,7 +206,8 @@ impl Task {
             revision: self.spec.revision,
         };
         let timeout = i64::from(spec.start_timeout_ms);
-        if dependency::is_waited_for(&self.spec, &spec.name) {
+        // Also over restarts: those that wait have waited since the first start.
+        if container.waited_for_since.is_none() && dependency::is_waited_for(&self.spec, &spec.name) {
             steps.timers.push((
                 TimerKey::StartTimeout(self.spec.id.clone(), id.clone()),
                 now.plus(timeout),
@@ -212,6 +221,9 @@ impl Task {
             container.doing = Some(Doing::Start);
             container.attempted = true;
             container.cancelled = false;
+            // What is said of a container is said of its last attempt.
+            (container.exit, container.finished) = (None, None);
+            container.restarts.on_start();
         }
     }
 
@@ -292,6 +304,7 @@ impl Task {
                 .effects
                 .push(Effect::Cancel(Lane::Lifecycle(task, id.clone())));
         }
+        container.restarts.at = None;
         if container.life == Life::Waiting && container.doing.is_none() {
             container.give_up(None, None);
         }

@@ -242,6 +242,12 @@ impl Task {
         if container.life != Life::Waiting {
             return None;
         }
+        if let (Some(_), Some(code)) = (container.restarts.at, container.exit) {
+            let name = &spec.name;
+            return Some(format!(
+                "container {name} exited with {code} and waits for its restart"
+            ));
+        }
         if container.retry.failures > 0 {
             return container.reason.clone();
         }

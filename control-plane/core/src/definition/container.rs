@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::read::{Object, container_path, integer, objects, requires, text};
 use super::task_level::{MEMORY_MIB_MIN, check_name};
-use super::{linux, log, networking, sysctls};
+use super::{linux, log, networking, restart, sysctls};
 use crate::problems::{Problems, shown};
 
 /// Longest image reference.
@@ -53,6 +53,7 @@ fn check_one(task: &Object, path: &str, container: &Object, problems: &mut Probl
     check_image(path, container, problems);
     check_memory(task, path, container, problems);
     check_timeouts(task, path, container, problems);
+    restart::check(path, container, problems);
     check_process(path, container, problems);
     check_environment(path, container, problems);
     check_labels(path, container, problems);

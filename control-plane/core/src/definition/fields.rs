@@ -141,7 +141,7 @@ const CONTAINER: &[Field] = &[
     ),
     yes("portMappings", list(&object(PORT_MAPPING))),
     yes("essential", Flag),
-    later("restartPolicy", object(RESTART_POLICY)),
+    yes("restartPolicy", object(RESTART_POLICY)),
     yes("entryPoint", TEXTS),
     yes("command", TEXTS),
     yes("environment", list(&object(ENVIRONMENT))),

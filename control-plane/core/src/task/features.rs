@@ -25,6 +25,7 @@ const EXTRA_HOSTS: &str = "networking.extra-hosts";
 const DNS: &str = "networking.dns";
 const NETWORKING_DISABLED: &str = "networking.disabled";
 const TERMINAL: &str = "terminal";
+const RESTART_POLICY: &str = "restart.policy";
 /// A property of one run, not of its definition: its tag asks for it.
 pub const RESTART_AFTER_REBOOT: &str = "restart.after-reboot";
 
@@ -52,6 +53,7 @@ pub const FEATURES: &[&str] = &[
     DNS,
     NETWORKING_DISABLED,
     TERMINAL,
+    RESTART_POLICY,
     RESTART_AFTER_REBOOT,
 ];
 
@@ -98,6 +100,7 @@ fn needs(definition: &Definition, feature: &str) -> bool {
         DNS => networking(|n| !n.dns_servers.is_empty() || !n.dns_search_domains.is_empty()),
         NETWORKING_DISABLED => networking(|n| n.disabled),
         TERMINAL => definition.containers.iter().any(|c| c.pseudo_terminal),
+        RESTART_POLICY => definition.containers.iter().any(|c| c.restart.is_some()),
         _ => false,
     }
 }

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::{
     Architecture, Condition, ContainerDefinition, Definition, Dependency, LinuxOptions, MIB, NetworkMode,
-    Networking, PortMapping, Protocol, Tmpfs, Ulimit,
+    Networking, PortMapping, Protocol, RestartPolicy, Tmpfs, Ulimit,
 };
 use crate::definition::{linux::no_new_privileges, sizes::parse_bytes};
 use crate::expression::{Expression, ExpressionError};
@@ -145,6 +145,7 @@ fn container(echo: EchoContainer) -> Result<ContainerDefinition, EchoError> {
                 .collect(),
         },
         pseudo_terminal: echo.pseudo_terminal,
+        restart: echo.restart_policy.and_then(restart),
         networking: Networking {
             hostname: echo.hostname,
             extra_hosts: echo
@@ -176,6 +177,16 @@ fn dependency(echo: EchoDependency) -> Result<Dependency, EchoError> {
     Ok(Dependency {
         container_name: echo.container_name,
         condition,
+    })
+}
+
+/// As in ECS: 300 s.
+const RESTART_PERIOD_S: u32 = 300;
+
+fn restart(echo: EchoRestart) -> Option<RestartPolicy> {
+    echo.enabled.then(|| RestartPolicy {
+        ignored_exit_codes: echo.ignored_exit_codes,
+        attempt_period_s: echo.restart_attempt_period.unwrap_or(RESTART_PERIOD_S),
     })
 }
 
@@ -285,6 +296,16 @@ struct EchoContainer {
     disable_networking: bool,
     #[serde(default)]
     pseudo_terminal: bool,
+    restart_policy: Option<EchoRestart>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct EchoRestart {
+    enabled: bool,
+    #[serde(default)]
+    ignored_exit_codes: Vec<i32>,
+    restart_attempt_period: Option<u32>,
 }
 
 #[derive(Deserialize)]

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
     ContainerDefinition, Definition, Dependency, LinuxOptions, LogSpec, MIB, NetworkMode, Networking,
-    PortMapping, Ulimit,
+    PortMapping, RestartPolicy, Ulimit,
 };
 use crate::arn::is_id;
 
@@ -98,6 +98,7 @@ pub struct ResolvedContainer {
     pub linux: LinuxOptions,
     pub networking: Networking,
     pub pseudo_terminal: bool,
+    pub restart: Option<RestartPolicy>,
     pub log: LogSpec,
 }
 
@@ -174,6 +175,7 @@ fn resolve_container(container: &ContainerDefinition, id: &str) -> ResolvedConta
         linux: container.linux,
         networking: container.networking,
         pseudo_terminal: container.pseudo_terminal,
+        restart: container.restart,
         log: LogSpec {
             max_size_bytes: container.log_max_size_bytes.unwrap_or(LOG.max_size_bytes),
             max_files: container.log_max_files.unwrap_or(LOG.max_files),

@@ -32,7 +32,7 @@ fn full() -> Definition {
         ],
     });
     let rest = json!({
-        "privileged": true, "pseudoTerminal": true, "dockerSecurityOptions": ["no-new-privileges"],
+        "privileged": true, "pseudoTerminal": true, "restartPolicy": {"enabled": true, "ignoredExitCodes": [3], "restartAttemptPeriod": 60}, "dockerSecurityOptions": ["no-new-privileges"],
         "hostname": "web.local", "extraHosts": [{"hostname": "db", "ipAddress": "10.0.0.1"}],
         "dnsServers": ["10.0.0.2"], "dnsSearchDomains": ["a.b"],
         "systemControls": [{"namespace": "kernel.msgmax", "value": "9000"}],
@@ -99,6 +99,7 @@ fn a_task_is_resolved_field_for_field() {
             "networking.extra-hosts",
             "networking.dns",
             "terminal",
+            "restart.policy",
             "restart.after-reboot"
         ]
     );
@@ -149,6 +150,10 @@ fn a_task_is_resolved_field_for_field() {
                 hard: -1
             }],
             pseudo_terminal: true,
+            restart: Some(RestartPolicy {
+                ignored_exit_codes: vec![3],
+                attempt_period_s: 60,
+            }),
             networking: Networking {
                 hostname: "web.local".into(),
                 extra_hosts: vec![("db".into(), "10.0.0.1".into())],

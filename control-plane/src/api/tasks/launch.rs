@@ -303,6 +303,7 @@ fn container(definition: &ContainerDefinition) -> TaskContainer {
         reason: None,
         runtime_id: None,
         image_digest: None,
+        restart_count: 0,
         cpu: definition.cpu_units.to_string(),
         memory: definition.memory_mib.map(|mib| mib.to_string()),
         memory_reservation: definition.memory_reservation_mib.map(|mib| mib.to_string()),

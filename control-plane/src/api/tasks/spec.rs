@@ -2,7 +2,7 @@
 
 use berth_control_plane_core::task::{
     Condition, Dependency, LinuxOptions, LogSpec, NetworkMode, Networking, PortMapping, Protocol,
-    ResolvedContainer, ResolvedTask, Tmpfs, Ulimit,
+    ResolvedContainer, ResolvedTask, RestartPolicy, Tmpfs, Ulimit,
 };
 use berth_proto::node::v1 as wire;
 
@@ -57,6 +57,14 @@ fn container(container: ResolvedContainer) -> wire::ContainerSpec {
         linux: Some(linux(container.linux)),
         networking: Some(networking(container.networking)),
         pseudo_terminal: container.pseudo_terminal,
+        restart_policy: container.restart.map(restart_policy),
+    }
+}
+
+fn restart_policy(policy: RestartPolicy) -> wire::RestartPolicy {
+    wire::RestartPolicy {
+        ignored_exit_codes: policy.ignored_exit_codes,
+        attempt_period_ms: policy.attempt_period_s.saturating_mul(1_000),
     }
 }
 

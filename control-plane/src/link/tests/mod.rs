@@ -351,6 +351,7 @@ pub(crate) fn task_record(node: &str, task: &str) -> Task {
         reason: None,
         runtime_id: None,
         image_digest: None,
+        restart_count: 0,
         cpu: "0".into(),
         memory: None,
         memory_reservation: None,

@@ -149,6 +149,19 @@ fn every_field_that_is_honoured_is_kept_as_it_was_given() {
         ("dockerLabels", json!({})),
         ("readonlyRootFilesystem", json!(true)),
         ("pseudoTerminal", json!(true)),
+        ("restartPolicy", json!({"enabled": false})),
+        (
+            "restartPolicy",
+            json!({"enabled": true, "ignoredExitCodes": [0, 255], "restartAttemptPeriod": 60}),
+        ),
+        (
+            "restartPolicy",
+            json!({"enabled": true, "restartAttemptPeriod": 1800}),
+        ),
+        (
+            "restartPolicy",
+            json!({"enabled": true, "ignoredExitCodes": vec![1; 50]}),
+        ),
         (
             "ulimits",
             json!([{"name": "nofile", "softLimit": 1024, "hardLimit": -1}]),

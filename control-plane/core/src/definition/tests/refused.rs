@@ -344,6 +344,31 @@ fn container_values_have_bounds() {
             "startTimeout: 86401 is above the maximum of 86400 s",
         ),
         (
+            "restartPolicy",
+            json!({"enabled": true, "restartAttemptPeriod": 59}),
+            "restartPolicy.restartAttemptPeriod: 59 is below the minimum of 60 s",
+        ),
+        (
+            "restartPolicy",
+            json!({"enabled": true, "restartAttemptPeriod": 1801}),
+            "restartPolicy.restartAttemptPeriod: 1801 is above the maximum of 1800 s",
+        ),
+        (
+            "restartPolicy",
+            json!({"enabled": true, "ignoredExitCodes": [0, -1]}),
+            "restartPolicy.ignoredExitCodes[1]: -1 is not an exit code: expected 0 to 255",
+        ),
+        (
+            "restartPolicy",
+            json!({"enabled": true, "ignoredExitCodes": vec![256; 1]}),
+            "restartPolicy.ignoredExitCodes[0]: 256 is not an exit code: expected 0 to 255",
+        ),
+        (
+            "restartPolicy",
+            json!({"enabled": true, "ignoredExitCodes": vec![1; 51]}),
+            "restartPolicy.ignoredExitCodes: 51 exit codes, the limit is 50",
+        ),
+        (
             "workingDirectory",
             json!("srv"),
             "workingDirectory: \"srv\" is not an absolute path",
