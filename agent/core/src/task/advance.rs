@@ -206,11 +206,12 @@ impl Task {
             revision: self.spec.revision,
         };
         let timeout = i64::from(spec.start_timeout_ms);
-        // Also over restarts: those that wait have waited since the first start.
-        if container.waited_for_since.is_none() && dependency::is_waited_for(&self.spec, &spec.name) {
+        // Those that wait have waited since the first start, also over restarts.
+        let since = container.waited_for_since.unwrap_or(now);
+        if dependency::is_waited_for(&self.spec, &spec.name) {
             steps.timers.push((
                 TimerKey::StartTimeout(self.spec.id.clone(), id.clone()),
-                now.plus(timeout),
+                since.plus(timeout),
             ));
         }
         let owned = Owned::Attempt(self.spec.id.clone(), id.clone(), start.attempt);
