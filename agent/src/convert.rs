@@ -472,6 +472,7 @@ pub fn state_change(report: &Report) -> wire::StateChange {
         execution_stopped_at_ms: ms(times.execution_stopped),
         stopped_at_ms: ms(times.stopped),
         containers: facts.containers.iter().map(container).collect(),
+        warnings: vec![],
     };
     wire::StateChange {
         sequence: report.sequence,

@@ -208,6 +208,7 @@ impl ControlPlane {
             account_id: config.account_id.clone(),
             keys: config.keys.clone(),
             clock_skew_max: api::CLOCK_SKEW_MAX,
+            unsupported_log_driver: config.unsupported_log_driver,
         };
         let router = measured(api::router(
             api_config,

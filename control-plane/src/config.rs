@@ -7,6 +7,7 @@ use std::{
     time::Duration,
 };
 
+use berth_control_plane_core::definition::UnsupportedLogDriver;
 use berth_service::settings::{Origin, SettingsError};
 use serde::{Deserialize, Serialize};
 
@@ -89,6 +90,7 @@ pub struct Config {
     pub heartbeat_interval: Duration,
     /// How long stopped tasks can still be described.
     pub stopped_task_retention: Duration,
+    pub unsupported_log_driver: UnsupportedLogDriver,
 }
 
 /// The file, as it is written. Every field has a default.
@@ -113,6 +115,15 @@ pub struct ConfigFile {
     node_silence_seconds: Option<u32>,
     heartbeat_interval_seconds: Option<u32>,
     stopped_task_retention_seconds: Option<u32>,
+    unsupported_log_driver: Option<AbsentDriver>,
+}
+
+/// What becomes of log drivers that do not exist yet.
+#[derive(Clone, Copy, Debug, Deserialize, Serialize)]
+#[serde(rename_all = "kebab-case")]
+enum AbsentDriver {
+    JsonFile,
+    Refuse,
 }
 
 #[derive(Deserialize, Serialize)]
@@ -149,6 +160,7 @@ impl Config {
             node_silence: Duration::from_secs(15),
             heartbeat_interval: Duration::from_secs(5),
             stopped_task_retention: Duration::from_secs(3_600),
+            unsupported_log_driver: UnsupportedLogDriver::default(),
         }
     }
 
@@ -290,6 +302,10 @@ impl ConfigFile {
             node_silence_seconds: seconds(config.node_silence),
             heartbeat_interval_seconds: seconds(config.heartbeat_interval),
             stopped_task_retention_seconds: seconds(config.stopped_task_retention),
+            unsupported_log_driver: Some(match config.unsupported_log_driver {
+                UnsupportedLogDriver::JsonFile => AbsentDriver::JsonFile,
+                UnsupportedLogDriver::Refuse => AbsentDriver::Refuse,
+            }),
         }
     }
 
@@ -331,6 +347,11 @@ impl ConfigFile {
                 self.stopped_task_retention_seconds,
                 default.stopped_task_retention,
             ),
+            unsupported_log_driver: match self.unsupported_log_driver {
+                None => default.unsupported_log_driver,
+                Some(AbsentDriver::JsonFile) => UnsupportedLogDriver::JsonFile,
+                Some(AbsentDriver::Refuse) => UnsupportedLogDriver::Refuse,
+            },
         })
     }
 }

@@ -162,6 +162,12 @@ pub struct Task {
     pub mac_address: Option<String>,
     pub stop_code: Option<String>,
     pub stopped_reason: Option<String>,
+    /// What people should know of it, as known at its launch.
+    #[serde(default)]
+    pub warnings: Vec<String>,
+    /// Likewise, as its node says.
+    #[serde(default)]
+    pub node_warnings: Vec<String>,
     /// Why it waits, as its node says.
     pub waiting_reason: Option<String>,
     pub created_at: Millis,
@@ -171,6 +177,13 @@ pub struct Task {
     pub stopping_at: Option<Millis>,
     pub execution_stopped_at: Option<Millis>,
     pub stopped_at: Option<Millis>,
+}
+
+impl Task {
+    /// What people should know of it, from whoever noticed.
+    pub fn all_warnings(&self) -> impl Iterator<Item = &String> {
+        self.warnings.iter().chain(&self.node_warnings)
+    }
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]

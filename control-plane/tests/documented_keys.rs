@@ -8,6 +8,7 @@ mod documented;
 use std::collections::BTreeMap;
 
 use berth_control_plane::config::{Config, ConfigError};
+use berth_control_plane_core::definition::UnsupportedLogDriver;
 
 const KEY: &str = "[[keys]]\naccess_key_id = 'AKIDEXAMPLE00001'\nsecret_access_key = 's'\n";
 
@@ -47,8 +48,10 @@ fn in_code() -> BTreeMap<String, String> {
         node_silence,
         heartbeat_interval,
         stopped_task_retention,
+        unsupported_log_driver,
     } = load(KEY).unwrap();
     assert_eq!(node_advertise, None);
+    assert_eq!(unsupported_log_driver, UnsupportedLogDriver::JsonFile);
     let defaults = BTreeMap::from([
         ("state_dir", format!("{state_dir:?}")),
         ("run_dir", format!("{run_dir:?}")),
@@ -75,6 +78,7 @@ fn in_code() -> BTreeMap<String, String> {
             "stopped_task_retention_seconds",
             stopped_task_retention.as_secs().to_string(),
         ),
+        ("unsupported_log_driver", "\"json-file\"".to_owned()),
     ]);
     names
         .map(|name| {

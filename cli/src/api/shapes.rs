@@ -26,6 +26,7 @@ pub struct Task {
     pub stopped_at: Option<f64>,
     pub containers: Vec<Container>,
     pub attachments: Vec<Attachment>,
+    pub attributes: Vec<NameValue>,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -74,6 +75,12 @@ impl Task {
             .flat_map(|attachment| &attachment.details)
             .find(|detail| detail.name == "privateIPv4Address")
             .and_then(|detail| detail.value.as_deref())
+    }
+
+    /// What people should know of it.
+    pub fn warnings(&self) -> impl Iterator<Item = &str> {
+        let named = self.attributes.iter().filter(|a| a.name == "berth.warning");
+        named.filter_map(|attribute| attribute.value.as_deref())
     }
 
     pub fn is_stopped(&self) -> bool {

@@ -24,7 +24,7 @@ pub async fn run(client: &Client, global: &Global, all: bool) -> Result<u8, CliE
         output::print_json(&json!({ "tasks": values }))?;
     } else {
         let table = output::tasks(&tasks, global.output == Format::Wide, duration::now_ms());
-        output::print(&table.to_string())?;
+        output::print(&format!("{table}{}", output::warnings(&tasks)))?;
     }
     Ok(0)
 }

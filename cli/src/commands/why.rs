@@ -40,6 +40,7 @@ struct Explanation {
     node_hostname: Option<String>,
     node_connected: bool,
     containers: Vec<Container>,
+    warnings: Vec<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -84,6 +85,7 @@ impl Explanation {
         };
         lines.push(format!("node {} ({host}) is {connected}", short(&self.node)));
         lines.extend(self.containers.iter().map(Container::text));
+        lines.extend(self.warnings.iter().map(|warning| format!("warning: {warning}")));
         lines.join("\n") + "\n"
     }
 }
@@ -123,13 +125,14 @@ mod tests {
             "deadlineMs": 31_000, "stopCode": "UserInitiated", "node": "0b".repeat(16), "nodeHostname": "rack-1",
             "nodeConnected": true, "newField": {},
             "containers": [{"name": "web", "lastStatus": "STOPPED", "exitCode": 1, "reason": "told to", "restartCount": 2}],
+            "warnings": ["no quota"],
         }))
         .unwrap();
         assert_eq!(
             explanation.text(6_000),
             "task 0a0a0a0a0a0a is STOPPING for 5s, wanted STOPPED: is being stopped (no longer needed)\n\
              at the latest in 25s\nstop code UserInitiated\nnode 0b0b0b0b0b0b (rack-1) is connected\n\
-             container web is STOPPED, exit code 1, restarted 2 times: told to\n"
+             container web is STOPPED, exit code 1, restarted 2 times: told to\nwarning: no quota\n"
         );
         assert!(explanation.text(40_000).contains("\n9s late\n"));
     }

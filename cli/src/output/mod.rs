@@ -10,7 +10,7 @@ use serde_json::Value;
 
 pub use progress::{Progress, Pull};
 pub use table::Table;
-pub use views::{join_tokens, nodes, tasks};
+pub use views::{join_tokens, nodes, tasks, warnings};
 
 use crate::error::CliError;
 

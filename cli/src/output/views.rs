@@ -7,22 +7,18 @@ use crate::ids;
 
 /// Characters of a reason in a table that is not wide: `berth why` has all of it.
 const REASON_SHOWN_MAX: usize = 60;
+/// Marks a task that has warnings.
+const WARNED: char = '!';
 
 /// Tasks, newest first. `now_ms` dates them.
 pub fn tasks(tasks: &[Task], wide: bool, now_ms: i64) -> Table {
-    let mut sorted: Vec<&Task> = tasks.iter().collect();
-    sorted.sort_by(|a, b| {
-        b.created_at
-            .unwrap_or(0.0)
-            .total_cmp(&a.created_at.unwrap_or(0.0))
-    });
     let mut header = vec!["TASK", "DEFINITION", "STATUS", "ADDRESS", "CONTAINERS", "AGE"];
     if wide {
         header.extend(["CPU", "MEMORY", "NODE", "GROUP"]);
     }
     header.push("REASON");
     let mut table = Table::new(&header);
-    for task in sorted {
+    for task in newest_first(tasks) {
         let id = if wide { task.id() } else { ids::short(task.id()) };
         let mut row = vec![
             id.into(),
@@ -46,6 +42,28 @@ pub fn tasks(tasks: &[Task], wide: bool, now_ms: i64) -> Table {
         table.row(row);
     }
     table
+}
+
+/// What people should know of these tasks: a line each, in the order of the table. Empty if there is nothing.
+pub fn warnings(tasks: &[Task]) -> String {
+    let mut lines = String::new();
+    for task in newest_first(tasks) {
+        for warning in task.warnings() {
+            let warning = warning.replace(char::is_control, " ");
+            lines += &format!("{WARNED} {}: {warning}\n", ids::short(task.id()));
+        }
+    }
+    lines
+}
+
+fn newest_first(tasks: &[Task]) -> Vec<&Task> {
+    let mut sorted: Vec<&Task> = tasks.iter().collect();
+    sorted.sort_by(|a, b| {
+        b.created_at
+            .unwrap_or(0.0)
+            .total_cmp(&a.created_at.unwrap_or(0.0))
+    });
+    sorted
 }
 
 pub fn nodes(nodes: &[ContainerInstance], wide: bool, now_ms: i64) -> Table {
@@ -128,11 +146,12 @@ fn shortened(reason: &str) -> String {
     }
 }
 
-/// The last status, and that it may be old.
+/// The last status, that it may be old, and that there is a warning.
 fn status(task: &Task) -> String {
     let disconnected = task.connectivity.as_deref() == Some("DISCONNECTED") && !task.is_stopped();
     let suffix = if disconnected { " (node silent)" } else { "" };
-    format!("{}{suffix}", task.last_status)
+    let warned = task.warnings().next().map(|_| format!(" {WARNED}"));
+    format!("{}{suffix}{}", task.last_status, warned.unwrap_or_default())
 }
 
 /// `running/all`.
@@ -179,6 +198,29 @@ mod tests {
              0a0a0a0a0a0a  web:3       STOPPED                -        1/2         2m\n"
         );
         assert!(tasks(&list, true, 0).to_string().contains(&"0a".repeat(16)));
+    }
+
+    #[test]
+    fn warnings_are_marked_and_told_below() {
+        let mut warned = task(&"0b".repeat(16), 200.0, "RUNNING");
+        let attribute =
+            |name: &str, value: &str| serde_json::from_value(json!({"name": name, "value": value}));
+        warned.attributes = vec![
+            attribute("ecs.cpu-architecture", "amd64").unwrap(),
+            attribute("berth.warning", "kept\non the node").unwrap(),
+            attribute("berth.warning", "no quota").unwrap(),
+        ];
+        let list = [task(&"0a".repeat(16), 100.0, "STOPPED"), warned];
+        let table = tasks(&list, false, 260_000).to_string();
+        assert!(
+            table.contains("  RUNNING (node silent) !  ") && table.contains("  STOPPED  "),
+            "{table}"
+        );
+        assert_eq!(
+            warnings(&list),
+            "! 0b0b0b0b0b0b: kept on the node\n! 0b0b0b0b0b0b: no quota\n"
+        );
+        assert_eq!(warnings(&list[..1]), "");
     }
 
     #[test]

@@ -9,7 +9,7 @@ mod dependencies;
 mod echo;
 mod fields;
 pub(crate) mod linux;
-mod log;
+pub(crate) mod log;
 mod networking;
 mod overrides;
 mod ports;
@@ -29,6 +29,7 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
+pub use self::log::UnsupportedLogDriver;
 pub use crate::problems::{Problem, Problems};
 use crate::tags;
 pub use overrides::{OVERRIDES_CHARS_MAX, Overridden, override_definition};
@@ -56,8 +57,19 @@ pub struct Registered {
 /// # Errors
 /// Everything that is wrong with the request, each with its path.
 pub fn register(input: &Value) -> Result<Registered, Problems> {
+    register_where(input, UnsupportedLogDriver::default())
+}
+
+/// [`register`], where an operator decided about log drivers that do not exist yet.
+///
+/// # Errors
+/// As [`register`].
+pub fn register_where(input: &Value, absent: UnsupportedLogDriver) -> Result<Registered, Problems> {
     let mut problems = Problems::default();
     let registered = examine(input, DEFINITION_BYTES_MAX, &mut problems);
+    if let (UnsupportedLogDriver::Refuse, Some(task)) = (absent, registered.definition.as_object()) {
+        log::refuse_absent(task, &mut problems);
+    }
     problems.or(registered)
 }
 

@@ -2,6 +2,7 @@
 //! a node. Never chooses the node, and never makes up an id.
 
 mod features;
+mod log;
 mod read;
 mod requirements;
 mod resolve;
@@ -11,6 +12,7 @@ mod tests;
 use std::collections::BTreeMap;
 
 pub use features::{FEATURES, RESTART_AFTER_REBOOT, required_features};
+pub use log::LogOptions;
 pub use read::EchoError;
 pub use requirements::{Architecture, Requirements};
 pub use resolve::{
@@ -174,6 +176,5 @@ pub struct ContainerDefinition {
     pub pseudo_terminal: bool,
     /// None: absent, or not enabled.
     pub restart: Option<RestartPolicy>,
-    pub log_max_size_bytes: Option<u64>,
-    pub log_max_files: Option<u32>,
+    pub log: LogOptions,
 }

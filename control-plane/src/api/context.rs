@@ -7,7 +7,7 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use berth_control_plane_core::arn::Realm;
+use berth_control_plane_core::{arn::Realm, definition::UnsupportedLogDriver};
 use serde_json::{Value, json};
 use tokio::sync::{Mutex, Semaphore};
 
@@ -31,6 +31,7 @@ pub(super) struct Api {
     pub store: SharedStore,
     pub nodes: Arc<dyn Nodes>,
     pub clock_skew_max: Duration,
+    pub unsupported_log_driver: UnsupportedLogDriver,
     pub access: Access,
     pub audit: Audit,
     pub turns: Turns,
@@ -60,6 +61,7 @@ impl Api {
             store,
             nodes,
             clock_skew_max: config.clock_skew_max,
+            unsupported_log_driver: config.unsupported_log_driver,
             access: Access::new(config.keys),
             audit,
             turns: Turns::default(),

@@ -35,6 +35,7 @@ mod turns;
 use std::{fmt, sync::Arc, time::Duration};
 
 use axum::Router;
+use berth_control_plane_core::definition::UnsupportedLogDriver;
 
 use self::context::Api;
 pub use self::{access::is_key_id, context::CLOCK_SKEW_MAX, keys::new_key};
@@ -51,6 +52,7 @@ pub struct ApiConfig {
     pub keys: Vec<ApiKey>,
     /// How far a request's time may be from ours; AWS's own limit is [`CLOCK_SKEW_MAX`].
     pub clock_skew_max: Duration,
+    pub unsupported_log_driver: UnsupportedLogDriver,
 }
 
 /// One access key.

@@ -313,6 +313,7 @@ mod tests {
             account_id: "000000000000".into(),
             keys: vec![],
             clock_skew_max: CLOCK_SKEW_MAX,
+            unsupported_log_driver: Default::default(),
         };
         let store = SqliteStore::open(directory.join("store.db")).unwrap();
         let audit = Audit::open(&directory.join(AUDIT_FILE)).unwrap();

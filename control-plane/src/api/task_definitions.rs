@@ -26,8 +26,8 @@ use crate::{
 };
 
 pub(super) async fn register(api: &Api, caller: &Caller, input: Fields) -> Result<Value, ApiError> {
-    let registered =
-        definition::register(&input.rest()).map_err(|problems| ApiError::Client(problems.to_string()))?;
+    let registered = definition::register_where(&input.rest(), api.unsupported_log_driver)
+        .map_err(|problems| ApiError::Client(problems.to_string()))?;
     let key = keys::family(&registered.family);
     let mut record = TaskDefinition {
         family: registered.family,

@@ -8,6 +8,8 @@ use crate::model::{Millis, Task, TaskContainer};
 
 /// Longest text of a report that is kept, characters.
 const TEXT_CHARS_MAX: usize = 1_024;
+/// Most warnings of a report that are kept.
+const WARNINGS_MAX: usize = 32;
 /// How far a node's clock may be ahead in what is kept.
 const AHEAD_MS_MAX: Millis = 24 * 3_600_000;
 
@@ -83,6 +85,8 @@ pub(super) fn fold(task: &mut Task, state: &TaskState, now: Millis) -> Result<Pr
         }
     }
     seen.set(&mut task.waiting_reason, text(&state.waiting_reason));
+    let warnings = state.warnings.iter().filter_map(|warning| text(warning));
+    seen.set(&mut task.node_warnings, warnings.take(WARNINGS_MAX).collect());
     let address = state.ipv4_address.parse::<Ipv4Addr>().ok();
     seen.fill(&mut task.ipv4_address, address.map(|address| address.to_string()));
     seen.fill(&mut task.mac_address, text(&state.mac_address));

@@ -601,3 +601,57 @@ async fn start_task_goes_where_it_is_told_or_says_why_not() {
         .refused("StartTask", run_body("web"), "InvalidParameterException")
         .await;
 }
+
+/// Registers `logged`, whose first container's log driver does not exist yet.
+async fn register_with_awslogs(world: &World) -> crate::client::Answer {
+    let mut definition = awsvpc("logged");
+    definition["containerDefinitions"][0]["logConfiguration"] = json!({"logDriver": "awslogs", "options": {"awslogs-group": "/ecs/web", "awslogs-region": "eu-central-1"}});
+    world.call("RegisterTaskDefinition", definition).await
+}
+
+#[tokio::test]
+async fn a_log_driver_that_does_not_exist_yet_is_replaced_and_the_task_says_so() {
+    let (world, _) = World::with_node().await;
+    register_with_awslogs(&world).await.ok();
+    let launched = &world.ok("RunTask", run_body("logged")).await["tasks"][0];
+    let arn = launched["taskArn"].as_str().unwrap();
+    let described = &world.ok("DescribeTasks", json!({"tasks": [arn]})).await["tasks"][0];
+    let explained = world.berth("ExplainTask", json!({"task": arn})).await.ok();
+    let [text] = &explained["warnings"].as_array().unwrap()[..] else {
+        panic!("{explained}");
+    };
+    let command = format!("`berth logs {} --container web`", &id_of(arn)[..12]);
+    assert!(
+        text.as_str()
+            .unwrap()
+            .starts_with("container web: log driver awslogs "),
+        "{text}"
+    );
+    assert!(text.as_str().unwrap().ends_with(&command), "{text}");
+    for task in [launched, described] {
+        assert_eq!(
+            task["attributes"],
+            json!([{"name": "berth.warning", "value": text}])
+        );
+    }
+}
+
+#[tokio::test]
+async fn log_drivers_that_do_not_exist_yet_can_be_refused() {
+    let (world, node) = World::with_node().await;
+    register_with_awslogs(&world).await.ok();
+    let world = world.refusing_log_drivers();
+    let says = "containerDefinitions[0].logConfiguration.logDriver: awslogs: not supported yet, and the control \
+                plane's unsupported_log_driver is \"refuse\"; use json-file";
+    let again = register_with_awslogs(&world).await;
+    assert_eq!(again.refused("ClientException"), says);
+    // Registered when it was not refused.
+    assert_eq!(
+        world
+            .refused("RunTask", run_body("logged"), "ClientException")
+            .await,
+        says
+    );
+    let body = with(run_body("logged"), "containerInstances", json!([node]));
+    assert_eq!(world.refused("StartTask", body, "ClientException").await, says);
+}

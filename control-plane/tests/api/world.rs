@@ -15,7 +15,7 @@ use berth_control_plane::{
     pki::Authorities,
     store::{Committed, Operation, Store, Transaction, sqlite::SqliteStore, typed},
 };
-use berth_control_plane_core::task::FEATURES;
+use berth_control_plane_core::{definition::UnsupportedLogDriver, task::FEATURES};
 use berth_proto::node::v1::{Heartbeat, LogLine, LogRequest, Pulls, TaskSpec};
 use prost::Message;
 use serde_json::{Value, json};
@@ -124,6 +124,23 @@ impl World {
         self.server.abort();
         (self.address, self.server) =
             serve(vec![], self.store.clone(), self.nodes.clone(), self.audit.clone());
+        self
+    }
+
+    /// The same store behind another API that refuses log drivers that do not exist yet.
+    pub fn refusing_log_drivers(mut self) -> Self {
+        self.server.abort();
+        let key = ApiKey {
+            access_key_id: KEY.into(),
+            secret: SECRET.into(),
+        };
+        (self.address, self.server) = serve_where(
+            vec![key],
+            UnsupportedLogDriver::Refuse,
+            self.store.clone(),
+            self.nodes.clone(),
+            self.audit.clone(),
+        );
         self
     }
 
@@ -368,11 +385,22 @@ fn serve(
     nodes: Arc<FakeNodes>,
     audit: Audit,
 ) -> (SocketAddr, tokio::task::JoinHandle<()>) {
+    serve_where(keys, UnsupportedLogDriver::default(), store, nodes, audit)
+}
+
+fn serve_where(
+    keys: Vec<ApiKey>,
+    unsupported_log_driver: UnsupportedLogDriver,
+    store: Arc<SqliteStore>,
+    nodes: Arc<FakeNodes>,
+    audit: Audit,
+) -> (SocketAddr, tokio::task::JoinHandle<()>) {
     let config = ApiConfig {
         region: REGION.into(),
         account_id: ACCOUNT.into(),
         keys,
         clock_skew_max: CLOCK_SKEW_MAX,
+        unsupported_log_driver,
     };
     let app = router(config, store, nodes, audit);
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();

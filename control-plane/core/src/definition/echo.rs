@@ -4,7 +4,7 @@
 use serde_json::{Value, json};
 
 use super::read::{Object, integer, objects, requires, text};
-use super::{linux, networking, sizes};
+use super::{linux, log, networking, sizes};
 
 /// Lists that every echoed container has.
 const CONTAINER_LISTS: &[&str] = &[
@@ -72,14 +72,10 @@ fn compatibilities(task: &Object) -> Vec<&'static str> {
 
 fn requires_attributes(task: &Object) -> Vec<&'static str> {
     let any = |name: &str| objects(task, "containerDefinitions").any(|(_, c)| c.contains_key(name));
-    [
+    let others = [
         (
             "com.amazonaws.ecs.capability.task-iam-role",
             task.contains_key("taskRoleArn"),
-        ),
-        (
-            "com.amazonaws.ecs.capability.logging-driver.json-file",
-            any("logConfiguration"),
         ),
         ("ecs.capability.container-ordering", any("dependsOn")),
         (
@@ -90,8 +86,9 @@ fn requires_attributes(task: &Object) -> Vec<&'static str> {
             "ecs.capability.task-eni",
             text(task, "networkMode") == Some("awsvpc"),
         ),
-    ]
-    .into_iter()
-    .filter_map(|(name, required)| required.then_some(name))
-    .collect()
+    ];
+    let others = others
+        .into_iter()
+        .filter_map(|(name, required)| required.then_some(name));
+    log::required_attributes(task).into_iter().chain(others).collect()
 }

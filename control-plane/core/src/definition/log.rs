@@ -1,8 +1,8 @@
-//! Owns the values of `logConfiguration`. Never writes a log.
+//! Owns the values of `logConfiguration`, and which drivers do not exist yet. Never writes a log.
 
 use serde_json::Value;
 
-use super::read::{Object, text};
+use super::read::{Object, container_path, inner, objects, text};
 use super::sizes::parse_bytes;
 use crate::problems::{Problems, child, hint, shown};
 
@@ -24,15 +24,62 @@ const OPTIONS_LATER: &[&str] = &[
     "tag",
 ];
 const OPTIONS: &[&str] = &["max-size", "max-file"];
+/// What a container without a `logConfiguration` has.
+pub(crate) const JSON_FILE: &str = "json-file";
+/// Drivers that ship output elsewhere, and the attribute by which ECS asks for each. None exists yet.
+const ABSENT_DRIVERS: &[(&str, &str)] = &[
+    ("awslogs", "com.amazonaws.ecs.capability.logging-driver.awslogs"),
+    ("fluentd", "com.amazonaws.ecs.capability.logging-driver.fluentd"),
+    ("gelf", "com.amazonaws.ecs.capability.logging-driver.gelf"),
+    ("journald", "com.amazonaws.ecs.capability.logging-driver.journald"),
+    ("splunk", "com.amazonaws.ecs.capability.logging-driver.splunk"),
+    ("syslog", "com.amazonaws.ecs.capability.logging-driver.syslog"),
+];
+const JSON_FILE_CAPABILITY: &str = "com.amazonaws.ecs.capability.logging-driver.json-file";
+const AWSLOGS_BY_EXECUTION_ROLE: &str = "ecs.capability.execution-role-awslogs";
+
+/// What becomes of a container whose log driver does not exist yet.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum UnsupportedLogDriver {
+    /// Its output is kept on its node, as with json-file, and its tasks say so.
+    #[default]
+    JsonFile,
+    /// Its definition is refused.
+    Refuse,
+}
+
+/// Whether a driver that ECS has does not exist here yet.
+pub(crate) fn is_absent(driver: &str) -> bool {
+    ABSENT_DRIVERS.iter().any(|(name, _)| *name == driver)
+}
+
+/// What is said of such a driver where it is refused.
+pub(crate) fn refusal(driver: &str) -> String {
+    format!(
+        "{driver}: not supported yet, and the control plane's unsupported_log_driver is \"refuse\"; use json-file"
+    )
+}
+
+/// Where such drivers are refused.
+pub(super) fn refuse_absent(task: &Object, problems: &mut Problems) {
+    for (at, container) in objects(task, "containerDefinitions") {
+        let driver = inner(container, "logConfiguration").and_then(|log| text(log, "logDriver"));
+        if let Some(driver) = driver.filter(|driver| is_absent(driver)) {
+            let path = format!("{}.logConfiguration.logDriver", container_path(at));
+            problems.push(path, refusal(driver));
+        }
+    }
+}
 
 pub(super) fn check(path: &str, container: &Object, problems: &mut Problems) {
     let Some(configuration) = container.get("logConfiguration").and_then(Value::as_object) else {
         return;
     };
     // The options of a driver that is refused as a whole need no judgement of their own.
-    if text(configuration, "logDriver") != Some("json-file") {
+    let Some(driver) = text(configuration, "logDriver") else {
         return;
-    }
+    };
+    let absent = is_absent(driver);
     let options = configuration.get("options").and_then(Value::as_object);
     for (name, value) in options.into_iter().flatten() {
         let path = child(&format!("{path}.logConfiguration.options"), name);
@@ -40,13 +87,33 @@ pub(super) fn check(path: &str, container: &Object, problems: &mut Problems) {
         match name.as_str() {
             "max-size" => check_size(&path, value, problems),
             "max-file" => check_files(&path, value, problems),
+            // They are for the driver, which does not exist: the task's warning says so.
+            _ if absent => {}
             later if OPTIONS_LATER.contains(&later) => problems.push(path, "not supported yet"),
             unknown => {
                 let hint = hint(unknown, OPTIONS.iter().chain(OPTIONS_LATER).copied());
-                problems.push(path, format!("unknown option of json-file{hint}"));
+                problems.push(path, format!("unknown option of {driver}{hint}"));
             }
         }
     }
+}
+
+/// What ECS derives from a task's log drivers, in the order of the table.
+pub(super) fn required_attributes(task: &Object) -> Vec<&'static str> {
+    let drivers = || {
+        let configured = objects(task, "containerDefinitions").filter_map(|(_, c)| c.get("logConfiguration"));
+        configured.filter_map(|log| log.get("logDriver")?.as_str())
+    };
+    let known = [(JSON_FILE, JSON_FILE_CAPABILITY)];
+    let all = known.iter().chain(ABSENT_DRIVERS);
+    let mut attributes: Vec<_> = all
+        .filter(|(name, _)| drivers().any(|driver| driver == *name))
+        .map(|(_, attribute)| *attribute)
+        .collect();
+    if task.contains_key("executionRoleArn") && drivers().any(|driver| driver == "awslogs") {
+        attributes.push(AWSLOGS_BY_EXECUTION_ROLE);
+    }
+    attributes
 }
 
 fn check_size(path: &str, value: &str, problems: &mut Problems) {

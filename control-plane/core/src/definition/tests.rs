@@ -3,6 +3,7 @@
 mod accepted;
 mod laws;
 mod linux;
+mod log;
 mod networking;
 mod overrides;
 mod refused;

@@ -6,10 +6,10 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::{
-    Architecture, Condition, ContainerDefinition, Definition, Dependency, LinuxOptions, MIB, NetworkMode,
-    Networking, PortMapping, Protocol, RestartPolicy, Tmpfs, Ulimit,
+    Architecture, Condition, ContainerDefinition, Definition, Dependency, LinuxOptions, LogOptions, MIB,
+    NetworkMode, Networking, PortMapping, Protocol, RestartPolicy, Tmpfs, Ulimit,
 };
-use crate::definition::{linux::no_new_privileges, sizes::parse_bytes};
+use crate::definition::linux::no_new_privileges;
 use crate::expression::{Expression, ExpressionError};
 
 /// A stored definition that this version cannot read.
@@ -87,15 +87,9 @@ fn architecture(value: String) -> Result<Architecture, EchoError> {
 }
 
 fn container(echo: EchoContainer) -> Result<ContainerDefinition, EchoError> {
-    let options = echo.log_configuration.map(|log| log.options).unwrap_or_default();
-    let option = |name: &str| options.get(name).cloned();
-    let bad = |field, value| move || EchoError::Value { field, value };
-    let log_max_size_bytes = option("max-size")
-        .map(|value| parse_bytes(&value).ok_or_else(bad("max-size", value)))
-        .transpose()?;
-    let log_max_files = option("max-file")
-        .map(|value| value.parse().map_err(|_| bad("max-file", value)()))
-        .transpose()?;
+    let log = echo
+        .log_configuration
+        .map(|log| LogOptions::read(log.log_driver, &log.options));
     Ok(ContainerDefinition {
         name: echo.name,
         image: echo.image,
@@ -157,8 +151,7 @@ fn container(echo: EchoContainer) -> Result<ContainerDefinition, EchoError> {
             dns_search_domains: echo.dns_search_domains,
             disabled: echo.disable_networking,
         },
-        log_max_size_bytes,
-        log_max_files,
+        log: log.transpose()?.unwrap_or_default(),
     })
 }
 
@@ -380,7 +373,9 @@ struct EchoUlimit {
 }
 
 #[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
 struct EchoLog {
+    log_driver: String,
     #[serde(default)]
     options: BTreeMap<String, String>,
 }

@@ -176,10 +176,7 @@ fn resolve_container(container: &ContainerDefinition, id: &str) -> ResolvedConta
         networking: container.networking,
         pseudo_terminal: container.pseudo_terminal,
         restart: container.restart,
-        log: LogSpec {
-            max_size_bytes: container.log_max_size_bytes.unwrap_or(LOG.max_size_bytes),
-            max_files: container.log_max_files.unwrap_or(LOG.max_files),
-        },
+        log: container.log.resolve(),
     }
 }
 

@@ -230,8 +230,11 @@ impl Launch {
     fn task(&self, node: &str) -> Task {
         let mode = rules::network_mode(&self.parsed);
         let containers = &self.parsed.containers;
+        let id = new_id();
         Task {
-            id: new_id(),
+            warnings: self.parsed.warnings(&id),
+            node_warnings: vec![],
+            id,
             cluster: self.cluster.clone(),
             node: node.to_owned(),
             family: self.definition.family.clone(),

@@ -1,6 +1,9 @@
 //! Owns whether a request fits its task definition and this cluster: launch type, network, platform. Pure.
 
-use berth_control_plane_core::task::{Definition, NetworkMode};
+use berth_control_plane_core::{
+    definition::UnsupportedLogDriver,
+    task::{Definition, NetworkMode},
+};
 
 use super::request::{Common, Network};
 use crate::{api::error::ApiError, model::TaskDefinition};
@@ -27,6 +30,17 @@ pub(super) fn check_active(definition: &TaskDefinition) -> Result<(), ApiError> 
     Err(ApiError::Client(format!(
         "TaskDefinition is inactive: {family}:{revision}. Register a new revision, or name one that is ACTIVE"
     )))
+}
+
+/// A definition may be older than the decision to refuse its log driver.
+pub(super) fn check_log_drivers(
+    definition: &Definition,
+    absent: UnsupportedLogDriver,
+) -> Result<(), ApiError> {
+    match (absent, definition.refused_log_driver()) {
+        (UnsupportedLogDriver::Refuse, Some(refused)) => Err(ApiError::Client(refused)),
+        _ => Ok(()),
+    }
 }
 
 /// The launch type a task gets: as asked for, else EC2, else what the definition requires.

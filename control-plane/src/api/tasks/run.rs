@@ -32,6 +32,7 @@ pub(in crate::api) async fn run(api: &Api, input: Fields) -> Result<Value, ApiEr
     }
     let definition = definition(api, &request.common).await?;
     let launch = prepare(cluster, definition, request.common, request.launch_type)?;
+    rules::check_log_drivers(&launch.parsed, api.unsupported_log_driver)?;
     rules::check_platform(&launch.launch_type, request.platform_version.as_deref())?;
     let want = Want::Place {
         count: request.count,
@@ -59,6 +60,7 @@ pub(in crate::api) async fn start(api: &Api, input: Fields) -> Result<Value, Api
     }
     let definition = definition(api, &request.common).await?;
     let launch = prepare(cluster, definition, request.common, None)?;
+    rules::check_log_drivers(&launch.parsed, api.unsupported_log_driver)?;
     launch.commit(api, &Want::On(&nodes), None).await
 }
 

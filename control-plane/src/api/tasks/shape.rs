@@ -21,7 +21,7 @@ pub(in crate::api) fn task(api: &Api, task: &Task, node: Option<&Node>, with_tag
         }
     };
     put("attachments", attachments(api, task));
-    put("attributes", attributes(node));
+    put("attributes", attributes(task, node));
     put("clusterArn", api.realm.cluster(&task.cluster).into());
     put(
         "connectivity",
@@ -90,13 +90,16 @@ fn times(task: &Task) -> [(&'static str, Option<Millis>); 7] {
     ]
 }
 
-/// ECS shows the architecture it placed for.
-fn attributes(node: Option<&Node>) -> Value {
-    const NAME: &str = "ecs.cpu-architecture";
-    match node.and_then(|node| node.node_attributes.get(NAME)) {
-        Some(Some(value)) => json!([{"name": NAME, "value": value}]),
-        _ => json!([]),
-    }
+/// ECS shows the architecture it placed for. What people should know comes after it, one attribute each.
+fn attributes(task: &Task, node: Option<&Node>) -> Value {
+    const ARCHITECTURE: &str = "ecs.cpu-architecture";
+    const WARNING: &str = "berth.warning";
+    let architecture = node.and_then(|node| node.node_attributes.get(ARCHITECTURE)?.as_ref());
+    let architecture = architecture.map(|value| json!({"name": ARCHITECTURE, "value": value}));
+    let warnings = task
+        .all_warnings()
+        .map(|text| json!({"name": WARNING, "value": text}));
+    architecture.into_iter().chain(warnings).collect()
 }
 
 /// The network interface of an awsvpc task.

@@ -383,6 +383,8 @@ pub(crate) fn task_record(node: &str, task: &str) -> Task {
         stop_code: None,
         stopped_reason: None,
         waiting_reason: None,
+        warnings: vec![],
+        node_warnings: vec![],
         created_at: 1,
         pull_started_at: None,
         pull_stopped_at: None,

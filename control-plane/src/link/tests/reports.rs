@@ -277,3 +277,29 @@ async fn a_report_and_a_placement_at_the_same_time_both_count() {
     assert_eq!(record.allocations.len(), 30);
     assert!(tasks.iter().all(|task| !record.allocations.contains_key(task)));
 }
+
+#[tokio::test]
+async fn warnings_of_a_node_are_kept_in_bounds_and_go_when_it_no_longer_has_them() {
+    let plane = Plane::start().await;
+    let (node, task) = (id('a'), id('1'));
+    let mut link = plane.connect(&node).await;
+    plane.place(&node, &task).await;
+    let mut report = running(&task);
+    report.warnings = vec![String::new(), "x".repeat(2_000)];
+    report.warnings.extend((0..40).map(|n| format!("warning {n}")));
+    link.report(1, report).await;
+    link.acknowledged(1).await;
+    let record = plane.task(&task).await.unwrap();
+    assert_eq!(record.node_warnings.len(), 32);
+    assert_eq!(
+        record.node_warnings[..2],
+        ["x".repeat(1_024), "warning 0".to_owned()]
+    );
+    let shown: Vec<_> = record.all_warnings().collect();
+    assert_eq!(shown.len(), 32);
+
+    link.report(2, running(&task)).await;
+    link.acknowledged(2).await;
+    let after = plane.task(&task).await.unwrap();
+    assert!(after.node_warnings.is_empty() && after.version > record.version);
+}

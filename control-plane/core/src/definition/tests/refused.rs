@@ -214,9 +214,10 @@ fn bad_choices_list_the_good_ones() {
     only(
         &container(
             "logConfiguration",
-            json!({"logDriver": "awslogs", "options": {"awslogs-group": "x"}}),
+            json!({"logDriver": "awsfirelens", "options": {"Name": "x"}}),
         ),
-        "containerDefinitions[0].logConfiguration.logDriver: awslogs: not supported yet; use json-file",
+        "containerDefinitions[0].logConfiguration.logDriver: awsfirelens: not supported yet; a log router that \
+         nobody configures may exit and take its task down; use json-file",
     );
     only(
         &with(
@@ -611,8 +612,8 @@ fn log_options_are_refused_by_name() {
     let secret = json!({"logDriver": "json-file", "secretOptions": [{"name": "a", "valueFrom": "b"}]});
     only(
         &container("logConfiguration", secret),
-        "containerDefinitions[0].logConfiguration.secretOptions: not supported yet; json-file has no option that is \
-         secret; leave it out",
+        "containerDefinitions[0].logConfiguration.secretOptions: not supported yet; no log driver sends output \
+         anywhere yet, so it needs no secret; leave it out",
     );
 }
 

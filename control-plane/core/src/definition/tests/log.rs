@@ -1,0 +1,152 @@
+//! Log drivers and their options.
+
+use super::*;
+use crate::task::Definition;
+
+const DRIVER: &str = "containerDefinitions[0].logConfiguration.logDriver";
+
+fn log(driver: &str, options: Value) -> Value {
+    container(
+        "logConfiguration",
+        json!({"logDriver": driver, "options": options}),
+    )
+}
+
+fn attributes(input: &Value) -> Vec<String> {
+    let definition = accepted(input).definition;
+    let attributes = definition["requiresAttributes"].as_array().unwrap();
+    let names = attributes.iter().filter_map(|a| a["name"].as_str());
+    names
+        .filter(|name| name.contains("log"))
+        .map(str::to_string)
+        .collect()
+}
+
+#[test]
+fn drivers_that_do_not_exist_yet_are_kept_as_they_are() {
+    let options = json!({
+        "awslogs-group": "/ecs/web", "awslogs-region": "eu-central-1", "awslogs-stream-prefix": "ecs",
+        "awslogs-create-group": "true", "awslogs-datetime-format": "%Y", "mode": "non-blocking",
+        "max-buffer-size": "25m",
+    });
+    let input = log("awslogs", options.clone());
+    let registered = accepted(&input).definition;
+    assert_eq!(
+        registered["containerDefinitions"][0]["logConfiguration"],
+        json!({"logDriver": "awslogs", "options": options})
+    );
+    assert_eq!(
+        attributes(&input),
+        ["com.amazonaws.ecs.capability.logging-driver.awslogs"]
+    );
+    let role = with(
+        input,
+        "/executionRoleArn",
+        json!("arn:aws:iam::123456789012:role/r"),
+    );
+    assert_eq!(
+        attributes(&role),
+        [
+            "com.amazonaws.ecs.capability.logging-driver.awslogs",
+            "ecs.capability.execution-role-awslogs"
+        ]
+    );
+    for driver in ["fluentd", "gelf", "journald", "splunk", "syslog"] {
+        let input = log(driver, json!({"anything": "x"}));
+        let name = format!("com.amazonaws.ecs.capability.logging-driver.{driver}");
+        assert_eq!(attributes(&input), [name]);
+        let role = with(
+            input,
+            "/executionRoleArn",
+            json!("arn:aws:iam::123456789012:role/r"),
+        );
+        assert_eq!(attributes(&role).len(), 1, "{driver}");
+    }
+    assert_eq!(
+        attributes(&log("json-file", json!({}))),
+        ["com.amazonaws.ecs.capability.logging-driver.json-file"]
+    );
+    assert_eq!(attributes(&good()), [""; 0]);
+}
+
+#[test]
+fn what_is_honoured_of_their_options_is_judged() {
+    let size = json!({"awslogs-group": "x", "max-size": "1x"});
+    assert_eq!(
+        problems(&log("awslogs", size)),
+        [
+            "containerDefinitions[0].logConfiguration.options.max-size: \"1x\" is not a size: expected bytes, 64k, \
+          10m or 1g"
+        ]
+    );
+    let number = json!({"awslogs-group": 1});
+    assert_eq!(
+        problems(&log("awslogs", number)),
+        ["containerDefinitions[0].logConfiguration.options.awslogs-group: expected a string, got an integer"]
+    );
+}
+
+#[test]
+fn an_operator_may_refuse_them() {
+    let refuse = UnsupportedLogDriver::Refuse;
+    let both = with(
+        log("awslogs", json!({"max-size": "1x"})),
+        "/containerDefinitions/1/logConfiguration",
+        json!({"logDriver": "syslog"}),
+    );
+    let says = |driver| {
+        format!(
+            "{driver}: not supported yet, and the control plane's unsupported_log_driver is \"refuse\"; use json-file"
+        )
+    };
+    let found: Vec<String> = register_where(&both, refuse)
+        .unwrap_err()
+        .iter()
+        .map(ToString::to_string)
+        .collect();
+    assert_eq!(
+        found[1..],
+        [
+            format!("{DRIVER}: {}", says("awslogs")),
+            format!(
+                "containerDefinitions[1].logConfiguration.logDriver: {}",
+                says("syslog")
+            ),
+        ]
+    );
+    assert!(found[0].contains("max-size"), "all problems at once");
+    let json_file = log("json-file", json!({}));
+    assert_eq!(register_where(&json_file, refuse).unwrap(), accepted(&json_file));
+}
+
+#[test]
+fn tasks_say_where_their_output_is_instead() {
+    let input = log(
+        "awslogs",
+        json!({"awslogs-group": "x", "max-size": "1m", "max-file": "7"}),
+    );
+    let definition = Definition::from_echo(&accepted(&input).definition).unwrap();
+    let warnings = definition.warnings(&"0a".repeat(16));
+    let [warning] = &warnings[..] else {
+        panic!("{warnings:?}");
+    };
+    assert_eq!(
+        warning,
+        "container nginx: log driver awslogs is not supported yet: nothing is sent anywhere, and its output is kept \
+         on its node as with json-file; read it with `berth logs 0a0a0a0a0a0a --container nginx`"
+    );
+    let log = &definition.containers[0].log;
+    assert_eq!((log.max_size_bytes, log.max_files), (Some(1 << 20), Some(7)));
+    assert!(
+        definition
+            .refused_log_driver()
+            .unwrap()
+            .starts_with(&format!("{DRIVER}: awslogs: not supported yet"))
+    );
+
+    let plain = Definition::from_echo(&accepted(&good()).definition).unwrap();
+    assert_eq!(
+        (plain.warnings("0a").len(), plain.refused_log_driver()),
+        (0, None)
+    );
+}

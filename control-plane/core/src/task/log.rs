@@ -1,0 +1,76 @@
+//! Owns what a definition asks for its containers' output, and what is said where it gets something else.
+
+use std::collections::BTreeMap;
+
+use super::{Definition, EchoError, LOG, LogSpec};
+use crate::definition::log::{self, JSON_FILE};
+use crate::definition::sizes::parse_bytes;
+
+/// How a container's output is asked to be kept. Absent values are `None`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogOptions {
+    /// As ECS names it.
+    pub driver: String,
+    pub max_size_bytes: Option<u64>,
+    pub max_files: Option<u32>,
+}
+
+impl Default for LogOptions {
+    fn default() -> Self {
+        Self {
+            driver: JSON_FILE.into(),
+            max_size_bytes: None,
+            max_files: None,
+        }
+    }
+}
+
+impl LogOptions {
+    pub(super) fn read(driver: String, options: &BTreeMap<String, String>) -> Result<Self, EchoError> {
+        let option = |name: &str| options.get(name).cloned();
+        let bad = |field, value| move || EchoError::Value { field, value };
+        Ok(Self {
+            driver,
+            max_size_bytes: option("max-size")
+                .map(|value| parse_bytes(&value).ok_or_else(bad("max-size", value)))
+                .transpose()?,
+            max_files: option("max-file")
+                .map(|value| value.parse().map_err(|_| bad("max-file", value)()))
+                .transpose()?,
+        })
+    }
+
+    pub(super) fn resolve(&self) -> LogSpec {
+        LogSpec {
+            max_size_bytes: self.max_size_bytes.unwrap_or(LOG.max_size_bytes),
+            max_files: self.max_files.unwrap_or(LOG.max_files),
+        }
+    }
+}
+
+impl Definition {
+    /// What people should know of tasks of this definition: where one gets something else than it asks for. The first
+    /// twelve digits of `task_id` name the task in what they are told to do.
+    pub fn warnings(&self, task_id: &str) -> Vec<String> {
+        let task = task_id.get(..12).unwrap_or(task_id);
+        let elsewhere = self.containers.iter().filter(|c| log::is_absent(&c.log.driver));
+        elsewhere
+            .map(|container| {
+                let (name, driver) = (&container.name, &container.log.driver);
+                format!(
+                    "container {name}: log driver {driver} is not supported yet: nothing is sent anywhere, and its \
+                     output is kept on its node as with json-file; read it with `berth logs {task} --container {name}`"
+                )
+            })
+            .collect()
+    }
+
+    /// Why tasks of this definition are not started where log drivers that do not exist yet are refused. It may have
+    /// been registered before they were.
+    pub fn refused_log_driver(&self) -> Option<String> {
+        let mut containers = self.containers.iter().enumerate();
+        let (at, container) = containers.find(|(_, c)| log::is_absent(&c.log.driver))?;
+        let path = format!("containerDefinitions[{at}].logConfiguration.logDriver");
+        Some(format!("{path}: {}", log::refusal(&container.log.driver)))
+    }
+}
