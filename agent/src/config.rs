@@ -67,6 +67,8 @@ pub struct Config {
     pub reserved: Reserved,
     #[serde(default)]
     pub registries: Registries,
+    #[serde(default)]
+    pub volumes: Volumes,
     /// OCI and docker archives in this directory are imported at start: for sites without a registry.
     pub images_dir: Option<PathBuf>,
     /// The cgroup that holds the tasks' cgroups, from the root; by default `/<instance>.slice`.
@@ -96,6 +98,22 @@ pub struct Reserved {
     pub memory_mib: u32,
     pub tcp_ports: Vec<u16>,
     pub udp_ports: Vec<u16>,
+}
+
+/// What volumes of tasks may be.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Volumes {
+    /// Paths of the host that tasks may mount, and all below them.
+    pub host_paths: Vec<PathBuf>,
+}
+
+impl Default for Volumes {
+    fn default() -> Self {
+        Self {
+            host_paths: vec!["/".into()],
+        }
+    }
 }
 
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -192,6 +210,18 @@ impl Config {
         for (key, path) in [("state_dir", &self.state_dir), ("run_dir", &self.run_dir)] {
             if !path.is_absolute() {
                 return bad(key, &path.display(), "must be an absolute path");
+            }
+        }
+        for path in &self.volumes.host_paths {
+            let plain = path
+                .components()
+                .all(|part| !matches!(part, std::path::Component::ParentDir));
+            if !path.is_absolute() || !plain {
+                return bad(
+                    "volumes.host_paths",
+                    &path.display(),
+                    "must be an absolute path without ..",
+                );
             }
         }
         if let Some(parent) = &self.cgroup_parent
@@ -404,6 +434,8 @@ mod tests {
         assert!(refused(|c| c.state_dir = "state".into()).contains("state_dir"));
         assert!(refused(|c| c.cgroup_parent = Some("berth".into())).contains("cgroup_parent"));
         assert!(refused(|c| c.cgroup_parent = Some("/a.service".into())).contains("cgroup_parent"));
+        assert!(refused(|c| c.volumes.host_paths = vec!["srv".into()]).contains("volumes.host_paths"));
+        assert!(refused(|c| c.volumes.host_paths = vec!["/a/../b".into()]).contains("volumes.host_paths"));
         assert!(refused(|c| c.task_pids_max = 0).contains("task_pids_max"));
     }
 }

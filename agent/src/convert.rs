@@ -3,6 +3,7 @@
 
 mod linux;
 mod networking;
+mod volumes;
 
 use std::collections::BTreeSet;
 
@@ -42,6 +43,9 @@ pub const FEATURES: &[&str] = &[
     "networking.disabled",
     "terminal",
     "restart.policy",
+    "volumes.host",
+    "volumes.local",
+    "volumes.from",
     "restart.after-reboot",
 ];
 
@@ -184,6 +188,8 @@ pub fn task_spec(wire: wire::TaskSpec) -> Result<TaskSpec, Refusal> {
         );
     }
     let containers = containers(wire.containers)?;
+    let volumes = volumes::volumes(wire.volumes)?;
+    volumes::are_mounted(&volumes, &containers)?;
     Ok(TaskSpec {
         id,
         arn: wire.task_arn,
@@ -204,6 +210,7 @@ pub fn task_spec(wire: wire::TaskSpec) -> Result<TaskSpec, Refusal> {
         restart_after_reboot: wire.restart_after_reboot,
         stop_reason: wire.stop_reason,
         created_at: Millis(wire.created_at_ms),
+        volumes,
     })
 }
 
@@ -233,11 +240,12 @@ fn containers(wire: Vec<wire::ContainerSpec>) -> Result<Vec<ContainerSpec>, Refu
     if !containers.iter().any(|c| c.essential) {
         return refuse("containers", "none is essential");
     }
+    volumes::sources_exist(&containers)?;
     dependencies_end(&containers)?;
     Ok(containers)
 }
 
-/// Every dependency names another container, and none waits for itself by way of others.
+/// Every dependency names another container, and none waits for itself by way of others, or of their volumes.
 fn dependencies_end(containers: &[ContainerSpec]) -> Result<(), Refusal> {
     let names: BTreeSet<&str> = containers.iter().map(|c| c.name.as_str()).collect();
     let mut settled: BTreeSet<&str> = BTreeSet::new();
@@ -255,9 +263,9 @@ fn dependencies_end(containers: &[ContainerSpec]) -> Result<(), Refusal> {
     }
     while settled.len() < containers.len() {
         let free = |c: &&ContainerSpec| {
-            c.depends_on
-                .iter()
-                .all(|d| settled.contains(d.container.as_str()))
+            let on = c.depends_on.iter().map(|d| &d.container);
+            let from = c.volumes.from.iter().map(|f| &f.container);
+            on.chain(from).all(|name| settled.contains(name.as_str()))
         };
         let next: Vec<_> = containers
             .iter()
@@ -282,8 +290,7 @@ fn container(wire: wire::ContainerSpec) -> Result<ContainerSpec, Refusal> {
             field: "container_id".into(),
             problem: error.to_string(),
         })?;
-    let name_ok = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'_';
-    if !(1..=255).contains(&wire.name.len()) || !wire.name.bytes().all(name_ok) {
+    if !is_name(&wire.name) {
         return refuse(
             "name",
             format!("{:?} is not 1 to 255 of A-Z, a-z, 0-9, - and _", wire.name),
@@ -355,6 +362,7 @@ fn container(wire: wire::ContainerSpec) -> Result<ContainerSpec, Refusal> {
         pseudo_terminal: wire.pseudo_terminal,
         restart: wire.restart_policy.map(restart_policy).transpose()?,
         networking: networking::networking(wire.networking.unwrap_or_default())?,
+        volumes: volumes::of_container(wire.mount_points, wire.volumes_from)?,
     })
 }
 
@@ -376,6 +384,12 @@ fn restart_policy(wire: wire::RestartPolicy) -> Result<RestartPolicy, Refusal> {
         ignored_exit_codes: wire.ignored_exit_codes,
         attempt_period_ms: wire.attempt_period_ms,
     })
+}
+
+/// ECS's rule for names, which makes them safe in paths too.
+fn is_name(name: &str) -> bool {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'_';
+    (1..=255).contains(&name.len()) && name.bytes().all(plain)
 }
 
 fn environment(pair: wire::KeyValue) -> Result<(String, String), Refusal> {

@@ -1,4 +1,7 @@
-use berth_agent_core::desired::{LinuxOptions, Networking, Tmpfs};
+use berth_agent_core::{
+    desired::{LinuxOptions, Networking, Tmpfs},
+    volumes::{LocalMount, MountPoint, Scope, Volume, VolumeKind, VolumesFrom},
+};
 use proptest::prelude::*;
 use prost::Message as _;
 
@@ -55,6 +58,55 @@ fn restart(attempt_period_ms: u32, codes: &[i32]) -> wire::RestartPolicy {
     wire::RestartPolicy {
         ignored_exit_codes: codes.to_vec(),
         attempt_period_ms,
+    }
+}
+
+fn bind(path: &str) -> wire::local_volume::Mount {
+    wire::local_volume::Mount::Bind(wire::BindMount {
+        path: path.into(),
+        recursive: true,
+        read_only: true,
+    })
+}
+
+fn memory(option: &str) -> wire::local_volume::Mount {
+    wire::local_volume::Mount::Memory(wire::MemoryMount {
+        options: vec![option.into()],
+    })
+}
+
+fn local(name: &str, shared: bool, mount: Option<wire::local_volume::Mount>) -> wire::Volume {
+    let local = wire::LocalVolume {
+        shared,
+        autoprovision: shared,
+        mount,
+        labels: [("a".to_owned(), "b".to_owned())].into(),
+    };
+    wire::Volume {
+        name: name.into(),
+        kind: Some(wire::volume::Kind::Local(local)),
+    }
+}
+
+fn on_host(name: &str, path: &str) -> wire::Volume {
+    wire::Volume {
+        name: name.into(),
+        kind: Some(wire::volume::Kind::Host(wire::HostVolume { path: path.into() })),
+    }
+}
+
+fn mounted(volume: &str, path: &str) -> wire::MountPoint {
+    wire::MountPoint {
+        volume: volume.into(),
+        path: path.into(),
+        read_only: true,
+    }
+}
+
+fn taken(container: &str) -> wire::VolumesFrom {
+    wire::VolumesFrom {
+        container: container.into(),
+        read_only: true,
     }
 }
 
@@ -171,6 +223,52 @@ fn every_bound_is_checked_and_named() {
             t.containers[0].depends_on.push(depends("b"));
             t.containers[1].depends_on.push(depends("a"));
         }),
+        ("depends_on", |t| {
+            t.containers[0].depends_on.push(depends("b"));
+            t.containers[1].volumes_from.push(taken("a"));
+        }),
+        ("volumes[0].name", |t| t.volumes = vec![on_host("../x", "/x")]),
+        ("volumes[1].name", |t| {
+            t.volumes = vec![on_host("x", "/x"), on_host("x", "/y")]
+        }),
+        ("volumes[0].kind", |t| {
+            t.volumes = vec![wire::Volume {
+                name: "x".into(),
+                kind: None,
+            }]
+        }),
+        ("volumes", |t| {
+            t.volumes = vec![on_host("x", "/x"); ENTRIES_MAX + 1]
+        }),
+        ("volumes[0].host.path", |t| {
+            t.volumes = vec![on_host("x", "/x/../y")]
+        }),
+        ("volumes[0].host.path", |t| t.volumes = vec![on_host("x", "/x\0")]),
+        ("volumes[0].host.path", |t| {
+            t.volumes = vec![on_host("x", &format!("/{}", "x".repeat(4095)))]
+        }),
+        ("volumes[0].local.bind.path", |t| {
+            t.volumes = vec![local("x", true, Some(bind("x")))]
+        }),
+        ("volumes[0].local.memory", |t| {
+            t.volumes = vec![local("x", true, Some(memory("ro")))]
+        }),
+        ("volumes[0].local.memory", |t| {
+            t.volumes = vec![local("x", false, Some(memory("size=1,x")))]
+        }),
+        ("containers[1].mount_points.path", |t| {
+            t.containers[1].mount_points.push(mounted("x", "x"))
+        }),
+        ("containers[1].mount_points.path", |t| {
+            t.containers[1].mount_points.push(mounted("x", "//"))
+        }),
+        ("containers[1].mount_points.path", |t| {
+            t.containers[1].mount_points = vec![mounted("x", "/x"), mounted("x", "/x/")]
+        }),
+        ("mount_points.volume", |t| {
+            t.containers[1].mount_points.push(mounted("x", "/x"))
+        }),
+        ("volumes_from", |t| t.containers[1].volumes_from.push(taken("x"))),
     ];
     for (field, spoil) in table {
         let mut spec = good();
@@ -242,6 +340,65 @@ fn what_is_asked_of_the_network_is_taken_over_field_for_field() {
     };
     assert_eq!(containers[0].networking, expected);
     assert_eq!(containers[1].networking, Networking::default());
+}
+
+#[test]
+fn volumes_are_taken_over_field_for_field() {
+    let mut spec = good();
+    spec.volumes = vec![
+        on_host("host", "//srv/"),
+        local("empty", false, None),
+        local("memory", false, Some(memory("size=10m"))),
+        local("shared", true, Some(bind("/data/"))),
+    ];
+    spec.containers[0].mount_points = vec![mounted("host", "/srv//x")];
+    spec.containers[1].volumes_from = vec![taken("a")];
+    let task = task_spec(spec).unwrap();
+    let kind = |scope, mount| VolumeKind::Local {
+        scope,
+        mount,
+        labels: [("a".to_owned(), "b".to_owned())].into(),
+    };
+    let expected = [
+        ("host", VolumeKind::Host { path: "/srv".into() }),
+        ("empty", kind(Scope::Task, LocalMount::Directory)),
+        (
+            "memory",
+            kind(
+                Scope::Task,
+                LocalMount::Memory {
+                    options: vec!["size=10m".into()],
+                },
+            ),
+        ),
+        (
+            "shared",
+            kind(
+                Scope::Shared { autoprovision: true },
+                LocalMount::Bind {
+                    path: "/data".into(),
+                    recursive: true,
+                    read_only: true,
+                },
+            ),
+        ),
+    ];
+    let expected = expected.map(|(name, kind)| Volume {
+        name: name.into(),
+        kind,
+    });
+    assert_eq!(task.volumes, expected);
+    let point = MountPoint {
+        volume: "host".into(),
+        path: "/srv/x".into(),
+        read_only: true,
+    };
+    assert_eq!(task.containers[0].volumes.mount_points, [point]);
+    let from = VolumesFrom {
+        container: "a".into(),
+        read_only: true,
+    };
+    assert_eq!(task.containers[1].volumes.from, [from]);
 }
 
 #[test]

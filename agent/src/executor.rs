@@ -165,12 +165,12 @@ async fn perform(host: Arc<Host>, effect: Effect, cancel: CancellationToken) -> 
 
 fn describe(effect: &Effect) -> String {
     match effect {
-        Effect::PrepareHost(p) => format!("preparing cgroups and network of task {}", p.task),
+        Effect::PrepareHost(p) => format!("preparing cgroups, network and volumes of task {}", p.task),
         Effect::PullImage { image, .. } => format!("pulling {image}"),
         Effect::Start(s) => format!("starting container {} of task {}", s.spec.name, s.task),
         Effect::Signal { container, kind, .. } => format!("sending {kind:?} to container {container}"),
         Effect::Remove { container, .. } => format!("removing container {container}"),
-        Effect::ReleaseHost { task, .. } => format!("removing cgroups and network of task {task}"),
+        Effect::ReleaseHost { task, .. } => format!("removing cgroups, network and volumes of task {task}"),
         Effect::RemoveLogs { task } => format!("removing logs of task {task}"),
         Effect::Cancel(lane) => format!("cancelling {lane:?}"),
     }

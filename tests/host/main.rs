@@ -14,3 +14,4 @@ mod reboot;
 mod restart;
 mod service;
 mod survival;
+mod volumes;

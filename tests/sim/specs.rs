@@ -34,6 +34,7 @@ pub fn task(number: u64, random: &mut Random) -> TaskSpec {
         restart_after_reboot: random.percent(40),
         stop_reason: String::new(),
         created_at: Millis(0),
+        volumes: Vec::new(),
     }
 }
 
@@ -92,5 +93,6 @@ fn container(task: u64, i: u64, essential: bool, network: NetworkMode, random: &
             ignored_exit_codes: if random.percent(50) { vec![0] } else { vec![] },
             attempt_period_ms: 60_000,
         }),
+        volumes: Default::default(),
     }
 }

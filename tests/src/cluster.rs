@@ -455,7 +455,15 @@ impl Cluster {
     }
 
     pub fn listing(&self) -> Listing {
-        listing::host(&self.instance, &self.run_dir(), &self.containerd)
+        let mut all = listing::host(&self.instance, &self.run_dir(), &self.containerd);
+        let volumes = std::fs::read_dir(self.agent_state_dir().join("volumes/tasks"));
+        let names = volumes
+            .into_iter()
+            .flatten()
+            .flatten()
+            .map(|entry| entry.file_name());
+        all.extend(names.map(|name| format!("volumes {}", name.display())));
+        all
     }
 
     /// The listing, once it is as it was; otherwise fails with the difference.
@@ -582,7 +590,8 @@ fn clean_up(instance: &str, dir: &Path) {
         "for p in $(pgrep -f -- '[-]namespace {0} '); do kill -9 $p; done; \
          for d in {2}; do [ -d $d ] && find $d -name cgroup.procs | \
          xargs cat 2>/dev/null | xargs -r kill -9; done; sleep 0.2; \
-         for n in /run/{0}/netns/*; do umount -l $n; done; umount -l /run/{0}/netns; rm -rf /run/{0}; \
+         for n in /run/{0}/netns/*; do umount -l $n; done; umount -l /run/{0}/netns; \
+         rm -rf --one-file-system /run/{0}; \
          for d in {2}; do [ -d $d ] && find $d -depth -type d -exec rmdir {{}} +; done; \
          nft delete table inet {0}; \
          for m in $(cut -d' ' -f5 /proc/self/mountinfo | grep '^{1}/'); do umount -l $m; done; true",

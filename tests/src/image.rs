@@ -9,6 +9,11 @@ pub const BUSYBOX: &str = "127.0.0.1:1/busy:latest";
 
 /// Writes an archive of an image with busybox and all its applets.
 pub fn busybox(path: &Path) {
+    archive(path, BUSYBOX, &[]);
+}
+
+/// As [`busybox`], under another reference, and with volumes that it declares. `/srv/html` belongs to user 1000.
+pub fn archive(path: &Path, reference: &str, volumes: &[&str]) {
     let binary = std::fs::read("/bin/busybox").expect("/bin/busybox: install the package busybox-static");
     let applets = std::process::Command::new("/bin/busybox")
         .arg("--list")
@@ -47,6 +52,20 @@ pub fn busybox(path: &Path) {
         header.set_size(content.len() as u64);
         layer.append_data(&mut header, name, content.as_bytes()).unwrap();
     }
+    for (name, mode, content) in [
+        ("srv/html/", 0o750, ""),
+        ("srv/html/index", 0o640, "of the image\n"),
+    ] {
+        let mut header = tar::Header::new_gnu();
+        if name.ends_with('/') {
+            header.set_entry_type(tar::EntryType::Directory);
+        }
+        header.set_mode(mode);
+        header.set_uid(1000);
+        header.set_gid(1000);
+        header.set_size(content.len() as u64);
+        layer.append_data(&mut header, name, content.as_bytes()).unwrap();
+    }
     for dir in ["tmp/", "www/"] {
         let mut header = tar::Header::new_gnu();
         header.set_entry_type(tar::EntryType::Directory);
@@ -60,13 +79,17 @@ pub fn busybox(path: &Path) {
     } else {
         "amd64"
     };
+    let volumes: serde_json::Map<_, _> = volumes
+        .iter()
+        .map(|path| ((*path).to_owned(), serde_json::json!({})))
+        .collect();
     let config = serde_json::json!({
         "architecture": architecture, "os": "linux",
-        "config": { "Env": ["PATH=/bin", "FROM_IMAGE=yes"], "Cmd": ["sleep", "3600"] },
+        "config": { "Env": ["PATH=/bin", "FROM_IMAGE=yes"], "Cmd": ["sleep", "3600"], "Volumes": volumes },
         "rootfs": { "type": "layers", "diff_ids": [format!("sha256:{}", hex::encode(Sha256::digest(&layer)))] },
     });
     let manifest =
-        serde_json::json!([{ "Config": "config.json", "RepoTags": [BUSYBOX], "Layers": ["layer.tar"] }]);
+        serde_json::json!([{ "Config": "config.json", "RepoTags": [reference], "Layers": ["layer.tar"] }]);
     let mut archive = tar::Builder::new(std::fs::File::create(path).unwrap());
     let files = [
         ("config.json", config.to_string().into_bytes()),

@@ -19,12 +19,13 @@ impl Cluster {
              for i in $(seq 50); do kill_all && break; sleep 0.1; done; kill_all || exit 1; \
              for n in /run/{instance}/netns/*; do umount -l $n; done; umount -l /run/{instance}/netns; \
              rm -rf /run/{instance}; nft delete table inet {instance}; \
-             for m in $(cut -d' ' -f5 /proc/self/mountinfo | grep '^{state}/'); do umount -l $m; done; \
+             for m in $(cut -d' ' -f5 /proc/self/mountinfo | grep -e '^{state}/' -e '^{agent}/'); do umount -l $m; done; \
              rm -rf {state}; \
              for d in {cgroups}; do [ ! -d $d ] || find $d -depth -type d -exec rmdir {{}} +; done; exit 0",
             instance = self.instance,
             cgroups = self.cgroup_parents(),
             state = self.containerd.state_dir().display(),
+            agent = self.agent_state_dir().display(),
         );
         let done = Command::new("sh").args(["-c", &script]).output().unwrap();
         assert!(done.status.success(), "processes outlive the power: {done:?}");

@@ -1,7 +1,8 @@
-//! Owns what `dependsOn` means: when a container may start, when it never will, and in which order containers stop.
+//! Owns what `dependsOn` means: when a container may start, when it never will, and in which order containers stop. One that
+//! takes the volumes of another waits for its start too, which makes and fills them, but they stop at once.
 
 use crate::{
-    container::Container,
+    container::{Container, Image},
     desired::{Condition, ContainerSpec, TaskSpec},
     ids::ContainerId,
     task::Task,
@@ -31,6 +32,26 @@ pub fn verdict(task: &Task, spec: &ContainerSpec) -> Verdict {
             ));
         };
         match one(task.container(&other.id), other, dependency.condition) {
+            Verdict::Satisfied => {}
+            Verdict::Waiting(reason) => waiting = waiting.or(Some(reason)),
+            impossible => return impossible,
+        }
+    }
+    for from in &spec.volumes.from {
+        let Some(other) = task.spec.container_named(&from.container) else {
+            return Verdict::Impossible(format!(
+                "takes volumes of {:?}, which the task does not have",
+                from.container
+            ));
+        };
+        let source = task.container(&other.id);
+        match one(source, other, Condition::Start) {
+            Verdict::Satisfied if !matches!(source.image, Image::Ready(_)) => {
+                let name = &from.container;
+                return Verdict::Impossible(format!(
+                    "it is no longer known which volumes the image of {name} has"
+                ));
+            }
             Verdict::Satisfied => {}
             Verdict::Waiting(reason) => waiting = waiting.or(Some(reason)),
             impossible => return impossible,

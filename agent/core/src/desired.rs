@@ -5,7 +5,10 @@ use std::{collections::BTreeMap, net::IpAddr};
 
 use serde::{Deserialize, Serialize};
 
-use crate::ids::{ContainerId, TaskId};
+use crate::{
+    ids::{ContainerId, TaskId},
+    volumes::{ContainerVolumes, Volume},
+};
 
 /// A point in time: milliseconds since the Unix epoch, UTC. Arrives with events; the core has no clock.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -77,6 +80,9 @@ pub struct TaskSpec {
     /// Why `desired` is `Stopped`, for people.
     pub stop_reason: String,
     pub created_at: Millis,
+    /// Names unique. Absent in what an older agent stored.
+    #[serde(default)]
+    pub volumes: Vec<Volume>,
 }
 
 /// ECS allows ten containers in a task definition.
@@ -124,6 +130,8 @@ pub struct ContainerSpec {
     /// Its standard streams are a terminal: what it writes to stderr comes out as stdout.
     #[serde(default)]
     pub pseudo_terminal: bool,
+    #[serde(default)]
+    pub volumes: ContainerVolumes,
     /// None: it is not started again when it ends.
     #[serde(default)]
     pub restart: Option<RestartPolicy>,

@@ -10,12 +10,13 @@ use crate::{
     desired::{ContainerSpec, Limits, NetworkMode},
     ids::{Attempt, ContainerId, TaskId},
     image::ResolvedImage,
+    volumes::{Volume, VolumeMount},
 };
 
 /// Where a task runs its effects one after the other.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Lane {
-    /// Cgroups, network, directories.
+    /// Cgroups, network, directories, volumes.
     Host(TaskId),
     Pull(TaskId, ContainerId),
     Lifecycle(TaskId, ContainerId),
@@ -33,7 +34,7 @@ impl Lane {
 /// Something to do on the host.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Effect {
-    /// Make the task's cgroups, directories and network. Completes with `HostReady`.
+    /// Make the task's cgroups, directories, volumes and network. Completes with `HostReady`.
     PrepareHost(PrepareHost),
     /// Have the image on this host, unpacked. Completes with `ImageReady`.
     PullImage {
@@ -57,7 +58,7 @@ pub enum Effect {
         container: ContainerId,
         attempt: Attempt,
     },
-    /// Remove cgroups, directories and network of the task. Completes with `HostReleased`.
+    /// Remove cgroups, directories, volumes and network of the task. Completes with `HostReleased`.
     ReleaseHost { task: TaskId, network: NetworkMode },
     /// Give up what the lane is doing. Has no completion of its own: the lane's effect completes as cancelled.
     Cancel(Lane),
@@ -103,6 +104,8 @@ pub struct PrepareHost {
     pub containers: Vec<(ContainerId, String)>,
     /// Those that run already, with their own memory limit in bytes: of a task that was taken up.
     pub running: Vec<(ContainerId, u64)>,
+    #[serde(default)]
+    pub volumes: Vec<Volume>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -121,6 +124,9 @@ pub struct StartContainer {
     /// Names of the kernel parameters that containers of the task set, this one or others.
     #[serde(default)]
     pub task_sysctls: Vec<String>,
+    /// What of the task's volumes it sees, and where.
+    #[serde(default)]
+    pub mounts: Vec<VolumeMount>,
     /// For labels.
     pub task_arn: String,
     pub cluster: String,

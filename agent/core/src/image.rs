@@ -27,4 +27,7 @@ pub struct ImageConfig {
     pub user: String,
     /// As the image has it: `SIGQUIT`, `QUIT` or `3`. Empty: SIGTERM.
     pub stop_signal: String,
+    /// Paths of volumes it declares. Absent in what an older agent stored.
+    #[serde(default)]
+    pub volumes: Vec<String>,
 }

@@ -12,7 +12,7 @@ use crate::ids::{Attempt, ContainerId, TaskId, parse_runtime_id};
 /// Something the agent answers for.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Owned {
-    /// Cgroups, network namespace, link, route and run directory of a task.
+    /// Cgroups, network namespace, link, route, run directory and volumes of a task; not the node's shared volumes.
     Host(TaskId),
     /// Snapshot, container, shim and logger of one attempt.
     Attempt(TaskId, ContainerId, Attempt),
@@ -42,7 +42,7 @@ pub enum HostObject {
     Container(String),
     /// An active snapshot, by its key.
     Snapshot(String),
-    /// Anything named after a task: what it is ("netns", "link", "cgroup", "run directory"), and the task's id.
+    /// Anything named after a task: what it is ("netns", "link", "cgroup", "run directory", "volumes"), and the task's id.
     OfTask { kind: String, task: TaskId },
     /// A log directory.
     Logs(TaskId),

@@ -24,3 +24,4 @@ pub mod report;
 pub mod resources;
 pub mod restart;
 pub mod task;
+pub mod volumes;

@@ -96,7 +96,7 @@ fn tmpfs(wire: Vec<wire::Tmpfs>) -> Result<Vec<Tmpfs>, Refusal> {
 }
 
 /// By its form: one word, and for those that have one a value that cannot hold another option.
-fn is_tmpfs_option(option: &str) -> bool {
+pub(super) fn is_tmpfs_option(option: &str) -> bool {
     const WITH_VALUE: [&str; 6] = ["mode", "uid", "gid", "nr_inodes", "nr_blocks", "mpol"];
     let plain = |text: &str| {
         !text.is_empty()

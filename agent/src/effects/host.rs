@@ -29,6 +29,7 @@ use super::{
     images::{Images, ImagesConfig, Limits, Platform, RegistryCredential},
     network::{self, Network, NetworkConfig},
     runtime::{Runtime, RuntimeConfig, RuntimeError},
+    volumes::{Places, VolumeError, Volumes},
 };
 use crate::{
     audit::{ListError, directories},
@@ -51,6 +52,7 @@ pub struct Host {
     pub cgroups: Cgroups,
     pub sampler: Arc<Mutex<Sampler>>,
     pub loggers: LoggerRegistry,
+    volumes: Volumes,
     run_dir: PathBuf,
     log_dir: PathBuf,
 }
@@ -95,7 +97,13 @@ impl Host {
         .await?;
         let images = Images::new(channel.clone(), images_config(config)?)?;
         images.recover().await?;
-        let runtime = Runtime::new(channel, runtime_config(config, logger.clone(), cgroups.version()));
+        let volumes = Volumes::new(Places::new(
+            &config.state_dir,
+            &config.run_dir,
+            config.volumes.host_paths.clone(),
+        ));
+        let runtime_config = runtime_config(config, logger.clone(), cgroups.version(), volumes.clone());
+        let runtime = Runtime::new(channel, runtime_config);
         let (loggers, server) = LoggerRegistry::listen(RegistryConfig {
             socket: config.logger_socket(),
             logger,
@@ -110,6 +118,7 @@ impl Host {
             cgroups,
             sampler: Arc::new(Mutex::new(sampler)),
             loggers,
+            volumes,
             run_dir: config.run_dir.clone(),
             log_dir: config.log_dir(),
         };
@@ -265,7 +274,7 @@ impl Host {
         }
     }
 
-    /// Cgroups and directories beside the network: neither needs the other.
+    /// Cgroups, directories and volumes beside the network: none needs another.
     async fn prepare(&self, prepare: &PrepareHost) -> Result<String, Failure> {
         let network = async {
             match (prepare.network, prepare.address) {
@@ -323,7 +332,11 @@ impl Host {
             }
             Ok(())
         };
-        let (mac, ()) = tokio::try_join!(network, files)?;
+        let volumes = async {
+            let made = self.volumes.prepare(&prepare.task, &prepare.volumes).await;
+            made.map_err(|error| volume_failure(&error))
+        };
+        let (mac, (), ()) = tokio::try_join!(network, files, volumes)?;
         self.sampler().register(&prepare.task, &prepare.containers);
         Ok(mac)
     }
@@ -362,8 +375,12 @@ impl Host {
                 .await
                 .map_err(|error| failure(&error, true))
         };
-        let (network, cgroups) = tokio::join!(network, cgroups);
-        network.and(cgroups)?;
+        let volumes = async {
+            let removed = self.volumes.remove(task).await;
+            removed.map_err(|error| volume_failure(&error))
+        };
+        let (network, cgroups, volumes) = tokio::join!(network, cgroups, volumes);
+        network.and(cgroups).and(volumes)?;
         remove_directory(&self.run_dir.join("tasks").join(task.as_str()))
             .map_err(|error| failure(&error, true))
     }
@@ -403,6 +420,7 @@ impl Host {
         };
         let run = directories(&self.run_dir.join("tasks"), of_run, "run directory");
         objects.extend(run.map_err(|e| list_error("run directories", e))?);
+        objects.extend(self.volumes.list().map_err(|e| list_error("volumes", e))?);
         let kept = directories(&self.log_dir, HostObject::Logs, "log directory");
         objects.extend(kept.map_err(|e| list_error("log directories", e))?);
         Ok(objects)
@@ -435,6 +453,7 @@ impl Host {
     /// Removes what tasks share: for a private agent on its way out.
     pub async fn remove_traces(&self) -> anyhow::Result<()> {
         self.images.close().await;
+        self.volumes.remove_all().await?;
         self.network.stop().await?;
         self.cgroups.remove_parent()?;
         remove_directory(&self.run_dir).with_context(|| format!("remove {}", self.run_dir.display()))
@@ -485,7 +504,7 @@ fn images_config(config: &Config) -> anyhow::Result<ImagesConfig> {
     })
 }
 
-fn runtime_config(config: &Config, logger: PathBuf, cgroup_version: u8) -> RuntimeConfig {
+fn runtime_config(config: &Config, logger: PathBuf, cgroup_version: u8, volumes: Volumes) -> RuntimeConfig {
     RuntimeConfig {
         instance: config.instance.clone(),
         namespace: config.instance.clone(),
@@ -498,6 +517,7 @@ fn runtime_config(config: &Config, logger: PathBuf, cgroup_version: u8) -> Runti
         run_dir: config.run_dir.clone(),
         cgroup_parent: config.cgroup_parent(),
         cgroup_version,
+        volumes,
         start_concurrency: config
             .start_concurrency
             .unwrap_or(usize::try_from(sys::cpu_count()).unwrap_or(1) * STARTS_PER_CORE),
@@ -514,6 +534,10 @@ fn failure(error: &(dyn std::error::Error + 'static), retryable: bool) -> Failur
 
 fn network_failure(error: &network::NetworkError) -> Failure {
     failure(error, error.retry() == network::Retry::Backoff)
+}
+
+fn volume_failure(error: &VolumeError) -> Failure {
+    failure(error, error.retryable())
 }
 
 fn list_error(what: &'static str, source: impl std::error::Error + Send + Sync + 'static) -> ListError {

@@ -6,5 +6,6 @@ mod host;
 pub mod images;
 pub mod network;
 pub mod runtime;
+pub mod volumes;
 
 pub use host::Host;

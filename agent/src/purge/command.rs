@@ -7,7 +7,7 @@ use std::{
     process::ExitCode,
 };
 
-use super::{Through, purge};
+use super::{Purged, SharedVolumes, Through, purge};
 use crate::{place::Place, sys::Chain};
 
 const EXIT_USAGE: u8 = berth_service::EXIT_USAGE;
@@ -25,6 +25,9 @@ pub struct Purge {
     /// End tasks by their cgroups: for a host whose containerd is gone for good.
     #[arg(long)]
     without_containerd: bool,
+    /// Remove shared volumes too, which else stay: they are users' data.
+    #[arg(long)]
+    volumes: bool,
 }
 
 impl Purge {
@@ -52,15 +55,28 @@ impl Purge {
             Ok(runtime) => runtime,
             Err(error) => return fail(&error, berth_service::EXIT_FAILED),
         };
-        match runtime.block_on(purge(&place, through)) {
-            Ok(unseen) => {
-                let nothing = if unseen.is_empty() {
+        let shared = if self.volumes {
+            SharedVolumes::Remove
+        } else {
+            SharedVolumes::Keep
+        };
+        match runtime.block_on(purge(&place, through, shared)) {
+            Ok(Purged { unseen, kept }) => {
+                let nothing = if unseen.is_empty() && kept.is_empty() {
                     "nothing"
                 } else {
                     "nothing else"
                 };
                 for line in unseen {
                     println!("not looked at: {line}");
+                }
+                if !kept.is_empty() {
+                    let directory = place.state_dir.join("volumes/shared");
+                    println!(
+                        "kept: shared volumes {} in {}: `--volumes` removes them too",
+                        kept.join(", "),
+                        directory.display()
+                    );
                 }
                 println!("instance {}: {nothing} is left on this host", place.instance);
                 ExitCode::SUCCESS

@@ -25,6 +25,7 @@ use crate::{
     effects::{
         network::{HostObject, Network, NetworkConfig, NetworkError},
         runtime::{self, Runtime, RuntimeConfig},
+        volumes::{Places, Volumes},
     },
     place::Place,
     sys::Chain,
@@ -51,6 +52,22 @@ pub enum Through {
     Containerd,
     /// By their cgroups: for a host whose containerd is gone for good. What containerd keeps on the disk stays.
     Cgroups,
+}
+
+/// What becomes of volumes that outlive tasks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SharedVolumes {
+    Keep,
+    Remove,
+}
+
+/// A purge that left nothing else.
+#[derive(Debug)]
+pub struct Purged {
+    /// What was not looked at, and can hold nothing that matters.
+    pub unseen: Vec<String>,
+    /// Names of the shared volumes that stay.
+    pub kept: Vec<String>,
 }
 
 /// How a purge went, a line for each.
@@ -92,12 +109,12 @@ fn ran_in_this_boot(place: &Place) -> bool {
 }
 
 /// Ends every task of the instance and removes containers, images, namespaces, links, the nftables table, cgroups, the
-/// run directory and the state directory. Goes on past what cannot be removed or looked at; may be repeated. Returns what was
-/// not looked at, and can hold nothing that matters.
+/// run directory and the state directory, but for shared volumes, which are users' data, unless `shared` says so. Goes on past
+/// what cannot be removed or looked at; may be repeated.
 ///
 /// # Errors
 /// An agent runs, and nothing was changed. Else what is left, or may be.
-pub async fn purge(place: &Place, through: Through) -> anyhow::Result<Vec<String>> {
+pub async fn purge(place: &Place, through: Through, shared: SharedVolumes) -> anyhow::Result<Purged> {
     place.check_removable()?;
     refuse_beside_an_agent(place)?;
     let mut outcome = Outcome::default();
@@ -113,18 +130,54 @@ pub async fn purge(place: &Place, through: Through) -> anyhow::Result<Vec<String
     if let Some(cgroups) = cgroups::open(place, &mut outcome) {
         outcome.note("cgroups", cgroups::remove(&cgroups).await);
     }
+    // Before the directories they are in: what is mounted there must not be removed with them.
+    let mut kept = Vec::new();
+    match volumes(place).remove_all().await {
+        Ok(names) if shared == SharedVolumes::Keep => kept = names,
+        Ok(_) => {}
+        Err(error) => outcome.note("volumes", Err(error.into())),
+    }
     // They say what is the instance's: as long as something of it is left, a repetition needs them.
     if outcome.left.is_empty() {
-        for directory in [&place.run_dir, &place.state_dir] {
-            outcome.note("directory", remove_directory(directory));
-        }
+        outcome.note("directory", remove_directory(&place.run_dir));
+        let removed = if kept.is_empty() {
+            remove_directory(&place.state_dir)
+        } else {
+            remove_all_but(&place.state_dir, "volumes")
+        };
+        outcome.note("directory", removed);
     }
     anyhow::ensure!(
         outcome.left.is_empty(),
         "not everything could be removed or looked at:\n  {}",
         outcome.left.join("\n  ")
     );
-    Ok(outcome.unseen)
+    Ok(Purged {
+        unseen: outcome.unseen,
+        kept,
+    })
+}
+
+fn volumes(place: &Place) -> Volumes {
+    Volumes::new(Places::new(&place.state_dir, &place.run_dir, Vec::new()))
+}
+
+fn remove_all_but(directory: &Path, name: &str) -> anyhow::Result<()> {
+    let reading = || format!("read {}", directory.display());
+    for entry in std::fs::read_dir(directory).with_context(reading)? {
+        let entry = entry.with_context(reading)?;
+        if entry.file_name() == name {
+            continue;
+        }
+        let path = entry.path();
+        let removed = if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            std::fs::remove_dir_all(&path)
+        } else {
+            std::fs::remove_file(&path)
+        };
+        removed.with_context(|| format!("remove {}", path.display()))?;
+    }
+    Ok(())
 }
 
 /// A socket that is answered, not only there: a killed agent leaves its own.
@@ -257,6 +310,7 @@ pub(crate) fn runtime_config(place: &Place) -> RuntimeConfig {
         run_dir: place.run_dir.clone(),
         cgroup_parent: place.cgroup_parent(),
         cgroup_version: 2,
+        volumes: volumes(place),
         start_concurrency: 1,
     }
 }

@@ -13,7 +13,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use berth_agent::effects::runtime::{LoggerRegistry, Runtime, RuntimeConfig, RuntimeError, Started};
+use berth_agent::effects::{
+    runtime::{LoggerRegistry, Runtime, RuntimeConfig, RuntimeError, Started},
+    volumes::{Places, Volumes},
+};
 use berth_agent_core::{
     desired::{ContainerSpec, Limits, LogSpec, NetworkMode},
     effect::{SignalKind, StartContainer},
@@ -99,6 +102,7 @@ impl Host {
             run_dir: at("run"),
             cgroup_parent: name,
             cgroup_version: cgroups::version(),
+            volumes: Volumes::new(Places::new(&at("state"), &at("run"), Vec::new())),
             start_concurrency: 4,
         };
         let channel = containerd_client::connect(at("containerd.sock")).await.unwrap();
@@ -184,6 +188,7 @@ impl Host {
                 networking: Default::default(),
                 pseudo_terminal: false,
                 restart: None,
+                volumes: Default::default(),
             },
             image: ResolvedImage {
                 reference: image::REFERENCE.into(),
@@ -196,6 +201,7 @@ impl Host {
             task_limits: Limits::default(),
             task_privileged: false,
             task_sysctls: vec![],
+            mounts: vec![],
             task_arn: "arn:aws:ecs:local:0:task/c/t".into(),
             cluster: "c".into(),
             family: "f".into(),

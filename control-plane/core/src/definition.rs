@@ -9,6 +9,7 @@ mod dependencies;
 mod echo;
 mod fields;
 pub(crate) mod linux;
+pub(crate) mod local_volume;
 pub(crate) mod log;
 mod networking;
 mod overrides;
@@ -24,6 +25,7 @@ mod task_level;
 #[cfg(test)]
 mod tests;
 mod tmpfs;
+pub(crate) mod volumes;
 
 use std::collections::BTreeMap;
 
@@ -83,6 +85,7 @@ fn examine(input: &Value, bytes_max: usize, problems: &mut Problems) -> Register
     roles::check(&mut task, "", problems);
     container::check(&task, problems);
     dependencies::check(&task, problems);
+    volumes::check(&task, problems);
     ports::check(&task, problems);
     let tags = tags::check("tags", task.remove("tags").as_ref(), problems);
     let family = read::text(&task, "family").unwrap_or_default().to_string();

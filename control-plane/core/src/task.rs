@@ -8,6 +8,7 @@ mod requirements;
 mod resolve;
 #[cfg(test)]
 mod tests;
+mod volumes;
 
 use std::collections::BTreeMap;
 
@@ -18,6 +19,8 @@ pub use requirements::{Architecture, Requirements};
 pub use resolve::{
     LOG, ResolveError, ResolvedContainer, ResolvedTask, Run, START_TIMEOUT_S, STOP_TIMEOUT_S, resolve,
 };
+
+pub use volumes::{LocalMount, MountPoint, Volume, VolumeSource, VolumesFrom};
 
 use crate::expression::Expression;
 
@@ -147,6 +150,7 @@ pub struct Definition {
     /// EC2, FARGATE, EXTERNAL.
     pub requires_compatibilities: Vec<String>,
     pub compatibilities: Vec<String>,
+    pub volumes: Vec<Volume>,
     pub containers: Vec<ContainerDefinition>,
 }
 
@@ -176,5 +180,7 @@ pub struct ContainerDefinition {
     pub pseudo_terminal: bool,
     /// None: absent, or not enabled.
     pub restart: Option<RestartPolicy>,
+    pub mount_points: Vec<MountPoint>,
+    pub volumes_from: Vec<VolumesFrom>,
     pub log: LogOptions,
 }

@@ -64,6 +64,7 @@ fn container(n: u64, name: &str) -> ContainerSpec {
         networking: Default::default(),
         pseudo_terminal: false,
         restart: None,
+        volumes: Default::default(),
     }
 }
 
@@ -85,6 +86,7 @@ fn task(n: u64, cpu_units: u32, containers: Vec<ContainerSpec>) -> TaskSpec {
         restart_after_reboot: false,
         stop_reason: String::new(),
         created_at: Millis(0),
+        volumes: vec![],
     }
 }
 
@@ -434,6 +436,98 @@ fn a_failed_dependency_fails_its_essential_dependent() {
     );
     assert_eq!(reason, "dependency init exited with 3, SUCCESS was needed");
     assert_eq!(facts.containers[0].exit_code, Some(143));
+}
+
+#[test]
+fn who_takes_volumes_waits_for_their_start_and_sees_them_but_does_not_stop_first() {
+    let mut node = node();
+    let first = container(10, "first");
+    let mut taker = container(11, "taker");
+    let from = crate::volumes::VolumesFrom {
+        container: "first".into(),
+        read_only: true,
+    };
+    taker.volumes.from = vec![from];
+    let mut spec = task(1, 0, vec![taker.clone(), first.clone()]);
+    spec.network = NetworkMode::None;
+    let mut change = node.apply(Millis(0), snapshot(1, vec![spec.clone()]));
+    let mut started = Vec::new();
+    while !change.effects.is_empty() {
+        let mut next = Change::default();
+        for effect in std::mem::take(&mut change.effects) {
+            let completion = match &effect {
+                Effect::PrepareHost(_) => Completion::HostReady {
+                    mac_address: String::new(),
+                },
+                Effect::PullImage { .. } => match image() {
+                    Completion::ImageReady(mut image) => {
+                        image.config.volumes = vec!["/data".into()];
+                        Completion::ImageReady(image)
+                    }
+                    other => other,
+                },
+                Effect::Start(start) => {
+                    let mounts = start
+                        .mounts
+                        .iter()
+                        .map(|m| (m.path.clone(), m.read_only, m.populate));
+                    started.push((start.spec.name.clone(), mounts.collect::<Vec<_>>()));
+                    Completion::Started {
+                        attempt: start.attempt,
+                        pid: 1,
+                    }
+                }
+                other => panic!("{other:?}"),
+            };
+            next.effects
+                .extend(node.apply(Millis(0), done(effect.lane(), completion)).effects);
+        }
+        change = next;
+    }
+    let data = |read_only, filled| vec![("/data".to_owned(), read_only, filled)];
+    let expected = [
+        ("first".to_owned(), data(false, true)),
+        ("taker".to_owned(), data(true, false)),
+    ];
+    assert_eq!(started, expected);
+    let change = node.apply(Millis(1), stop(2, spec));
+    assert_eq!(change.effects.len(), 2, "{:?}", change.effects);
+}
+
+#[test]
+fn volumes_of_what_cannot_be_started_or_told_are_not_taken() {
+    for known in [true, false] {
+        let mut node = node();
+        let mut first = container(10, "first");
+        first.essential = false;
+        let mut taker = container(11, "taker");
+        let from = |name: &str| crate::volumes::VolumesFrom {
+            container: name.into(),
+            read_only: false,
+        };
+        taker.volumes.from = vec![from(if known { "first" } else { "nobody" })];
+        let spec = task(1, 0, vec![taker, first.clone()]);
+        let change = node.apply(Millis(0), snapshot(1, vec![spec.clone()]));
+        let pull = Lane::Pull(spec.id.clone(), first.id.clone());
+        let failure = Failure {
+            kind: "CannotPullContainerError".into(),
+            message: "no".into(),
+            retryable: false,
+        };
+        drop(change);
+        let change = node.apply(Millis(0), done(pull, Completion::Failed(failure)));
+        let stopped = change.reports.last().map(|r| r.task.facts.stop.clone());
+        let reason = match known {
+            true => stopped.flatten().unwrap().1,
+            false => node.task(&spec.id).unwrap().stop.clone().unwrap().1,
+        };
+        let expected = if known {
+            "dependency first did not run"
+        } else {
+            "takes volumes of \"nobody\", which the task does not have"
+        };
+        assert_eq!(reason, expected);
+    }
 }
 
 #[test]

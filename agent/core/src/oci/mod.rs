@@ -53,6 +53,8 @@ pub enum OciError {
     RelativeWorkingDirectory(String),
     #[error("mount destination {0:?} is not an absolute path without '..'")]
     RelativeMount(String),
+    #[error("a volume cannot be mounted over the root directory")]
+    MountOverRoot,
     #[error("host name {0:?} is empty or longer than {HOSTNAME_BYTES_MAX} bytes")]
     Hostname(String),
     #[error("ulimit {0:?} is not known")]
@@ -139,7 +141,7 @@ pub struct TaskFacts {
     pub cgroup_parent: String,
     pub hostname: String,
     pub network: Network,
-    /// The agent's own: `hosts`, `hostname`, `resolv.conf`.
+    /// The agent's own, `hosts`, `hostname`, `resolv.conf`, and the volumes.
     pub mounts: Vec<Mount>,
     /// What a privileged container finds in `/dev`: all that the host has there. Others get none of them.
     pub devices: Vec<Device>,
@@ -299,7 +301,7 @@ impl OciSpec {
         self
     }
 
-    /// After the default mounts and those of memory, in the order given.
+    /// After the default mounts; one at a shorter path comes before one at a longer.
     pub fn mount(mut self, mount: Mount) -> Self {
         self.mounts.push(mount);
         self

@@ -11,6 +11,19 @@ pub struct Mount {
     source: String,
     destination: String,
     readonly: bool,
+    kind: Kind,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    /// One of the agent's own files.
+    File,
+    Volume {
+        /// With what is mounted below its source.
+        recursive: bool,
+        /// What is unmounted below its source is unmounted in the container too.
+        follows: bool,
+    },
 }
 
 impl Mount {
@@ -20,7 +33,45 @@ impl Mount {
             source: source.into(),
             destination: destination.into(),
             readonly: false,
+            kind: Kind::File,
         }
+    }
+
+    /// A volume, whole and writable.
+    pub fn volume(source: impl Into<String>, destination: impl Into<String>) -> Self {
+        Self {
+            kind: Kind::Volume {
+                recursive: true,
+                follows: false,
+            },
+            ..Self::bind(source, destination)
+        }
+    }
+
+    /// Whether the container can write to it.
+    pub fn readonly(self, readonly: bool) -> Self {
+        Self { readonly, ..self }
+    }
+
+    /// Without what is mounted below the source of a volume.
+    pub fn alone(mut self) -> Self {
+        if let Kind::Volume { recursive, .. } = &mut self.kind {
+            *recursive = false;
+        }
+        self
+    }
+
+    /// What is unmounted below the source of a volume goes in the container too: for a source that has the agent's own
+    /// mounts in it, which must not be kept by a container that sees them (Docker does so for its own directory).
+    pub fn following(mut self) -> Self {
+        if let Kind::Volume { follows, .. } = &mut self.kind {
+            *follows = true;
+        }
+        self
+    }
+
+    pub(super) fn destination(&self) -> &str {
+        &self.destination
     }
 
     /// As [`bind`](Self::bind), and the container cannot write to it.
@@ -31,14 +82,31 @@ impl Mount {
         }
     }
 
-    fn json(&self) -> Result<Value, OciError> {
+    fn json(&self, kernel: (u32, u32)) -> Result<Value, OciError> {
         check_destination(&self.destination)?;
         let access = if self.readonly { "ro" } else { "rw" };
+        let mut options = match self.kind {
+            Kind::File => vec!["rbind", "rprivate", access],
+            Kind::Volume { recursive, follows } => {
+                // An image may declare a volume anywhere.
+                if depth(&self.destination) == 0 {
+                    return Err(OciError::MountOverRoot);
+                }
+                let bind = if recursive { "rbind" } else { "bind" };
+                let propagation = if follows { "rslave" } else { "rprivate" };
+                vec![bind, propagation, access]
+            }
+        };
+        let recursive = matches!(self.kind, Kind::Volume { recursive: true, .. });
+        if self.readonly && recursive && kernel >= MOUNT_SETATTR {
+            // Also what is mounted below (Docker 25).
+            options.push("rro");
+        }
         Ok(json!({
             "destination": self.destination,
             "type": "bind",
             "source": self.source,
-            "options": ["rbind", "rprivate", access],
+            "options": options,
         }))
     }
 }
@@ -67,6 +135,17 @@ fn tmpfs(tmpfs: &Tmpfs) -> Result<Value, OciError> {
     }))
 }
 
+/// The first kernel that makes a whole tree of mounts read-only.
+const MOUNT_SETATTR: (u32, u32) = (5, 12);
+
+/// How many names a path has: what is mounted at a shorter one comes first.
+fn depth(path: &str) -> usize {
+    path.split('/')
+        .filter(|part| !part.is_empty() && *part != ".")
+        .count()
+}
+
+const DEV: &str = "/dev";
 const SHM: &str = "/dev/shm";
 
 pub(super) const SYSFS: &str = "/sys";
@@ -148,10 +227,22 @@ pub(super) fn mounts(spec: &OciSpec) -> Result<Vec<Value>, OciError> {
         }
         Ok(json!({"destination": destination, "type": kind, "source": source, "options": options}))
     };
-    DEFAULTS
+    // What is mounted by the definition replaces a default, and all of /dev what is in it (Docker).
+    let is_over = |path: &str| {
+        let mut volumes = spec.mounts.iter().filter(|mount| mount.kind != Kind::File);
+        volumes.any(|mount| mount.destination == path)
+    };
+    let replaced = |path: &str| is_over(path) || path.starts_with("/dev/") && is_over(DEV);
+    let defaults = DEFAULTS.iter().filter(|(path, ..)| !replaced(path));
+    let tmpfs = spec.linux.tmpfs.iter().map(|t| (depth(&t.path), tmpfs(t)));
+    let kernel = spec.host.kernel;
+    let binds = spec
+        .mounts
         .iter()
-        .map(default)
-        .chain(spec.linux.tmpfs.iter().map(tmpfs))
-        .chain(spec.mounts.iter().map(Mount::json))
-        .collect()
+        .filter(|mount| mount.kind != Kind::File || !is_over(&mount.destination))
+        .map(|mount| (depth(mount.destination()), mount.json(kernel)));
+    let mut own: Vec<(usize, Result<Value, OciError>)> = tmpfs.chain(binds).collect();
+    own.sort_by_key(|(depth, _)| *depth);
+    let own = own.into_iter().map(|(_, mount)| mount);
+    defaults.map(default).chain(own).collect()
 }

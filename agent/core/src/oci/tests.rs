@@ -66,6 +66,7 @@ fn container() -> ContainerSpec {
         networking: Default::default(),
         pseudo_terminal: false,
         restart: None,
+        volumes: Default::default(),
     }
 }
 
@@ -296,6 +297,79 @@ fn own_mounts_follow_the_default_ones() {
 }
 
 #[test]
+fn volumes_are_mounted_from_the_root_down_and_over_what_they_replace() {
+    let destinations = |spec: &Value| -> Vec<String> {
+        let all = at(spec, "/mounts").as_array().unwrap();
+        all.iter()
+            .map(|mount| mount["destination"].as_str().unwrap().to_owned())
+            .collect()
+    };
+    let linux = LinuxOptions {
+        tmpfs: vec![crate::desired::Tmpfs {
+            path: "/a/b".into(),
+            size_bytes: 1,
+            options: vec![],
+        }],
+        ..LinuxOptions::default()
+    };
+    let spec = some()
+        .linux(&linux)
+        .mount(Mount::bind("/h", "/etc/hosts"))
+        .mount(Mount::bind("/n", "/etc/hostname"))
+        .mount(Mount::volume("/v", "/a/b/c"))
+        .mount(Mount::volume("/w", "/a"))
+        .mount(Mount::volume("/x", "/etc/hosts"))
+        .mount(Mount::volume("/y", "/dev/shm"))
+        .build()
+        .unwrap();
+    assert_eq!(
+        destinations(&spec)[6..],
+        ["/a", "/a/b", "/etc/hostname", "/etc/hosts", "/dev/shm", "/a/b/c"]
+    );
+    let dev = some().mount(Mount::volume("/dev", "/dev")).build().unwrap();
+    assert_eq!(
+        destinations(&dev),
+        ["/proc", "/sys", "/sys/fs/cgroup", "/dev"],
+        "{dev}"
+    );
+    let root = some().mount(Mount::volume("/v", "//.")).build();
+    assert_eq!(root, Err(OciError::MountOverRoot));
+}
+
+#[test]
+fn a_readonly_volume_is_so_as_a_whole_where_the_kernel_can() {
+    let options = |host: HostFacts, mount: Mount| {
+        let spec = OciSpec::new(strings(&["x"]), "/c", host)
+            .mount(mount)
+            .build()
+            .unwrap();
+        spec["mounts"].as_array().unwrap().last().unwrap()["options"].clone()
+    };
+    let host = |kernel| HostFacts { kernel, ..V1 };
+    let volume = || Mount::volume("/v", "/a").readonly(true);
+    assert_eq!(
+        options(host((5, 12)), volume()),
+        json!(["rbind", "rprivate", "ro", "rro"])
+    );
+    assert_eq!(
+        options(host((5, 11)), volume()),
+        json!(["rbind", "rprivate", "ro"])
+    );
+    assert_eq!(
+        options(host((6, 1)), volume().alone()),
+        json!(["bind", "rprivate", "ro"])
+    );
+    assert_eq!(
+        options(host((6, 1)), volume().readonly(false).following()),
+        json!(["rbind", "rslave", "rw"])
+    );
+    assert_eq!(
+        options(host((6, 1)), Mount::read_only("/f", "/etc/x").following().alone()),
+        json!(["rbind", "rprivate", "ro"])
+    );
+}
+
+#[test]
 fn devices_are_denied_but_for_the_usual() {
     let spec = some().build().unwrap();
     let rules = at(&spec, "/linux/resources/devices").as_array().unwrap();
@@ -325,6 +399,7 @@ fn a_request_becomes_a_specification() {
         task_limits: crate::desired::Limits::default(),
         task_privileged: false,
         task_sysctls: vec![],
+        mounts: vec![],
         task_arn: String::new(),
         cluster: String::new(),
         family: String::new(),

@@ -10,6 +10,7 @@ use crate::{
     ids::ContainerId,
     ledger::{LedgerWrite, Owned},
     report::StopCode,
+    volumes,
 };
 
 /// SIGKILL is repeated after this time, milliseconds: the process may have been uninterruptible.
@@ -120,6 +121,7 @@ impl Task {
                 .filter(|c| self.container(&c.id).life == Life::Running)
                 .map(|c| (c.id.clone(), c.memory_bytes))
                 .collect(),
+            volumes: self.spec.volumes.clone(),
         }));
     }
 
@@ -200,6 +202,14 @@ impl Task {
                 let sysctls = self.spec.containers.iter().map(|c| &c.linux.sysctls);
                 sysctls.flat_map(|sysctls| sysctls.keys().cloned()).collect()
             },
+            mounts: volumes::mounts(
+                &self.spec,
+                spec,
+                &|container| match &self.container(&container.id).image {
+                    Image::Ready(image) => &image.config.volumes,
+                    Image::Wanted | Image::Pulling { .. } | Image::Abandoned => &[],
+                },
+            ),
             task_arn: self.spec.arn.clone(),
             cluster: self.spec.cluster.clone(),
             family: self.spec.family.clone(),

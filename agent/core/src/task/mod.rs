@@ -69,7 +69,7 @@ pub enum Phase {
     Stopped,
 }
 
-/// What the task has of the host: cgroups, directories, network.
+/// What the task has of the host: cgroups, directories, volumes, network.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Host {
     Nothing,

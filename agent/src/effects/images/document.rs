@@ -12,6 +12,9 @@ use super::{
     error::Cause,
 };
 
+/// Volumes that one image may declare: each is a directory to be made and filled.
+const VOLUMES_MAX: usize = 100;
+
 pub(super) const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
 pub(super) const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 pub(super) const OCI_CONFIG: &str = "application/vnd.oci.image.config.v1+json";
@@ -232,6 +235,7 @@ struct RawRun {
     working_dir: Option<String>,
     user: Option<String>,
     stop_signal: Option<String>,
+    volumes: Option<BTreeMap<String, serde_json::Value>>,
 }
 
 #[derive(Deserialize)]
@@ -262,6 +266,16 @@ impl Configuration {
             });
         }
         let run = raw.config.unwrap_or_default();
+        let volumes: Vec<String> = run.volumes.unwrap_or_default().into_keys().collect();
+        if volumes.len() > VOLUMES_MAX {
+            return Err(Cause::Invalid {
+                what: "image configuration",
+                why: format!(
+                    "it declares {} volumes, at most {VOLUMES_MAX} are made",
+                    volumes.len()
+                ),
+            });
+        }
         let run = ImageConfig {
             env: run.env.unwrap_or_default(),
             entrypoint: run.entrypoint.unwrap_or_default(),
@@ -269,6 +283,7 @@ impl Configuration {
             working_dir: run.working_dir.unwrap_or_default(),
             user: run.user.unwrap_or_default(),
             stop_signal: run.stop_signal.unwrap_or_default(),
+            volumes,
         };
         Ok(Self { run, diff_ids })
     }

@@ -105,7 +105,7 @@ pub(super) fn is_namespace(path: &Path) -> bool {
 }
 
 /// The mount points at `dir` and below it, as the kernel lists them.
-pub(super) fn mounts_under(dir: &Path) -> Result<Vec<PathBuf>, NetworkError> {
+pub(crate) fn mounts_under(dir: &Path) -> Result<Vec<PathBuf>, NetworkError> {
     const PATH: &str = "/proc/thread-self/mountinfo";
     let table = read_bounded(Path::new(PATH), MOUNTINFO_BYTES_MAX)
         .map_err(NetworkError::directory("read", Path::new(PATH)))?;

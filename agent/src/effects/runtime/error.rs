@@ -8,7 +8,7 @@ use berth_agent_core::{
 };
 use tonic::{Code, Status};
 
-use crate::logs::UnsafeName;
+use crate::{effects::volumes::VolumeError, logs::UnsafeName};
 
 /// Bytes of a reason that are kept: ECS cuts at 1,024, and the kind comes before it.
 const MESSAGE_BYTES_MAX: usize = 900;
@@ -81,6 +81,8 @@ pub enum RuntimeError {
     File { path: PathBuf, source: io::Error },
     #[error("list the host's devices for a privileged container")]
     Devices { source: io::Error },
+    #[error(transparent)]
+    Volumes(#[from] VolumeError),
     #[error("{step} of {id}")]
     Call { step: Step, id: String, source: Answer },
     /// The OCI runtime's own words.
@@ -183,6 +185,7 @@ impl RuntimeError {
             | Self::Log { .. }
             | Self::File { .. }
             | Self::Devices { .. }
+            | Self::Volumes(_)
             | Self::NoNetwork { .. } => "CannotCreateContainerError",
             // Docker finds these when it starts a container.
             Self::User { .. }
@@ -213,6 +216,7 @@ impl RuntimeError {
             | Self::Cancelled { .. } => false,
             Self::Accounts { .. } | Self::File { .. } | Self::Devices { .. } | Self::Deadline { .. } => true,
             Self::NoLogger { .. } | Self::StillAlive { .. } => true,
+            Self::Volumes(error) => error.retryable(),
             Self::NoNetwork { .. } => false,
             Self::Refused { message, .. } => passing(message),
             // The image's layers are gone, or the request is wrong: the same request meets the same answer.

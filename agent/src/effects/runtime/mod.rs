@@ -19,6 +19,7 @@ mod probe;
 mod remove;
 mod signal;
 mod start;
+mod volumes;
 mod watch;
 
 use std::{
@@ -34,6 +35,7 @@ use tonic::{
     transport::Channel,
 };
 
+use super::volumes::Volumes;
 pub use connect::{ConnectError, VERSION_MIN, connect};
 pub use error::{Answer, RuntimeError, Step};
 pub use index::Identity;
@@ -69,6 +71,7 @@ pub struct RuntimeConfig {
     pub cgroup_parent: String,
     /// 1 or 2.
     pub cgroup_version: u8,
+    pub volumes: Volumes,
     /// Starts at a time; more than 2–4 × cores is no faster, and each waits longer. Zero is taken as one.
     pub start_concurrency: usize,
 }

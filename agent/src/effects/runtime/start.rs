@@ -158,6 +158,9 @@ impl Attempt<'_> {
     async fn once(&self) -> Result<Started, RuntimeError> {
         let began = Instant::now();
         let mounts = self.guarded(self.make_ready()).await?;
+        if self.request.mounts.iter().any(|mount| mount.populate) {
+            self.guarded(self.fill_volumes(&mounts)).await?;
+        }
         let ready = Instant::now();
         self.guarded(self.create_process(mounts)).await?;
         self.check_logger()?;
@@ -231,7 +234,7 @@ impl Attempt<'_> {
             cgroup_parent: self.runtime.config().cgroup_parent.clone(),
             hostname: self.runtime.hostname(self.request),
             network,
-            mounts: self.runtime.file_mounts(&self.id, self.request),
+            mounts: self.mounts(),
             devices: self.devices()?,
         };
         let unfit = |source: OciError| RuntimeError::Spec {
@@ -241,6 +244,16 @@ impl Attempt<'_> {
         OciSpec::for_container(self.request, user, facts, self.runtime.shared.host)
             .build()
             .map_err(unfit)
+    }
+
+    fn mounts(&self) -> Vec<oci::Mount> {
+        let mut mounts = self.runtime.file_mounts(&self.id, self.request);
+        mounts.extend(self.runtime.volume_mounts(self.request));
+        mounts
+    }
+
+    async fn fill_volumes(&self, snapshot: &[Mount]) -> Result<(), RuntimeError> {
+        self.runtime.fill_volumes(self.request, snapshot).await
     }
 
     fn devices(&self) -> Result<Vec<Device>, RuntimeError> {

@@ -1,4 +1,5 @@
-//! Owns the values of `dependsOn`: that they name containers, and that they have an order. Never starts anything.
+//! Owns the values of `dependsOn`, and those of `volumesFrom`, which waits for a start too: that they name containers, and
+//! that they have an order. Never starts anything.
 
 use std::collections::BTreeMap;
 
@@ -17,6 +18,7 @@ pub(super) fn check(task: &Object, problems: &mut Problems) {
         .filter_map(named)
         .collect();
     let mut graph: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    let mut by_volumes: Vec<(&str, &str)> = Vec::new();
     for (at, container) in objects(task, "containerDefinitions") {
         let name = text(container, "name").unwrap_or_default();
         for (dependency_at, dependency) in objects(container, "dependsOn") {
@@ -38,6 +40,17 @@ pub(super) fn check(task: &Object, problems: &mut Problems) {
                 problems.push(format!("{path}.containerName"), message);
             }
         }
+        let path = format!("{}.volumesFrom", container_path(at));
+        for (from_at, source) in sources(&path, name, container, problems) {
+            if containers.contains_key(source) {
+                graph.entry(name).or_default().push(source);
+                by_volumes.push((name, source));
+                continue;
+            }
+            let hint = hint(source, containers.keys().copied());
+            let message = format!("no container is named {}{hint}", shown(source));
+            problems.push(format!("{path}[{from_at}].sourceContainer"), message);
+        }
     }
     // More containers were refused already, and the walk below goes as deep as there are containers.
     if graph.len() > CONTAINERS_MAX {
@@ -48,9 +61,38 @@ pub(super) fn check(task: &Object, problems: &mut Problems) {
             .first()
             .and_then(|name| containers.get(name))
             .map_or(0, |(at, _)| *at);
-        let message = format!("the dependencies form a cycle: {}", cycle.join(" -> "));
-        problems.push(format!("{}.dependsOn", container_path(at)), message);
+        let names = cycle.join(" -> ");
+        let has = |pair: &[&str]| by_volumes.contains(&(pair[0], pair[1]));
+        if cycle.windows(2).any(has) {
+            let message = format!("it waits for its source to start, and that waits for it: {names}");
+            problems.push(format!("{}.volumesFrom", container_path(at)), message);
+        } else {
+            let message = format!("the dependencies form a cycle: {names}");
+            problems.push(format!("{}.dependsOn", container_path(at)), message);
+        }
     }
+}
+
+/// The other containers whose volumes this one takes, each once.
+fn sources<'a>(
+    path: &str,
+    name: &str,
+    container: &'a Object,
+    problems: &mut Problems,
+) -> Vec<(usize, &'a str)> {
+    let mut sources: Vec<(usize, &str)> = Vec::new();
+    for (at, from) in objects(container, "volumesFrom") {
+        let path = format!("{path}[{at}].sourceContainer");
+        match text(from, "sourceContainer") {
+            Some(source) if source == name => problems.push(path, "a container has its own volumes anyway"),
+            Some(source) if sources.iter().any(|(_, other)| *other == source) => {
+                problems.push(path, format!("{} is there twice", shown(source)));
+            }
+            Some(source) => sources.push((at, source)),
+            None => {}
+        }
+    }
+    sources
 }
 
 /// The end of an essential container is the end of its task: nobody could go on after it.

@@ -4,7 +4,7 @@
 use serde_json::{Value, json};
 
 use super::read::{Object, integer, objects, requires, text};
-use super::{linux, log, networking, sizes};
+use super::{linux, log, networking, sizes, volumes};
 
 /// Lists that every echoed container has.
 const CONTAINER_LISTS: &[&str] = &[
@@ -22,6 +22,13 @@ pub(super) fn fill(task: &mut Object) -> &Object {
     let fixed_ports = matches!(text(task, "networkMode"), Some("awsvpc" | "host"));
     for name in TASK_LISTS {
         task.entry(*name).or_insert_with(|| json!([]));
+    }
+    let volumes = task.get_mut("volumes").and_then(Value::as_array_mut);
+    for volume in volumes.into_iter().flatten() {
+        let docker = volume.get_mut("dockerVolumeConfiguration");
+        if let Some(docker) = docker.and_then(Value::as_object_mut) {
+            docker.entry("scope").or_insert_with(|| json!("task"));
+        }
     }
     let containers = task.get_mut("containerDefinitions").and_then(Value::as_array_mut);
     for container in containers.into_iter().flatten().filter_map(Value::as_object_mut) {
@@ -62,6 +69,7 @@ fn compatibilities(task: &Object) -> Vec<&'static str> {
     let fargate = awsvpc
         && !linux::is_beyond_fargate(task)
         && !networking::is_disabled_somewhere(task)
+        && !volumes::is_beyond_fargate(task)
         && size.is_some_and(|(cpu, memory)| sizes::check_fargate(cpu, memory).is_ok());
     let external = !awsvpc || requires(task, "EXTERNAL");
     [("EXTERNAL", external), ("EC2", true), ("FARGATE", fargate)]
@@ -72,7 +80,12 @@ fn compatibilities(task: &Object) -> Vec<&'static str> {
 
 fn requires_attributes(task: &Object) -> Vec<&'static str> {
     let any = |name: &str| objects(task, "containerDefinitions").any(|(_, c)| c.contains_key(name));
+    let docker_volume = |(_, v): (usize, &Object)| v.contains_key("dockerVolumeConfiguration");
     let others = [
+        (
+            "com.amazonaws.ecs.capability.docker-plugin.local",
+            objects(task, "volumes").any(docker_volume),
+        ),
         (
             "com.amazonaws.ecs.capability.task-iam-role",
             task.contains_key("taskRoleArn"),

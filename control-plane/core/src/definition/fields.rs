@@ -30,7 +30,7 @@ pub(super) const TASK_DEFINITION: &[Field] = &[
     yes("executionRoleArn", Text),
     yes("networkMode", one_of(&NETWORK_MODE)),
     must("containerDefinitions", list(&object(CONTAINER))),
-    later("volumes", list(&object(VOLUME))),
+    yes("volumes", list(&object(VOLUME))),
     yes("placementConstraints", list(&object(PLACEMENT_CONSTRAINT))),
     yes("requiresCompatibilities", list(&one_of(&COMPATIBILITY))),
     yes("cpu", Text),
@@ -146,10 +146,10 @@ const CONTAINER: &[Field] = &[
     yes("command", TEXTS),
     yes("environment", list(&object(ENVIRONMENT))),
     later("environmentFiles", list(&object(ENVIRONMENT_FILE))),
-    later("mountPoints", list(&object(MOUNT_POINT))),
-    later(
+    yes("mountPoints", list(&object(MOUNT_POINT))),
+    yes(
         "volumesFrom",
-        list(&object(&[yes("sourceContainer", Text), yes("readOnly", Flag)])),
+        list(&object(&[must("sourceContainer", Text), yes("readOnly", Flag)])),
     ),
     yes("linuxParameters", object(LINUX_PARAMETERS)),
     later_but(
@@ -217,8 +217,8 @@ const RESTART_POLICY: &[Field] = &[
 ];
 
 const MOUNT_POINT: &[Field] = &[
-    yes("sourceVolume", Text),
-    yes("containerPath", Text),
+    must("sourceVolume", Text),
+    must("containerPath", Text),
     yes("readOnly", Flag),
 ];
 
@@ -334,7 +334,7 @@ const FIRELENS: &[Field] = &[
 ];
 
 const VOLUME: &[Field] = &[
-    yes("name", Text),
+    must("name", Text),
     yes("host", object(&[yes("sourcePath", Text)])),
     yes("dockerVolumeConfiguration", object(DOCKER_VOLUME)),
     later_but(
@@ -352,7 +352,11 @@ const VOLUME: &[Field] = &[
         object(FSX_VOLUME),
         "its shares are for Windows containers, and nodes run LINUX; use another volume",
     ),
-    yes("configuredAtLaunch", Flag),
+    later_but(
+        "configuredAtLaunch",
+        Flag,
+        "RunTask takes no volumeConfigurations; use host or dockerVolumeConfiguration",
+    ),
 ];
 
 const DOCKER_VOLUME: &[Field] = &[

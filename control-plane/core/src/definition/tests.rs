@@ -8,6 +8,7 @@ mod networking;
 mod overrides;
 mod refused;
 mod table;
+mod volumes;
 
 use serde_json::{Value, json};
 

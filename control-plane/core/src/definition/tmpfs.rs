@@ -96,7 +96,7 @@ fn check_place(place: &str) -> Result<(), String> {
     }
 }
 
-fn check_option(option: &str) -> Result<(), String> {
+pub(super) fn check_option(option: &str) -> Result<(), String> {
     let digits = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
     let (name, value) = option
         .split_once('=')

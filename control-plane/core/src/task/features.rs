@@ -1,7 +1,9 @@
 //! Owns the names of what a node must be able to do. A node says which it honours; a task is refused by a node,
 //! by name, and never placed on one, that lacks one it needs.
 
-use super::{Condition, ContainerDefinition, Definition, LinuxOptions, NetworkMode, Networking};
+use super::{
+    Condition, ContainerDefinition, Definition, LinuxOptions, NetworkMode, Networking, VolumeSource,
+};
 
 const NET_AWSVPC: &str = "net.awsvpc";
 const NET_HOST: &str = "net.host";
@@ -26,6 +28,9 @@ const DNS: &str = "networking.dns";
 const NETWORKING_DISABLED: &str = "networking.disabled";
 const TERMINAL: &str = "terminal";
 const RESTART_POLICY: &str = "restart.policy";
+const VOLUMES_HOST: &str = "volumes.host";
+const VOLUMES_LOCAL: &str = "volumes.local";
+const VOLUMES_FROM: &str = "volumes.from";
 /// A property of one run, not of its definition: its tag asks for it.
 pub const RESTART_AFTER_REBOOT: &str = "restart.after-reboot";
 
@@ -54,6 +59,9 @@ pub const FEATURES: &[&str] = &[
     NETWORKING_DISABLED,
     TERMINAL,
     RESTART_POLICY,
+    VOLUMES_HOST,
+    VOLUMES_LOCAL,
+    VOLUMES_FROM,
     RESTART_AFTER_REBOOT,
 ];
 
@@ -74,6 +82,7 @@ fn needs(definition: &Definition, feature: &str) -> bool {
     let any = |asks: fn(&LinuxOptions) -> bool| definition.containers.iter().any(|c| asks(&c.linux));
     let networking =
         |asks: fn(&Networking) -> bool| definition.containers.iter().any(|c| asks(&c.networking));
+    let volumes = |is: fn(&VolumeSource) -> bool| definition.volumes.iter().any(|v| is(&v.source));
     match feature {
         NET_AWSVPC => definition.network_mode == NetworkMode::Awsvpc,
         NET_HOST => definition.network_mode == NetworkMode::Host,
@@ -99,6 +108,9 @@ fn needs(definition: &Definition, feature: &str) -> bool {
         EXTRA_HOSTS => networking(|n| !n.extra_hosts.is_empty()),
         DNS => networking(|n| !n.dns_servers.is_empty() || !n.dns_search_domains.is_empty()),
         NETWORKING_DISABLED => networking(|n| n.disabled),
+        VOLUMES_HOST => volumes(|source| matches!(source, VolumeSource::Host { .. })),
+        VOLUMES_LOCAL => volumes(|source| matches!(source, VolumeSource::Local { .. })),
+        VOLUMES_FROM => definition.containers.iter().any(|c| !c.volumes_from.is_empty()),
         TERMINAL => definition.containers.iter().any(|c| c.pseudo_terminal),
         RESTART_POLICY => definition.containers.iter().any(|c| c.restart.is_some()),
         _ => false,

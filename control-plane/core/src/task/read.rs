@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::{
     Architecture, Condition, ContainerDefinition, Definition, Dependency, LinuxOptions, LogOptions, MIB,
-    NetworkMode, Networking, PortMapping, Protocol, RestartPolicy, Tmpfs, Ulimit,
+    NetworkMode, Networking, PortMapping, Protocol, RestartPolicy, Tmpfs, Ulimit, volumes,
 };
 use crate::definition::linux::no_new_privileges;
 use crate::expression::{Expression, ExpressionError};
@@ -66,6 +66,11 @@ impl Definition {
             constraints: constraints.collect::<Result<_, _>>()?,
             requires_compatibilities: echo.requires_compatibilities,
             compatibilities: echo.compatibilities,
+            volumes: echo
+                .volumes
+                .into_iter()
+                .map(volumes::volume)
+                .collect::<Result<_, _>>()?,
             containers: echo
                 .container_definitions
                 .into_iter()
@@ -140,6 +145,8 @@ fn container(echo: EchoContainer) -> Result<ContainerDefinition, EchoError> {
         },
         pseudo_terminal: echo.pseudo_terminal,
         restart: echo.restart_policy.and_then(restart),
+        mount_points: echo.mount_points.into_iter().map(volumes::mount_point).collect(),
+        volumes_from: echo.volumes_from.into_iter().map(volumes::volumes_from).collect(),
         networking: Networking {
             hostname: echo.hostname,
             extra_hosts: echo
@@ -224,6 +231,8 @@ struct Echo {
     requires_compatibilities: Vec<String>,
     #[serde(default)]
     compatibilities: Vec<String>,
+    #[serde(default)]
+    volumes: Vec<volumes::EchoVolume>,
     container_definitions: Vec<EchoContainer>,
 }
 
@@ -289,6 +298,10 @@ struct EchoContainer {
     disable_networking: bool,
     #[serde(default)]
     pseudo_terminal: bool,
+    #[serde(default)]
+    mount_points: Vec<volumes::EchoMountPoint>,
+    #[serde(default)]
+    volumes_from: Vec<volumes::EchoVolumesFrom>,
     restart_policy: Option<EchoRestart>,
 }
 

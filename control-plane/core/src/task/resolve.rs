@@ -4,8 +4,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
-    ContainerDefinition, Definition, Dependency, LinuxOptions, LogSpec, MIB, NetworkMode, Networking,
-    PortMapping, RestartPolicy, Ulimit,
+    ContainerDefinition, Definition, Dependency, LinuxOptions, LogSpec, MIB, MountPoint, NetworkMode,
+    Networking, PortMapping, RestartPolicy, Ulimit, Volume, VolumesFrom,
 };
 use crate::arn::is_id;
 
@@ -61,6 +61,7 @@ pub struct ResolvedTask {
     /// What admission charges: the same figures as in `Requirements`.
     pub charged_cpu_units: u32,
     pub charged_memory_bytes: u64,
+    pub volumes: Vec<Volume>,
     pub containers: Vec<ResolvedContainer>,
     pub required_features: Vec<&'static str>,
     pub restart_after_reboot: bool,
@@ -99,6 +100,8 @@ pub struct ResolvedContainer {
     pub networking: Networking,
     pub pseudo_terminal: bool,
     pub restart: Option<RestartPolicy>,
+    pub mount_points: Vec<MountPoint>,
+    pub volumes_from: Vec<VolumesFrom>,
     pub log: LogSpec,
 }
 
@@ -124,6 +127,7 @@ pub fn resolve(definition: &Definition, run: &Run<'_>) -> Result<ResolvedTask, R
         limit_memory_bytes: bytes(definition.memory_mib),
         charged_cpu_units: requirements.cpu_units,
         charged_memory_bytes: requirements.memory_bytes,
+        volumes: definition.volumes.clone(),
         containers: containers
             .map(|(container, id)| resolve_container(container, id))
             .collect(),
@@ -176,6 +180,8 @@ fn resolve_container(container: &ContainerDefinition, id: &str) -> ResolvedConta
         networking: container.networking,
         pseudo_terminal: container.pseudo_terminal,
         restart: container.restart,
+        mount_points: container.mount_points,
+        volumes_from: container.volumes_from,
         log: container.log.resolve(),
     }
 }

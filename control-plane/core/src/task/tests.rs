@@ -36,6 +36,8 @@ fn full() -> Definition {
         "hostname": "web.local", "extraHosts": [{"hostname": "db", "ipAddress": "10.0.0.1"}],
         "dnsServers": ["10.0.0.2"], "dnsSearchDomains": ["a.b"],
         "systemControls": [{"namespace": "kernel.msgmax", "value": "9000"}],
+        "mountPoints": [{"sourceVolume": "logs", "containerPath": "/logs//x/", "readOnly": true}],
+        "volumesFrom": [{"sourceContainer": "setup", "readOnly": true}],
         "linuxParameters": {
             "capabilities": {"add": ["SYS_PTRACE"], "drop": ["ALL"]},
             "sharedMemorySize": 8,
@@ -44,6 +46,15 @@ fn full() -> Definition {
     });
     let nginx = input["containerDefinitions"][1].as_object_mut().unwrap();
     nginx.extend(rest.as_object().unwrap().clone());
+    input["volumes"] = json!([
+        {"name": "logs", "host": {"sourcePath": "/var//log/"}},
+        {"name": "empty"},
+        {"name": "memory", "dockerVolumeConfiguration": {"driverOpts": {"type": "tmpfs", "device": "x", "o": "ro,size=1m"}}},
+        {"name": "bound", "dockerVolumeConfiguration": {
+            "scope": "shared", "autoprovision": true, "labels": {"a": "b"},
+            "driverOpts": {"type": "none", "device": "/srv/", "o": "ro,rbind"},
+        }},
+    ]);
     definition(input)
 }
 
@@ -100,9 +111,45 @@ fn a_task_is_resolved_field_for_field() {
             "networking.dns",
             "terminal",
             "restart.policy",
+            "volumes.host",
+            "volumes.local",
+            "volumes.from",
             "restart.after-reboot"
         ]
     );
+    let local = |shared, mount, labels: &[(&str, &str)]| VolumeSource::Local {
+        shared,
+        autoprovision: shared,
+        mount,
+        labels: labels
+            .iter()
+            .map(|(k, v)| (k.to_string(), v.to_string()))
+            .collect(),
+    };
+    let bind = LocalMount::Bind {
+        path: "/srv".into(),
+        recursive: true,
+        read_only: true,
+    };
+    let memory = LocalMount::Memory {
+        options: vec!["ro".into(), "size=1m".into()],
+    };
+    let expected = [
+        (
+            "logs",
+            VolumeSource::Host {
+                path: "/var/log".into(),
+            },
+        ),
+        ("empty", local(false, LocalMount::Directory, &[])),
+        ("memory", local(false, memory, &[])),
+        ("bound", local(true, bind, &[("a", "b")])),
+    ];
+    let expected = expected.map(|(name, source)| Volume {
+        name: name.into(),
+        source,
+    });
+    assert_eq!(task.volumes, expected);
     assert!(task.restart_after_reboot);
     assert_eq!(
         task.containers[1],
@@ -154,6 +201,15 @@ fn a_task_is_resolved_field_for_field() {
                 ignored_exit_codes: vec![3],
                 attempt_period_s: 60,
             }),
+            mount_points: vec![MountPoint {
+                volume: "logs".into(),
+                path: "/logs/x".into(),
+                read_only: true,
+            }],
+            volumes_from: vec![VolumesFrom {
+                container: "setup".into(),
+                read_only: true,
+            }],
             networking: Networking {
                 hostname: "web.local".into(),
                 extra_hosts: vec![("db".into(), "10.0.0.1".into())],
@@ -259,6 +315,12 @@ fn what_was_not_registered_is_not_guessed() {
         (
             json!({"family": "a", "networkMode": "host", "cpu": "1 vCPU", "containerDefinitions": []}),
             "cpu of the stored task definition is \"1 vCPU\"",
+        ),
+        (
+            json!({"family": "a", "networkMode": "host", "containerDefinitions": [], "volumes": [
+                {"name": "v", "dockerVolumeConfiguration": {"driverOpts": {"type": "later", "device": "x"}}},
+            ]}),
+            "driverOpts of the stored task definition is \"type=later\"",
         ),
     ] {
         assert_eq!(Definition::from_echo(&echo).unwrap_err().to_string(), says);

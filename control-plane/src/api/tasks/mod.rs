@@ -10,3 +10,4 @@ pub(super) mod run;
 mod shape;
 mod spec;
 pub(super) mod stop;
+mod volumes;

@@ -6,6 +6,8 @@ use berth_control_plane_core::task::{
 };
 use berth_proto::node::v1 as wire;
 
+use super::volumes;
+
 /// The desired spec of a task that is to run.
 pub(super) fn message(task: ResolvedTask) -> wire::TaskSpec {
     let limits = wire::Limits {
@@ -28,6 +30,7 @@ pub(super) fn message(task: ResolvedTask) -> wire::TaskSpec {
         restart_after_reboot: task.restart_after_reboot,
         stop_reason: String::new(),
         created_at_ms: task.created_at_ms,
+        volumes: task.volumes.into_iter().map(volumes::volume).collect(),
     }
 }
 
@@ -57,6 +60,16 @@ fn container(container: ResolvedContainer) -> wire::ContainerSpec {
         linux: Some(linux(container.linux)),
         networking: Some(networking(container.networking)),
         pseudo_terminal: container.pseudo_terminal,
+        mount_points: container
+            .mount_points
+            .into_iter()
+            .map(volumes::mount_point)
+            .collect(),
+        volumes_from: container
+            .volumes_from
+            .into_iter()
+            .map(volumes::volumes_from)
+            .collect(),
         restart_policy: container.restart.map(restart_policy),
     }
 }

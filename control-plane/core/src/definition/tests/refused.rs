@@ -53,10 +53,6 @@ fn unknown_and_unsupported_fields_are_told_apart() {
         "pidMode: not supported yet",
     );
     only(
-        &with(good(), "/volumes", json!([{"name": "data"}])),
-        "volumes: not supported yet",
-    );
-    only(
         &with(good(), "/netwrokMode", json!("host")),
         "netwrokMode: unknown field (did you mean networkMode?)",
     );
@@ -671,7 +667,6 @@ fn all_problems_are_reported_at_once() {
     let input = json!({
         "family": "a b",
         "networkMode": "bridge",
-        "volumes": [{"name": "v"}],
         "tags": [{"key": "aws:x", "value": "1"}],
         "containerDefinitions": [
             {"name": "a", "image": "x", "memory": "64", "cpus": 1},
@@ -684,7 +679,6 @@ fn all_problems_are_reported_at_once() {
             "networkMode: bridge: not supported yet; use awsvpc or host",
             "containerDefinitions[0].cpus: unknown field (did you mean cpu?)",
             "containerDefinitions[0].memory: expected an integer, got a string",
-            "volumes: not supported yet",
             "family: \"a b\" is not a name: 1 to 255 of A-Z a-z 0-9 - _",
             "containerDefinitions[1].memory: 3 is below the minimum of 6 MiB",
             "containerDefinitions[1].dependsOn[0].containerName: no container is named \"c\"",

@@ -20,6 +20,15 @@ const REQUIRED_BESIDES: &[(&str, &str)] = &[
         "placementConstraints : [{type!:",
     ),
     ("tags : [{key:", "tags : [{key!:"),
+    ("volumes : [{name:", "volumes : [{name!:"),
+    (
+        "mountPoints:[{sourceVolume:str, containerPath:",
+        "mountPoints:[{sourceVolume!:str, containerPath!:",
+    ),
+    (
+        "volumesFrom:[{sourceContainer:",
+        "volumesFrom:[{sourceContainer!:",
+    ),
 ];
 
 fn render(shape: &Shape) -> String {
