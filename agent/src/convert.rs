@@ -1,6 +1,7 @@
 //! Owns the border between the wire and the core: the only module that sees both. Checks every bound of what it is
 //! sent; refuses by name what this agent does not know. Never repairs.
 
+mod health;
 mod linux;
 mod networking;
 mod volumes;
@@ -27,6 +28,7 @@ pub const FEATURES: &[&str] = &[
     "depends.start",
     "depends.complete",
     "depends.success",
+    "depends.healthy",
     "limits.task",
     "limits.container",
     "ulimits",
@@ -46,6 +48,7 @@ pub const FEATURES: &[&str] = &[
     "volumes.host",
     "volumes.local",
     "volumes.from",
+    "health-check",
     "restart.after-reboot",
 ];
 
@@ -242,6 +245,7 @@ fn containers(wire: Vec<wire::ContainerSpec>) -> Result<Vec<ContainerSpec>, Refu
     }
     volumes::sources_exist(&containers)?;
     dependencies_end(&containers)?;
+    health::dependencies(&containers)?;
     Ok(containers)
 }
 
@@ -361,6 +365,7 @@ fn container(wire: wire::ContainerSpec) -> Result<ContainerSpec, Refusal> {
         linux: linux::options(wire.linux.unwrap_or_default())?,
         pseudo_terminal: wire.pseudo_terminal,
         restart: wire.restart_policy.map(restart_policy).transpose()?,
+        health_check: wire.health_check.map(health::check).transpose()?,
         networking: networking::networking(wire.networking.unwrap_or_default())?,
         volumes: volumes::of_container(wire.mount_points, wire.volumes_from)?,
     })
@@ -407,7 +412,13 @@ fn dependency(wire: wire::Dependency) -> Result<Dependency, Refusal> {
         Ok(wire::DependencyCondition::Start) => Condition::Start,
         Ok(wire::DependencyCondition::Complete) => Condition::Complete,
         Ok(wire::DependencyCondition::Success) => Condition::Success,
-        _ => return refuse("depends_on.condition", "is not START, COMPLETE or SUCCESS"),
+        Ok(wire::DependencyCondition::Healthy) => Condition::Healthy,
+        _ => {
+            return refuse(
+                "depends_on.condition",
+                "is not START, COMPLETE, SUCCESS or HEALTHY",
+            );
+        }
     };
     Ok(Dependency {
         container: wire.container_name,
@@ -470,6 +481,13 @@ pub fn state_change(report: &Report) -> wire::StateChange {
         finished_at_ms: ms(c.finished),
         pid: c.pid.unwrap_or_default(),
         restart_count: c.restart_count,
+        health: health::status(c.health.as_ref()).into(),
+        health_since_ms: ms(c.health.as_ref().and_then(|health| health.since)),
+        health_probe: c
+            .health
+            .as_ref()
+            .and_then(|health| health.probe.as_ref())
+            .map(health::probe),
     };
     let task = wire::TaskState {
         task_id: report.task.id.to_string(),

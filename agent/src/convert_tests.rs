@@ -117,6 +117,77 @@ fn depends(on: &str) -> wire::Dependency {
     }
 }
 
+fn healthy(on: &str) -> wire::Dependency {
+    wire::Dependency {
+        condition: wire::DependencyCondition::Healthy.into(),
+        ..depends(on)
+    }
+}
+
+/// The first container's health check, a good one.
+fn checked(task: &mut wire::TaskSpec) -> &mut wire::HealthCheck {
+    task.containers[0].health_check.insert(wire::HealthCheck {
+        command: vec!["look".into(), "x".into()],
+        interval_ms: 5_000,
+        timeout_ms: 2_000,
+        retries: 1,
+        start_period_ms: 0,
+    })
+}
+
+#[test]
+fn a_health_check_is_taken_over_and_health_is_told() {
+    let mut wire = good();
+    *checked(&mut wire) = wire::HealthCheck {
+        interval_ms: 300_000,
+        timeout_ms: 60_000,
+        retries: 10,
+        start_period_ms: 300_000,
+        ..checked(&mut wire).clone()
+    };
+    wire.containers[1].depends_on = vec![healthy("a")];
+    wire.required_features = vec!["health-check".into(), "depends.healthy".into()];
+    let spec = task_spec(wire).unwrap();
+    let check = spec.containers[0].health_check.as_ref().unwrap();
+    assert_eq!(
+        (&check.command[..], check.interval_ms, check.timeout_ms),
+        (&["look".to_owned(), "x".to_owned()][..], 300_000, 60_000)
+    );
+    assert_eq!((check.retries, check.start_period_ms), (10, 300_000));
+    assert_eq!(spec.containers[1].depends_on[0].condition, Condition::Healthy);
+    assert_eq!(spec.containers[1].health_check, None);
+
+    use berth_agent_core::health::{HealthState, HealthStatus, Outcome};
+    let mut state = berth_agent_core::task::Task::new(spec, 1, Millis(1)).state();
+    let told = |state: &berth_agent_core::report::TaskState| {
+        let report = Report {
+            sequence: 1,
+            task: state.clone(),
+        };
+        state_change(&report).task.unwrap().containers
+    };
+    let before = told(&state);
+    assert_eq!(before[0].health(), wire::HealthStatus::Unknown);
+    assert_eq!(before[1].health(), wire::HealthStatus::Unspecified);
+    for (status, wire) in [
+        (HealthStatus::Healthy, wire::HealthStatus::Healthy),
+        (HealthStatus::Unhealthy, wire::HealthStatus::Unhealthy),
+    ] {
+        state.facts.containers[0].health = Some(HealthState {
+            status,
+            since: Some(Millis(7)),
+            probe: Some(Outcome {
+                exit_code: Some(3),
+                output: "no".into(),
+            }),
+        });
+        let after = told(&state).remove(0);
+        assert_eq!((after.health(), after.health_since_ms), (wire, 7));
+        let probe = after.health_probe.unwrap();
+        assert_eq!((probe.exit_code, probe.output.as_str()), (Some(3), "no"));
+    }
+}
+
 #[test]
 fn every_bound_is_checked_and_named() {
     type Spoil = fn(&mut wire::TaskSpec);
@@ -171,6 +242,38 @@ fn every_bound_is_checked_and_named() {
         }),
         ("containers[0].restart_policy.ignored_exit_codes", |t| {
             t.containers[0].restart_policy = Some(restart(60_000, &[1; 51]));
+        }),
+        ("containers[0].health_check.interval_ms", |t| {
+            checked(t).interval_ms = 4_999
+        }),
+        ("containers[0].health_check.interval_ms", |t| {
+            checked(t).interval_ms = 300_001
+        }),
+        ("containers[0].health_check.timeout_ms", |t| {
+            checked(t).timeout_ms = 1_999
+        }),
+        ("containers[0].health_check.timeout_ms", |t| {
+            checked(t).timeout_ms = 60_001
+        }),
+        ("containers[0].health_check.retries", |t| checked(t).retries = 0),
+        ("containers[0].health_check.retries", |t| checked(t).retries = 11),
+        ("containers[0].health_check.start_period_ms", |t| {
+            checked(t).start_period_ms = 300_001
+        }),
+        ("containers[0].health_check.command", |t| {
+            checked(t).command.clear()
+        }),
+        ("containers[0].health_check.command", |t| {
+            checked(t).command[0].clear()
+        }),
+        ("containers[0].health_check.command", |t| {
+            checked(t).command[1].push('\0')
+        }),
+        ("containers[0].health_check.command", |t| {
+            checked(t).command = vec!["x".into(); ENTRIES_MAX + 1];
+        }),
+        ("depends_on", |t| {
+            t.containers[1].depends_on = vec![healthy("a")];
         }),
         ("containers[0].linux.capabilities_add", |t| {
             linux(t).capabilities_add.push("CAP_CHOWN".into());

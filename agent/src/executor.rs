@@ -28,6 +28,9 @@ use crate::{
 /// What a cancelled effect may still take to undo what it began.
 const CANCEL_GRACE: Duration = Duration::from_secs(20);
 
+/// What a probe may take beyond its own timeout: until its process is made, and until that is gone.
+const PROBE_SLACK_S: u64 = 60;
+
 /// How long an effect may take. Pulls are bounded by their own, finer deadlines; this one is the last resort.
 fn deadline(effect: &Effect) -> Duration {
     let seconds = match effect {
@@ -36,6 +39,7 @@ fn deadline(effect: &Effect) -> Duration {
         Effect::PrepareHost(_) | Effect::ReleaseHost { .. } | Effect::RemoveLogs { .. } => 60,
         Effect::Signal { .. } => 15,
         Effect::Remove { .. } => 60,
+        Effect::Probe(probe) => u64::from(probe.timeout_ms / 1000) + PROBE_SLACK_S,
         Effect::Cancel(_) => 0,
     };
     Duration::from_secs(seconds)
@@ -83,7 +87,11 @@ impl Executor {
         let Some(inputs) = self.inputs.upgrade() else {
             return;
         };
-        let cancel = CancellationToken::new();
+        // Nobody waits for the outcome of a probe once the agent ends.
+        let cancel = match &effect {
+            Effect::Probe(_) => self.ending.child_token(),
+            _ => CancellationToken::new(),
+        };
         let what = describe(&effect);
         let phase = METRICS.phase(&effect);
         let given_up = given_up(self.ending.clone(), &effect);
@@ -169,6 +177,7 @@ fn describe(effect: &Effect) -> String {
         Effect::PullImage { image, .. } => format!("pulling {image}"),
         Effect::Start(s) => format!("starting container {} of task {}", s.spec.name, s.task),
         Effect::Signal { container, kind, .. } => format!("sending {kind:?} to container {container}"),
+        Effect::Probe(probe) => format!("checking the health of container {}", probe.container),
         Effect::Remove { container, .. } => format!("removing container {container}"),
         Effect::ReleaseHost { task, .. } => format!("removing cgroups, network and volumes of task {task}"),
         Effect::RemoveLogs { task } => format!("removing logs of task {task}"),

@@ -125,6 +125,7 @@ impl Metrics {
             Effect::Start(_) => Some(&self.start_container),
             Effect::Signal { .. }
             | Effect::Remove { .. }
+            | Effect::Probe(_)
             | Effect::ReleaseHost { .. }
             | Effect::RemoveLogs { .. }
             | Effect::Cancel(_) => None,

@@ -4,6 +4,7 @@
 //! a shared machine mean little. `target/bench/report.json` is a list of rows
 //! `{name, unit, berth, peer, peer_name, ratio, runs}`; `target/bench/raw.json` has every single run.
 
+mod health;
 mod host;
 mod measure;
 mod node;
@@ -15,6 +16,17 @@ use std::path::PathBuf;
 use clap::Parser;
 
 use crate::{host::Host, measure::Plan, node::Node, report::Report};
+
+/// Some of the rows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Part {
+    /// Single starts.
+    Starts,
+    /// Bursts.
+    Bursts,
+    /// From a health check's success to the dependent's start.
+    Health,
+}
 
 /// Measures berth-agent against `ctr run -d` on the same containerd, image, runtime, snapshotter and limits.
 #[derive(Debug, Parser)]
@@ -34,6 +46,12 @@ struct Arguments {
     /// Tasks of a burst.
     #[arg(long, default_value_t = 50)]
     burst_size: usize,
+    /// Health checks that a dependent waits for.
+    #[arg(long, default_value_t = 200)]
+    health_runs: usize,
+    /// Measure only these.
+    #[arg(long, value_enum)]
+    only: Option<Part>,
     /// Seconds to wait before memory is read.
     #[arg(long, default_value_t = 60)]
     settle_s: u64,
@@ -60,6 +78,8 @@ async fn main() -> anyhow::Result<()> {
         rounds: arguments.rounds,
         bursts: arguments.bursts,
         burst_size: arguments.burst_size,
+        health_runs: arguments.health_runs,
+        only: arguments.only,
         settle: std::time::Duration::from_secs(arguments.settle_s),
     };
     let mut node = Node::start(

@@ -5,13 +5,16 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use berth_proto::node::v1::NetworkMode;
 
-use crate::{host::Host, node::Node, report::Report, specs};
+use crate::{Part, health, host::Host, node::Node, report::Report, specs};
 
 #[derive(Debug)]
 pub struct Plan {
     pub rounds: usize,
     pub bursts: usize,
     pub burst_size: usize,
+    pub health_runs: usize,
+    /// All, where it is not said.
+    pub only: Option<Part>,
     pub settle: Duration,
 }
 
@@ -22,6 +25,12 @@ pub async fn all(
     report: &mut Report,
     trace: bool,
 ) -> anyhow::Result<()> {
+    match plan.only {
+        None => {}
+        Some(Part::Starts) => return singles(plan, host, node, report).await,
+        Some(Part::Bursts) => return bursts(plan, host, node, report).await,
+        Some(Part::Health) => return health::measure(plan.health_runs, host, node, report).await,
+    }
     let pid = node.pid().context("the agent has ended")?;
     if !trace {
         tokio::time::sleep(plan.settle).await;
@@ -44,6 +53,7 @@ pub async fn all(
     report.add("agent_cpu_50_idle", "% of a core", vec![percent], Vec::new(), "");
     let took = node.remove(&tasks).await?;
     report.add("stop50_awsvpc", "ms", vec![ms(took)], Vec::new(), "");
+    health::measure(plan.health_runs, host, node, report).await?;
     Ok(())
 }
 

@@ -14,9 +14,33 @@ pub fn task(network: wire::NetworkMode) -> wire::TaskSpec {
     } else {
         "net.host"
     };
-    let container = wire::ContainerSpec {
+    spec(network, vec![feature.into()], vec![container("main")])
+}
+
+/// A task of a container with a health check and one that waits for it to be healthy; their ids.
+pub fn pair() -> (wire::TaskSpec, String, String) {
+    let (mut main, mut side) = (container("main"), container("side"));
+    main.health_check = Some(wire::HealthCheck {
+        command: ["/bin/busybox", "true"].map(Into::into).to_vec(),
+        interval_ms: 5_000,
+        timeout_ms: 2_000,
+        retries: 3,
+        start_period_ms: 0,
+    });
+    side.depends_on = vec![wire::Dependency {
+        container_name: "main".into(),
+        condition: wire::DependencyCondition::Healthy.into(),
+    }];
+    let ids = (main.container_id.clone(), side.container_id.clone());
+    let features = ["net.awsvpc", "health-check", "depends.healthy"].map(Into::into);
+    let task = spec(wire::NetworkMode::Awsvpc, features.into(), vec![main, side]);
+    (task, ids.0, ids.1)
+}
+
+fn container(name: &str) -> wire::ContainerSpec {
+    wire::ContainerSpec {
         container_id: id(),
-        name: "main".into(),
+        name: name.into(),
         image: IMAGE.into(),
         command: ARGS.map(Into::into).to_vec(),
         essential: true,
@@ -28,7 +52,14 @@ pub fn task(network: wire::NetworkMode) -> wire::TaskSpec {
             max_files: 3,
         }),
         ..Default::default()
-    };
+    }
+}
+
+fn spec(
+    network: wire::NetworkMode,
+    required_features: Vec<String>,
+    containers: Vec<wire::ContainerSpec>,
+) -> wire::TaskSpec {
     wire::TaskSpec {
         task_id: id(),
         cluster: "default".into(),
@@ -40,8 +71,8 @@ pub fn task(network: wire::NetworkMode) -> wire::TaskSpec {
             cpu_units: CPU_UNITS,
             memory_bytes: MEMORY_BYTES,
         }),
-        containers: vec![container],
-        required_features: vec![feature.into()],
+        containers,
+        required_features,
         ..Default::default()
     }
 }

@@ -204,6 +204,59 @@ pub struct TaskContainer {
     pub memory_reservation: Option<String>,
     /// For networkBindings in host mode: (container port, host port, protocol).
     pub ports: Vec<(u16, u16, String)>,
+    /// Absent in what an earlier version stored, as is what has to do with health.
+    #[serde(default)]
+    pub essential: bool,
+    /// None: it has no health check.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub health: Option<ContainerHealth>,
+}
+
+/// What a node says of a container's health.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ContainerHealth {
+    /// HEALTHY, UNHEALTHY or UNKNOWN.
+    pub status: String,
+    pub since: Option<Millis>,
+    /// Of the probe that said so; none where it was killed or could not be executed.
+    pub exit_code: Option<i32>,
+    pub output: Option<String>,
+}
+
+impl ContainerHealth {
+    /// Before its node says anything.
+    pub fn unknown() -> Self {
+        Self {
+            status: "UNKNOWN".into(),
+            since: None,
+            exit_code: None,
+            output: None,
+        }
+    }
+}
+
+impl Task {
+    /// ECS's word for the health of a task: that of its essential containers that have a health check.
+    pub fn health(&self) -> &'static str {
+        let essential = self.containers.iter().filter(|one| one.essential);
+        let mut statuses = essential
+            .filter_map(|one| one.health.as_ref())
+            .map(|health| health.status.as_str())
+            .peekable();
+        if statuses.peek().is_none() {
+            return "UNKNOWN";
+        }
+        let (mut unhealthy, mut healthy) = (false, true);
+        for status in statuses {
+            unhealthy |= status == "UNHEALTHY";
+            healthy &= status == "HEALTHY";
+        }
+        match (unhealthy, healthy) {
+            (true, _) => "UNHEALTHY",
+            (false, true) => "HEALTHY",
+            (false, false) => "UNKNOWN",
+        }
+    }
 }
 
 /// The answer to a call that carried a client token.
@@ -324,4 +377,40 @@ pub struct Confirmation {
     pub node: String,
     pub confirmed_by: String,
     pub confirmed_at: Millis,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn health(of: &[(bool, Option<&str>)]) -> &'static str {
+        let mut task = crate::link::test_task("a", "b");
+        let one = task.containers.remove(0);
+        let container = |(essential, status): &(bool, Option<&str>)| TaskContainer {
+            essential: *essential,
+            health: status.map(|status| ContainerHealth {
+                status: status.into(),
+                ..ContainerHealth::unknown()
+            }),
+            ..one.clone()
+        };
+        task.containers = of.iter().map(container).collect();
+        task.health()
+    }
+
+    #[test]
+    fn a_task_is_as_healthy_as_its_essential_containers_that_are_checked() {
+        let (healthy, unhealthy, unknown) = (Some("HEALTHY"), Some("UNHEALTHY"), Some("UNKNOWN"));
+        assert_eq!(health(&[(true, None)]), "UNKNOWN");
+        assert_eq!(
+            health(&[(true, healthy), (true, None), (false, unhealthy)]),
+            "HEALTHY"
+        );
+        assert_eq!(health(&[(true, healthy), (true, unknown)]), "UNKNOWN");
+        assert_eq!(
+            health(&[(true, healthy), (true, unknown), (true, unhealthy)]),
+            "UNHEALTHY"
+        );
+        assert_eq!(health(&[(false, healthy)]), "UNKNOWN");
+    }
 }

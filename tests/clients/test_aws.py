@@ -252,14 +252,14 @@ class Commands:
     def test_bad_definition(self):
         """every problem of a definition is named by its path, at once; nothing is registered"""
         body = definition(f"worse{self.VERSION}", cpu="many")
-        body["containerDefinitions"][0] |= {"links": ["other"], "memory": 3, "healthCheck": {"command": ["CMD", "x"]}}
+        body["containerDefinitions"][0] |= {"links": ["other"], "memory": 3, "healthCheck": {"command": ["CMD", "x"], "interval": 3}}
         with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
             json.dump(body, file)
             file.flush()
             done = self.run_aws("ecs", "register-task-definition", "--cli-input-json", f"file://{file.name}")
         self.assertEqual(done.returncode, self.REFUSED)
         for path in ["cpu", "containerDefinitions[0].links", "containerDefinitions[0].memory",
-                     "containerDefinitions[0].healthCheck"]:
+                     "containerDefinitions[0].healthCheck.interval"]:
             self.assertIn(f"{path}: ", done.stderr)
         families = self.ecs("list-task-definition-families", "--family-prefix", "worse")["families"]
         self.assertNotIn(body["family"], families)

@@ -5,6 +5,7 @@
 mod bad_input;
 mod fields;
 mod halt;
+mod health;
 mod identity;
 mod lifecycle;
 mod limits;

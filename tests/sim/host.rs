@@ -10,6 +10,7 @@ use berth_agent_core::{
     desired::{Condition, Millis, NetworkMode, TaskSpec},
     effect::{Effect, SignalKind, StartContainer},
     event::{Completion, Exit, Failure, Observed, ObservedState},
+    health::Outcome,
     ids::{Attempt, ContainerId, TaskId, runtime_id},
     image::{ImageConfig, ResolvedImage},
     ledger::HostObject,
@@ -17,7 +18,7 @@ use berth_agent_core::{
 
 use crate::random::Random;
 
-type Key = (ContainerId, Attempt);
+pub type Key = (ContainerId, Attempt);
 
 #[derive(Clone, Debug, PartialEq)]
 pub enum Process {
@@ -43,6 +44,10 @@ pub struct Host {
     /// Containers that ever ran, with the exit code once they have one.
     ran: BTreeMap<ContainerId, Option<i32>>,
     starts: BTreeMap<Key, u32>,
+    /// Attempts of which a probe said once that they are healthy.
+    pub healthy: BTreeSet<Key>,
+    /// Attempts that were sent a signal.
+    pub signalled: BTreeSet<Key>,
     /// When an address was last let go, and by whom.
     address_freed: BTreeMap<Ipv4Addr, (Millis, TaskId)>,
     pids: u32,
@@ -52,6 +57,8 @@ pub struct Host {
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Luck {
     Good,
+    /// As good, and what is looked at is healthy.
+    Healed,
     /// Fails before it did anything.
     FailsBefore,
     /// Does it, and then fails to say so.
@@ -142,6 +149,20 @@ impl Host {
                 }
                 Completion::Signalled
             }
+            Effect::Probe(probe) => {
+                let key = (probe.container.clone(), probe.attempt);
+                let runs = self
+                    .containers
+                    .get(&key)
+                    .is_some_and(|c| c.process == Process::Running);
+                if !runs {
+                    return (failed(true), exits);
+                }
+                Completion::Probed {
+                    attempt: probe.attempt,
+                    outcome: outcome(luck, random),
+                }
+            }
             Effect::Remove {
                 container, attempt, ..
             } => {
@@ -219,6 +240,7 @@ impl Host {
                 Condition::Start => ran.is_some(),
                 Condition::Complete => matches!(ran, Some(Some(_))),
                 Condition::Success => matches!(ran, Some(Some(0))),
+                Condition::Healthy => self.healthy.iter().any(|(id, _)| *id == other.id),
             };
             assert!(
                 satisfied,
@@ -357,11 +379,25 @@ impl Host {
             }
         }
         self.ran.clear();
+        self.healthy.clear();
         for (task, address) in std::mem::take(&mut self.prepared) {
             if let Some(address) = address {
                 self.address_freed.insert(address, (now, task));
             }
         }
+    }
+}
+
+/// Healthy, unhealthy, or hung.
+fn outcome(luck: Luck, random: &mut Random) -> Outcome {
+    let exit_code = match random.up_to(9) {
+        0..=1 if luck != Luck::Healed => Some(1),
+        2 if luck != Luck::Healed => None,
+        _ => Some(0),
+    };
+    Outcome {
+        exit_code,
+        output: "looked".into(),
     }
 }
 

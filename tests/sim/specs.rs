@@ -1,8 +1,8 @@
 //! Owns made-up task specs.
 
 use berth_agent_core::desired::{
-    Condition, ContainerSpec, Dependency, DesiredStatus, Limits, LogSpec, Millis, NetworkMode, PortMapping,
-    Protocol, RestartPolicy, TaskSpec,
+    Condition, ContainerSpec, Dependency, DesiredStatus, HealthCheck, Limits, LogSpec, Millis, NetworkMode,
+    PortMapping, Protocol, RestartPolicy, TaskSpec,
 };
 
 use crate::random::Random;
@@ -38,6 +38,11 @@ pub fn task(number: u64, random: &mut Random) -> TaskSpec {
     }
 }
 
+/// Whether a container has a health check; those that depend on it ask before it is made.
+fn is_checked(task: u64, container: u64) -> bool {
+    !(task + container).is_multiple_of(2)
+}
+
 fn container(task: u64, i: u64, essential: bool, network: NetworkMode, random: &mut Random) -> ContainerSpec {
     let depends_on = (0..i)
         .filter(|_| random.percent(40))
@@ -46,9 +51,11 @@ fn container(task: u64, i: u64, essential: bool, network: NetworkMode, random: &
     let depends_on = depends_on
         .into_iter()
         .map(|container| {
-            let condition = *random
-                .pick(&[Condition::Start, Condition::Complete, Condition::Success])
-                .unwrap();
+            let mut conditions = vec![Condition::Start, Condition::Complete, Condition::Success];
+            if is_checked(task, container.parse().unwrap()) {
+                conditions.push(Condition::Healthy);
+            }
+            let condition = *random.pick(&conditions).unwrap();
             Dependency { container, condition }
         })
         .collect();
@@ -94,5 +101,12 @@ fn container(task: u64, i: u64, essential: bool, network: NetworkMode, random: &
             attempt_period_ms: 60_000,
         }),
         volumes: Default::default(),
+        health_check: is_checked(task, i).then(|| HealthCheck {
+            command: vec!["look".into()],
+            interval_ms: 5_000 + u32::try_from(random.up_to(5_000)).unwrap(),
+            timeout_ms: 2_000,
+            retries: 1 + u32::try_from(random.up_to(2)).unwrap(),
+            start_period_ms: 1_000 * u32::try_from(random.up_to(10)).unwrap(),
+        }),
     }
 }

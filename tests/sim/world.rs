@@ -3,9 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use berth_agent_core::{
+    change::Change,
+    container::{Life, StopStage},
+    dependency,
     desired::{DesiredStatus, Millis, TaskSpec},
     effect::{Effect, Lane},
-    event::{Event, Restarted, TimerKey},
+    event::{Completion, Event, Restarted, TimerKey},
     ids::TaskId,
     ledger::{Ledger, Owned},
     node::{Node, NodeConfig, NodeRecord, OVERTAKEN_MAX},
@@ -328,13 +331,20 @@ impl World {
             let luck = match self.random.up_to(99) {
                 0..=5 if self.faults => Luck::FailsBefore,
                 6..=8 if self.faults => Luck::FailsAfter,
-                _ => Luck::Good,
+                _ if self.faults => Luck::Good,
+                _ => Luck::Healed,
             };
             let (completion, exits) =
                 self.host
                     .perform(&effect, luck, cancelled, &self.specs, now, &mut self.random);
             for exit in exits {
                 self.observe(Event::Exited(exit));
+            }
+            if let (Effect::Probe(probe), Completion::Probed { outcome, .. }) = (&effect, &completion)
+                && outcome.exit_code == Some(0)
+            {
+                let key = (probe.container.clone(), probe.attempt);
+                self.host.healthy.insert(key);
             }
             self.apply(Event::Completed { lane, completion });
         }
@@ -362,6 +372,7 @@ impl World {
         let change = self.node.apply(self.now, event.clone());
         self.journal.entries.push((self.now, event, change.clone()));
         assert!(change.anomalies.is_empty(), "anomalies: {:?}", change.anomalies);
+        self.check_probes_write_only_news(&change);
         for id in &change.tasks {
             match self.node.task(id) {
                 Some(task) => self
@@ -411,6 +422,7 @@ impl World {
             }
             return;
         }
+        self.check_effect(&effect);
         let due = self.now.plus(i64::try_from(self.random.up_to(2_000)).unwrap());
         let before = self.under_way.insert(
             lane,
@@ -449,6 +461,7 @@ impl World {
         self.check_what_runs_fits();
         self.check_nobody_sleeps_through_a_release();
         self.check_no_live_process_is_taken_for_ended();
+        self.check_no_stop_waits_for_a_probe();
         let mut ports = BTreeMap::new();
         for (key, instance) in self
             .host
@@ -491,6 +504,74 @@ impl World {
         }
     }
 
+    /// What is asked of the host, when it is asked.
+    fn check_effect(&mut self, effect: &Effect) {
+        match effect {
+            Effect::Signal {
+                container, attempt, ..
+            } => {
+                self.host.signalled.insert((container.clone(), *attempt));
+            }
+            Effect::Probe(probe) => {
+                let key = (probe.container.clone(), probe.attempt);
+                assert!(
+                    !self.host.signalled.contains(&key),
+                    "{key:?} is being stopped, and probed"
+                );
+                let task = self.node.task(&probe.task).unwrap();
+                let container = task.container(&probe.container);
+                assert_eq!(
+                    (&task.phase, container.life, container.attempt),
+                    (&Phase::Active, Life::Running, probe.attempt),
+                    "{key:?} is probed"
+                );
+            }
+            Effect::Remove { task, container, .. } => {
+                let lane = Lane::Probe(task.clone(), container.clone());
+                assert!(
+                    !self.under_way.contains_key(&lane),
+                    "{container} is removed under its probe"
+                );
+            }
+            _ => {}
+        }
+    }
+
+    /// A node with many health checks does not write for each probe.
+    fn check_probes_write_only_news(&self, change: &Change) {
+        let (_, event, _) = self.journal.entries.last().unwrap();
+        let (task, container) = match event {
+            Event::Timer(TimerKey::Probe(task, container)) => (task, container),
+            Event::Completed {
+                lane: Lane::Probe(task, container),
+                ..
+            } => (task, container),
+            _ => return,
+        };
+        let runs = self
+            .node
+            .task(task)
+            .is_some_and(|t| t.phase == Phase::Active && t.container(container).life == Life::Running);
+        let writes = !change.tasks.is_empty() || change.node;
+        assert!(!runs || !writes || !change.reports.is_empty(), "{change:?}");
+    }
+
+    /// Whoever may be told to stop has been told, whatever else goes on in it.
+    fn check_no_stop_waits_for_a_probe(&self) {
+        for task in self.node.tasks().filter(|task| task.phase == Phase::Stopping) {
+            for (id, container) in task.containers() {
+                let idle = container.life == Life::Running
+                    && container.doing.is_none()
+                    && container.retry.due(self.now)
+                    && container.retry.at.is_none();
+                assert!(
+                    !idle || container.stop != StopStage::NotAsked || !dependency::may_stop(task, id),
+                    "{id} is not told to stop: {container:?}"
+                );
+            }
+        }
+    }
+
     /// No wake-up is lost: who waits does not fit, or may not pass somebody.
     fn check_nobody_sleeps_through_a_release(&self) {
         if let Some(at) = self.node.record().addresses.next_expiry() {
@@ -519,8 +600,11 @@ impl World {
     pub fn run_until_quiet(&mut self) {
         for _ in 0..QUIET_STEPS {
             self.step();
-            let timers_far = self.timers.values().all(|at| at.0 > self.now.0 + 1_000_000);
-            if self.under_way.is_empty()
+            // Probes go on for as long as their containers.
+            let is_probe = |key: &TimerKey| matches!(key, TimerKey::Probe(..));
+            let far = |at: &Millis| at.0 > self.now.0 + 1_000_000;
+            let timers_far = self.timers.iter().all(|(key, at)| is_probe(key) || far(at));
+            if self.under_way.keys().all(|lane| matches!(lane, Lane::Probe(..)))
                 && self.in_flight.is_empty()
                 && self.disk.outbox.is_empty()
                 && timers_far

@@ -7,6 +7,7 @@ use crate::{
     desired::{ContainerSpec, Millis, RestartPolicy},
     effect::SignalKind,
     event::{Exit, Failure, ObservedState},
+    health::Health,
     ids::{Attempt, runtime_id},
     image::ResolvedImage,
     report::{ContainerState, Status},
@@ -49,6 +50,8 @@ pub struct Container {
     /// As `started`, which was reported, but moved along likewise: how long this attempt ran counts from here.
     #[serde(default)]
     pub running_since: Option<Millis>,
+    #[serde(default)]
+    pub health: Health,
     pub finished: Option<Millis>,
     pub exit: Option<i32>,
     /// Why it failed, or ended as it did.
@@ -160,6 +163,7 @@ impl Container {
             started: None,
             waited_for_since: None,
             running_since: None,
+            health: Health::default(),
             finished: None,
             exit: None,
             reason: None,
@@ -170,6 +174,11 @@ impl Container {
     /// It ran, whether or not it still does.
     pub fn has_started(&self) -> bool {
         self.started.is_some()
+    }
+
+    /// Since when its process runs, as far as is known.
+    pub(crate) fn runs_since(&self, now: Millis) -> Millis {
+        self.running_since.or(self.started).unwrap_or(now)
     }
 
     /// When those that wait for its end have waited long enough, while it runs.
@@ -223,7 +232,10 @@ impl Container {
 
     /// Nothing is left of it and nothing is under way.
     pub fn is_settled(&self) -> bool {
-        self.life == Life::Gone && self.doing.is_none() && !matches!(self.image, Image::Pulling { .. })
+        self.life == Life::Gone
+            && self.doing.is_none()
+            && !matches!(self.image, Image::Pulling { .. })
+            && !self.health.is_under_way()
     }
 
     /// The start was confirmed.
@@ -231,6 +243,7 @@ impl Container {
         (self.life, self.pid, self.started) = (Life::Running, Some(pid), Some(now));
         self.waited_for_since.get_or_insert(now);
         self.running_since = Some(now);
+        self.health.begin();
         (self.retry, self.reason, self.uncertain) = (Retry::default(), None, false);
         // The exit of an earlier try, which was undone, is no exit of this process.
         if let Some(exit) = self.early_exit.take() {
@@ -395,6 +408,10 @@ impl Container {
             finished: self.finished,
             pid: self.pid,
             restart_count: self.restarts.count,
+            health: spec
+                .health_check
+                .is_some()
+                .then(|| self.health.state(self.life == Life::Running)),
         }
     }
 }

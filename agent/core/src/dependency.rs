@@ -2,8 +2,9 @@
 //! takes the volumes of another waits for its start too, which makes and fills them, but they stop at once.
 
 use crate::{
-    container::{Container, Image},
+    container::{Container, Image, Life},
     desired::{Condition, ContainerSpec, TaskSpec},
+    health::HealthStatus,
     ids::ContainerId,
     task::Task,
 };
@@ -82,10 +83,31 @@ fn one(other: &Container, spec: &ContainerSpec, condition: Condition) -> Verdict
         (Condition::Success, None) => {
             Verdict::Waiting(format!("waits for container {name} to reach SUCCESS"))
         }
+        (Condition::Healthy, _) => healthy(other, spec),
     }
 }
 
-/// Whether somebody waits for this container to end, so that its startTimeout counts.
+/// As in the ECS agent an unhealthy one may still become healthy, until its startTimeout; one that has ended may not.
+fn healthy(other: &Container, spec: &ContainerSpec) -> Verdict {
+    let (name, seconds) = (&spec.name, spec.start_timeout_ms / 1000);
+    if other.has_ended() {
+        let how = other
+            .exit_code()
+            .map_or("ended".into(), |code| format!("exited with {code}"));
+        return Verdict::Impossible(format!("dependency {name} {how}, HEALTHY was needed"));
+    }
+    match other.health.status() {
+        HealthStatus::Healthy if other.life == Life::Running => Verdict::Satisfied,
+        _ if other.start_timed_out => Verdict::Impossible(format!(
+            "dependency {name} was not HEALTHY within its startTimeout of {seconds} s"
+        )),
+        _ => Verdict::Waiting(format!(
+            "waits for container {name} to be HEALTHY, until {seconds} s after its start"
+        )),
+    }
+}
+
+/// Whether somebody waits for this container to end or to be healthy, so that its startTimeout counts.
 pub fn is_waited_for(spec: &TaskSpec, name: &str) -> bool {
     let waits = |d: &crate::desired::Dependency| d.container == name && d.condition != Condition::Start;
     spec.containers.iter().flat_map(|c| &c.depends_on).any(waits)

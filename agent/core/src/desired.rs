@@ -115,7 +115,7 @@ pub struct ContainerSpec {
     pub depends_on: Vec<Dependency>,
     /// From the stop signal to SIGKILL, milliseconds.
     pub stop_timeout_ms: u32,
-    /// Bounds how long others wait for this one's COMPLETE or SUCCESS, milliseconds.
+    /// Bounds how long others wait for this one's COMPLETE, SUCCESS or HEALTHY, milliseconds.
     pub start_timeout_ms: u32,
     pub ports: Vec<PortMapping>,
     pub labels: BTreeMap<String, String>,
@@ -135,6 +135,8 @@ pub struct ContainerSpec {
     /// None: it is not started again when it ends.
     #[serde(default)]
     pub restart: Option<RestartPolicy>,
+    #[serde(default)]
+    pub health_check: Option<HealthCheck>,
 }
 
 /// When a container that ended is started again: see [`crate::restart`].
@@ -144,6 +146,21 @@ pub struct RestartPolicy {
     pub ignored_exit_codes: Vec<i32>,
     /// One that ran for so long is started again at once, milliseconds.
     pub attempt_period_ms: u32,
+}
+
+/// How a container's health is told.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HealthCheck {
+    /// Program and arguments, at least one; executed in the container, as its own process is. 0 is healthy.
+    pub command: Vec<String>,
+    /// From the end of a probe to the next.
+    pub interval_ms: u32,
+    /// Then a probe is killed, and has failed.
+    pub timeout_ms: u32,
+    /// Failures in a row that make the container unhealthy, at least one.
+    pub retries: u32,
+    /// After the start of a container that has not been healthy yet, failures do not count for so long.
+    pub start_period_ms: u32,
 }
 
 /// What a container has of the network that is not its task's. The default asks for nothing.
@@ -201,6 +218,8 @@ pub enum Condition {
     Complete,
     /// It ran to its end and exited with 0.
     Success,
+    /// Its health check succeeded, and has not failed since.
+    Healthy,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -2,7 +2,8 @@
 //!
 //! Every effect is idempotent, names what it makes by task and attempt, and yields exactly one
 //! [`Completion`](crate::event::Completion). A task has bounded lanes: one for the task itself (host resources and
-//! network) and, per container, one for the pull and one for the lifecycle; each lane has at most one effect under way.
+//! network) and, per container, one each for the pull, the lifecycle and the probe; each lane has at most one effect under
+//! way.
 
 use serde::{Deserialize, Serialize};
 
@@ -20,13 +21,15 @@ pub enum Lane {
     Host(TaskId),
     Pull(TaskId, ContainerId),
     Lifecycle(TaskId, ContainerId),
+    /// Beside the lifecycle: a probe delays neither a start nor a stop.
+    Probe(TaskId, ContainerId),
 }
 
 impl Lane {
     /// The task the lane belongs to.
     pub fn task(&self) -> &TaskId {
         match self {
-            Self::Host(task) | Self::Pull(task, _) | Self::Lifecycle(task, _) => task,
+            Self::Host(task) | Self::Pull(task, _) | Self::Lifecycle(task, _) | Self::Probe(task, _) => task,
         }
     }
 }
@@ -52,6 +55,8 @@ pub enum Effect {
         attempt: Attempt,
         kind: SignalKind,
     },
+    /// Look at the health of a container that runs. Completes with `Probed`; a failure says nothing of its health.
+    Probe(Probe),
     /// Remove what one attempt of a container left in the runtime. Completes with `Removed`.
     Remove {
         task: TaskId,
@@ -77,6 +82,7 @@ impl Effect {
             Self::Signal { task, container, .. } | Self::Remove { task, container, .. } => {
                 Lane::Lifecycle(task.clone(), container.clone())
             }
+            Self::Probe(probe) => Lane::Probe(probe.task.clone(), probe.container.clone()),
             Self::Cancel(lane) => lane.clone(),
         }
     }
@@ -89,6 +95,17 @@ pub enum SignalKind {
     Stop,
     /// SIGKILL, to every process of the container.
     Kill,
+}
+
+/// One execution of a health check's command. What it makes is the attempt's, and goes with it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Probe {
+    pub task: TaskId,
+    pub container: ContainerId,
+    pub attempt: Attempt,
+    /// Program and arguments.
+    pub command: Vec<String>,
+    pub timeout_ms: u32,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

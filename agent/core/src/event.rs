@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     desired::{Millis, Position, TaskSpec},
     effect::Lane,
+    health::Outcome,
     ids::{Attempt, ContainerId, TaskId},
     image::ResolvedImage,
 };
@@ -86,6 +87,10 @@ pub enum Completion {
         pid: u32,
     },
     Signalled,
+    Probed {
+        attempt: Attempt,
+        outcome: Outcome,
+    },
     Removed,
     HostReleased,
     LogsRemoved,
@@ -168,6 +173,8 @@ pub enum TimerKey {
     Stop(TaskId, ContainerId),
     /// A container's startTimeout passed: dependents have waited long enough.
     StartTimeout(TaskId, ContainerId),
+    /// The next look at a container's health is due.
+    Probe(TaskId, ContainerId),
     /// An effect failed and is tried again.
     Retry(Lane),
     /// A task has waited for resources as long as it may.

@@ -15,6 +15,7 @@ pub mod dependency;
 pub mod desired;
 pub mod effect;
 pub mod event;
+pub mod health;
 pub mod ids;
 pub mod image;
 pub mod ledger;

@@ -5,6 +5,7 @@ mod admission;
 mod clock;
 mod deadline;
 mod desired_state;
+mod health;
 #[cfg(test)]
 mod tests;
 
@@ -344,6 +345,9 @@ impl Node {
         now: Millis,
         change: &mut Change,
     ) -> BTreeSet<TaskId> {
+        if let Lane::Probe(task, container) = lane {
+            return self.on_probed(task, container, completion, now, change);
+        }
         let id = lane.task();
         let Some(task) = self.tasks.get_mut(id) else {
             change
@@ -369,6 +373,10 @@ impl Node {
 
     fn on_timer(&mut self, key: TimerKey, now: Millis, change: &mut Change) -> BTreeSet<TaskId> {
         let id = match &key {
+            TimerKey::Probe(task, container) => {
+                self.watch_health(task, container, now, change);
+                return BTreeSet::new();
+            }
             TimerKey::Stop(task, _) | TimerKey::StartTimeout(task, _) => task.clone(),
             TimerKey::Admission(task) | TimerKey::Retention(task) => task.clone(),
             TimerKey::Retry(lane) => lane.task().clone(),

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     desired::Millis,
+    health::HealthState,
     ids::{ContainerId, TaskId},
 };
 
@@ -81,4 +82,7 @@ pub struct ContainerState {
     /// How often it was started again by its restart policy.
     #[serde(default)]
     pub restart_count: u32,
+    /// None: it has no health check.
+    #[serde(default)]
+    pub health: Option<HealthState>,
 }

@@ -28,6 +28,7 @@ use super::{
     cgroups::{Cgroups, TaskLimits},
     images::{Images, ImagesConfig, Limits, Platform, RegistryCredential},
     network::{self, Network, NetworkConfig},
+    probes::Probes,
     runtime::{Runtime, RuntimeConfig, RuntimeError},
     volumes::{Places, VolumeError, Volumes},
 };
@@ -48,6 +49,7 @@ const STARTS_PER_CORE: usize = 3;
 pub struct Host {
     pub images: Images,
     pub runtime: Runtime,
+    pub probes: Probes,
     pub network: Network,
     pub cgroups: Cgroups,
     pub sampler: Arc<Mutex<Sampler>>,
@@ -113,6 +115,7 @@ impl Host {
         let sampler = Sampler::new(cgroups.clone(), &config.instance, &config.state_dir)?;
         let host = Self {
             images,
+            probes: Probes::new(runtime.clone(), config.run_dir.clone()),
             runtime: runtime.with_registry(Arc::new(loggers.clone())),
             network,
             cgroups,
@@ -238,6 +241,7 @@ impl Host {
                 }),
             },
             Effect::Start(start) => self.start_container(&start, cancel).await,
+            Effect::Probe(probe) => self.probes.run(&probe, cancel).await,
             Effect::Signal {
                 container,
                 attempt,

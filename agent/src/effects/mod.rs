@@ -5,6 +5,7 @@ pub mod cgroups;
 mod host;
 pub mod images;
 pub mod network;
+pub mod probes;
 pub mod runtime;
 pub mod volumes;
 

@@ -103,9 +103,27 @@ pub struct ContainerView {
     pub finished_at: Option<i64>,
     /// By its restart policy.
     pub restart_count: u32,
+    /// Absent: it has no health check.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub health: Option<HealthView>,
     pub cgroup: String,
     pub networks: Vec<NetworkView>,
     pub ports: Vec<PortView>,
+}
+
+/// As ECS's metadata endpoint names it.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct HealthView {
+    pub status: &'static str,
+    /// Milliseconds since the Unix epoch. Absent: since the container's start.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub status_since: Option<i64>,
+    /// Of the latest probe; absent where it was killed or could not be executed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub exit_code: Option<i32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub output: Option<String>,
 }
 
 #[derive(Clone, Debug, Serialize)]
@@ -205,6 +223,15 @@ fn of_container(task: &Task, spec: &ContainerSpec, state: &ContainerState) -> Co
         started_at: state.started.map(|at| at.0),
         finished_at: state.finished.map(|at| at.0),
         restart_count: state.restart_count,
+        health: state.health.as_ref().map(|health| {
+            let latest = task.container(&spec.id).health.latest();
+            HealthView {
+                status: health.status.as_str(),
+                status_since: health.since.map(|at| at.0),
+                exit_code: latest.and_then(|outcome| outcome.exit_code),
+                output: latest.map(|outcome| outcome.output.clone()),
+            }
+        }),
         cgroup: String::new(),
         networks: vec![NetworkView {
             network_mode,

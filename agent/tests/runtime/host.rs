@@ -189,6 +189,7 @@ impl Host {
                 pseudo_terminal: false,
                 restart: None,
                 volumes: Default::default(),
+                health_check: None,
             },
             image: ResolvedImage {
                 reference: image::REFERENCE.into(),

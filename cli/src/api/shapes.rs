@@ -14,6 +14,8 @@ pub struct Task {
     pub container_instance_arn: Option<String>,
     pub group: Option<String>,
     pub last_status: String,
+    /// UNKNOWN also where nobody checks it.
+    pub health_status: Option<String>,
     pub desired_status: String,
     pub connectivity: Option<String>,
     pub stop_code: Option<String>,

@@ -51,6 +51,16 @@ struct Container {
     exit_code: Option<i32>,
     reason: Option<String>,
     restart_count: u32,
+    health: Option<Health>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct Health {
+    status: String,
+    since_ms: Option<i64>,
+    exit_code: Option<i32>,
+    output: Option<String>,
 }
 
 impl Explanation {
@@ -84,14 +94,16 @@ impl Explanation {
             "not connected"
         };
         lines.push(format!("node {} ({host}) is {connected}", short(&self.node)));
-        lines.extend(self.containers.iter().map(Container::text));
+        lines.extend(self.containers.iter().map(|container| container.text(now_ms)));
         lines.extend(self.warnings.iter().map(|warning| format!("warning: {warning}")));
         lines.join("\n") + "\n"
     }
 }
 
 impl Container {
-    fn text(&self) -> String {
+    fn text(&self, now_ms: i64) -> String {
+        let health = self.health.as_ref().map(|health| health.text(now_ms));
+        let health = health.unwrap_or_default();
         let exit = self
             .exit_code
             .map(|code| format!(", exit code {code}"))
@@ -107,9 +119,32 @@ impl Container {
             count => format!(", restarted {count} times"),
         };
         format!(
-            "container {} is {}{exit}{restarts}{reason}",
+            "container {} is {}{exit}{restarts}{reason}{health}",
             self.name, self.last_status
         )
+    }
+}
+
+impl Health {
+    /// With what the probe said that found it so.
+    fn text(&self, now_ms: i64) -> String {
+        let since = self
+            .since_ms
+            .map(|since| format!(" for {}", duration::short((now_ms - since) as f64 / 1000.0)))
+            .unwrap_or_default();
+        let exit = self
+            .exit_code
+            .map(|code| format!(", its check ended with exit code {code}"))
+            .unwrap_or_default();
+        let said = self
+            .output
+            .as_deref()
+            .map(str::trim)
+            .filter(|said| !said.is_empty());
+        let said = said
+            .map(|said| format!(": {}", said.replace('\n', "\n    ")))
+            .unwrap_or_default();
+        format!("\n  health {}{since}{exit}{said}", self.status)
     }
 }
 
@@ -133,6 +168,15 @@ mod tests {
             "task 0a0a0a0a0a0a is STOPPING for 5s, wanted STOPPED: is being stopped (no longer needed)\n\
              at the latest in 25s\nstop code UserInitiated\nnode 0b0b0b0b0b0b (rack-1) is connected\n\
              container web is STOPPED, exit code 1, restarted 2 times: told to\nwarning: no quota\n"
+        );
+        let health: Container = serde_json::from_value(json!({
+            "name": "web", "lastStatus": "RUNNING",
+            "health": {"status": "UNHEALTHY", "sinceMs": 1_000, "exitCode": 7, "output": "no route\nto db\n"},
+        }))
+        .unwrap();
+        assert_eq!(
+            health.text(31_000),
+            "container web is RUNNING\n  health UNHEALTHY for 30s, its check ended with exit code 7: no route\n    to db"
         );
         assert!(explanation.text(40_000).contains("\n9s late\n"));
     }

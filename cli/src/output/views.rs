@@ -12,7 +12,15 @@ const WARNED: char = '!';
 
 /// Tasks, newest first. `now_ms` dates them.
 pub fn tasks(tasks: &[Task], wide: bool, now_ms: i64) -> Table {
-    let mut header = vec!["TASK", "DEFINITION", "STATUS", "ADDRESS", "CONTAINERS", "AGE"];
+    let mut header = vec![
+        "TASK",
+        "DEFINITION",
+        "STATUS",
+        "HEALTH",
+        "ADDRESS",
+        "CONTAINERS",
+        "AGE",
+    ];
     if wide {
         header.extend(["CPU", "MEMORY", "NODE", "GROUP"]);
     }
@@ -24,6 +32,7 @@ pub fn tasks(tasks: &[Task], wide: bool, now_ms: i64) -> Table {
             id.into(),
             task.definition().into(),
             status(task),
+            health(task).into(),
             task.address().unwrap_or("-").into(),
             containers(task),
             age(task.created_at, now_ms),
@@ -154,6 +163,14 @@ fn status(task: &Task) -> String {
     format!("{}{suffix}{}", task.last_status, warned.unwrap_or_default())
 }
 
+/// What its essential containers' health checks say, while it runs.
+fn health(task: &Task) -> &str {
+    let known = task.health_status.as_deref();
+    known
+        .filter(|status| *status != "UNKNOWN" && !task.is_stopped())
+        .unwrap_or("-")
+}
+
 /// `running/all`.
 fn containers(task: &Task) -> String {
     let running = task
@@ -180,6 +197,7 @@ mod tests {
         serde_json::from_value(json!({
             "taskArn": format!("arn:aws:ecs:r:0:task/default/{id}"), "createdAt": created, "lastStatus": status,
             "taskDefinitionArn": "arn:aws:ecs:r:0:task-definition/web:3", "connectivity": "DISCONNECTED",
+            "healthStatus": "UNHEALTHY",
             "containers": [{"name": "a", "lastStatus": "RUNNING"}, {"name": "b", "lastStatus": "PENDING"}],
         }))
         .unwrap()
@@ -193,9 +211,9 @@ mod tests {
         ];
         assert_eq!(
             tasks(&list, false, 260_000).to_string(),
-            "TASK          DEFINITION  STATUS                 ADDRESS  CONTAINERS  AGE  REASON\n\
-             0b0b0b0b0b0b  web:3       RUNNING (node silent)  -        1/2         60s\n\
-             0a0a0a0a0a0a  web:3       STOPPED                -        1/2         2m\n"
+            "TASK          DEFINITION  STATUS                 HEALTH     ADDRESS  CONTAINERS  AGE  REASON\n\
+             0b0b0b0b0b0b  web:3       RUNNING (node silent)  UNHEALTHY  -        1/2         60s\n\
+             0a0a0a0a0a0a  web:3       STOPPED                -          -        1/2         2m\n"
         );
         assert!(tasks(&list, true, 0).to_string().contains(&"0a".repeat(16)));
     }

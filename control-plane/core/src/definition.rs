@@ -8,6 +8,7 @@ mod container;
 mod dependencies;
 mod echo;
 mod fields;
+mod health;
 pub(crate) mod linux;
 pub(crate) mod local_volume;
 pub(crate) mod log;

@@ -44,6 +44,7 @@ pub enum Condition {
     Start,
     Complete,
     Success,
+    Healthy,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -130,6 +131,17 @@ pub struct RestartPolicy {
     pub attempt_period_s: u32,
 }
 
+/// How a container's health is told; the fields of the wire's message.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HealthCheck {
+    /// Program and arguments: what `CMD-SHELL` means is said here.
+    pub command: Vec<String>,
+    pub interval_ms: u32,
+    pub timeout_ms: u32,
+    pub retries: u32,
+    pub start_period_ms: u32,
+}
+
 /// json-file: at most `max_size_bytes` × `max_files` are kept per container.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LogSpec {
@@ -182,5 +194,6 @@ pub struct ContainerDefinition {
     pub restart: Option<RestartPolicy>,
     pub mount_points: Vec<MountPoint>,
     pub volumes_from: Vec<VolumesFrom>,
+    pub health_check: Option<HealthCheck>,
     pub log: LogOptions,
 }

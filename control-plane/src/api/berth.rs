@@ -9,7 +9,7 @@ use prost::Message;
 use serde_json::{Value, json};
 
 use super::{context::Api, error::ApiError, fields::Fields, logs, records};
-use crate::model::{Millis, Node, Task, keys};
+use crate::model::{ContainerHealth, Millis, Node, Task, keys};
 
 pub(super) fn get_server_info(api: &Api, input: Fields) -> Result<Value, ApiError> {
     input.finish()?;
@@ -38,6 +38,7 @@ pub(super) async fn explain_task(api: &Api, mut input: Fields) -> Result<Value, 
             json!({
                 "name": one.name, "lastStatus": one.last_status, "exitCode": one.exit_code, "reason": one.reason,
                 "restartCount": one.restart_count,
+                "health": one.health.as_ref().map(health),
             })
         })
         .collect();
@@ -61,6 +62,13 @@ pub(super) async fn explain_task(api: &Api, mut input: Fields) -> Result<Value, 
         "containers": containers,
         "pulls": pulls(api, &task),
     }))
+}
+
+/// With what the probe said that changed it.
+fn health(health: &ContainerHealth) -> Value {
+    json!({
+        "status": health.status, "sinceMs": health.since, "exitCode": health.exit_code, "output": health.output,
+    })
 }
 
 /// Downloads under way on the task's node of images that it names. A canonical reference contains what the user wrote.

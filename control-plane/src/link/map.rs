@@ -2,9 +2,9 @@
 
 use std::net::Ipv4Addr;
 
-use berth_proto::node::v1::{ContainerState, StopCode, TaskState, TaskStatus};
+use berth_proto::node::v1::{ContainerState, HealthStatus, StopCode, TaskState, TaskStatus};
 
-use crate::model::{Millis, Task, TaskContainer};
+use crate::model::{ContainerHealth, Millis, Task, TaskContainer};
 
 /// Longest text of a report that is kept, characters.
 const TEXT_CHARS_MAX: usize = 1_024;
@@ -81,7 +81,7 @@ pub(super) fn fold(task: &mut Task, state: &TaskState, now: Millis) -> Result<Pr
     seen.set(&mut task.last_status, name.to_owned());
     for (container, status) in containers {
         if let Some(record) = find(&mut task.containers, container) {
-            fold_container(record, container, status, &mut seen);
+            fold_container(record, container, status, now, &mut seen);
         }
     }
     seen.set(&mut task.waiting_reason, text(&state.waiting_reason));
@@ -134,7 +134,13 @@ fn find<'a>(records: &'a mut [TaskContainer], state: &ContainerState) -> Option<
     records.iter_mut().find(|record| record.id == state.container_id)
 }
 
-fn fold_container(record: &mut TaskContainer, state: &ContainerState, status: &str, seen: &mut Seen) {
+fn fold_container(
+    record: &mut TaskContainer,
+    state: &ContainerState,
+    status: &str,
+    now: Millis,
+    seen: &mut Seen,
+) {
     seen.set(&mut record.last_status, status.to_owned());
     // A container that is started again has neither ended nor a reason to.
     seen.set(&mut record.exit_code, state.exit_code);
@@ -142,6 +148,26 @@ fn fold_container(record: &mut TaskContainer, state: &ContainerState, status: &s
     seen.fill(&mut record.runtime_id, text(&state.runtime_id));
     seen.fill(&mut record.image_digest, text(&state.image_digest));
     seen.set(&mut record.restart_count, state.restart_count);
+    // A node that says nothing of it is of an earlier version, or there is no health check.
+    if let Some(health) = health(state, now) {
+        seen.set(&mut record.health, Some(health));
+    }
+}
+
+fn health(state: &ContainerState, now: Millis) -> Option<ContainerHealth> {
+    let status = match HealthStatus::try_from(state.health) {
+        Ok(HealthStatus::Unspecified) | Err(_) => return None,
+        Ok(HealthStatus::Unknown) => "UNKNOWN",
+        Ok(HealthStatus::Healthy) => "HEALTHY",
+        Ok(HealthStatus::Unhealthy) => "UNHEALTHY",
+    };
+    let probe = state.health_probe.as_ref();
+    Some(ContainerHealth {
+        status: status.into(),
+        since: time(state.health_since_ms, now),
+        exit_code: probe.and_then(|probe| probe.exit_code),
+        output: probe.and_then(|probe| text(&probe.output)),
+    })
 }
 
 /// Remembers whether anything was changed.

@@ -55,6 +55,7 @@ fn shift_container(container: &mut Container, by_ms: i64) {
     shift_at(&mut container.waited_for_since, by_ms);
     shift_at(&mut container.running_since, by_ms);
     shift_at(&mut container.restarts.at, by_ms);
+    container.health.on_clock_stepped(by_ms);
     match &mut container.stop {
         StopStage::NotAsked => {}
         StopStage::Asked { kill_at: at } | StopStage::Killed { again_at: at, .. } => *at = at.plus(by_ms),

@@ -69,7 +69,7 @@ fn starting(task: &Task) -> Vec<Deadline> {
         {
             deadlines.push(Deadline {
                 at,
-                then: "a container's startTimeout passes: who waits for its end has waited long enough",
+                then: "a container's startTimeout passes: who waits for its end or its health has waited long enough",
             });
         }
     }

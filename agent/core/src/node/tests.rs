@@ -1,4 +1,5 @@
 mod faults;
+mod health;
 mod reboot;
 mod restart;
 
@@ -65,6 +66,7 @@ fn container(n: u64, name: &str) -> ContainerSpec {
         pseudo_terminal: false,
         restart: None,
         volumes: Default::default(),
+        health_check: None,
     }
 }
 
@@ -148,7 +150,8 @@ fn settle(node: &mut Node, now: Millis, first: Change) -> Vec<Report> {
             Effect::Remove { .. } => Completion::Removed,
             Effect::ReleaseHost { .. } => Completion::HostReleased,
             Effect::RemoveLogs { .. } => Completion::LogsRemoved,
-            Effect::Cancel(_) => continue,
+            // Those of health complete them by themselves.
+            Effect::Probe(_) | Effect::Cancel(_) => continue,
         };
         let change = node.apply(now, done(effect.lane(), completion));
         assert!(change.anomalies.is_empty(), "{:?}", change.anomalies);

@@ -67,6 +67,7 @@ fn container() -> ContainerSpec {
         pseudo_terminal: false,
         restart: None,
         volumes: Default::default(),
+        health_check: None,
     }
 }
 

@@ -109,10 +109,9 @@ fn taken_up(
 /// Another one waited for its end, and was started. The end of an essential one would have ended the task.
 fn must_have_ended(task: &TaskSpec, spec: &ContainerSpec, stranger: &Stranger) -> bool {
     let waited = |other: &ContainerSpec| {
-        other
-            .depends_on
-            .iter()
-            .any(|d| d.container == spec.name && d.condition != Condition::Start)
+        other.depends_on.iter().any(|d| {
+            d.container == spec.name && matches!(d.condition, Condition::Complete | Condition::Success)
+        })
     };
     let mut started = task.containers.iter().filter(|other| stranger.has(&other.id));
     !spec.essential && started.any(waited)

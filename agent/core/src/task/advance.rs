@@ -66,6 +66,12 @@ impl Task {
                 now,
             );
         }
+        // A task that has begun to end is looked at no more.
+        if self.phase == Phase::Active {
+            for id in self.ids() {
+                self.watch_health(&id, now, steps);
+            }
+        }
         if self.times.started.is_none() && !self.adopted && self.status() == crate::report::Status::Running {
             self.times.started = Some(now);
         }
@@ -246,6 +252,10 @@ impl Task {
         if !matches!(container.life, Life::Exited | Life::Former) || container.doing.is_some() {
             return;
         }
+        // It is being killed, and may be making something of this attempt yet.
+        if container.health.is_under_way() {
+            return;
+        }
         if !container.retry.due(now) {
             let lane = Lane::Lifecycle(task, id.clone());
             steps
@@ -270,6 +280,7 @@ impl Task {
         }
         for id in self.ids() {
             self.cancel(&id, steps);
+            self.watch_health(&id, now, steps);
         }
         for id in self.ids() {
             self.stop_container(&id, now, steps);

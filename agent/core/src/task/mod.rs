@@ -10,6 +10,7 @@
 
 mod adopt;
 mod advance;
+mod health;
 
 pub use adopt::Stranger;
 
@@ -274,6 +275,7 @@ impl Task {
     /// An effect ended. Says what was impossible.
     pub fn on_completed(&mut self, lane: &Lane, completion: Completion, now: Millis) -> Result<(), String> {
         match lane {
+            Lane::Probe(_, id) => self.on_probed(id, completion, now).map(drop),
             Lane::Host(_) => self.on_host(completion, now),
             Lane::Pull(_, id) => self.on_pulled(id, completion, now),
             Lane::Lifecycle(_, id) => self.on_lifecycle(id, completion, now),

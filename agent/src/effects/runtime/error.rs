@@ -21,6 +21,7 @@ pub enum Step {
     Record,
     Create,
     Start,
+    Exec,
     Inspect,
     Kill,
     Wait,
@@ -39,6 +40,7 @@ impl std::fmt::Display for Step {
             Self::Record => "create the record",
             Self::Create => "create the process",
             Self::Start => "start the process",
+            Self::Exec => "execute a process in the container",
             Self::Inspect => "inspect",
             Self::Kill => "signal",
             Self::Wait => "wait for the end",
@@ -129,7 +131,7 @@ impl RuntimeError {
         self.code() == Some(Code::NotFound)
     }
 
-    pub(super) fn is_already_there(&self) -> bool {
+    pub(crate) fn is_already_there(&self) -> bool {
         self.code() == Some(Code::AlreadyExists)
     }
 
@@ -173,6 +175,11 @@ impl RuntimeError {
         }
     }
 
+    /// The OCI runtime would not do it, and would not do it next time either.
+    pub(crate) fn is_refused_for_good(&self) -> bool {
+        matches!(self, Self::Refused { message, .. } if !passing(message))
+    }
+
     /// The layers that its snapshot is to lie on are no longer on this host. Nothing was made.
     pub(crate) fn is_image_gone(&self) -> bool {
         matches!(self, Self::Call { step: Step::Prepare, source, .. } if source.code == Code::NotFound)
@@ -200,7 +207,9 @@ impl RuntimeError {
                     Step::Create | Step::Start => "CannotStartContainerError",
                     Step::Kill | Step::Wait => "CannotStopContainerError",
                     Step::Delete | Step::DeleteRecord | Step::RemoveSnapshot => "CannotRemoveContainerError",
-                    Step::Version | Step::Inspect | Step::List | Step::Watch => "CannotInspectContainerError",
+                    Step::Version | Step::Exec | Step::Inspect | Step::List | Step::Watch => {
+                        "CannotInspectContainerError"
+                    }
                 }
             }
         }
@@ -259,10 +268,16 @@ fn passing(message: &str) -> bool {
 
 /// What the OCI runtime said, without the names of those who passed it on; `None` where it did not speak.
 fn refusal(message: &str) -> Option<String> {
-    const MARKS: [&str; 2] = ["OCI runtime create failed: ", "OCI runtime start failed: "];
+    const MARKS: [&str; 3] = [
+        "OCI runtime create failed: ",
+        "OCI runtime start failed: ",
+        "OCI runtime exec failed: ",
+    ];
     // Said by runc, crun and containerd in front of the cause.
-    const PREFIXES: [&str; 6] = [
+    const PREFIXES: [&str; 8] = [
         "runc create failed: ",
+        "runc exec failed: ",
+        "exec failed: ",
         "runc start failed: ",
         "crun create failed: ",
         "crun: ",

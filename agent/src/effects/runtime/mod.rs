@@ -9,6 +9,7 @@ mod call;
 mod connect;
 mod devices;
 mod error;
+mod exec;
 mod files;
 mod host;
 mod index;
@@ -100,6 +101,7 @@ struct Shared {
     starts: Semaphore,
     users: Mutex<accounts::Cache>,
     index: index::Index,
+    processes: exec::Processes,
 }
 
 impl Runtime {
@@ -112,6 +114,7 @@ impl Runtime {
             starts: Semaphore::new(config.start_concurrency.max(1)),
             users: Mutex::default(),
             index: index::Index::default(),
+            processes: exec::Processes::default(),
             config,
         };
         Self {

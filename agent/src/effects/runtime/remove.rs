@@ -51,6 +51,7 @@ impl Runtime {
         let (record, snapshot) = tokio::join!(self.delete_record(id), self.remove_snapshot(id));
         record.and(snapshot)?;
         self.shared.index.removed(id);
+        self.shared.processes.removed(id);
         Ok(())
     }
 

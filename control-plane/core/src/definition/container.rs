@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::read::{Object, container_path, integer, objects, requires, text};
 use super::task_level::{MEMORY_MIB_MIN, check_name};
-use super::{linux, log, networking, restart, sysctls};
+use super::{health, linux, log, networking, restart, sysctls};
 use crate::problems::{Problems, shown};
 
 /// Longest image reference.
@@ -62,6 +62,7 @@ fn check_one(task: &Object, path: &str, container: &Object, problems: &mut Probl
     networking::check(task, path, container, problems);
     sysctls::check(task, path, container, problems);
     log::check(path, container, problems);
+    health::check(path, container, problems);
 }
 
 fn check_image(path: &str, container: &Object, problems: &mut Problems) {

@@ -105,6 +105,13 @@ fn check_condition(path: &str, target: &str, on: &Object, condition: Option<&str
         );
         problems.push(format!("{path}.condition"), message);
     }
+    if condition == Some("HEALTHY") && !on.contains_key("healthCheck") {
+        let message = format!(
+            "HEALTHY cannot be waited for: {} has no healthCheck",
+            shown(target)
+        );
+        problems.push(format!("{path}.condition"), message);
+    }
 }
 
 /// The cycles a depth-first walk closes, each as its names with the first one again at the end.

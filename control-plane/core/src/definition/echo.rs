@@ -14,6 +14,8 @@ const CONTAINER_LISTS: &[&str] = &[
     "volumesFrom",
     "systemControls",
 ];
+/// What AWS fills in of a health check: seconds, but for the retries. A start period is not filled in.
+const HEALTH_CHECK: &[(&str, u32)] = &[("interval", 30), ("timeout", 5), ("retries", 3)];
 /// Lists that every echoed task has.
 const TASK_LISTS: &[&str] = &["volumes", "placementConstraints"];
 
@@ -36,6 +38,12 @@ pub(super) fn fill(task: &mut Object) -> &Object {
         container.entry("essential").or_insert_with(|| json!(true));
         for name in CONTAINER_LISTS {
             container.entry(*name).or_insert_with(|| json!([]));
+        }
+        let check = container.get_mut("healthCheck").and_then(Value::as_object_mut);
+        if let Some(check) = check {
+            for (name, default) in HEALTH_CHECK {
+                check.entry(*name).or_insert_with(|| json!(default));
+            }
         }
         let ports = container.get_mut("portMappings").and_then(Value::as_array_mut);
         for port in ports.into_iter().flatten().filter_map(Value::as_object_mut) {
@@ -90,6 +98,7 @@ fn requires_attributes(task: &Object) -> Vec<&'static str> {
             "com.amazonaws.ecs.capability.task-iam-role",
             task.contains_key("taskRoleArn"),
         ),
+        ("ecs.capability.container-health-check", any("healthCheck")),
         ("ecs.capability.container-ordering", any("dependsOn")),
         (
             "ecs.capability.task-cpu-mem-limit",

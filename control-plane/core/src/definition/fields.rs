@@ -179,7 +179,7 @@ const CONTAINER: &[Field] = &[
     yes("dockerLabels", Map),
     yes("ulimits", list(&object(ULIMIT))),
     yes("logConfiguration", object(LOG_CONFIGURATION)),
-    later("healthCheck", object(HEALTH_CHECK)),
+    yes("healthCheck", object(HEALTH_CHECK)),
     yes(
         "systemControls",
         list(&object(&[yes("namespace", Text), yes("value", Text)])),
@@ -226,12 +226,7 @@ const SECRET: &[Field] = &[must("name", Text), must("valueFrom", Text)];
 
 const DEPENDENCY: &[Field] = &[must("containerName", Text), must("condition", one_of(&CONDITION))];
 
-const CONDITION: Choice = Choice {
-    honoured: &["START", "COMPLETE", "SUCCESS"],
-    later: &["HEALTHY"],
-    instead: "use START, COMPLETE or SUCCESS",
-    ..all(&[])
-};
+const CONDITION: Choice = all(&["START", "COMPLETE", "SUCCESS", "HEALTHY"]);
 
 const ULIMIT: &[Field] = &[
     must("name", one_of(&ULIMIT_NAME)),

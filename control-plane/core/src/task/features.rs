@@ -12,6 +12,8 @@ const LOG_JSON_FILE: &str = "log.json-file";
 const DEPENDS_START: &str = "depends.start";
 const DEPENDS_COMPLETE: &str = "depends.complete";
 const DEPENDS_SUCCESS: &str = "depends.success";
+const DEPENDS_HEALTHY: &str = "depends.healthy";
+const HEALTH_CHECK: &str = "health-check";
 const LIMITS_TASK: &str = "limits.task";
 const LIMITS_CONTAINER: &str = "limits.container";
 const ULIMITS: &str = "ulimits";
@@ -43,6 +45,7 @@ pub const FEATURES: &[&str] = &[
     DEPENDS_START,
     DEPENDS_COMPLETE,
     DEPENDS_SUCCESS,
+    DEPENDS_HEALTHY,
     LIMITS_TASK,
     LIMITS_CONTAINER,
     ULIMITS,
@@ -62,6 +65,7 @@ pub const FEATURES: &[&str] = &[
     VOLUMES_HOST,
     VOLUMES_LOCAL,
     VOLUMES_FROM,
+    HEALTH_CHECK,
     RESTART_AFTER_REBOOT,
 ];
 
@@ -92,6 +96,8 @@ fn needs(definition: &Definition, feature: &str) -> bool {
         DEPENDS_START => waits_for(Condition::Start),
         DEPENDS_COMPLETE => waits_for(Condition::Complete),
         DEPENDS_SUCCESS => waits_for(Condition::Success),
+        DEPENDS_HEALTHY => waits_for(Condition::Healthy),
+        HEALTH_CHECK => definition.containers.iter().any(|c| c.health_check.is_some()),
         LIMITS_TASK => definition.cpu_units.is_some() || definition.memory_mib.is_some(),
         LIMITS_CONTAINER => definition.containers.iter().any(is_limited),
         ULIMITS => definition.containers.iter().any(|c| !c.ulimits.is_empty()),

@@ -6,8 +6,8 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::{
-    Architecture, Condition, ContainerDefinition, Definition, Dependency, LinuxOptions, LogOptions, MIB,
-    NetworkMode, Networking, PortMapping, Protocol, RestartPolicy, Tmpfs, Ulimit, volumes,
+    Architecture, Condition, ContainerDefinition, Definition, Dependency, HealthCheck, LinuxOptions,
+    LogOptions, MIB, NetworkMode, Networking, PortMapping, Protocol, RestartPolicy, Tmpfs, Ulimit, volumes,
 };
 use crate::definition::linux::no_new_privileges;
 use crate::expression::{Expression, ExpressionError};
@@ -147,6 +147,7 @@ fn container(echo: EchoContainer) -> Result<ContainerDefinition, EchoError> {
         restart: echo.restart_policy.and_then(restart),
         mount_points: echo.mount_points.into_iter().map(volumes::mount_point).collect(),
         volumes_from: echo.volumes_from.into_iter().map(volumes::volumes_from).collect(),
+        health_check: echo.health_check.map(health_check),
         networking: Networking {
             hostname: echo.hostname,
             extra_hosts: echo
@@ -167,6 +168,7 @@ fn dependency(echo: EchoDependency) -> Result<Dependency, EchoError> {
         "START" => Condition::Start,
         "COMPLETE" => Condition::Complete,
         "SUCCESS" => Condition::Success,
+        "HEALTHY" => Condition::Healthy,
         _ => {
             return Err(EchoError::Value {
                 field: "condition",
@@ -188,6 +190,26 @@ fn restart(echo: EchoRestart) -> Option<RestartPolicy> {
         ignored_exit_codes: echo.ignored_exit_codes,
         attempt_period_s: echo.restart_attempt_period.unwrap_or(RESTART_PERIOD_S),
     })
+}
+
+/// As Docker has it, a shell takes what comes after the first as its own arguments.
+fn health_check(echo: EchoHealthCheck) -> HealthCheck {
+    let mut command = echo.command;
+    let kind = if command.is_empty() {
+        String::new()
+    } else {
+        command.remove(0)
+    };
+    if kind == "CMD-SHELL" {
+        command.splice(0..0, ["/bin/sh", "-c"].map(str::to_owned));
+    }
+    HealthCheck {
+        command,
+        interval_ms: echo.interval * 1_000,
+        timeout_ms: echo.timeout * 1_000,
+        retries: echo.retries,
+        start_period_ms: echo.start_period * 1_000,
+    }
 }
 
 fn tmpfs(echo: EchoTmpfs) -> Tmpfs {
@@ -303,6 +325,7 @@ struct EchoContainer {
     #[serde(default)]
     volumes_from: Vec<volumes::EchoVolumesFrom>,
     restart_policy: Option<EchoRestart>,
+    health_check: Option<EchoHealthCheck>,
 }
 
 #[derive(Deserialize)]
@@ -319,6 +342,18 @@ struct EchoRestart {
 struct EchoHost {
     hostname: String,
     ip_address: String,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct EchoHealthCheck {
+    command: Vec<String>,
+    /// Seconds, and bounded, as the others.
+    interval: u32,
+    timeout: u32,
+    retries: u32,
+    #[serde(default)]
+    start_period: u32,
 }
 
 #[derive(Deserialize)]

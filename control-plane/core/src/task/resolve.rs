@@ -4,14 +4,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
-    ContainerDefinition, Definition, Dependency, LinuxOptions, LogSpec, MIB, MountPoint, NetworkMode,
-    Networking, PortMapping, RestartPolicy, Ulimit, Volume, VolumesFrom,
+    ContainerDefinition, Definition, Dependency, HealthCheck, LinuxOptions, LogSpec, MIB, MountPoint,
+    NetworkMode, Networking, PortMapping, RestartPolicy, Ulimit, Volume, VolumesFrom,
 };
 use crate::arn::is_id;
 
 /// From the stop signal to SIGKILL, unless the definition says otherwise: as in ECS.
 pub const STOP_TIMEOUT_S: u32 = 30;
-/// How long others wait for a container's COMPLETE or SUCCESS, unless the definition says otherwise.
+/// How long others wait for a container's COMPLETE, SUCCESS or HEALTHY, unless the definition says otherwise.
 pub const START_TIMEOUT_S: u32 = 180;
 /// What is kept of a container's output unless the definition says otherwise.
 pub const LOG: LogSpec = LogSpec {
@@ -102,6 +102,7 @@ pub struct ResolvedContainer {
     pub restart: Option<RestartPolicy>,
     pub mount_points: Vec<MountPoint>,
     pub volumes_from: Vec<VolumesFrom>,
+    pub health_check: Option<HealthCheck>,
     pub log: LogSpec,
 }
 
@@ -182,6 +183,7 @@ fn resolve_container(container: &ContainerDefinition, id: &str) -> ResolvedConta
         restart: container.restart,
         mount_points: container.mount_points,
         volumes_from: container.volumes_from,
+        health_check: container.health_check,
         log: container.log.resolve(),
     }
 }

@@ -33,6 +33,7 @@ fn full() -> Definition {
     });
     let rest = json!({
         "privileged": true, "pseudoTerminal": true, "restartPolicy": {"enabled": true, "ignoredExitCodes": [3], "restartAttemptPeriod": 60}, "dockerSecurityOptions": ["no-new-privileges"],
+        "healthCheck": {"command": ["CMD-SHELL", "look", "x"], "interval": 7, "timeout": 2, "retries": 4, "startPeriod": 9},
         "hostname": "web.local", "extraHosts": [{"hostname": "db", "ipAddress": "10.0.0.1"}],
         "dnsServers": ["10.0.0.2"], "dnsSearchDomains": ["a.b"],
         "systemControls": [{"namespace": "kernel.msgmax", "value": "9000"}],
@@ -114,6 +115,7 @@ fn a_task_is_resolved_field_for_field() {
             "volumes.host",
             "volumes.local",
             "volumes.from",
+            "health-check",
             "restart.after-reboot"
         ]
     );
@@ -210,6 +212,13 @@ fn a_task_is_resolved_field_for_field() {
                 container: "setup".into(),
                 read_only: true,
             }],
+            health_check: Some(HealthCheck {
+                command: ["/bin/sh", "-c", "look", "x"].map(String::from).into(),
+                interval_ms: 7_000,
+                timeout_ms: 2_000,
+                retries: 4,
+                start_period_ms: 9_000,
+            }),
             networking: Networking {
                 hostname: "web.local".into(),
                 extra_hosts: vec![("db".into(), "10.0.0.1".into())],
@@ -334,8 +343,10 @@ fn every_feature_is_needed_by_some_definition() {
         "containerDefinitions": [
             {"name": "a", "image": "x", "dependsOn": [
                 {"containerName": "b", "condition": "START"}, {"containerName": "b", "condition": "COMPLETE"},
+                {"containerName": "c", "condition": "HEALTHY"},
             ]},
             {"name": "b", "image": "x", "essential": false},
+            {"name": "c", "image": "x", "healthCheck": {"command": ["CMD", "x"]}},
         ],
     }));
     let awsvpc = definition(json!({
@@ -350,4 +361,31 @@ fn every_feature_is_needed_by_some_definition() {
     for feature in FEATURES {
         assert!(needed.contains(feature), "{feature}");
     }
+}
+
+#[test]
+fn a_dependency_on_health_is_a_feature_and_a_program_is_executed_as_it_is() {
+    let definition = definition(json!({
+        "family": "f", "networkMode": "none", "containerDefinitions": [
+            {"name": "a", "image": "i", "memory": 64, "dependsOn": [{"containerName": "b", "condition": "HEALTHY"}]},
+            {"name": "b", "image": "i", "memory": 64, "healthCheck": {"command": ["CMD", "look", "x"]}},
+        ],
+    }));
+    assert_eq!(
+        definition.containers[0].depends_on[0].condition,
+        Condition::Healthy
+    );
+    let check = HealthCheck {
+        command: ["look", "x"].map(String::from).into(),
+        interval_ms: 30_000,
+        timeout_ms: 5_000,
+        retries: 3,
+        start_period_ms: 0,
+    };
+    assert_eq!(definition.containers[1].health_check, Some(check));
+    let features = required_features(&definition);
+    assert!(
+        features.contains(&"depends.healthy") && features.contains(&"health-check"),
+        "{features:?}"
+    );
 }

@@ -20,7 +20,7 @@ use crate::{
         node_view,
         records::{self, Attempts},
     },
-    model::{Node, Tags, Task, TaskContainer, TaskDefinition, keys},
+    model::{ContainerHealth, Node, Tags, Task, TaskContainer, TaskDefinition, keys},
     store::{
         Operation, StoreError,
         typed::{self, Versioned},
@@ -319,5 +319,10 @@ fn container(definition: &ContainerDefinition) -> TaskContainer {
                 )
             })
             .collect(),
+        essential: definition.essential,
+        health: definition
+            .health_check
+            .as_ref()
+            .map(|_| ContainerHealth::unknown()),
     }
 }

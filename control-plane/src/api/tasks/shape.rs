@@ -46,7 +46,7 @@ pub(in crate::api) fn task(api: &Api, task: &Task, node: Option<&Node>, with_tag
     put("desiredStatus", task.desired_status.clone().into());
     put("enableExecuteCommand", false.into());
     put("group", task.group.clone().into());
-    put("healthStatus", "UNKNOWN".into());
+    put("healthStatus", task.health().into());
     put("lastStatus", task.last_status.clone().into());
     put("launchType", task.launch_type.clone().into());
     put("memory", json!(task.memory));
@@ -143,7 +143,7 @@ fn container(api: &Api, task: &Task, container: &TaskContainer, task_arn: &str) 
         "lastStatus": container.last_status,
         "networkBindings": bindings(task, container),
         "networkInterfaces": interfaces(task),
-        "healthStatus": "UNKNOWN",
+        "healthStatus": container.health.as_ref().map_or("UNKNOWN", |health| health.status.as_str()),
         "cpu": container.cpu,
     });
     let optional = [

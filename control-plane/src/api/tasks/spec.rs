@@ -1,8 +1,8 @@
 //! Owns the step from a resolved task to the message its node gets. Field for field: nothing is decided here.
 
 use berth_control_plane_core::task::{
-    Condition, Dependency, LinuxOptions, LogSpec, NetworkMode, Networking, PortMapping, Protocol,
-    ResolvedContainer, ResolvedTask, RestartPolicy, Tmpfs, Ulimit,
+    Condition, Dependency, HealthCheck, LinuxOptions, LogSpec, NetworkMode, Networking, PortMapping,
+    Protocol, ResolvedContainer, ResolvedTask, RestartPolicy, Tmpfs, Ulimit,
 };
 use berth_proto::node::v1 as wire;
 
@@ -71,6 +71,7 @@ fn container(container: ResolvedContainer) -> wire::ContainerSpec {
             .map(volumes::volumes_from)
             .collect(),
         restart_policy: container.restart.map(restart_policy),
+        health_check: container.health_check.map(health_check),
     }
 }
 
@@ -94,10 +95,21 @@ fn dependency(dependency: Dependency) -> wire::Dependency {
         Condition::Start => wire::DependencyCondition::Start,
         Condition::Complete => wire::DependencyCondition::Complete,
         Condition::Success => wire::DependencyCondition::Success,
+        Condition::Healthy => wire::DependencyCondition::Healthy,
     };
     wire::Dependency {
         container_name: dependency.container_name,
         condition: condition.into(),
+    }
+}
+
+fn health_check(check: HealthCheck) -> wire::HealthCheck {
+    wire::HealthCheck {
+        command: check.command,
+        interval_ms: check.interval_ms,
+        timeout_ms: check.timeout_ms,
+        retries: check.retries,
+        start_period_ms: check.start_period_ms,
     }
 }
 

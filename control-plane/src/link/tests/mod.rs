@@ -356,6 +356,8 @@ pub(crate) fn task_record(node: &str, task: &str) -> Task {
         memory: None,
         memory_reservation: None,
         ports: vec![],
+        essential: true,
+        health: None,
     };
     Task {
         id: task.into(),

@@ -1,6 +1,8 @@
 //! What a node reports: applied in order, once, with all that follows.
 
-use berth_proto::node::v1::{ContainerState, StateAck, StateChange, StopCode, TaskState, TaskStatus};
+use berth_proto::node::v1::{
+    ContainerState, HealthProbe, HealthStatus, StateAck, StateChange, StopCode, TaskState, TaskStatus,
+};
 
 use super::*;
 
@@ -302,4 +304,43 @@ async fn warnings_of_a_node_are_kept_in_bounds_and_go_when_it_no_longer_has_them
     link.acknowledged(2).await;
     let after = plane.task(&task).await.unwrap();
     assert!(after.node_warnings.is_empty() && after.version > record.version);
+}
+
+#[tokio::test]
+async fn health_is_kept_bounded_and_makes_that_of_the_task() {
+    let plane = Plane::start().await;
+    let (node, task) = (id('a'), id('1'));
+    let mut link = plane.connect(&node).await;
+    plane.place(&node, &task).await;
+    link.report(1, running(&task)).await;
+    link.acknowledged(1).await;
+    let record = plane.task(&task).await.unwrap();
+    assert_eq!(
+        (record.containers[0].health.clone(), record.health()),
+        (None, "UNKNOWN")
+    );
+    for (at, told, kept) in [
+        (2, HealthStatus::Unknown, "UNKNOWN"),
+        (3, HealthStatus::Healthy, "HEALTHY"),
+        (4, HealthStatus::Unhealthy, "UNHEALTHY"),
+    ] {
+        let mut state = running(&task);
+        state.containers[0].set_health(told);
+        state.containers[0].health_since_ms = 7;
+        state.containers[0].health_probe = Some(HealthProbe {
+            exit_code: Some(3),
+            output: "x".repeat(5_000),
+        });
+        link.report(at, state).await;
+        link.acknowledged(at).await;
+        let record = plane.task(&task).await.unwrap();
+        let health = record.containers[0].health.clone().unwrap();
+        assert_eq!((health.status.as_str(), record.health()), (kept, kept));
+        assert_eq!((health.since, health.exit_code), (Some(7), Some(3)));
+        assert_eq!(health.output.unwrap().len(), 1_024);
+    }
+    // An agent of an earlier version says nothing of it.
+    link.report(5, running(&task)).await;
+    link.acknowledged(5).await;
+    assert_eq!(plane.task(&task).await.unwrap().health(), "UNHEALTHY");
 }

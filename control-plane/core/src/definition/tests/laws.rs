@@ -22,6 +22,8 @@ pub(super) fn any_json() -> impl Strategy<Value = Value> {
             "tcp",
             "udp",
             "START",
+            "HEALTHY",
+            "CMD-SHELL",
             "SUCCESS",
             "FARGATE",
             "512",
@@ -80,6 +82,9 @@ fn any_key() -> impl Strategy<Value = String> {
         "requiresCompatibilities",
         "memoryReservation",
         "stopTimeout",
+        "healthCheck",
+        "interval",
+        "retries",
     ]);
     prop_oneof![8 => known.prop_map(str::to_string), 1 => ".{0,8}"]
 }
@@ -114,6 +119,7 @@ fn any_place() -> impl Strategy<Value = String> {
         "/containerDefinitions/0/dockerLabels",
         "/containerDefinitions/0/command",
         "/containerDefinitions/1/essential",
+        "/containerDefinitions/1/healthCheck",
     ])
     .prop_map(str::to_string)
 }

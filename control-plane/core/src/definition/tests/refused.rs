@@ -36,11 +36,6 @@ fn unknown_and_unsupported_fields_are_told_apart() {
             "containerDefinitions[0].linuxParameters.initProcessEnabled: not supported yet",
         ),
         (
-            "healthCheck",
-            json!({"command": ["CMD", "x"]}),
-            "containerDefinitions[0].healthCheck: not supported yet",
-        ),
-        (
             "portMappings",
             json!([{"containerPortRange": "80-90"}]),
             "containerDefinitions[0].portMappings[0].containerPortRange: not supported yet",
@@ -107,16 +102,18 @@ fn what_asks_for_nothing_is_accepted_of_any_field() {
 
 #[test]
 fn a_field_that_is_not_supported_is_still_looked_into() {
+    let proxy = json!({"containername": "x", "properties": [{"name": 5}]});
+    let found = problems(&with(good(), "/proxyConfiguration", proxy));
+    assert!(
+        found[0].starts_with("proxyConfiguration: not supported: "),
+        "{found:?}"
+    );
     assert_eq!(
-        problems(&container(
-            "healthCheck",
-            json!({"comand": ["CMD"], "interval": "5"})
-        )),
+        found[1..],
         [
-            "containerDefinitions[0].healthCheck: not supported yet",
-            "containerDefinitions[0].healthCheck.comand: unknown field (did you mean command?)",
-            "containerDefinitions[0].healthCheck.command: required",
-            "containerDefinitions[0].healthCheck.interval: expected an integer, got a string",
+            "proxyConfiguration.containername: unknown field (did you mean containerName?)",
+            "proxyConfiguration.containerName: required",
+            "proxyConfiguration.properties[0].name: expected a string, got an integer",
         ]
     );
 }
@@ -198,14 +195,6 @@ fn bad_choices_list_the_good_ones() {
     only(
         &with(good(), "/requiresCompatibilities", json!(["MANAGED_INSTANCES"])),
         "requiresCompatibilities[0]: MANAGED_INSTANCES: not supported: tasks run on the cluster's own nodes; use EC2, FARGATE or EXTERNAL",
-    );
-    only(
-        &with(
-            good(),
-            "/containerDefinitions/0/dependsOn/0/condition",
-            json!("HEALTHY"),
-        ),
-        "containerDefinitions[0].dependsOn[0].condition: HEALTHY: not supported yet; use START, COMPLETE or SUCCESS",
     );
     only(
         &container(
