@@ -1,6 +1,5 @@
-//! Owns the sight of an image's content, as its layers make it together, for the time of a copy. Never changes it, and leaves no
-//! mount on the host, whatever happens: it is mounted in a mount namespace of one thread, which ends with the thread; what that
-//! opened goes on being seen.
+//! Owns the sight of an image's content, as its layers make it together, for the time of a copy. Never changes it. It is mounted
+//! only until it is open, below the task's own directory, with which a mount would go that an agent killed in between leaves.
 
 use std::{
     io,
@@ -9,7 +8,7 @@ use std::{
 };
 
 use nix::{
-    mount::{MsFlags, mount},
+    mount::{MntFlags, MsFlags, mount, umount2},
     sched::{CloneFlags, unshare},
 };
 use rustix::{
@@ -78,16 +77,15 @@ fn common_directory(paths: &[PathBuf]) -> PathBuf {
     common
 }
 
-/// Opens `at` as it looks once `make` was done in a mount namespace of its own.
+/// Opens `at` as it looks with what `make` mounts there.
 fn mounted(at: &Path, make: impl FnOnce(&Path) -> nix::Result<()> + Send) -> io::Result<OwnedFd> {
     let work = || {
-        // Its working directory becomes its own with it.
-        unshare(CloneFlags::CLONE_NEWNS)?;
-        // What is unmounted on the host must not be kept here, and what is mounted here must not be seen there.
-        let none = None::<&str>;
-        mount(none, "/", none, MsFlags::MS_SLAVE | MsFlags::MS_REC, none)?;
+        // From now on its working directory is its own.
+        unshare(CloneFlags::CLONE_FS)?;
         make(at)?;
-        open_directory(at)
+        let opened = open_directory(at);
+        umount2(at, MntFlags::MNT_DETACH)?;
+        opened
     };
     std::thread::scope(|scope| {
         let thread = std::thread::Builder::new()

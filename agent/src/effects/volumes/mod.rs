@@ -291,9 +291,7 @@ fn remove_all(places: &Places) -> Result<Vec<String>, VolumeError> {
         opened => opened.map_err(failed("open"))?,
     };
     mounts::unmount_all(&root).map_err(failed("unmount"))?;
-    for name in [c"tasks", c"view"] {
-        tree::remove(parent.as_fd(), name, deadline).map_err(failed("remove"))?;
-    }
+    tree::remove(parent.as_fd(), c"tasks", deadline).map_err(failed("remove"))?;
     let mut names = Vec::new();
     match std::fs::read_dir(places.shared()) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}

@@ -3,8 +3,8 @@
 //! ```text
 //! tasks/<task>/named/<volume>/{volume.json, data}
 //! tasks/<task>/image/<container>-<number>/data
+//! tasks/<task>/view                               where an image is mounted, until it is open
 //! shared/<volume>/{volume.json, data}
-//! view                                            where an image is mounted, seen by one thread only
 //! ```
 //! Names are the user's, of letters, digits, `-` and `_`, at most 255: file names as they are. All of it is open to root alone;
 //! what a container sees of it is `data`.
@@ -57,8 +57,8 @@ impl Places {
         self.root.join(SHARED)
     }
 
-    pub(super) fn view(&self) -> PathBuf {
-        self.root.join("view")
+    pub(super) fn view(&self, task: &TaskId) -> PathBuf {
+        self.task(task).join("view")
     }
 
     /// What belongs to a volume; its content is the `data` in it.

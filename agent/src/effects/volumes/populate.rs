@@ -84,7 +84,7 @@ fn one(
     let root = match (root, image) {
         (Some(root), _) => root,
         (slot, Some(image)) => {
-            let view = places.view();
+            let view = places.view(task);
             make_own(&view)?;
             slot.insert(image::open(image, &view)?)
         }
