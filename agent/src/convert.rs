@@ -21,6 +21,7 @@ use berth_proto::node::v1 as wire;
 
 /// What this agent honours beyond the plain fields of a spec. A spec that requires more is refused by that name.
 pub const FEATURES: &[&str] = &[
+    "image.digest",
     "net.awsvpc",
     "net.host",
     "net.none",
@@ -333,6 +334,7 @@ fn container(wire: wire::ContainerSpec) -> Result<ContainerSpec, Refusal> {
         id,
         name: wire.name,
         image: wire.image,
+        image_digest: image_digest(wire.image_digest)?,
         entry_point: wire.entry_point,
         command: wire.command,
         environment,
@@ -395,6 +397,21 @@ fn restart_policy(wire: wire::RestartPolicy) -> Result<RestartPolicy, Refusal> {
 fn is_name(name: &str) -> bool {
     let plain = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'_';
     (1..=255).contains(&name.len()) && name.bytes().all(plain)
+}
+
+/// Empty, or the SHA-256 of a manifest: it becomes a part of the reference.
+fn image_digest(digest: String) -> Result<String, Refusal> {
+    let hex = |text: &str| text.len() == 64 && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+    if digest.is_empty() || digest.strip_prefix("sha256:").is_some_and(hex) {
+        return Ok(digest);
+    }
+    Err(Refusal {
+        field: "image_digest".into(),
+        problem: format!(
+            "{:?} is not sha256: and 64 hexadecimal digits",
+            digest.chars().take(80).collect::<String>()
+        ),
+    })
 }
 
 fn environment(pair: wire::KeyValue) -> Result<(String, String), Refusal> {
@@ -477,6 +494,7 @@ pub fn state_change(report: &Report) -> wire::StateChange {
         reason: c.reason.clone().unwrap_or_default(),
         runtime_id: c.runtime_id.clone().unwrap_or_default(),
         image_digest: c.image_digest.clone().unwrap_or_default(),
+        resolved_digest: c.resolved_digest.clone().unwrap_or_default(),
         started_at_ms: ms(c.started),
         finished_at_ms: ms(c.finished),
         pid: c.pid.unwrap_or_default(),

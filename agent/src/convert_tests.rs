@@ -213,6 +213,12 @@ fn every_bound_is_checked_and_named() {
         }),
         ("containers[0].name", |t| t.containers[0].name = "a/b".into()),
         ("containers[0].image", |t| t.containers[0].image.clear()),
+        ("containers[0].image_digest", |t| {
+            t.containers[0].image_digest = "sha256:../../x".into();
+        }),
+        ("containers[0].image_digest", |t| {
+            t.containers[0].image_digest = format!("sha512:{}", "0".repeat(64));
+        }),
         ("containers[0].stop_timeout_ms", |t| {
             t.containers[0].stop_timeout_ms = 0
         }),

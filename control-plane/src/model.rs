@@ -8,6 +8,7 @@
 //! | `/clusters/{cluster}` | [`Cluster`] |
 //! | `/families/{family}` | [`Family`] |
 //! | `/task-definitions/{family}/{revision, ten digits}` | [`TaskDefinition`] |
+//! | `/image-pins/{family}/{revision, ten digits}` | [`ImagePins`] |
 //! | `/nodes/{cluster}/{node}` | [`Node`] |
 //! | `/node-clusters/{node}` | the cluster's name, as JSON string |
 //! | `/tasks/{cluster}/{task}` | [`Task`] |
@@ -76,6 +77,13 @@ pub struct TaskDefinition {
     pub registered_at: Millis,
     pub deregistered_at: Option<Millis>,
     pub registered_by: String,
+}
+
+/// The images of a revision as its first task resolved them, by container name: `sha256:…` of what the tag pointed to.
+/// What is here stays.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImagePins {
+    pub digests: BTreeMap<String, String>,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -199,6 +207,12 @@ pub struct TaskContainer {
     /// By its restart policy.
     #[serde(default)]
     pub restart_count: u32,
+    /// What it resolves its image to becomes the revision's, if it is the first.
+    #[serde(default)]
+    pub pins: bool,
+    /// What it did resolve it to; only if it `pins`.
+    #[serde(default)]
+    pub resolved_digest: Option<String>,
     pub cpu: String,
     pub memory: Option<String>,
     pub memory_reservation: Option<String>,

@@ -15,4 +15,5 @@ mod reboot;
 mod restart;
 mod service;
 mod survival;
+mod versions;
 mod volumes;

@@ -114,6 +114,7 @@ impl Host {
             Effect::PullImage { image, .. } => Completion::ImageReady(ResolvedImage {
                 reference: image.clone(),
                 digest: "sha256:0".into(),
+                resolved: "sha256:0".into(),
                 chain_id: "sha256:1".into(),
                 config: ImageConfig::default(),
             }),

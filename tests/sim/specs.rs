@@ -73,6 +73,7 @@ fn container(task: u64, i: u64, essential: bool, network: NetworkMode, random: &
         id: format!("{:032x}", (task << 8) + i + (1 << 60)).parse().unwrap(),
         name: i.to_string(),
         image: format!("image-{}", random.up_to(3)),
+        image_digest: String::new(),
         entry_point: Vec::new(),
         command: Vec::new(),
         environment: Vec::new(),

@@ -14,6 +14,15 @@ pub fn busybox(path: &Path) {
 
 /// As [`busybox`], under another reference, and with volumes that it declares. `/srv/html` belongs to user 1000.
 pub fn archive(path: &Path, reference: &str, volumes: &[&str]) {
+    write(path, reference, volumes, "FROM_IMAGE=yes");
+}
+
+/// As [`busybox`], with another variable in the image's environment.
+pub fn busybox_with(path: &Path, variable: &str) {
+    write(path, BUSYBOX, &[], variable);
+}
+
+fn write(path: &Path, reference: &str, volumes: &[&str], variable: &str) {
     let binary = std::fs::read("/bin/busybox").expect("/bin/busybox: install the package busybox-static");
     let applets = std::process::Command::new("/bin/busybox")
         .arg("--list")
@@ -85,7 +94,7 @@ pub fn archive(path: &Path, reference: &str, volumes: &[&str]) {
         .collect();
     let config = serde_json::json!({
         "architecture": architecture, "os": "linux",
-        "config": { "Env": ["PATH=/bin", "FROM_IMAGE=yes"], "Cmd": ["sleep", "3600"], "Volumes": volumes },
+        "config": { "Env": ["PATH=/bin", variable], "Cmd": ["sleep", "3600"], "Volumes": volumes },
         "rootfs": { "type": "layers", "diff_ids": [format!("sha256:{}", hex::encode(Sha256::digest(&layer)))] },
     });
     let manifest =

@@ -392,8 +392,8 @@ impl Container {
             Life::Running => Status::Running,
             Life::Exited | Life::Gone => Status::Stopped,
         };
-        let digest = match &self.image {
-            Image::Ready(image) => Some(image.digest.clone()),
+        let image = match &self.image {
+            Image::Ready(image) => Some(image),
             _ => None,
         };
         ContainerState {
@@ -403,7 +403,10 @@ impl Container {
             exit_code: self.exit,
             reason: self.reason.clone(),
             runtime_id: self.attempted.then(|| runtime_id(&spec.id, self.attempt)),
-            image_digest: digest,
+            image_digest: image.map(|image| image.digest.clone()),
+            resolved_digest: image
+                .map(|image| image.resolved.clone())
+                .filter(|digest| !digest.is_empty()),
             started: self.started,
             finished: self.finished,
             pid: self.pid,

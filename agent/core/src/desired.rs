@@ -96,6 +96,9 @@ pub struct ContainerSpec {
     pub name: String,
     /// An image reference as the user wrote it.
     pub image: String,
+    /// `sha256:…`: this very image of the repository, whatever its tag says. Empty: what the reference says.
+    #[serde(default)]
+    pub image_digest: String,
     /// Empty: the image's.
     pub entry_point: Vec<String>,
     /// Empty: the image's, unless `entry_point` is set.
@@ -137,6 +140,16 @@ pub struct ContainerSpec {
     pub restart: Option<RestartPolicy>,
     #[serde(default)]
     pub health_check: Option<HealthCheck>,
+}
+
+impl ContainerSpec {
+    /// The reference that is pulled.
+    pub fn wanted_image(&self) -> String {
+        match self.image_digest.as_str() {
+            "" => self.image.clone(),
+            digest => format!("{}@{digest}", self.image),
+        }
+    }
 }
 
 /// When a container that ended is started again: see [`crate::restart`].

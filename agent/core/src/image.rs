@@ -9,6 +9,10 @@ pub struct ResolvedImage {
     pub reference: String,
     /// `sha256:…` of the manifest of this platform.
     pub digest: String,
+    /// Likewise of what the reference points to: the manifest, or an index of it and other platforms'. Empty in what an
+    /// older agent stored.
+    #[serde(default)]
+    pub resolved: String,
     /// Key of the committed snapshot that holds the unpacked layers (the OCI chain id).
     pub chain_id: String,
     pub config: ImageConfig,

@@ -76,6 +76,9 @@ pub struct ContainerState {
     pub reason: Option<String>,
     pub runtime_id: Option<String>,
     pub image_digest: Option<String>,
+    /// What another node pulls to run the same.
+    #[serde(default)]
+    pub resolved_digest: Option<String>,
     pub started: Option<Millis>,
     pub finished: Option<Millis>,
     pub pid: Option<u32>,

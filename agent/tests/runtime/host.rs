@@ -164,6 +164,7 @@ impl Host {
                 id: unique_id().parse().unwrap(),
                 name: "app".into(),
                 image: image::REFERENCE.into(),
+                image_digest: String::new(),
                 entry_point: vec![],
                 command: ["/bin/sh", "-c", script].map(str::to_owned).into(),
                 environment: vec![],
@@ -194,6 +195,7 @@ impl Host {
             image: ResolvedImage {
                 reference: image::REFERENCE.into(),
                 digest: String::new(),
+                resolved: String::new(),
                 chain_id: self.chain_id.clone(),
                 config: ImageConfig::default(),
             },

@@ -12,7 +12,7 @@ mod volumes;
 
 use std::collections::BTreeMap;
 
-pub use features::{FEATURES, RESTART_AFTER_REBOOT, required_features};
+pub use features::{FEATURES, IMAGE_DIGEST, RESTART_AFTER_REBOOT, required_features};
 pub use log::LogOptions;
 pub use read::EchoError;
 pub use requirements::{Architecture, Requirements};
@@ -166,11 +166,20 @@ pub struct Definition {
     pub containers: Vec<ContainerDefinition>,
 }
 
+impl ContainerDefinition {
+    /// Whether its image may be another one tomorrow, and all tasks of the revision are to run the same.
+    pub fn is_pinned(&self) -> bool {
+        self.consistent_version && !self.image.contains('@')
+    }
+}
+
 /// One container of a [`Definition`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ContainerDefinition {
     pub name: String,
     pub image: String,
+    /// All tasks of the revision run the image that the first one resolved.
+    pub consistent_version: bool,
     pub entry_point: Vec<String>,
     pub command: Vec<String>,
     pub environment: Vec<(String, String)>,

@@ -1,6 +1,7 @@
 //! Owns how a node's reports get into the store: in order, each once, and everything that follows from one in the
 //! same transaction. Never loses one: a report is acknowledged only when it is applied or can never be.
 
+mod pins;
 mod vanished;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -8,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use berth_proto::node::v1::{DesiredStatus, StateChange, TaskSpec, TaskState};
 use prost::Message;
 
+use self::pins::Pins;
 use super::{
     dispatch::desired_prefix,
     map::{self, Progress},
@@ -23,8 +25,8 @@ use crate::{
     },
 };
 
-/// Most reports in one transaction: each takes at most two operations, and three are the node's own.
-pub(super) const BATCH_CHANGES_MAX: usize = (TRANSACTION_OPERATIONS_MAX - 3) / 2;
+/// Most reports in one transaction: each takes at most three operations, and three are the node's own.
+pub(super) const BATCH_CHANGES_MAX: usize = (TRANSACTION_OPERATIONS_MAX - 3) / 3;
 /// Unusable reports are logged once for each task, and for so many tasks of one link.
 const NOTED_MAX: usize = 1_000;
 
@@ -66,6 +68,7 @@ struct Batch {
     /// Task ids whose allocation is given up, and whose counts for less.
     released: Vec<String>,
     stopping: Vec<String>,
+    pins: Pins,
 }
 
 impl Applier {
@@ -127,10 +130,12 @@ impl Applier {
             },
             released: vec![],
             stopping: vec![],
+            pins: Pins::default(),
         };
         for (task, progress) in tasks.into_values() {
             self.add_task(&mut batch, task, progress).await?;
         }
+        batch.pins.add_to(&*self.store, &mut batch.transaction).await?;
         self.add_node(&mut batch).await?;
         match self.store.commit(batch.transaction).await? {
             Committed::Conflict => Ok(false),
@@ -194,6 +199,9 @@ impl Applier {
     ) -> Result<(), ApplyError> {
         if !progress.changed {
             return Ok(());
+        }
+        if progress.resolved {
+            batch.pins.note(&task.value);
         }
         let (compare, operations) = (&mut batch.transaction.compare, &mut batch.transaction.operations);
         compare.push(task.unchanged());

@@ -24,6 +24,8 @@ pub(super) struct Progress {
     /// that lost its state would run it again.
     pub(super) ends_by_itself: bool,
     pub(super) stopped: bool,
+    /// A container that may decide what its revision runs has resolved its image.
+    pub(super) resolved: bool,
 }
 
 impl Progress {
@@ -33,6 +35,7 @@ impl Progress {
             changed: self.changed || other.changed,
             ends_by_itself: self.ends_by_itself || other.ends_by_itself,
             stopped: self.stopped || other.stopped,
+            resolved: self.resolved || other.resolved,
         }
     }
 }
@@ -127,6 +130,7 @@ pub(super) fn fold(task: &mut Task, state: &TaskState, now: Millis) -> Result<Pr
         changed: seen.changed,
         ends_by_itself,
         stopped: status == TaskStatus::Stopped,
+        resolved: seen.resolved,
     })
 }
 
@@ -148,6 +152,10 @@ fn fold_container(
     seen.fill(&mut record.runtime_id, text(&state.runtime_id));
     seen.fill(&mut record.image_digest, text(&state.image_digest));
     seen.set(&mut record.restart_count, state.restart_count);
+    if record.pins && is_digest(&state.resolved_digest) && record.resolved_digest.is_none() {
+        record.resolved_digest = Some(state.resolved_digest.clone());
+        (seen.changed, seen.resolved) = (true, true);
+    }
     // A node that says nothing of it is of an earlier version, or there is no health check.
     if let Some(health) = health(state, now) {
         seen.set(&mut record.health, Some(health));
@@ -174,6 +182,7 @@ fn health(state: &ContainerState, now: Millis) -> Option<ContainerHealth> {
 #[derive(Default)]
 struct Seen {
     changed: bool,
+    resolved: bool,
 }
 
 impl Seen {
@@ -197,6 +206,12 @@ impl Seen {
             self.set(field, value);
         }
     }
+}
+
+/// It becomes a part of what other nodes pull.
+fn is_digest(text: &str) -> bool {
+    let hex = |text: &str| text.len() == 64 && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+    text.strip_prefix("sha256:").is_some_and(hex)
 }
 
 /// As much of a text as is kept: a node must not fill the store.

@@ -39,6 +39,11 @@ pub fn task_definition(family: &str, revision: u32) -> String {
     format!("{TASK_DEFINITIONS}{family}/{revision:010}")
 }
 
+/// What the images of a revision were resolved to.
+pub fn image_pins(family: &str, revision: u32) -> String {
+    format!("/image-pins/{family}/{revision:010}")
+}
+
 /// Every revision of one family.
 pub fn revisions(family: &str) -> String {
     format!("{TASK_DEFINITIONS}{family}/")

@@ -41,6 +41,7 @@ fn container(n: u64, name: &str) -> ContainerSpec {
         id: format!("{n:032x}").parse().unwrap(),
         name: name.into(),
         image: "busy".into(),
+        image_digest: String::new(),
         entry_point: vec![],
         command: vec![],
         environment: vec![],
@@ -127,6 +128,7 @@ fn image() -> Completion {
     Completion::ImageReady(ResolvedImage {
         reference: "busy".into(),
         digest: "sha256:d".into(),
+        resolved: "sha256:r".into(),
         chain_id: "sha256:c".into(),
         config: ImageConfig::default(),
     })
@@ -205,6 +207,7 @@ fn a_task_goes_up_and_down_and_says_so() {
     let facts = &up.last().unwrap().task.facts;
     assert_eq!(facts.address, Some(Ipv4Addr::new(10, 0, 0, 1)));
     assert_eq!(facts.containers[0].image_digest.as_deref(), Some("sha256:d"));
+    assert_eq!(facts.containers[0].resolved_digest.as_deref(), Some("sha256:r"));
     assert_eq!(node.resources().used().cpu_units, 256);
 
     let down = run(&mut node, Millis(5), stop(2, spec));

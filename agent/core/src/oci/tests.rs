@@ -42,6 +42,7 @@ fn container() -> ContainerSpec {
         id: "c".repeat(32).parse().unwrap(),
         name: "app".into(),
         image: "busybox".into(),
+        image_digest: String::new(),
         entry_point: vec![],
         command: vec![],
         environment: vec![],
@@ -392,6 +393,7 @@ fn a_request_becomes_a_specification() {
         image: crate::image::ResolvedImage {
             reference: "busybox".into(),
             digest: "sha256:0".into(),
+            resolved: "sha256:0".into(),
             chain_id: "sha256:1".into(),
             config: ImageConfig::default(),
         },

@@ -132,7 +132,7 @@ impl Task {
     }
 
     fn pull(&mut self, id: &ContainerId, now: Millis, steps: &mut Steps) {
-        let Some(image) = self.spec.container(id).map(|c| c.image.clone()) else {
+        let Some(image) = self.spec.container(id).map(ContainerSpec::wanted_image) else {
             return;
         };
         let task = self.spec.id.clone();

@@ -30,6 +30,8 @@ use super::{
 pub(super) struct Assembled {
     /// Of the manifest.
     pub digest: Digest,
+    /// Of what its reference points to: the manifest, or an index above it.
+    pub resolved: Digest,
     pub chain_id: Digest,
     pub config: ImageConfig,
 }
@@ -80,6 +82,7 @@ pub(super) async fn assemble(
         .await?;
     Ok(Assembled {
         digest: image.digest.clone(),
+        resolved: image.digest.clone(),
         chain_id: chain_id.clone(),
         config: configuration.run,
     })

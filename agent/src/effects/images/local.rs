@@ -27,11 +27,12 @@ const INDEX_DEPTH_MAX: usize = 3;
 /// An image that has a record here. Its snapshot may be gone.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Local {
+    /// `resolved` is what its tag pointed to at the registry when it was pulled.
     pub image: Assembled,
-    /// What its tag pointed to at the registry when it was pulled.
-    pub resolved: Digest,
     /// From an archive: no registry is asked.
     pub imported: bool,
+    /// It has a record by digest besides, so that it stays when its tag moves on.
+    pub kept: bool,
 }
 
 /// Where an image came from, if from an archive.
@@ -129,15 +130,17 @@ impl Containerd {
         let resolved = record
             .labels
             .get(LABEL_RESOLVED)
-            .and_then(|label| label.parse().ok());
+            .and_then(|label| label.parse().ok())
+            .unwrap_or(target);
         let local = Local {
             image: Assembled {
                 digest: verified.digest.clone(),
+                resolved,
                 chain_id,
                 config: configuration.run,
             },
-            resolved: resolved.unwrap_or(target),
             imported: record.labels.contains_key(LABEL_IMPORTED),
+            kept: false,
         };
         Ok(Some((local, verified)))
     }
@@ -158,6 +161,28 @@ impl Containerd {
                 .strip_prefix(&name)
                 .is_some_and(|rest| rest.starts_with([':', '@']))
         }))
+    }
+
+    /// Records what is here under its digest too: its content stays when the tag is given to another image, and tasks
+    /// that want this digest find it without a registry.
+    pub async fn keep_by_digest(&self, image: &ImageRef, resolved: &Digest) -> Result<(), Cause> {
+        let name = format!("{}@{resolved}", image.name());
+        if self.image(&name).await?.is_some() {
+            return Ok(());
+        }
+        let record = match self.image(&image.to_string()).await? {
+            Some(record) => Some(record),
+            None => self.same_digest(image).await?,
+        };
+        // Gone meanwhile: whoever needs it pulls it again.
+        let Some(target) = record.and_then(|record| record.target) else {
+            return Ok(());
+        };
+        let labels = HashMap::from([
+            (LABEL_INSTANCE.to_owned(), self.instance.clone()),
+            (LABEL_RESOLVED.to_owned(), resolved.to_string()),
+        ]);
+        self.put_image(&name, target, labels).await
     }
 
     /// The manifest under a digest in the content store, through indexes. None if it is not there or is none.
@@ -225,13 +250,14 @@ mod tests {
         let digest = Digest::of(b"x");
         let image = Assembled {
             digest: digest.clone(),
-            chain_id: digest.clone(),
+            resolved: digest.clone(),
+            chain_id: digest,
             config: ImageConfig::default(),
         };
         Local {
             image,
-            resolved: digest,
             imported,
+            kept: false,
         }
     }
 

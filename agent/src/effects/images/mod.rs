@@ -122,6 +122,7 @@ impl Images {
         let resolved = |found: Assembled| ResolvedImage {
             reference: reference.to_owned(),
             digest: found.digest.to_string(),
+            resolved: found.resolved.to_string(),
             chain_id: found.chain_id.to_string(),
             config: found.config,
         };
@@ -220,7 +221,8 @@ impl Inner {
         wait
     }
 
-    /// The image, if it needs nobody's word and its snapshot is there: one call to containerd.
+    /// The image, if it needs nobody's word and its snapshot is there: one call to containerd, but for the first use of
+    /// an image from an archive.
     async fn remembered(&self, image: &ImageRef) -> Result<Option<Assembled>, Cause> {
         let Some(local) = self.memory.fresh(image) else {
             return Ok(None);
@@ -230,6 +232,9 @@ impl Inner {
             .has_snapshot(local.image.chain_id.as_str())
             .await?
         {
+            if local.imported && !local.kept {
+                return self.used(image, local).await.map(Some);
+            }
             return Ok(Some(local.image));
         }
         self.memory.forget(image);

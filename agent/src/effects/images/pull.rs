@@ -51,7 +51,7 @@ impl Inner {
         }
         let resolved = unless_cancelled(cancel, self.resolve(image)).await;
         let failure = match resolved {
-            Ok(resolved) if resolved.as_ref() == Some(&local.resolved) => {
+            Ok(resolved) if resolved.as_ref() == Some(&local.image.resolved) => {
                 return self.use_local(image, local, cancel).await;
             }
             Ok(_) => match self.pull(image, None, cancel).await {
@@ -104,25 +104,30 @@ impl Inner {
             .has_snapshot(local.image.chain_id.as_str())
             .await?
         {
-            let assembled = local.image.clone();
-            self.memory.put(image, local, self.config.resolve_ttl);
-            return Ok(assembled);
+            return self.used(image, local).await;
         }
         self.memory.forget(image);
         let recorded = self.containerd.local(image, &self.config.platform).await?;
-        let known = recorded.map(
-            |(
-                Local {
-                    resolved, imported, ..
-                },
-                verified,
-            )| Known {
-                verified,
-                resolved,
-                imported,
-            },
-        );
+        let known = recorded.map(|(local, verified)| Known {
+            verified,
+            resolved: local.image.resolved,
+            imported: local.imported,
+        });
         self.pull(image, known, cancel).await
+    }
+
+    /// Remembers what a task uses. Where no registry gives it again under its tag, it is kept by digest: a revision may
+    /// want the very same once more.
+    pub(super) async fn used(&self, image: &ImageRef, mut local: Local) -> Result<Assembled, Cause> {
+        if (image.is_digest() || local.imported) && !local.kept {
+            self.containerd
+                .keep_by_digest(image, &local.image.resolved)
+                .await?;
+            local.kept = true;
+        }
+        let assembled = local.image.clone();
+        self.memory.put(image, local, self.config.resolve_ttl);
+        Ok(assembled)
     }
 
     async fn pull(
@@ -177,7 +182,7 @@ impl Inner {
             locks: &self.blobs,
             downloads: Semaphore::new(limits.layers.max(1)),
         };
-        let assembled = assemble(
+        let mut assembled = assemble(
             &fetcher,
             &self.unpacking,
             &self.config.platform,
@@ -185,14 +190,15 @@ impl Inner {
             &meter,
         )
         .await?;
+        assembled.resolved = resolved;
         let local = Local {
             image: assembled.clone(),
-            resolved,
             imported,
+            kept: false,
         };
         if !imported {
             self.containerd
-                .record(image, &verified, &local.resolved, None)
+                .record(image, &verified, &assembled.resolved, None)
                 .await?;
             info!(image = %image, digest = %assembled.digest, "image pulled");
         }

@@ -179,6 +179,7 @@ mod tests {
         let digest = Digest::of(b"x");
         Assembled {
             digest: digest.clone(),
+            resolved: digest.clone(),
             chain_id: digest,
             config: ImageConfig::default(),
         }

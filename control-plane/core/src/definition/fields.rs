@@ -164,7 +164,7 @@ const CONTAINER: &[Field] = &[
     yes("dependsOn", list(&object(DEPENDENCY))),
     yes("startTimeout", Integer),
     yes("stopTimeout", Integer),
-    later("versionConsistency", one_of(&all(&["enabled", "disabled"]))),
+    yes("versionConsistency", one_of(&all(&["enabled", "disabled"]))),
     yes("hostname", Text),
     yes("user", Text),
     yes("workingDirectory", Text),

@@ -5,6 +5,8 @@ use super::{
     Condition, ContainerDefinition, Definition, LinuxOptions, NetworkMode, Networking, VolumeSource,
 };
 
+/// A property of one run, not of its definition: an earlier task of the revision resolved an image.
+pub const IMAGE_DIGEST: &str = "image.digest";
 const NET_AWSVPC: &str = "net.awsvpc";
 const NET_HOST: &str = "net.host";
 const NET_NONE: &str = "net.none";
@@ -38,6 +40,7 @@ pub const RESTART_AFTER_REBOOT: &str = "restart.after-reboot";
 
 /// Every feature a task of this version can need. A node that honours all of this version's specs says all of them.
 pub const FEATURES: &[&str] = &[
+    IMAGE_DIGEST,
     NET_AWSVPC,
     NET_HOST,
     NET_NONE,

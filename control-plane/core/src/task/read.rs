@@ -98,6 +98,7 @@ fn container(echo: EchoContainer) -> Result<ContainerDefinition, EchoError> {
     Ok(ContainerDefinition {
         name: echo.name,
         image: echo.image,
+        consistent_version: echo.version_consistency.as_deref() != Some("disabled"),
         entry_point: echo.entry_point,
         command: echo.command,
         environment: echo.environment.into_iter().map(|v| (v.name, v.value)).collect(),
@@ -274,6 +275,7 @@ struct EchoConstraint {
 struct EchoContainer {
     name: String,
     image: String,
+    version_consistency: Option<String>,
     #[serde(default)]
     entry_point: Vec<String>,
     #[serde(default)]

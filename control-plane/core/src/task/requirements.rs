@@ -41,6 +41,12 @@ pub struct Requirements {
 }
 
 impl Requirements {
+    /// Of a task that runs images by the digests an earlier one resolved.
+    pub fn running_digests(mut self) -> Self {
+        self.features.push(super::IMAGE_DIGEST);
+        self
+    }
+
     /// Of a task that is to start again after its host restarted.
     pub fn restarting_after_reboot(mut self) -> Self {
         self.features.push(super::RESTART_AFTER_REBOOT);

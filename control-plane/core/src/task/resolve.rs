@@ -29,6 +29,8 @@ pub struct Run<'a> {
     pub revision: u32,
     /// One for each container, in the definition's order; 32 hexadecimal digits.
     pub container_ids: &'a [String],
+    /// By container name: what an earlier task of the revision resolved its image to.
+    pub image_digests: &'a BTreeMap<String, String>,
     /// Start again after the host restarted, instead of reporting the task as stopped.
     pub restart_after_reboot: bool,
     /// Milliseconds since the Unix epoch.
@@ -74,6 +76,8 @@ pub struct ResolvedContainer {
     pub container_id: String,
     pub name: String,
     pub image: String,
+    /// Empty: what the image's tag says.
+    pub image_digest: String,
     /// Empty: the image's.
     pub entry_point: Vec<String>,
     /// Empty: the image's, unless `entry_point` is set.
@@ -113,6 +117,9 @@ pub struct ResolvedContainer {
 pub fn resolve(definition: &Definition, run: &Run<'_>) -> Result<ResolvedTask, ResolveError> {
     check_ids(definition, run)?;
     let mut requirements = definition.requirements();
+    if !run.image_digests.is_empty() {
+        requirements = requirements.running_digests();
+    }
     if run.restart_after_reboot {
         requirements = requirements.restarting_after_reboot();
     }
@@ -130,7 +137,7 @@ pub fn resolve(definition: &Definition, run: &Run<'_>) -> Result<ResolvedTask, R
         charged_memory_bytes: requirements.memory_bytes,
         volumes: definition.volumes.clone(),
         containers: containers
-            .map(|(container, id)| resolve_container(container, id))
+            .map(|(container, id)| resolve_container(container, id, run))
             .collect(),
         required_features: requirements.features,
         restart_after_reboot: run.restart_after_reboot,
@@ -155,9 +162,14 @@ fn check_ids(definition: &Definition, run: &Run<'_>) -> Result<(), ResolveError>
     Ok(())
 }
 
-fn resolve_container(container: &ContainerDefinition, id: &str) -> ResolvedContainer {
+fn resolve_container(container: &ContainerDefinition, id: &str, run: &Run<'_>) -> ResolvedContainer {
     let container = container.clone();
     ResolvedContainer {
+        image_digest: run
+            .image_digests
+            .get(&container.name)
+            .cloned()
+            .unwrap_or_default(),
         container_id: id.to_string(),
         name: container.name,
         image: container.image,

@@ -3,6 +3,7 @@ use crate::definition::register;
 use serde_json::{Value, json};
 
 const TASK: &str = "00000000000000000000000000000001";
+const DIGEST: &str = "sha256:0000000000000000000000000000000000000000000000000000000000000001";
 
 fn definition(input: Value) -> Definition {
     Definition::from_echo(&register(&input).unwrap().definition).unwrap()
@@ -63,13 +64,14 @@ fn ids(n: usize) -> Vec<String> {
     (0..n).map(|at| format!("{:032x}", at + 100)).collect()
 }
 
-fn run<'a>(container_ids: &'a [String]) -> Run<'a> {
+fn run<'a>(container_ids: &'a [String], digests: &'a BTreeMap<String, String>) -> Run<'a> {
     Run {
         task_id: TASK,
         task_arn: "arn:aws:ecs:eu-north-1:123456789012:task/c/1",
         cluster: "c",
         revision: 3,
         container_ids,
+        image_digests: digests,
         restart_after_reboot: true,
         created_at_ms: 42,
     }
@@ -78,7 +80,9 @@ fn run<'a>(container_ids: &'a [String]) -> Run<'a> {
 #[test]
 fn a_task_is_resolved_field_for_field() {
     let ids = ids(2);
-    let task = resolve(&full(), &run(&ids)).unwrap();
+    let digests = BTreeMap::from([("nginx".to_owned(), DIGEST.to_owned())]);
+    let task = resolve(&full(), &run(&ids, &digests)).unwrap();
+    assert_eq!(task.containers[0].image_digest, "");
     assert_eq!(
         (task.task_id.as_str(), task.cluster.as_str(), task.revision),
         (TASK, "c", 3)
@@ -116,6 +120,7 @@ fn a_task_is_resolved_field_for_field() {
             "volumes.local",
             "volumes.from",
             "health-check",
+            "image.digest",
             "restart.after-reboot"
         ]
     );
@@ -159,6 +164,7 @@ fn a_task_is_resolved_field_for_field() {
             container_id: ids[1].clone(),
             name: "nginx".into(),
             image: "nginx".into(),
+            image_digest: DIGEST.into(),
             entry_point: vec!["/bin/sh".into()],
             command: vec!["-c".into(), "x".into()],
             environment: vec![("A".into(), "1".into()), ("B".into(), String::new())],
@@ -250,7 +256,10 @@ fn a_task_is_resolved_field_for_field() {
 #[test]
 fn defaults_are_filled_in() {
     let ids = ids(2);
-    let setup = resolve(&full(), &run(&ids)).unwrap().containers.remove(0);
+    let setup = resolve(&full(), &run(&ids, &BTreeMap::new()))
+        .unwrap()
+        .containers
+        .remove(0);
     assert_eq!((setup.stop_timeout_ms, setup.start_timeout_ms), (30_000, 180_000));
     assert_eq!(
         setup.log,
@@ -309,7 +318,7 @@ fn ids_must_go_with_the_definition() {
         (&uuid, ResolveError::InvalidId(uuid[0].clone())),
         (&same, ResolveError::RepeatedId(TASK.into())),
     ] {
-        assert_eq!(resolve(&full(), &run(ids)), Err(error));
+        assert_eq!(resolve(&full(), &run(ids, &BTreeMap::new())), Err(error));
     }
 }
 
@@ -337,6 +346,20 @@ fn what_was_not_registered_is_not_guessed() {
 }
 
 #[test]
+fn a_tag_is_pinned_unless_the_definition_says_otherwise() {
+    let pinned = |image: &str, consistency: Value| {
+        let container = json!({"name": "a", "image": image, "memory": 64, "versionConsistency": consistency});
+        definition(json!({"family": "a", "networkMode": "none", "containerDefinitions": [container]}))
+            .containers[0]
+            .is_pinned()
+    };
+    assert!(pinned("app:v1", Value::Null));
+    assert!(pinned("app", json!("enabled")));
+    assert!(!pinned("app:v1", json!("disabled")));
+    assert!(!pinned(&format!("app@{DIGEST}"), json!("enabled")));
+}
+
+#[test]
 fn every_feature_is_needed_by_some_definition() {
     let start = definition(json!({
         "family": "a", "networkMode": "none", "memory": "64",
@@ -356,7 +379,7 @@ fn every_feature_is_needed_by_some_definition() {
     let needed: Vec<&str> = [start, awsvpc, full()]
         .iter()
         .flat_map(required_features)
-        .chain([RESTART_AFTER_REBOOT])
+        .chain([IMAGE_DIGEST, RESTART_AFTER_REBOOT])
         .collect();
     for feature in FEATURES {
         assert!(needed.contains(feature), "{feature}");

@@ -36,6 +36,8 @@ pub(super) struct Launch {
     pub parsed: Definition,
     /// As ECS echoes them.
     pub overrides: Value,
+    /// What earlier tasks of the revision resolved images to, by container name.
+    pub image_digests: BTreeMap<String, String>,
     pub requirements: Requirements,
     pub group: String,
     pub started_by: Option<String>,
@@ -251,7 +253,7 @@ impl Launch {
             network_mode: mode.to_owned(),
             subnets: self.subnets.clone(),
             security_groups: self.security_groups.clone(),
-            containers: containers.iter().map(container).collect(),
+            containers: containers.iter().map(|one| self.container(one)).collect(),
             tags: self.tags.clone(),
             version: 1,
             ipv4_address: None,
@@ -281,6 +283,7 @@ impl Launch {
             cluster: &self.cluster,
             revision: self.definition.revision,
             container_ids: &container_ids,
+            image_digests: &self.image_digests,
             restart_after_reboot: self.restart_after_reboot,
             created_at_ms: task.created_at,
         };
@@ -293,6 +296,13 @@ impl Launch {
             lease: None,
         })
     }
+
+    fn container(&self, definition: &ContainerDefinition) -> TaskContainer {
+        TaskContainer {
+            pins: definition.is_pinned() && !self.image_digests.contains_key(&definition.name),
+            ..container(definition)
+        }
+    }
 }
 
 fn container(definition: &ContainerDefinition) -> TaskContainer {
@@ -301,6 +311,8 @@ fn container(definition: &ContainerDefinition) -> TaskContainer {
         id: new_id(),
         name: definition.name.clone(),
         image: definition.image.clone(),
+        pins: false,
+        resolved_digest: None,
         last_status: "PENDING".to_owned(),
         exit_code: None,
         reason: None,

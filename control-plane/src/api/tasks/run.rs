@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     api::{context::Api, error::ApiError, fields::Fields, records, task_definitions},
-    model::{Tags, TaskDefinition},
+    model::{ImagePins, Tags, TaskDefinition, keys},
 };
 
 /// Most tags of one task, with those of its definition.
@@ -31,7 +31,8 @@ pub(in crate::api) async fn run(api: &Api, input: Fields) -> Result<Value, ApiEr
         return Ok(earlier);
     }
     let definition = definition(api, &request.common).await?;
-    let launch = prepare(cluster, definition, request.common, request.launch_type)?;
+    let pins = pins(api, &definition).await?;
+    let launch = prepare(cluster, definition, pins, request.common, request.launch_type)?;
     rules::check_log_drivers(&launch.parsed, api.unsupported_log_driver)?;
     rules::check_platform(&launch.launch_type, request.platform_version.as_deref())?;
     let want = Want::Place {
@@ -59,7 +60,8 @@ pub(in crate::api) async fn start(api: &Api, input: Fields) -> Result<Value, Api
         ));
     }
     let definition = definition(api, &request.common).await?;
-    let launch = prepare(cluster, definition, request.common, None)?;
+    let pins = pins(api, &definition).await?;
+    let launch = prepare(cluster, definition, pins, request.common, None)?;
     rules::check_log_drivers(&launch.parsed, api.unsupported_log_driver)?;
     launch.commit(api, &Want::On(&nodes), None).await
 }
@@ -76,9 +78,17 @@ async fn definition(api: &Api, common: &Common) -> Result<TaskDefinition, ApiErr
     Ok(definition.value)
 }
 
+/// What the first tasks of the revision resolved its images to.
+async fn pins(api: &Api, definition: &TaskDefinition) -> Result<ImagePins, ApiError> {
+    let key = keys::image_pins(&definition.family, definition.revision);
+    let found = records::get::<ImagePins>(api, &key).await?;
+    Ok(found.map(|found| found.value).unwrap_or_default())
+}
+
 fn prepare(
     cluster: String,
     definition: TaskDefinition,
+    pins: ImagePins,
     common: Common,
     launch_type: Option<&'static str>,
 ) -> Result<Launch, ApiError> {
@@ -96,6 +106,15 @@ fn prepare(
     let tags = tags(&cluster, &definition, &common)?;
     let restart_after_reboot = restarts(&tags)?;
     let mut requirements = parsed.requirements();
+    let wanted = |name: &String| parsed.containers.iter().any(|c| c.name == *name && c.is_pinned());
+    let image_digests: BTreeMap<_, _> = pins
+        .digests
+        .into_iter()
+        .filter(|(name, _)| wanted(name))
+        .collect();
+    if !image_digests.is_empty() {
+        requirements = requirements.running_digests();
+    }
     if restart_after_reboot {
         requirements = requirements.restarting_after_reboot();
     }
@@ -108,6 +127,7 @@ fn prepare(
         definition,
         parsed,
         overrides,
+        image_digests,
         started_by: common.started_by,
         launch_type: launch_type.to_owned(),
         subnets,

@@ -40,6 +40,7 @@ fn container(container: ResolvedContainer) -> wire::ContainerSpec {
         container_id: container.container_id,
         name: container.name,
         image: container.image,
+        image_digest: container.image_digest,
         entry_point: container.entry_point,
         command: container.command,
         environment: container.environment.into_iter().map(variable).collect(),

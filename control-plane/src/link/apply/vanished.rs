@@ -9,7 +9,7 @@ use crate::{
     store::{Committed, PAGE_ENTRIES_MAX, Transaction, typed},
 };
 
-use super::{ATTEMPTS_MAX, Applier, ApplyError, Batch, Progress, back_off};
+use super::{ATTEMPTS_MAX, Applier, ApplyError, Batch, Pins, Progress, back_off};
 
 const REASON: &str = "it ended after the backup that its control plane was restored from; how is not known";
 /// What a task is before its node first reports it.
@@ -53,11 +53,13 @@ impl Applier {
                 transaction: Transaction::default(),
                 released: vec![],
                 stopping: vec![],
+                pins: Pins::default(),
             };
             let progress = Progress {
                 changed: true,
                 stopped: true,
                 ends_by_itself: false,
+                resolved: false,
             };
             self.add_task(&mut batch, task, progress).await?;
             self.add_node(&mut batch).await?;

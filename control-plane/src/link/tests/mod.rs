@@ -352,6 +352,8 @@ pub(crate) fn task_record(node: &str, task: &str) -> Task {
         runtime_id: None,
         image_digest: None,
         restart_count: 0,
+        pins: true,
+        resolved_digest: None,
         cpu: "0".into(),
         memory: None,
         memory_reservation: None,

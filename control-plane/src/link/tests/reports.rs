@@ -344,3 +344,55 @@ async fn health_is_kept_bounded_and_makes_that_of_the_task() {
     link.acknowledged(5).await;
     assert_eq!(plane.task(&task).await.unwrap().health(), "UNHEALTHY");
 }
+
+#[tokio::test]
+async fn the_first_task_of_a_revision_decides_what_all_run() {
+    let plane = Plane::start().await;
+    let node = id('a');
+    let mut link = plane.connect(&node).await;
+    let digest = |digit: char| format!("sha256:{}", digit.to_string().repeat(64));
+    let resolved = |task: &str, digest: &str| {
+        let mut state = state(task, TaskStatus::Pending);
+        state.containers[0].resolved_digest = digest.into();
+        state
+    };
+    let key = crate::model::keys::image_pins("web", 1);
+    let pinned = async || {
+        typed::get_json::<crate::model::ImagePins>(&*plane.store, &key)
+            .await
+            .unwrap()
+    };
+    for (sequence, task, reported) in [
+        // What is no digest decides nothing.
+        (1, '1', "sha256:../x".to_owned()),
+        (2, '1', digest('1')),
+        (3, '2', digest('2')),
+        (4, '1', digest('3')),
+    ] {
+        let task = id(task);
+        if plane.task(&task).await.is_none() {
+            plane.place(&node, &task).await;
+        }
+        link.report(sequence, resolved(&task, &reported)).await;
+        link.acknowledged(sequence).await;
+        let decided = pinned().await.map(|found| found.value.digests);
+        let first =
+            (sequence > 1).then(|| std::collections::BTreeMap::from([("web".to_owned(), digest('1'))]));
+        assert_eq!(decided, first, "{sequence}");
+    }
+    // The other goes on with what it has.
+    let other = plane.task(&id('2')).await.unwrap();
+    assert_eq!(other.containers[0].resolved_digest, Some(digest('2')));
+    // A task that runs pinned images, or is not to be pinned, decides nothing.
+    let mut record = task_record(&node, &id('3'));
+    (record.revision, record.containers[0].pins) = (2, false);
+    let key = crate::model::keys::task("default", &record.id);
+    plane.put(vec![typed::put_json(key, &record).unwrap()]).await;
+    link.report(5, resolved(&id('3'), &digest('4'))).await;
+    link.acknowledged(5).await;
+    let key = crate::model::keys::image_pins("web", 2);
+    let other = typed::get_json::<crate::model::ImagePins>(&*plane.store, &key)
+        .await
+        .unwrap();
+    assert!(other.is_none());
+}

@@ -176,10 +176,12 @@ impl Inner {
                 self.containerd
                     .record(&name, &verified, &resolved, Some(imported))
                     .await?;
+                let mut image = assembled.clone();
+                image.resolved = resolved.clone();
                 let local = Local {
-                    image: assembled.clone(),
-                    resolved: resolved.clone(),
+                    image,
                     imported: true,
+                    kept: false,
                 };
                 self.memory.put(&name, local, self.config.resolve_ttl);
                 names.push(name.to_string());
