@@ -10,8 +10,9 @@ use std::collections::BTreeSet;
 
 use berth_agent_core::{
     desired::{
-        CONTAINERS_PER_TASK_MAX, Condition, ContainerSpec, Dependency, DesiredStatus, Limits, LogSpec,
-        Millis, NetworkMode, PortMapping, Position, Protocol, RestartPolicy, TaskSpec, Ulimit,
+        CONTAINERS_PER_TASK_MAX, Condition, ContainerSpec, Dependency, DesiredStatus, IpcMode, Limits,
+        LogSpec, Millis, NetworkMode, PidMode, PortMapping, Position, Protocol, RestartPolicy, TaskSpec,
+        Ulimit,
     },
     event::{Event, Refused},
     ids::TaskId,
@@ -19,6 +20,10 @@ use berth_agent_core::{
 };
 use berth_proto::node::v1 as wire;
 
+/// Only where cgroup v1 is.
+pub const SWAPPINESS: &str = "linux.swappiness";
+/// Only where the kernel counts swap.
+pub const MAX_SWAP: &str = "linux.max-swap";
 /// What this agent honours beyond the plain fields of a spec. A spec that requires more is refused by that name.
 pub const FEATURES: &[&str] = &[
     "image.digest",
@@ -40,6 +45,12 @@ pub const FEATURES: &[&str] = &[
     "linux.sysctls",
     "linux.shm-size",
     "linux.tmpfs",
+    "linux.devices",
+    MAX_SWAP,
+    SWAPPINESS,
+    "pid.host",
+    "ipc.host",
+    "ipc.none",
     "networking.hostname",
     "networking.extra-hosts",
     "networking.dns",
@@ -184,6 +195,17 @@ pub fn task_spec(wire: wire::TaskSpec) -> Result<TaskSpec, Refusal> {
         Ok(wire::NetworkMode::None) => NetworkMode::None,
         _ => return refuse("network_mode", "is not AWSVPC, HOST or NONE"),
     };
+    let pid = match wire::PidMode::try_from(wire.pid_mode) {
+        Ok(wire::PidMode::Unspecified) => PidMode::Container,
+        Ok(wire::PidMode::Host) => PidMode::Host,
+        _ => return refuse("pid_mode", "is not HOST, or absent"),
+    };
+    let ipc = match wire::IpcMode::try_from(wire.ipc_mode) {
+        Ok(wire::IpcMode::Unspecified) => IpcMode::Container,
+        Ok(wire::IpcMode::Host) => IpcMode::Host,
+        Ok(wire::IpcMode::None) => IpcMode::None,
+        _ => return refuse("ipc_mode", "is not HOST or NONE, or absent"),
+    };
     let limits = wire.limits.unwrap_or_default();
     if limits.cpu_units > CPU_UNITS_MAX {
         return refuse(
@@ -194,6 +216,14 @@ pub fn task_spec(wire: wire::TaskSpec) -> Result<TaskSpec, Refusal> {
     let containers = containers(wire.containers)?;
     let volumes = volumes::volumes(wire.volumes)?;
     volumes::are_mounted(&volumes, &containers)?;
+    if matches!(ipc, IpcMode::Host | IpcMode::None)
+        && containers.iter().any(|c| c.linux.shared_memory_bytes != 0)
+    {
+        return refuse(
+            "linux.shared_memory_bytes",
+            "there is no /dev/shm of the container's own",
+        );
+    }
     Ok(TaskSpec {
         id,
         arn: wire.task_arn,
@@ -202,6 +232,8 @@ pub fn task_spec(wire: wire::TaskSpec) -> Result<TaskSpec, Refusal> {
         revision: wire.revision,
         desired,
         network,
+        pid,
+        ipc,
         limits: Limits {
             cpu_units: limits.cpu_units,
             memory_bytes: limits.memory_bytes,

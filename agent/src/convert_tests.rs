@@ -1,5 +1,5 @@
 use berth_agent_core::{
-    desired::{LinuxOptions, Networking, Tmpfs},
+    desired::{DeviceMapping, LinuxOptions, Networking, Tmpfs},
     volumes::{LocalMount, MountPoint, Scope, Volume, VolumeKind, VolumesFrom},
 };
 use proptest::prelude::*;
@@ -36,6 +36,15 @@ fn tmpfs(path: &str, size_bytes: u64, option: &str) -> wire::Tmpfs {
         path: path.into(),
         size_bytes,
         options: vec![option.into()],
+    }
+}
+
+fn device(host_path: &str, container_path: &str) -> wire::Device {
+    wire::Device {
+        host_path: host_path.into(),
+        container_path: container_path.into(),
+        read: true,
+        ..Default::default()
     }
 }
 
@@ -295,6 +304,33 @@ fn every_bound_is_checked_and_named() {
         ("containers[0].linux.sysctls", |t| {
             linux(t).sysctls.insert("net.x".into(), "1\n".into());
         }),
+        ("containers[0].linux.devices", |t| {
+            linux(t).devices.push(device("dev/x", "/x"))
+        }),
+        ("containers[0].linux.devices", |t| {
+            linux(t).devices.push(device("/x", "/../x"))
+        }),
+        ("containers[0].linux.devices", |t| {
+            linux(t).devices = vec![device("/x", "/y"); 2];
+        }),
+        ("containers[0].linux.devices", |t| {
+            linux(t).devices = (0..101).map(|at| device("/x", &format!("/{at}"))).collect();
+        }),
+        ("containers[0].linux.devices", |t| {
+            linux(t).devices = vec![wire::Device {
+                read: false,
+                ..device("/x", "/x")
+            }];
+        }),
+        ("containers[0].linux.swappiness", |t| {
+            linux(t).swappiness = Some(101);
+        }),
+        ("pid_mode", |t| t.pid_mode = 99),
+        ("ipc_mode", |t| t.ipc_mode = 99),
+        ("linux.shared_memory_bytes", |t| {
+            t.ipc_mode = wire::IpcMode::None.into();
+            linux(t).shared_memory_bytes = 1;
+        }),
         ("containers[0].linux.tmpfs", |t| {
             linux(t).tmpfs.push(tmpfs("../x", 1, ""))
         }),
@@ -410,6 +446,9 @@ fn what_may_be_done_to_the_kernel_is_taken_over_field_for_field() {
             size_bytes: 4096,
             options: vec!["mode=700".into()],
         }],
+        devices: vec![device("/dev/a", "/dev/b")],
+        max_swap_bytes: Some(4096),
+        swappiness: Some(100),
     };
     let containers = task_spec(spec).unwrap().containers;
     let expected = LinuxOptions {
@@ -424,6 +463,15 @@ fn what_may_be_done_to_the_kernel_is_taken_over_field_for_field() {
             size_bytes: 4096,
             options: vec!["mode=700".into()],
         }],
+        devices: vec![DeviceMapping {
+            host_path: "/dev/a".into(),
+            container_path: "/dev/b".into(),
+            read: true,
+            write: false,
+            mknod: false,
+        }],
+        max_swap_bytes: Some(4096),
+        swappiness: Some(100),
     };
     assert_eq!(containers[0].linux, expected);
     assert_eq!(containers[1].linux, LinuxOptions::default());
@@ -556,4 +604,18 @@ proptest! {
         c.environment.push(wire::KeyValue { key, value: String::new() });
         let _ = task_spec(spec);
     }
+}
+
+#[test]
+fn whose_processes_and_ipc_a_task_has_is_taken_over() {
+    let modes = |pid: wire::PidMode, ipc: wire::IpcMode| {
+        let mut spec = good();
+        (spec.pid_mode, spec.ipc_mode) = (pid.into(), ipc.into());
+        task_spec(spec).map(|task| (task.pid, task.ipc)).unwrap()
+    };
+    let own = modes(wire::PidMode::Unspecified, wire::IpcMode::Unspecified);
+    assert_eq!(own, (PidMode::Container, IpcMode::Container));
+    let host = modes(wire::PidMode::Host, wire::IpcMode::Host);
+    assert_eq!(host, (PidMode::Host, IpcMode::Host));
+    assert_eq!(modes(wire::PidMode::Host, wire::IpcMode::None).1, IpcMode::None);
 }

@@ -6,20 +6,20 @@ use berth_tests::cluster::{Cluster, container};
 use serde_json::{Value, json};
 
 /// What is printed last, so that all before it was seen.
-const END: &str = "the-end";
+pub(crate) const END: &str = "the-end";
 
 /// One container of a task, looked at from both sides.
-struct Seen {
+pub(crate) struct Seen {
     /// What it printed, without white space around it.
-    lines: Vec<String>,
+    pub(crate) lines: Vec<String>,
     /// Of its first process, on the host.
-    pid: i32,
+    pub(crate) pid: i32,
 }
 
 impl Seen {
     /// The value of a line `NAME: VALUE` or `NAME=VALUE` that it printed.
     #[track_caller]
-    fn said(&self, name: &str) -> &str {
+    pub(crate) fn said(&self, name: &str) -> &str {
         let value = self.lines.iter().find_map(|line| line.strip_prefix(name));
         value
             .unwrap_or_else(|| panic!("no {name} in {:?}", self.lines))
@@ -29,7 +29,7 @@ impl Seen {
 
     /// The value of a line of proc_pid_status(5).
     #[track_caller]
-    fn status(&self, name: &str) -> String {
+    pub(crate) fn status(&self, name: &str) -> String {
         let status = self.proc("status");
         let value = status
             .lines()
@@ -37,13 +37,13 @@ impl Seen {
         value.unwrap_or_else(|| panic!("no {name}")).trim().to_owned()
     }
 
-    fn proc(&self, file: &str) -> String {
+    pub(crate) fn proc(&self, file: &str) -> String {
         std::fs::read_to_string(format!("/proc/{}/{file}", self.pid)).unwrap()
     }
 
     /// The options of what is mounted there: those of the mount, and those of its file system.
     #[track_caller]
-    fn mount_options(&self, destination: &str) -> (String, String) {
+    pub(crate) fn mount_options(&self, destination: &str) -> (String, String) {
         let all = self.proc("mountinfo");
         let line = all
             .lines()
@@ -57,7 +57,7 @@ impl Seen {
 }
 
 /// Runs a task whose containers each run their script, print [`END`] and stay.
-async fn look(
+pub(crate) async fn look(
     cluster: &Cluster,
     task: impl FnOnce(&mut Value),
     containers: &[(&str, &str, Value)],

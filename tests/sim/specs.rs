@@ -1,8 +1,8 @@
 //! Owns made-up task specs.
 
 use berth_agent_core::desired::{
-    Condition, ContainerSpec, Dependency, DesiredStatus, HealthCheck, Limits, LogSpec, Millis, NetworkMode,
-    PortMapping, Protocol, RestartPolicy, TaskSpec,
+    Condition, ContainerSpec, Dependency, DesiredStatus, HealthCheck, IpcMode, Limits, LogSpec, Millis,
+    NetworkMode, PidMode, PortMapping, Protocol, RestartPolicy, TaskSpec,
 };
 
 use crate::random::Random;
@@ -23,6 +23,8 @@ pub fn task(number: u64, random: &mut Random) -> TaskSpec {
         revision: 1,
         desired: DesiredStatus::Running,
         network,
+        pid: PidMode::Container,
+        ipc: IpcMode::Container,
         limits: Limits::default(),
         charge: Limits {
             cpu_units: 64 * u32::try_from(random.up_to(8)).unwrap(),

@@ -69,6 +69,11 @@ pub struct TaskSpec {
     pub revision: u32,
     pub desired: DesiredStatus,
     pub network: NetworkMode,
+    /// Absent, as what follows, in what an older agent stored.
+    #[serde(default)]
+    pub pid: PidMode,
+    #[serde(default)]
+    pub ipc: IpcMode,
     /// For all containers of the task together.
     pub limits: Limits,
     /// What admission charges: the placement's figure.
@@ -209,6 +214,56 @@ pub struct LinuxOptions {
     pub shared_memory_bytes: u64,
     /// In the order in which they are mounted; each path once.
     pub tmpfs: Vec<Tmpfs>,
+    /// Each place in the container once.
+    pub devices: Vec<DeviceMapping>,
+    /// Swap beyond `memory_bytes`, which is then not zero. `None`: not said, and none either.
+    pub max_swap_bytes: Option<u64>,
+    /// 0 to 100; cgroup v1 alone has it.
+    pub swappiness: Option<u32>,
+}
+
+/// A device of the host, or a directory of which every device is meant.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeviceMapping {
+    /// Absolute.
+    pub host_path: String,
+    /// Absolute, in the container.
+    pub container_path: String,
+    /// What the container may do with it.
+    pub read: bool,
+    pub write: bool,
+    pub mknod: bool,
+}
+
+/// Whose processes a task's containers see.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum PidMode {
+    /// Each its own.
+    #[default]
+    Container,
+    /// All of the host.
+    Host,
+}
+
+/// Whose System V IPC, message queues and shared memory a task's containers have.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum IpcMode {
+    /// Each its own.
+    #[default]
+    Container,
+    /// The host's.
+    Host,
+    /// Each its own, and no `/dev/shm`.
+    None,
+}
+
+/// What a cgroup may use of memory, bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MemoryCeiling {
+    /// Zero: none.
+    pub bytes: u64,
+    /// Beyond it.
+    pub swap_bytes: u64,
 }
 
 /// A file system in memory, which counts as the container's memory.
@@ -271,6 +326,16 @@ pub struct LogSpec {
     pub max_files: u32,
 }
 
+impl ContainerSpec {
+    /// Its own ceiling of memory, and of swap.
+    pub fn memory_ceiling(&self) -> MemoryCeiling {
+        MemoryCeiling {
+            bytes: self.memory_bytes,
+            swap_bytes: self.linux.max_swap_bytes.unwrap_or(0),
+        }
+    }
+}
+
 impl TaskSpec {
     /// The container of that id.
     pub fn container(&self, id: &ContainerId) -> Option<&ContainerSpec> {
@@ -280,6 +345,12 @@ impl TaskSpec {
     /// The container of that name.
     pub fn container_named(&self, name: &str) -> Option<&ContainerSpec> {
         self.containers.iter().find(|c| c.name == name)
+    }
+
+    /// Swap that its containers may use together, bytes.
+    pub fn swap_bytes(&self) -> u64 {
+        let add = |sum: u64, c: &ContainerSpec| sum.saturating_add(c.memory_ceiling().swap_bytes);
+        self.containers.iter().fold(0, add)
     }
 
     /// Its weight against other tasks where CPU is short: what it may use, else the sum of its containers' weights.

@@ -8,7 +8,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    desired::{ContainerSpec, Limits, NetworkMode},
+    desired::{ContainerSpec, IpcMode, Limits, MemoryCeiling, NetworkMode, PidMode},
     ids::{Attempt, ContainerId, TaskId},
     image::ResolvedImage,
     volumes::{Volume, VolumeMount},
@@ -119,8 +119,11 @@ pub struct PrepareHost {
     pub address: Option<std::net::Ipv4Addr>,
     /// Container names, for the log directories.
     pub containers: Vec<(ContainerId, String)>,
-    /// Those that run already, with their own memory limit in bytes: of a task that was taken up.
-    pub running: Vec<(ContainerId, u64)>,
+    /// Those that run already, with their own ceiling of memory: of a task that was taken up.
+    pub running: Vec<(ContainerId, MemoryCeiling)>,
+    /// What the containers may use together beyond `limits`.
+    #[serde(default)]
+    pub swap_bytes: u64,
     #[serde(default)]
     pub volumes: Vec<Volume>,
 }
@@ -144,6 +147,13 @@ pub struct StartContainer {
     /// What of the task's volumes it sees, and where.
     #[serde(default)]
     pub mounts: Vec<VolumeMount>,
+    /// A container of the task may use swap, this one or another.
+    #[serde(default)]
+    pub task_swaps: bool,
+    #[serde(default)]
+    pub pid: PidMode,
+    #[serde(default)]
+    pub ipc: IpcMode,
     /// For labels.
     pub task_arn: String,
     pub cluster: String,

@@ -19,6 +19,7 @@ use tokio::sync::mpsc;
 
 use crate::{
     config::{Config, ConfigError},
+    convert,
     dial::Dialer,
     driver::{Input, send},
     effects::{Host, images::ExpectedArchives},
@@ -114,8 +115,19 @@ pub(super) async fn facts(
             reserved_udp_ports: config.reserved.udp_ports.iter().map(|p| u32::from(*p)).collect(),
             pids: 0,
         },
+        features: features(host),
         attributes,
     })
+}
+
+/// What this host cannot do is not said to be possible: a task that needs it is placed elsewhere, or told why not.
+fn features(host: &Host) -> Vec<&'static str> {
+    let can = |feature: &&str| match *feature {
+        convert::SWAPPINESS => host.cgroups.version() == 1,
+        convert::MAX_SWAP => host.runtime.counts_swap(),
+        _ => true,
+    };
+    convert::FEATURES.iter().copied().filter(can).collect()
 }
 
 /// The core as it was stored, and what the host says about it now.

@@ -1,7 +1,7 @@
 //! Owns the border for what a container may do to the kernel. Checks what is sent as if nobody had checked before.
 
 use berth_agent_core::{
-    desired::{LinuxOptions, Tmpfs},
+    desired::{DeviceMapping, LinuxOptions, Tmpfs},
     oci::{is_capability, sysctl_namespace},
 };
 use berth_proto::node::v1 as wire;
@@ -10,6 +10,10 @@ use super::{ENTRIES_MAX, Refusal, refuse};
 
 /// File systems in memory of one container.
 const TMPFS_MAX: usize = 100;
+/// Devices of one container, or directories of them.
+const DEVICES_MAX: usize = 100;
+/// The kernel's.
+const SWAPPINESS_MAX: u32 = 100;
 /// More than any parameter takes.
 const SYSCTL_VALUE_BYTES_MAX: usize = 1024;
 
@@ -46,6 +50,12 @@ pub(super) fn options(wire: wire::LinuxOptions) -> Result<LinuxOptions, Refusal>
             );
         }
     }
+    if let Some(swappiness) = wire.swappiness.filter(|swappiness| *swappiness > SWAPPINESS_MAX) {
+        return refuse(
+            "linux.swappiness",
+            format!("{swappiness} is above {SWAPPINESS_MAX}"),
+        );
+    }
     Ok(LinuxOptions {
         capabilities_add: wire.capabilities_add,
         capabilities_drop: wire.capabilities_drop,
@@ -54,6 +64,9 @@ pub(super) fn options(wire: wire::LinuxOptions) -> Result<LinuxOptions, Refusal>
         sysctls: wire.sysctls.into_iter().collect(),
         shared_memory_bytes: wire.shared_memory_bytes,
         tmpfs: tmpfs(wire.tmpfs)?,
+        devices: devices(wire.devices)?,
+        max_swap_bytes: wire.max_swap_bytes,
+        swappiness: wire.swappiness,
     })
 }
 
@@ -64,8 +77,7 @@ fn tmpfs(wire: Vec<wire::Tmpfs>) -> Result<Vec<Tmpfs>, Refusal> {
     }
     let mut all: Vec<Tmpfs> = Vec::new();
     for one in wire {
-        let mut parts = one.path.split('/');
-        if !one.path.starts_with('/') || one.path.contains('\0') || parts.any(|part| part == "..") {
+        if !is_absolute(&one.path) {
             return refuse(
                 FIELD,
                 format!("{:?} is not an absolute path without ..", one.path),
@@ -90,6 +102,42 @@ fn tmpfs(wire: Vec<wire::Tmpfs>) -> Result<Vec<Tmpfs>, Refusal> {
             path: one.path,
             size_bytes: one.size_bytes,
             options: one.options,
+        });
+    }
+    Ok(all)
+}
+
+fn is_absolute(path: &str) -> bool {
+    path.starts_with('/') && !path.contains('\0') && !path.split('/').any(|part| part == "..")
+}
+
+fn devices(wire: Vec<wire::Device>) -> Result<Vec<DeviceMapping>, Refusal> {
+    const FIELD: &str = "linux.devices";
+    if wire.len() > DEVICES_MAX {
+        return refuse(
+            FIELD,
+            format!("{} entries are more than {DEVICES_MAX}", wire.len()),
+        );
+    }
+    let mut all: Vec<DeviceMapping> = Vec::new();
+    for one in wire {
+        for path in [&one.host_path, &one.container_path] {
+            if !is_absolute(path) {
+                return refuse(FIELD, format!("{path:?} is not an absolute path without .."));
+            }
+        }
+        if !(one.read || one.write || one.mknod) {
+            return refuse(FIELD, format!("{} may not be used at all", one.host_path));
+        }
+        if all.iter().any(|other| other.container_path == one.container_path) {
+            return refuse(FIELD, format!("{} is given twice", one.container_path));
+        }
+        all.push(DeviceMapping {
+            host_path: one.host_path,
+            container_path: one.container_path,
+            read: one.read,
+            write: one.write,
+            mknod: one.mknod,
         });
     }
     Ok(all)

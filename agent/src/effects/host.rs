@@ -173,13 +173,14 @@ impl Host {
         self.sampler().register(&spec.id, &containers);
         let limits = TaskLimits {
             ceilings: spec.limits,
+            swap_bytes: spec.swap_bytes(),
             cpu_shares: spec.cpu_shares(),
         };
         self.cgroups.keep(&spec.id, limits);
         for container in &spec.containers {
             if task.container(&container.id).life == Life::Running {
                 self.cgroups
-                    .keep_container(&spec.id, &container.id, container.memory_bytes);
+                    .keep_container(&spec.id, &container.id, container.memory_ceiling());
             }
         }
         self.cgroups.reassert(&spec.id);
@@ -308,6 +309,7 @@ impl Host {
                     &prepare.task,
                     TaskLimits {
                         ceilings: prepare.limits,
+                        swap_bytes: prepare.swap_bytes,
                         cpu_shares: prepare.cpu_shares,
                     },
                 )
@@ -315,9 +317,8 @@ impl Host {
                     let retryable = error.retry() == network::Retry::Backoff;
                     failure(&error, retryable)
                 })?;
-            for (container, memory_bytes) in &prepare.running {
-                self.cgroups
-                    .keep_container(&prepare.task, container, *memory_bytes);
+            for (container, memory) in &prepare.running {
+                self.cgroups.keep_container(&prepare.task, container, *memory);
             }
             for (_, name) in &prepare.containers {
                 let dir = self.log_dir.join(prepare.task.as_str()).join(name);
@@ -350,7 +351,7 @@ impl Host {
         match self.runtime.start(start, netns.as_deref(), cancel).await {
             Ok(started) => {
                 self.cgroups
-                    .keep_container(&start.task, &start.spec.id, start.spec.memory_bytes);
+                    .keep_container(&start.task, &start.spec.id, start.spec.memory_ceiling());
                 // What may have happened to the task's limits since they were set.
                 self.cgroups.reassert(&start.task);
                 tracing::debug!(task = %start.task, container = %start.spec.name, pid = started.pid, timings = ?started.timings, "started");

@@ -6,12 +6,14 @@
 
 mod container;
 mod dependencies;
+mod devices;
 mod echo;
 mod fields;
 mod health;
 pub(crate) mod linux;
 pub(crate) mod local_volume;
 pub(crate) mod log;
+mod namespaces;
 mod networking;
 mod overrides;
 mod ports;
@@ -21,6 +23,7 @@ mod roles;
 mod schema;
 mod shape;
 pub(crate) mod sizes;
+mod swap;
 mod sysctls;
 mod task_level;
 #[cfg(test)]
@@ -87,6 +90,7 @@ fn examine(input: &Value, bytes_max: usize, problems: &mut Problems) -> Register
     container::check(&task, problems);
     dependencies::check(&task, problems);
     volumes::check(&task, problems);
+    namespaces::check(&task, problems);
     ports::check(&task, problems);
     let tags = tags::check("tags", task.remove("tags").as_ref(), problems);
     let family = read::text(&task, "family").unwrap_or_default().to_string();

@@ -98,6 +98,43 @@ pub struct LinuxOptions {
     /// Zero: Docker's 64 MiB.
     pub shared_memory_bytes: u64,
     pub tmpfs: Vec<Tmpfs>,
+    pub devices: Vec<Device>,
+    /// Swap beyond the container's memory; zero: none. `None`: the definition does not say.
+    pub max_swap_bytes: Option<u64>,
+    /// 0 to 100.
+    pub swappiness: Option<u32>,
+}
+
+/// A device of the host, or a directory of them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Device {
+    /// Absolute.
+    pub host_path: String,
+    /// Absolute, in the container.
+    pub container_path: String,
+    pub read: bool,
+    pub write: bool,
+    pub mknod: bool,
+}
+
+/// Whose processes a task's containers see.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PidMode {
+    /// Each its own.
+    Container,
+    /// All of the host.
+    Host,
+}
+
+/// Whose System V IPC, message queues and shared memory a task's containers have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum IpcMode {
+    /// Each its own.
+    Container,
+    /// The host's.
+    Host,
+    /// Each its own, and no `/dev/shm`.
+    None,
 }
 
 /// What a container has of the network that is not its task's; the fields of the wire's message.
@@ -154,6 +191,8 @@ pub struct LogSpec {
 pub struct Definition {
     pub family: String,
     pub network_mode: NetworkMode,
+    pub pid_mode: PidMode,
+    pub ipc_mode: IpcMode,
     pub cpu_units: Option<u32>,
     pub memory_mib: Option<u32>,
     pub architecture: Option<Architecture>,

@@ -80,6 +80,8 @@ fn task(n: u64, cpu_units: u32, containers: Vec<ContainerSpec>) -> TaskSpec {
         revision: 1,
         desired: DesiredStatus::Running,
         network: NetworkMode::Awsvpc,
+        pid: Default::default(),
+        ipc: Default::default(),
         limits: Limits::default(),
         charge: Limits {
             cpu_units,

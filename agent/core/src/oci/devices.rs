@@ -12,10 +12,10 @@ pub enum DeviceKind {
     Block,
 }
 
-/// A device node that the container gets a copy of, at the same path.
+/// A device node that the container gets a copy of.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Device {
-    /// Absolute, below `/dev`.
+    /// Absolute, in the container.
     pub path: String,
     pub kind: DeviceKind,
     pub major: u32,
@@ -24,18 +24,23 @@ pub struct Device {
     pub mode: u32,
     pub uid: u32,
     pub gid: u32,
+    /// Of `rwm`, what the container may do with it; a privileged one may do everything.
+    pub access: String,
+}
+
+fn letter(kind: DeviceKind) -> &'static str {
+    match kind {
+        DeviceKind::Character => "c",
+        DeviceKind::Block => "b",
+    }
 }
 
 /// The nodes that the runtime is to make.
 pub(super) fn nodes(devices: &[Device]) -> Vec<Value> {
     let node = |device: &Device| {
-        let kind = match device.kind {
-            DeviceKind::Character => "c",
-            DeviceKind::Block => "b",
-        };
         json!({
             "path": device.path,
-            "type": kind,
+            "type": letter(device.kind),
             "major": device.major,
             "minor": device.minor,
             "fileMode": device.mode,
@@ -46,7 +51,8 @@ pub(super) fn nodes(devices: &[Device]) -> Vec<Value> {
     devices.iter().map(node).collect()
 }
 
-/// What the cgroup lets be opened: everything for the privileged. For others nothing but what every program expects:
+/// What the cgroup lets be opened: everything for the privileged. For others what the definition maps, and what every
+/// program expects:
 /// null, zero, full, random, urandom, tty, console, the pseudo terminals; and nodes may be made that cannot be opened
 /// (Docker).
 pub(super) fn rules(spec: &OciSpec) -> Vec<Value> {
@@ -75,8 +81,18 @@ pub(super) fn rules(spec: &OciSpec) -> Vec<Value> {
         }
         rule
     };
+    let own = spec.devices.iter().map(|device| {
+        json!({
+            "allow": true,
+            "type": letter(device.kind),
+            "major": device.major,
+            "minor": device.minor,
+            "access": device.access,
+        })
+    });
     let deny_all = json!({"allow": false, "access": "rwm"});
     std::iter::once(deny_all)
         .chain(ALLOWED.iter().map(rule))
+        .chain(own)
         .collect()
 }

@@ -4,7 +4,7 @@
 use serde_json::{Map, Value, json};
 
 use super::{Cgroups, Network, OciError, OciSpec, devices, mounts, seccomp, sysctls};
-use crate::desired::ContainerSpec;
+use crate::desired::{ContainerSpec, IpcMode, PidMode};
 
 /// Processes and threads of one container. Docker sets no limit and so a fork bomb takes the host's last pid;
 /// 32 768 is above what threaded servers use.
@@ -41,9 +41,10 @@ pub(super) fn linux(spec: &OciSpec, capabilities: &[&str]) -> Result<Value, OciE
         "namespaces": namespaces(spec),
         "resources": resources(spec)?,
     });
-    if spec.linux.privileged {
+    if !spec.devices.is_empty() {
         linux["devices"] = devices::nodes(&spec.devices).into();
-    } else {
+    }
+    if !spec.linux.privileged {
         linux["maskedPaths"] = json!(mounts::MASKED);
         let sysfs = spec.beside_privileged.then_some(mounts::SYSFS);
         linux["readonlyPaths"] = json!(mounts::READONLY.into_iter().chain(sysfs).collect::<Vec<_>>());
@@ -59,10 +60,14 @@ pub(super) fn linux(spec: &OciSpec, capabilities: &[&str]) -> Result<Value, OciE
 }
 
 fn namespaces(spec: &OciSpec) -> Vec<Value> {
-    let mut all: Vec<Value> = ["pid", "ipc", "uts", "mount"]
-        .iter()
-        .map(|kind| json!({"type": kind}))
-        .collect();
+    let own = [
+        ("pid", spec.pid != PidMode::Host),
+        ("ipc", spec.ipc != IpcMode::Host),
+        ("uts", true),
+        ("mount", true),
+    ];
+    let own = own.iter().filter_map(|(kind, own)| own.then_some(kind));
+    let mut all: Vec<Value> = own.map(|kind| json!({"type": kind})).collect();
     match &spec.network {
         Network::Join(path) => all.push(json!({"type": "network", "path": path})),
         Network::Private => all.push(json!({"type": "network"})),
@@ -86,8 +91,38 @@ fn resources(spec: &OciSpec) -> Result<Value, OciError> {
         // The container dies as a whole, and its siblings do not. Never on the task: that would take the shim's
         // other containers along. v1 has no such switch.
         resources["unified"] = json!({"memory.oom.group": "1"});
+        if without_swap(spec) {
+            resources["unified"]["memory.swap.max"] = json!("0");
+        }
     }
     Ok(resources)
+}
+
+/// Its task may use swap, because another container may: this one has no ceiling that keeps it from that.
+fn without_swap(spec: &OciSpec) -> bool {
+    spec.task_swaps && spec.limits.memory_bytes == 0
+}
+
+/// Swap beyond `limit`.
+fn max_swap(spec: &OciSpec) -> Result<u64, OciError> {
+    let Some(swap) = spec.linux.max_swap_bytes else {
+        return Ok(0);
+    };
+    if !spec.host.swap_limit {
+        return Err(OciError::SwapNotCounted);
+    }
+    if spec.limits.memory_bytes == 0 {
+        return Err(OciError::SwapWithoutMemory);
+    }
+    Ok(swap)
+}
+
+fn swappiness(spec: &OciSpec) -> Result<Option<u32>, OciError> {
+    match (spec.linux.swappiness, spec.host.cgroups) {
+        (Some(_), Cgroups::Unified) => Err(OciError::SwappinessOnV2),
+        (Some(swappiness), Cgroups::V1) => Ok(Some(swappiness)),
+        (None, cgroups) => Ok((cgroups == Cgroups::V1 && without_swap(spec)).then_some(0)),
+    }
 }
 
 fn memory(spec: &OciSpec) -> Result<Value, OciError> {
@@ -99,16 +134,20 @@ fn memory(spec: &OciSpec) -> Result<Value, OciError> {
     if limit != 0 && reservation > limit {
         return Err(OciError::Reservation { reservation, limit });
     }
+    let swap = max_swap(spec)?;
     let mut memory = Map::new();
     if limit != 0 {
         memory.insert("limit".to_owned(), json!(limit));
         if spec.host.swap_limit {
-            // The sum of memory and swap: no swap beyond the limit.
-            memory.insert("swap".to_owned(), json!(limit));
+            // The sum of memory and swap: unless it is asked for, no swap beyond the limit.
+            memory.insert("swap".to_owned(), json!(limit.saturating_add(swap)));
         }
     }
     if reservation != 0 {
         memory.insert("reservation".to_owned(), json!(reservation));
+    }
+    if let Some(swappiness) = swappiness(spec)? {
+        memory.insert("swappiness".to_owned(), json!(swappiness));
     }
     Ok(memory.into())
 }

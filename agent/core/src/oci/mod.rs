@@ -21,7 +21,7 @@ use std::collections::BTreeMap;
 use serde_json::{Value, json};
 
 use crate::{
-    desired::{LinuxOptions, Ulimit},
+    desired::{IpcMode, LinuxOptions, PidMode, Ulimit},
     effect::StartContainer,
     ids::{ContainerId, TaskId},
 };
@@ -71,6 +71,14 @@ pub enum OciError {
     CapabilityMissing(String),
     #[error("kernel parameter {0:?} is not of a namespace of the container: it would change the host")]
     SysctlOfHost(String),
+    #[error(
+        "this node's kernel does not count swap per cgroup: boot it with swapaccount=1, or leave maxSwap out"
+    )]
+    SwapNotCounted,
+    #[error("maxSwap is swap beyond the container's memory, which has no limit")]
+    SwapWithoutMemory,
+    #[error("this node has cgroup v2, whose cgroups have no swappiness")]
+    SwappinessOnV2,
     #[error("cgroup path {0:?} is not absolute")]
     RelativeCgroup(String),
     #[error("{0:?} is not a signal")]
@@ -143,7 +151,7 @@ pub struct TaskFacts {
     pub network: Network,
     /// The agent's own, `hosts`, `hostname`, `resolv.conf`, and the volumes.
     pub mounts: Vec<Mount>,
-    /// What a privileged container finds in `/dev`: all that the host has there. Others get none of them.
+    /// What the definition maps; for a privileged container also all that the host has in `/dev`.
     pub devices: Vec<Device>,
 }
 
@@ -163,6 +171,9 @@ pub struct OciSpec {
     readonly_root: bool,
     linux: LinuxOptions,
     beside_privileged: bool,
+    task_swaps: bool,
+    pid: PidMode,
+    ipc: IpcMode,
     terminal: bool,
     task_sysctls: Vec<String>,
     ulimits: Vec<Ulimit>,
@@ -189,6 +200,9 @@ impl OciSpec {
             readonly_root: false,
             linux: LinuxOptions::default(),
             beside_privileged: false,
+            task_swaps: false,
+            pid: PidMode::Container,
+            ipc: IpcMode::Container,
             terminal: false,
             task_sysctls: Vec::new(),
             ulimits: Vec::new(),
@@ -218,6 +232,8 @@ impl OciSpec {
             .terminal(spec.pseudo_terminal)
             .beside_privileged(request.task_privileged && !spec.linux.privileged)
             .task_sysctls(&request.task_sysctls)
+            .task_swaps(request.task_swaps)
+            .sharing(request.pid, request.ipc)
             .devices(task.devices)
             .ulimits(&spec.ulimits)
             .limits(Limits::of(spec))
@@ -285,7 +301,19 @@ impl OciSpec {
         self
     }
 
-    /// What it finds in `/dev` if it is privileged.
+    /// Whether a container of its task may use swap, this one or another.
+    pub fn task_swaps(mut self, swaps: bool) -> Self {
+        self.task_swaps = swaps;
+        self
+    }
+
+    /// Whose processes it sees, and whose IPC it has.
+    pub fn sharing(mut self, pid: PidMode, ipc: IpcMode) -> Self {
+        (self.pid, self.ipc) = (pid, ipc);
+        self
+    }
+
+    /// Device nodes that it gets.
     pub fn devices(mut self, devices: Vec<Device>) -> Self {
         self.devices = devices;
         self

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::{OciError, OciSpec};
-use crate::desired::Tmpfs;
+use crate::desired::{IpcMode, Tmpfs};
 
 /// A file or directory of the host, seen in the container.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -214,6 +214,9 @@ pub(super) const READONLY: [&str; 5] = [
 ];
 
 pub(super) fn mounts(spec: &OciSpec) -> Result<Vec<Value>, OciError> {
+    let usual = |&&(destination, ..): &&(&str, &str, &str, &[&str])| {
+        destination != SHM || spec.ipc == IpcMode::Container
+    };
     let default = |&(destination, kind, source, options): &(&str, &str, &str, &[&str])| {
         // The privileged may write to sysfs and to the cgroups (Docker). The sysfs of a network namespace is one file
         // system, read-only for all if the first who mounts it says so: those beside a privileged container have it
@@ -244,5 +247,12 @@ pub(super) fn mounts(spec: &OciSpec) -> Result<Vec<Value>, OciError> {
     let mut own: Vec<(usize, Result<Value, OciError>)> = tmpfs.chain(binds).collect();
     own.sort_by_key(|(depth, _)| *depth);
     let own = own.into_iter().map(|(_, mount)| mount);
-    defaults.map(default).chain(own).collect()
+    // The host's is what is there; with none there is nothing.
+    let shm = (spec.ipc == IpcMode::Host && !replaced(SHM)).then(|| Mount::bind(SHM, SHM).json(kernel));
+    defaults
+        .filter(usual)
+        .map(default)
+        .chain(shm)
+        .chain(own)
+        .collect()
 }

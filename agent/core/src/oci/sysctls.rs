@@ -3,6 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use super::{Network, OciError, OciSpec};
+use crate::desired::IpcMode;
 
 /// The unprivileged may send ICMP echo and bind ports below 1024, as under Docker ≥ 20.10.
 const DEFAULTS: [(&str, &str); 2] = [
@@ -56,6 +57,9 @@ pub(super) fn sysctls(spec: &OciSpec) -> Result<Map<String, Value>, OciError> {
     for name in own.keys() {
         match sysctl_namespace(name) {
             None => return Err(OciError::SysctlOfHost(name.clone())),
+            Some(SysctlNamespace::Ipc) if spec.ipc == IpcMode::Host => {
+                return Err(OciError::SysctlOfHost(name.clone()));
+            }
             Some(SysctlNamespace::Network) if spec.network == Network::Host => {
                 return Err(OciError::SysctlOfHost(name.clone()));
             }

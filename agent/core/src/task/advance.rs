@@ -125,9 +125,10 @@ impl Task {
                 .containers
                 .iter()
                 .filter(|c| self.container(&c.id).life == Life::Running)
-                .map(|c| (c.id.clone(), c.memory_bytes))
+                .map(|c| (c.id.clone(), c.memory_ceiling()))
                 .collect(),
             volumes: self.spec.volumes.clone(),
+            swap_bytes: self.spec.swap_bytes(),
         }));
     }
 
@@ -216,6 +217,9 @@ impl Task {
                     Image::Wanted | Image::Pulling { .. } | Image::Abandoned => &[],
                 },
             ),
+            task_swaps: self.spec.swap_bytes() != 0,
+            pid: self.spec.pid,
+            ipc: self.spec.ipc,
             task_arn: self.spec.arn.clone(),
             cluster: self.spec.cluster.clone(),
             family: self.spec.family.clone(),

@@ -62,6 +62,8 @@ fn task(containers: Vec<ContainerSpec>) -> TaskSpec {
         revision: 1,
         desired: DesiredStatus::Running,
         network: NetworkMode::None,
+        pid: Default::default(),
+        ipc: Default::default(),
         limits: Limits::default(),
         charge: Limits::default(),
         containers,

@@ -11,7 +11,7 @@ use std::{
 };
 
 use berth_agent_core::{
-    desired::Limits,
+    desired::{Limits, MemoryCeiling},
     ids::{ContainerId, TaskId},
     oci::PIDS_MAX_DEFAULT,
 };
@@ -29,6 +29,8 @@ use super::{
 pub struct TaskLimits {
     /// Of all its containers together.
     pub ceilings: Limits,
+    /// Swap beyond its ceiling of memory, bytes.
+    pub swap_bytes: u64,
     /// Its weight against other tasks, in CPU units. Zero is the least.
     pub cpu_shares: u32,
 }
@@ -38,6 +40,7 @@ impl From<&Limits> for TaskLimits {
     fn from(ceilings: &Limits) -> Self {
         Self {
             ceilings: *ceilings,
+            swap_bytes: 0,
             cpu_shares: ceilings.cpu_units,
         }
     }
@@ -61,8 +64,8 @@ pub(super) struct Kept {
 #[derive(Debug, Default)]
 struct KeptTask {
     limits: TaskLimits,
-    /// Those that run, and their own ceilings of memory, bytes; zero is none.
-    containers: BTreeMap<ContainerId, u64>,
+    /// Those that run, and their own ceilings of memory.
+    containers: BTreeMap<ContainerId, MemoryCeiling>,
     /// Files whose change was logged.
     told: BTreeSet<PathBuf>,
 }
@@ -87,10 +90,10 @@ impl Cgroups {
         self.kept.put(task, limits.into());
     }
 
-    /// Answers from now on for a container that runs, too; `memory_bytes` is its own ceiling, zero: none.
-    pub fn keep_container(&self, task: &TaskId, container: &ContainerId, memory_bytes: u64) {
+    /// Answers from now on for a container that runs, too; `memory` is its own ceiling.
+    pub fn keep_container(&self, task: &TaskId, container: &ContainerId, memory: MemoryCeiling) {
         if let Some(kept) = self.kept.tasks().get_mut(task) {
-            kept.containers.insert(container.clone(), memory_bytes);
+            kept.containers.insert(container.clone(), memory);
         }
     }
 
@@ -146,10 +149,10 @@ impl Cgroups {
         for setting in self.settings(task, &kept.limits) {
             self.repair_one(&setting, repairs)?;
         }
-        for (container, memory_bytes) in &kept.containers {
+        for (container, memory) in &kept.containers {
             let path = self.container_path(task, container);
             for (controller, setting) in [
-                ("memory", Setting::Memory(*memory_bytes)),
+                ("memory", Setting::Memory(*memory)),
                 ("pids", Setting::Pids(PIDS_MAX_DEFAULT.unsigned_abs())),
             ] {
                 if let Some(dir) = self.directory(controller, &path) {

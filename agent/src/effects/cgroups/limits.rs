@@ -6,7 +6,7 @@
 //! | CPU ceiling | `cpu.cfs_quota_us` of 100 ms | `cpu.max` |
 //! | CPU weight | `cpu.shares` | `cpu.weight`, converted as runc does |
 //! | memory ceiling | `memory.limit_in_bytes` | `memory.max` |
-//! | no swap beyond it | `memory.memsw.limit_in_bytes` the same, or swappiness 0 | `memory.swap.max` 0 |
+//! | swap beyond it, none unless asked for | `memory.memsw.limit_in_bytes` the sum, or swappiness 0 | `memory.swap.max` |
 //! | processes | `pids.max` | `pids.max` |
 //!
 //! `memory.high` is never set: it makes a process wait where ECS promises that it may use what is free, or is killed at the
@@ -19,7 +19,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use berth_agent_core::desired::Limits;
+use berth_agent_core::desired::{Limits, MemoryCeiling};
 use cgroups_rs::fs::{cpu::CpuController, memory::MemController};
 
 use super::{error::CgroupError, hierarchies::read_small};
@@ -134,8 +134,8 @@ pub(super) enum Setting {
     Cpu(u32),
     /// Weight against siblings in CPU units.
     CpuWeight(u32),
-    /// Ceiling in bytes, which swap does not extend; zero is none.
-    Memory(u64),
+    /// Ceiling, and how far swap extends it.
+    Memory(MemoryCeiling),
     /// Processes and threads.
     Pids(u64),
 }
@@ -190,7 +190,7 @@ impl Setting {
     pub(super) fn limits(self) -> bool {
         match self {
             Self::Cpu(units) => units != 0,
-            Self::Memory(bytes) => bytes != 0,
+            Self::Memory(memory) => memory.bytes != 0,
             // The agent does not start where the kernel lacks these.
             Self::CpuWeight(_) | Self::Pids(_) => false,
         }
@@ -213,19 +213,18 @@ impl Setting {
             }
             (Self::CpuWeight(units), false) => vec![("cpu.shares", text(&shares(units)))],
             (Self::CpuWeight(units), true) => vec![("cpu.weight", text(&weight(shares(units))))],
-            (Self::Memory(bytes), v2) => {
-                let limit = Wanted::Bytes(Some(bytes).filter(|bytes| *bytes != 0));
-                let swap = if bytes == 0 {
-                    Wanted::Bytes(None)
-                } else {
-                    Wanted::Bytes(Some(0))
-                };
+            (Self::Memory(MemoryCeiling { bytes, swap_bytes }), v2) => {
+                let wanted = |number: u64| Wanted::Bytes(Some(number).filter(|_| bytes != 0));
                 if v2 {
-                    vec![("memory.max", limit), ("memory.swap.max", swap)]
-                } else {
                     vec![
-                        ("memory.limit_in_bytes", limit.clone()),
-                        ("memory.memsw.limit_in_bytes", limit),
+                        ("memory.max", wanted(bytes)),
+                        ("memory.swap.max", wanted(swap_bytes)),
+                    ]
+                } else {
+                    let with_swap = wanted(bytes.saturating_add(swap_bytes));
+                    vec![
+                        ("memory.limit_in_bytes", wanted(bytes)),
+                        ("memory.memsw.limit_in_bytes", with_swap),
                     ]
                 }
             }
@@ -249,7 +248,7 @@ fn weight(shares: u64) -> u64 {
 pub(super) fn set(dir: &Path, v2: bool, setting: &Setting) -> Result<(), CgroupError> {
     match *setting {
         Setting::Cpu(cpu_units) => set_cpu(dir, v2, cpu_units),
-        Setting::Memory(memory_bytes) => set_memory(dir, v2, memory_bytes),
+        Setting::Memory(memory) => set_memory(dir, v2, memory),
         Setting::CpuWeight(_) | Setting::Pids(_) => {
             for (name, wanted) in setting.files(v2) {
                 let (path, value) = (dir.join(name), wanted.to_string());
@@ -269,20 +268,22 @@ fn set_cpu(dir: &Path, v2: bool, cpu_units: u32) -> Result<(), CgroupError> {
         .map_err(failed(file, quota))
 }
 
-/// Writes the memory ceiling, which swap does not extend; zero bytes take it away.
-fn set_memory(dir: &Path, v2: bool, memory_bytes: u64) -> Result<(), CgroupError> {
-    let limit = match i64::try_from(memory_bytes) {
-        Ok(0) => NO_LIMIT,
+/// Writes the memory ceiling, and how far swap extends it; zero bytes take it away.
+fn set_memory(dir: &Path, v2: bool, ceiling: MemoryCeiling) -> Result<(), CgroupError> {
+    let memory_bytes = ceiling.bytes;
+    let number = |bytes: u64| match i64::try_from(bytes) {
+        _ if memory_bytes == 0 => NO_LIMIT,
         Ok(bytes) => bytes,
         Err(_) => i64::MAX,
     };
+    let limit = number(memory_bytes);
     let memory = MemController::new(dir.to_owned(), PathBuf::new(), v2);
     if v2 {
         let file = dir.join("memory.max");
         memory.set_limit(limit).map_err(failed(file, limit))?;
         // Absent on kernels without swap accounting.
         let swap_file = dir.join("memory.swap.max");
-        let swap = if memory_bytes == 0 { NO_LIMIT } else { 0 };
+        let swap = number(ceiling.swap_bytes);
         if exists(&swap_file) {
             memory.set_memswap_limit(swap).map_err(failed(swap_file, swap))?;
         }
@@ -295,10 +296,11 @@ fn set_memory(dir: &Path, v2: bool, memory_bytes: u64) -> Result<(), CgroupError
         return keep_from_swap(dir, memory_bytes != 0);
     }
     // Memory and swap together may never be less than memory alone, so the order depends on whether it rises.
+    let with_swap = number(memory_bytes.saturating_add(ceiling.swap_bytes));
     let set = memory.set_limit(limit).is_ok();
     memory
-        .set_memswap_limit(limit)
-        .map_err(failed(swap_file, limit))?;
+        .set_memswap_limit(with_swap)
+        .map_err(failed(swap_file, with_swap))?;
     if !set {
         memory.set_limit(limit).map_err(failed(file, limit))?;
     }
@@ -429,6 +431,34 @@ mod tests {
         assert!(HostResources::read().unwrap().memory_bytes > MEMORY_BYTES_MIN);
     }
 
+    fn no_swap(bytes: u64) -> MemoryCeiling {
+        MemoryCeiling { bytes, swap_bytes: 0 }
+    }
+
+    #[test]
+    fn swap_extends_a_ceiling_as_far_as_it_is_asked_to() {
+        let dir = tempfile::tempdir().unwrap();
+        let read = |name: &str| fs::read_to_string(dir.path().join(name)).unwrap();
+        let ceiling = MemoryCeiling {
+            bytes: 64 << 20,
+            swap_bytes: 16 << 20,
+        };
+        for file in ["memory.swap.max", "memory.memsw.limit_in_bytes"] {
+            fs::write(dir.path().join(file), "max\n").unwrap();
+        }
+        set_memory(dir.path(), true, ceiling).unwrap();
+        assert_eq!(read("memory.swap.max"), (16 << 20).to_string());
+        set_memory(dir.path(), false, ceiling).unwrap();
+        assert_eq!(read("memory.memsw.limit_in_bytes"), (80 << 20).to_string());
+        for v2 in [false, true] {
+            for (name, wanted) in Setting::Memory(ceiling).files(v2) {
+                assert!(wanted.is(&read(name)), "{name}");
+            }
+        }
+        set_memory(dir.path(), false, no_swap(0)).unwrap();
+        assert_eq!(read("memory.memsw.limit_in_bytes"), "-1");
+    }
+
     #[test]
     fn v2_files_say_max_for_no_limit() {
         let dir = tempfile::tempdir().unwrap();
@@ -436,14 +466,14 @@ mod tests {
         fs::write(dir.path().join("cpu.max"), "max 100000\n").unwrap();
         fs::write(dir.path().join("memory.swap.max"), "max\n").unwrap();
         set_cpu(dir.path(), true, 256).unwrap();
-        set_memory(dir.path(), true, 64 << 20).unwrap();
+        set_memory(dir.path(), true, no_swap(64 << 20)).unwrap();
         assert_eq!(read("cpu.max"), "25000 100000");
         assert_eq!(
             (read("memory.max"), read("memory.swap.max")),
             ("67108864".into(), "0".into())
         );
         set_cpu(dir.path(), true, 0).unwrap();
-        set_memory(dir.path(), true, 0).unwrap();
+        set_memory(dir.path(), true, no_swap(0)).unwrap();
         assert_eq!(read("cpu.max"), "max 100000");
         assert_eq!(
             (read("memory.max"), read("memory.swap.max")),
@@ -455,10 +485,10 @@ mod tests {
     fn v1_keeps_swap_out_of_the_limit_where_the_kernel_counts_it() {
         let dir = tempfile::tempdir().unwrap();
         let read = |name: &str| fs::read_to_string(dir.path().join(name)).unwrap();
-        set_memory(dir.path(), false, 64 << 20).unwrap();
+        set_memory(dir.path(), false, no_swap(64 << 20)).unwrap();
         assert!(!dir.path().join("memory.memsw.limit_in_bytes").exists());
         fs::write(dir.path().join("memory.memsw.limit_in_bytes"), "-1").unwrap();
-        set_memory(dir.path(), false, 64 << 20).unwrap();
+        set_memory(dir.path(), false, no_swap(64 << 20)).unwrap();
         assert_eq!(read("memory.limit_in_bytes"), read("memory.memsw.limit_in_bytes"));
     }
 }

@@ -20,7 +20,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use berth_agent_core::ids::{ContainerId, TaskId};
+use berth_agent_core::{
+    desired::MemoryCeiling,
+    ids::{ContainerId, TaskId},
+};
 
 pub use self::{
     error::CgroupError,
@@ -182,7 +185,13 @@ impl Cgroups {
             // Tasks compete where they are siblings.
             (&whole, Setting::CpuWeight(limits.cpu_shares)),
             (&limited, Setting::Cpu(ceilings.cpu_units)),
-            (&limited, Setting::Memory(ceilings.memory_bytes)),
+            (
+                &limited,
+                Setting::Memory(MemoryCeiling {
+                    bytes: ceilings.memory_bytes,
+                    swap_bytes: limits.swap_bytes,
+                }),
+            ),
             (&limited, Setting::Pids(self.task_pids_max.into())),
         ];
         let place = |(path, setting): (&String, Setting)| {

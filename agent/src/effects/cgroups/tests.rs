@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use berth_agent_core::desired::Limits;
+use berth_agent_core::desired::{Limits, MemoryCeiling};
 
 use super::*;
 
@@ -203,7 +203,14 @@ fn v2_keeps_up_a_containers_limits_while_it_runs() {
     fs::create_dir(fake.path(&dir)).unwrap();
     fresh_limits(&fake, &dir);
     assert_eq!(cgroups.reassert(&task()), 0, "not told of it");
-    cgroups.keep_container(&task(), &container(), 32 << 20);
+    cgroups.keep_container(
+        &task(),
+        &container(),
+        MemoryCeiling {
+            bytes: 32 << 20,
+            swap_bytes: 0,
+        },
+    );
     assert_eq!(cgroups.reassert(&task()), 3, "memory, swap, processes");
     assert_eq!(fake.read(&format!("{dir}memory.max")), "33554432");
     assert_eq!(

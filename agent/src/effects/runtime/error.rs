@@ -85,6 +85,12 @@ pub enum RuntimeError {
     Devices { source: io::Error },
     #[error(transparent)]
     Volumes(#[from] VolumeError),
+    #[error("device {path} of {id}")]
+    Device {
+        id: String,
+        path: String,
+        source: io::Error,
+    },
     #[error("{step} of {id}")]
     Call { step: Step, id: String, source: Answer },
     /// The OCI runtime's own words.
@@ -196,6 +202,7 @@ impl RuntimeError {
             | Self::NoNetwork { .. } => "CannotCreateContainerError",
             // Docker finds these when it starts a container.
             Self::User { .. }
+            | Self::Device { .. }
             | Self::Accounts { .. }
             | Self::OpaqueSnapshot { .. }
             | Self::NoLogger { .. } => "CannotStartContainerError",
@@ -226,7 +233,7 @@ impl RuntimeError {
             Self::Accounts { .. } | Self::File { .. } | Self::Devices { .. } | Self::Deadline { .. } => true,
             Self::NoLogger { .. } | Self::StillAlive { .. } => true,
             Self::Volumes(error) => error.retryable(),
-            Self::NoNetwork { .. } => false,
+            Self::NoNetwork { .. } | Self::Device { .. } => false,
             Self::Refused { message, .. } => passing(message),
             // The image's layers are gone, or the request is wrong: the same request meets the same answer.
             Self::Call { source, .. } => !matches!(

@@ -142,6 +142,11 @@ impl Runtime {
         Ok(answer.version)
     }
 
+    /// The kernel can limit swap per cgroup.
+    pub fn counts_swap(&self) -> bool {
+        self.shared.host.swap_limit
+    }
+
     /// A request in the instance's namespace.
     fn request<T>(&self, message: T) -> tonic::Request<T> {
         let mut request = tonic::Request::new(message);

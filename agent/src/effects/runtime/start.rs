@@ -2,6 +2,7 @@
 //! leaves a half of it behind when it fails or is cancelled, and never starts one attempt twice.
 
 use std::{
+    collections::BTreeSet,
     path::Path,
     sync::atomic::{AtomicBool, Ordering::Relaxed},
     time::{Duration, Instant},
@@ -257,10 +258,24 @@ impl Attempt<'_> {
     }
 
     fn devices(&self) -> Result<Vec<Device>, RuntimeError> {
-        if !self.request.spec.linux.privileged {
-            return Ok(Vec::new());
+        let linux = &self.request.spec.linux;
+        let mut all = Vec::new();
+        for mapping in &linux.devices {
+            let found = devices::mapped(mapping).map_err(|source| RuntimeError::Device {
+                id: self.id.clone(),
+                path: mapping.host_path.clone(),
+                source,
+            })?;
+            all.extend(found);
         }
-        devices::of_host().map_err(|source| RuntimeError::Devices { source })
+        if linux.privileged {
+            let of_host = devices::of_host().map_err(|source| RuntimeError::Devices { source })?;
+            all.extend(of_host);
+        }
+        // A place is the first's who has it: the definition's before the host's.
+        let mut places = BTreeSet::new();
+        all.retain(|device| places.insert(device.path.clone()));
+        Ok(all)
     }
 
     async fn prepare(&self) -> Result<Vec<Mount>, RuntimeError> {

@@ -4,7 +4,7 @@
 use serde_json::{Value, json};
 
 use super::read::{Object, integer, objects, requires, text};
-use super::{linux, log, networking, sizes, volumes};
+use super::{linux, log, namespaces, networking, sizes, volumes};
 
 /// Lists that every echoed container has.
 const CONTAINER_LISTS: &[&str] = &[
@@ -76,6 +76,7 @@ fn compatibilities(task: &Object) -> Vec<&'static str> {
     let size = number("cpu").zip(number("memory"));
     let fargate = awsvpc
         && !linux::is_beyond_fargate(task)
+        && !namespaces::is_beyond_fargate(task)
         && !networking::is_disabled_somewhere(task)
         && !volumes::is_beyond_fargate(task)
         && size.is_some_and(|(cpu, memory)| sizes::check_fargate(cpu, memory).is_ok());

@@ -36,8 +36,8 @@ pub(super) const TASK_DEFINITION: &[Field] = &[
     yes("cpu", Text),
     yes("memory", Text),
     yes("tags", list(&object(TAG))),
-    later("pidMode", one_of(&all(&["host", "task"]))),
-    later("ipcMode", one_of(&all(&["host", "task", "none"]))),
+    yes("pidMode", one_of(&PID_MODE)),
+    yes("ipcMode", one_of(&IPC_MODE)),
     never(
         "proxyConfiguration",
         object(PROXY),
@@ -73,6 +73,20 @@ const NETWORK_MODE: Choice = Choice {
     honoured: &["awsvpc", "host", "none"],
     later: &["bridge"],
     instead: "use awsvpc or host",
+    ..all(&[])
+};
+
+const PID_MODE: Choice = Choice {
+    honoured: &["host"],
+    later: &["task"],
+    instead: "use host, or run the processes in one container",
+    ..all(&[])
+};
+
+const IPC_MODE: Choice = Choice {
+    honoured: &["host", "none"],
+    later: &["task"],
+    instead: "use host, or run the processes in one container",
     ..all(&[])
 };
 
@@ -292,12 +306,12 @@ const HEALTH_CHECK: &[Field] = &[
 
 const LINUX_PARAMETERS: &[Field] = &[
     yes("capabilities", object(&[yes("add", TEXTS), yes("drop", TEXTS)])),
-    later("devices", list(&object(DEVICE))),
+    yes("devices", list(&object(DEVICE))),
     later("initProcessEnabled", Flag),
     yes("sharedMemorySize", Integer),
     yes("tmpfs", list(&object(TMPFS))),
-    later("maxSwap", Integer),
-    later("swappiness", Integer),
+    yes("maxSwap", Integer),
+    yes("swappiness", Integer),
 ];
 
 const DEVICE: &[Field] = &[

@@ -2,7 +2,7 @@
 //! to the kernel. Never knows what a node's kernel has to give.
 
 use super::read::{Object, flag, inner, objects, requires, texts};
-use super::tmpfs;
+use super::{devices, swap, tmpfs};
 use crate::problems::{Problems, hint, shown};
 
 /// What ECS lets be added and dropped (KernelCapabilities), besides `ALL`.
@@ -60,6 +60,8 @@ pub(super) fn check(task: &Object, path: &str, container: &Object, problems: &mu
     }
     if let Some(parameters) = inner(container, "linuxParameters") {
         tmpfs::check(&format!("{path}.linuxParameters"), parameters, problems);
+        devices::check(&format!("{path}.linuxParameters"), parameters, problems);
+        swap::check(path, container, parameters, problems);
     }
     for (at, option) in texts(container, "dockerSecurityOptions") {
         if let Err(message) = parse_security_option(option) {
@@ -88,7 +90,7 @@ fn beyond_fargate(container: &Object) -> Vec<(String, String)> {
         beyond.push(("dockerSecurityOptions".into(), message.into()));
     }
     let parameters = inner(container, "linuxParameters");
-    for name in ["sharedMemorySize", "tmpfs"] {
+    for name in ["devices", "sharedMemorySize", "tmpfs", "maxSwap", "swappiness"] {
         if parameters.is_some_and(|parameters| parameters.contains_key(name)) {
             beyond.push((
                 format!("linuxParameters.{name}"),

@@ -44,6 +44,15 @@ pub(super) fn check(task: &Object, path: &str, container: &Object, problems: &mu
     }
 }
 
+/// Whether it is of the IPC namespace.
+pub(super) fn is_ipc(name: &str) -> bool {
+    IPC.contains(&name) || below(name, "fs.mqueue.")
+}
+
+fn below(name: &str, prefix: &str) -> bool {
+    name.strip_prefix(prefix).is_some_and(|rest| !rest.is_empty())
+}
+
 fn check_name(task: &Object, name: &str) -> Result<(), String> {
     let part = |part: &str| {
         !part.is_empty()
@@ -57,8 +66,7 @@ fn check_name(task: &Object, name: &str) -> Result<(), String> {
             shown(name)
         ));
     }
-    let below = |prefix: &str| name.strip_prefix(prefix).is_some_and(|rest| !rest.is_empty());
-    if below("net.") {
+    if below(name, "net.") {
         return match text(task, "networkMode") {
             Some("host") => Err(format!(
                 "{name} would change the node's network: use awsvpc, or set it on the node"
@@ -66,7 +74,7 @@ fn check_name(task: &Object, name: &str) -> Result<(), String> {
             _ => Ok(()),
         };
     }
-    if IPC.contains(&name) || below("fs.mqueue.") {
+    if is_ipc(name) {
         return Ok(());
     }
     Err(format!(

@@ -5,6 +5,7 @@ mod health;
 mod laws;
 mod linux;
 mod log;
+mod namespaces;
 mod networking;
 mod overrides;
 mod refused;

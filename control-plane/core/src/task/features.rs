@@ -2,7 +2,8 @@
 //! by name, and never placed on one, that lacks one it needs.
 
 use super::{
-    Condition, ContainerDefinition, Definition, LinuxOptions, NetworkMode, Networking, VolumeSource,
+    Condition, ContainerDefinition, Definition, IpcMode, LinuxOptions, NetworkMode, Networking, PidMode,
+    VolumeSource,
 };
 
 /// A property of one run, not of its definition: an earlier task of the revision resolved an image.
@@ -26,6 +27,12 @@ const NO_NEW_PRIVILEGES: &str = "linux.no-new-privileges";
 const SYSCTLS: &str = "linux.sysctls";
 const SHM_SIZE: &str = "linux.shm-size";
 const TMPFS: &str = "linux.tmpfs";
+const DEVICES: &str = "linux.devices";
+const MAX_SWAP: &str = "linux.max-swap";
+const SWAPPINESS: &str = "linux.swappiness";
+const PID_HOST: &str = "pid.host";
+const IPC_HOST: &str = "ipc.host";
+const IPC_NONE: &str = "ipc.none";
 const HOSTNAME: &str = "networking.hostname";
 const EXTRA_HOSTS: &str = "networking.extra-hosts";
 const DNS: &str = "networking.dns";
@@ -59,6 +66,12 @@ pub const FEATURES: &[&str] = &[
     SYSCTLS,
     SHM_SIZE,
     TMPFS,
+    DEVICES,
+    MAX_SWAP,
+    SWAPPINESS,
+    PID_HOST,
+    IPC_HOST,
+    IPC_NONE,
     HOSTNAME,
     EXTRA_HOSTS,
     DNS,
@@ -113,6 +126,12 @@ fn needs(definition: &Definition, feature: &str) -> bool {
         SYSCTLS => any(|linux| !linux.sysctls.is_empty()),
         SHM_SIZE => any(|linux| linux.shared_memory_bytes != 0),
         TMPFS => any(|linux| !linux.tmpfs.is_empty()),
+        DEVICES => any(|linux| !linux.devices.is_empty()),
+        MAX_SWAP => any(|linux| linux.max_swap_bytes.is_some()),
+        SWAPPINESS => any(|linux| linux.swappiness.is_some()),
+        PID_HOST => definition.pid_mode == PidMode::Host,
+        IPC_HOST => definition.ipc_mode == IpcMode::Host,
+        IPC_NONE => definition.ipc_mode == IpcMode::None,
         HOSTNAME => networking(|n| !n.hostname.is_empty()),
         EXTRA_HOSTS => networking(|n| !n.extra_hosts.is_empty()),
         DNS => networking(|n| !n.dns_servers.is_empty() || !n.dns_search_domains.is_empty()),

@@ -6,8 +6,9 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::{
-    Architecture, Condition, ContainerDefinition, Definition, Dependency, HealthCheck, LinuxOptions,
-    LogOptions, MIB, NetworkMode, Networking, PortMapping, Protocol, RestartPolicy, Tmpfs, Ulimit, volumes,
+    Architecture, Condition, ContainerDefinition, Definition, Dependency, Device, HealthCheck, IpcMode,
+    LinuxOptions, LogOptions, MIB, NetworkMode, Networking, PidMode, PortMapping, Protocol, RestartPolicy,
+    Tmpfs, Ulimit, volumes,
 };
 use crate::definition::linux::no_new_privileges;
 use crate::expression::{Expression, ExpressionError};
@@ -55,6 +56,8 @@ impl Definition {
                     });
                 }
             },
+            pid_mode: pid_mode(echo.pid_mode)?,
+            ipc_mode: ipc_mode(echo.ipc_mode)?,
             family: echo.family,
             cpu_units: size("cpu", echo.cpu)?,
             memory_mib: size("memory", echo.memory)?,
@@ -77,6 +80,29 @@ impl Definition {
                 .map(container)
                 .collect::<Result<_, _>>()?,
         })
+    }
+}
+
+fn pid_mode(value: Option<String>) -> Result<PidMode, EchoError> {
+    match value.as_deref() {
+        None => Ok(PidMode::Container),
+        Some("host") => Ok(PidMode::Host),
+        Some(_) => Err(EchoError::Value {
+            field: "pidMode",
+            value: value.unwrap_or_default(),
+        }),
+    }
+}
+
+fn ipc_mode(value: Option<String>) -> Result<IpcMode, EchoError> {
+    match value.as_deref() {
+        None => Ok(IpcMode::Container),
+        Some("host") => Ok(IpcMode::Host),
+        Some("none") => Ok(IpcMode::None),
+        Some(_) => Err(EchoError::Value {
+            field: "ipcMode",
+            value: value.unwrap_or_default(),
+        }),
     }
 }
 
@@ -138,6 +164,9 @@ fn container(echo: EchoContainer) -> Result<ContainerDefinition, EchoError> {
             no_new_privileges: no_new_privileges(&echo.docker_security_options),
             shared_memory_bytes: u64::from(echo.linux_parameters.shared_memory_size.unwrap_or(0)) * MIB,
             tmpfs: echo.linux_parameters.tmpfs.into_iter().map(tmpfs).collect(),
+            devices: echo.linux_parameters.devices.into_iter().map(device).collect(),
+            max_swap_bytes: echo.linux_parameters.max_swap.map(|mib| u64::from(mib) * MIB),
+            swappiness: echo.linux_parameters.swappiness,
             sysctls: echo
                 .system_controls
                 .into_iter()
@@ -221,6 +250,18 @@ fn tmpfs(echo: EchoTmpfs) -> Tmpfs {
     }
 }
 
+/// Without permissions, ECS gives all.
+fn device(echo: EchoDevice) -> Device {
+    let may = |what: &str| echo.permissions.is_empty() || echo.permissions.iter().any(|p| p == what);
+    Device {
+        read: may("read"),
+        write: may("write"),
+        mknod: may("mknod"),
+        container_path: echo.container_path.unwrap_or_else(|| echo.host_path.clone()),
+        host_path: echo.host_path,
+    }
+}
+
 fn port(echo: EchoPort) -> Result<PortMapping, EchoError> {
     let protocol = match echo.protocol.as_str() {
         "tcp" => Protocol::Tcp,
@@ -244,6 +285,8 @@ fn port(echo: EchoPort) -> Result<PortMapping, EchoError> {
 struct Echo {
     family: String,
     network_mode: String,
+    pid_mode: Option<String>,
+    ipc_mode: Option<String>,
     cpu: Option<String>,
     memory: Option<String>,
     #[serde(default)]
@@ -372,6 +415,19 @@ struct EchoLinux {
     shared_memory_size: Option<u32>,
     #[serde(default)]
     tmpfs: Vec<EchoTmpfs>,
+    #[serde(default)]
+    devices: Vec<EchoDevice>,
+    max_swap: Option<u32>,
+    swappiness: Option<u32>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct EchoDevice {
+    host_path: String,
+    container_path: Option<String>,
+    #[serde(default)]
+    permissions: Vec<String>,
 }
 
 #[derive(Deserialize)]

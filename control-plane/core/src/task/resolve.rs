@@ -4,8 +4,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
-    ContainerDefinition, Definition, Dependency, HealthCheck, LinuxOptions, LogSpec, MIB, MountPoint,
-    NetworkMode, Networking, PortMapping, RestartPolicy, Ulimit, Volume, VolumesFrom,
+    ContainerDefinition, Definition, Dependency, HealthCheck, IpcMode, LinuxOptions, LogSpec, MIB,
+    MountPoint, NetworkMode, Networking, PidMode, PortMapping, RestartPolicy, Ulimit, Volume, VolumesFrom,
 };
 use crate::arn::is_id;
 
@@ -57,6 +57,8 @@ pub struct ResolvedTask {
     pub family: String,
     pub revision: u32,
     pub network_mode: NetworkMode,
+    pub pid_mode: PidMode,
+    pub ipc_mode: IpcMode,
     /// Ceilings of all containers together; zero: none.
     pub limit_cpu_units: u32,
     pub limit_memory_bytes: u64,
@@ -131,6 +133,8 @@ pub fn resolve(definition: &Definition, run: &Run<'_>) -> Result<ResolvedTask, R
         family: definition.family.clone(),
         revision: run.revision,
         network_mode: definition.network_mode,
+        pid_mode: definition.pid_mode,
+        ipc_mode: definition.ipc_mode,
         limit_cpu_units: definition.cpu_units.unwrap_or(0),
         limit_memory_bytes: bytes(definition.memory_mib),
         charged_cpu_units: requirements.cpu_units,

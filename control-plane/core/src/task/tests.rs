@@ -13,6 +13,8 @@ fn full() -> Definition {
     let mut input = json!({
         "family": "web",
         "networkMode": "host",
+        "pidMode": "host",
+        "ipcMode": "none",
         "runtimePlatform": {"cpuArchitecture": "ARM64"},
         "placementConstraints": [{"type": "memberOf", "expression": "attribute:rack == 7"}],
         "requiresCompatibilities": ["EC2"],
@@ -42,7 +44,8 @@ fn full() -> Definition {
         "volumesFrom": [{"sourceContainer": "setup", "readOnly": true}],
         "linuxParameters": {
             "capabilities": {"add": ["SYS_PTRACE"], "drop": ["ALL"]},
-            "sharedMemorySize": 8,
+            "devices": [{"hostPath": "/dev/fuse"}, {"hostPath": "/dev/kvm", "containerPath": "/dev/k", "permissions": ["read"]}],
+            "maxSwap": 32, "swappiness": 60,
             "tmpfs": [{"containerPath": "/scratch", "size": 16, "mountOptions": ["ro"]}],
         },
     });
@@ -58,6 +61,16 @@ fn full() -> Definition {
         }},
     ]);
     definition(input)
+}
+
+fn device(host_path: &str, container_path: &str, all: bool) -> Device {
+    Device {
+        host_path: host_path.into(),
+        container_path: container_path.into(),
+        read: true,
+        write: all,
+        mknod: all,
+    }
 }
 
 fn ids(n: usize) -> Vec<String> {
@@ -109,8 +122,12 @@ fn a_task_is_resolved_field_for_field() {
             "linux.privileged",
             "linux.no-new-privileges",
             "linux.sysctls",
-            "linux.shm-size",
             "linux.tmpfs",
+            "linux.devices",
+            "linux.max-swap",
+            "linux.swappiness",
+            "pid.host",
+            "ipc.none",
             "networking.hostname",
             "networking.extra-hosts",
             "networking.dns",
@@ -237,7 +254,13 @@ fn a_task_is_resolved_field_for_field() {
                 capabilities_drop: vec!["ALL".into()],
                 privileged: true,
                 no_new_privileges: true,
-                shared_memory_bytes: 8 * MIB,
+                shared_memory_bytes: 0,
+                devices: vec![
+                    device("/dev/fuse", "/dev/fuse", true),
+                    device("/dev/kvm", "/dev/k", false)
+                ],
+                max_swap_bytes: Some(32 * MIB),
+                swappiness: Some(60),
                 tmpfs: vec![Tmpfs {
                     path: "/scratch".into(),
                     size_bytes: 16 * MIB,
@@ -308,6 +331,21 @@ fn what_an_awsvpc_task_needs() {
 }
 
 #[test]
+fn shared_memory_has_its_size() {
+    let input = json!({
+        "family": "a", "networkMode": "none",
+        "containerDefinitions": [{"name": "a", "image": "x", "memory": 64, "linuxParameters": {"sharedMemorySize": 8}}],
+    });
+    let ids = ids(1);
+    let task = resolve(&definition(input), &run(&ids, &BTreeMap::new())).unwrap();
+    assert_eq!(task.containers[0].linux.shared_memory_bytes, 8 * MIB);
+    assert_eq!(
+        (task.pid_mode, task.ipc_mode),
+        (PidMode::Container, IpcMode::Container)
+    );
+}
+
+#[test]
 fn ids_must_go_with_the_definition() {
     let (two, short, same) = (ids(2), ids(1), vec![TASK.to_string(), ids(1).remove(0)]);
     let odd = vec!["../../etc".to_string(), two[1].clone()];
@@ -374,9 +412,14 @@ fn every_feature_is_needed_by_some_definition() {
     }));
     let awsvpc = definition(json!({
         "family": "a", "networkMode": "awsvpc",
-        "containerDefinitions": [{"name": "a", "image": "x", "memory": 64, "disableNetworking": true}],
+        "containerDefinitions": [{"name": "a", "image": "x", "memory": 64, "disableNetworking": true,
+            "linuxParameters": {"sharedMemorySize": 8}}],
     }));
-    let needed: Vec<&str> = [start, awsvpc, full()]
+    let host = definition(json!({
+        "family": "a", "networkMode": "none", "ipcMode": "host",
+        "containerDefinitions": [{"name": "a", "image": "x", "memory": 64}],
+    }));
+    let needed: Vec<&str> = [start, awsvpc, host, full()]
         .iter()
         .flat_map(required_features)
         .chain([IMAGE_DIGEST, RESTART_AFTER_REBOOT])

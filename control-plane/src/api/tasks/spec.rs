@@ -1,8 +1,8 @@
 //! Owns the step from a resolved task to the message its node gets. Field for field: nothing is decided here.
 
 use berth_control_plane_core::task::{
-    Condition, Dependency, HealthCheck, LinuxOptions, LogSpec, NetworkMode, Networking, PortMapping,
-    Protocol, ResolvedContainer, ResolvedTask, RestartPolicy, Tmpfs, Ulimit,
+    Condition, Dependency, Device, HealthCheck, IpcMode, LinuxOptions, LogSpec, NetworkMode, Networking,
+    PidMode, PortMapping, Protocol, ResolvedContainer, ResolvedTask, RestartPolicy, Tmpfs, Ulimit,
 };
 use berth_proto::node::v1 as wire;
 
@@ -22,6 +22,8 @@ pub(super) fn message(task: ResolvedTask) -> wire::TaskSpec {
         revision: task.revision,
         desired_status: wire::DesiredStatus::Running.into(),
         network_mode: network_mode(task.network_mode).into(),
+        pid_mode: pid_mode(task.pid_mode).into(),
+        ipc_mode: ipc_mode(task.ipc_mode).into(),
         limits: Some(limits),
         charged_cpu_units: task.charged_cpu_units,
         charged_memory_bytes: task.charged_memory_bytes,
@@ -91,6 +93,31 @@ fn network_mode(mode: NetworkMode) -> wire::NetworkMode {
     }
 }
 
+fn pid_mode(mode: PidMode) -> wire::PidMode {
+    match mode {
+        PidMode::Container => wire::PidMode::Unspecified,
+        PidMode::Host => wire::PidMode::Host,
+    }
+}
+
+fn ipc_mode(mode: IpcMode) -> wire::IpcMode {
+    match mode {
+        IpcMode::Container => wire::IpcMode::Unspecified,
+        IpcMode::Host => wire::IpcMode::Host,
+        IpcMode::None => wire::IpcMode::None,
+    }
+}
+
+fn device(device: Device) -> wire::Device {
+    wire::Device {
+        host_path: device.host_path,
+        container_path: device.container_path,
+        read: device.read,
+        write: device.write,
+        mknod: device.mknod,
+    }
+}
+
 fn dependency(dependency: Dependency) -> wire::Dependency {
     let condition = match dependency.condition {
         Condition::Start => wire::DependencyCondition::Start,
@@ -143,6 +170,9 @@ fn linux(linux: LinuxOptions) -> wire::LinuxOptions {
         sysctls: linux.sysctls.into_iter().collect(),
         shared_memory_bytes: linux.shared_memory_bytes,
         tmpfs: linux.tmpfs.into_iter().map(tmpfs).collect(),
+        devices: linux.devices.into_iter().map(device).collect(),
+        max_swap_bytes: linux.max_swap_bytes,
+        swappiness: linux.swappiness,
     }
 }
 

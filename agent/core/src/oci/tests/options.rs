@@ -1,7 +1,7 @@
 //! What a definition asks of the kernel beyond Docker's defaults.
 
 use super::*;
-use crate::desired::{LinuxOptions, Tmpfs};
+use crate::desired::{IpcMode, LinuxOptions, PidMode, Tmpfs};
 
 fn with(options: LinuxOptions) -> Value {
     some().linux(&options).build().unwrap()
@@ -90,7 +90,7 @@ fn no_new_privileges_is_written() {
 }
 
 #[test]
-fn a_privileged_container_has_what_the_host_has_and_others_do_not() {
+fn a_privileged_container_may_do_what_others_may_not() {
     let device = Device {
         path: "/dev/sda".into(),
         kind: DeviceKind::Block,
@@ -99,6 +99,7 @@ fn a_privileged_container_has_what_the_host_has_and_others_do_not() {
         mode: 0o660,
         uid: 0,
         gid: 6,
+        access: "rwm".into(),
     };
     let build = |privileged| {
         let options = LinuxOptions {
@@ -142,7 +143,11 @@ fn a_privileged_container_has_what_the_host_has_and_others_do_not() {
             .unwrap()
             .contains(&json!("/sys"))
     );
-    assert_eq!(at(&plain, "/linux/devices"), &Value::Null);
+    // Which devices it gets, and may open, is said beforehand.
+    assert_ne!(
+        at(&plain, "/linux/resources/devices"),
+        at(&privileged, "/linux/resources/devices")
+    );
     assert_eq!(read_only(&plain), 2);
     assert!(plain["linux"].get("seccomp").is_some() && plain["linux"].get("maskedPaths").is_some());
 }
@@ -237,4 +242,171 @@ fn file_systems_in_memory_are_mounted_before_the_agents_files() {
     relative.tmpfs[0].path = "etc".into();
     let refused = OciError::RelativeMount("etc".into());
     assert_eq!(some().linux(&relative).build(), Err(refused));
+}
+
+fn fuse(access: &str) -> Device {
+    Device {
+        path: "/dev/f".into(),
+        kind: DeviceKind::Character,
+        major: 10,
+        minor: 229,
+        mode: 0o660,
+        uid: 0,
+        gid: 9,
+        access: access.into(),
+    }
+}
+
+#[test]
+fn a_mapped_device_is_made_and_may_be_opened_as_it_was_allowed() {
+    let spec = some().devices(vec![fuse("r")]).build().unwrap();
+    assert_eq!(
+        at(&spec, "/linux/devices"),
+        &json!([{"path": "/dev/f", "type": "c", "major": 10, "minor": 229, "fileMode": 0o660, "uid": 0, "gid": 9}])
+    );
+    let rules = at(&spec, "/linux/resources/devices").as_array().unwrap();
+    assert_eq!(
+        rules.last().unwrap(),
+        &json!({"allow": true, "type": "c", "major": 10, "minor": 229, "access": "r"})
+    );
+    let block = Device {
+        kind: DeviceKind::Block,
+        ..fuse("rwm")
+    };
+    let spec = some().devices(vec![block]).build().unwrap();
+    assert_eq!(at(&spec, "/linux/devices/0/type"), "b");
+    assert!(some().build().unwrap().pointer("/linux/devices").is_none());
+}
+
+fn swap(max_swap_bytes: Option<u64>, swappiness: Option<u32>) -> LinuxOptions {
+    LinuxOptions {
+        max_swap_bytes,
+        swappiness,
+        ..LinuxOptions::default()
+    }
+}
+
+#[test]
+fn swap_is_beyond_memory_and_only_where_it_is_counted() {
+    let limits = |memory_bytes| Limits {
+        memory_bytes,
+        ..Limits::default()
+    };
+    let build = |host, memory, options: LinuxOptions| {
+        let spec = OciSpec::new(strings(&["x"]), "/c", host);
+        spec.limits(limits(memory)).linux(&options).build()
+    };
+    let counted = HostFacts {
+        swap_limit: true,
+        ..V1
+    };
+    let spec = build(counted, 100, swap(Some(20), Some(7))).unwrap();
+    let memory = at(&spec, "/linux/resources/memory");
+    assert_eq!(memory, &json!({"limit": 100, "swap": 120, "swappiness": 7}));
+    let none = build(counted, 100, swap(Some(0), None)).unwrap();
+    assert_eq!(
+        at(&none, "/linux/resources/memory"),
+        &json!({"limit": 100, "swap": 100})
+    );
+    let blind = HostFacts {
+        swap_limit: false,
+        ..V1
+    };
+    for (host, memory, options, error) in [
+        (blind, 100, swap(Some(20), None), OciError::SwapNotCounted),
+        (blind, 100, swap(Some(0), None), OciError::SwapNotCounted),
+        (counted, 0, swap(Some(20), None), OciError::SwapWithoutMemory),
+        (
+            HostFacts {
+                cgroups: Cgroups::Unified,
+                ..counted
+            },
+            100,
+            swap(Some(20), Some(0)),
+            OciError::SwappinessOnV2,
+        ),
+    ] {
+        assert_eq!(build(host, memory, options), Err(error));
+    }
+}
+
+#[test]
+fn one_without_a_ceiling_does_not_use_the_swap_of_another() {
+    let beside = |cgroups, swaps, memory_bytes| {
+        let spec = OciSpec::new(strings(&["x"]), "/c", HostFacts { cgroups, ..V1 });
+        let limits = Limits {
+            memory_bytes,
+            ..Limits::default()
+        };
+        let spec = spec.limits(limits).task_swaps(swaps).build().unwrap();
+        let found = |pointer| spec.pointer(pointer).cloned();
+        (
+            found("/linux/resources/memory/swappiness"),
+            found("/linux/resources/unified/memory.swap.max"),
+        )
+    };
+    assert_eq!(beside(Cgroups::V1, true, 0), (Some(json!(0)), None));
+    assert_eq!(beside(Cgroups::Unified, true, 0), (None, Some(json!("0"))));
+    for cgroups in [Cgroups::V1, Cgroups::Unified] {
+        assert_eq!(beside(cgroups, false, 0), (None, None));
+        assert_eq!(beside(cgroups, true, 100), (None, None));
+    }
+}
+
+#[test]
+fn namespaces_are_the_containers_own_unless_shared() {
+    let kinds = |pid, ipc| -> Vec<String> {
+        let spec = some().sharing(pid, ipc).build().unwrap();
+        let all = at(&spec, "/linux/namespaces").as_array().unwrap();
+        all.iter()
+            .map(|one| one["type"].as_str().unwrap().to_owned())
+            .collect()
+    };
+    let has = |pid, ipc, kind: &str| kinds(pid, ipc).iter().any(|one| one == kind);
+    for ipc in [IpcMode::Container, IpcMode::None] {
+        assert!(has(PidMode::Container, ipc, "pid") && has(PidMode::Container, ipc, "ipc"));
+    }
+    assert!(!has(PidMode::Host, IpcMode::Container, "pid"));
+    assert!(has(PidMode::Host, IpcMode::Container, "ipc"));
+    assert!(!has(PidMode::Container, IpcMode::Host, "ipc"));
+}
+
+#[test]
+fn shared_memory_is_whose_the_ipc_is() {
+    let shm = |ipc| -> Vec<Value> {
+        let spec = some().sharing(PidMode::Container, ipc).build().unwrap();
+        let mounts = at(&spec, "/mounts").as_array().unwrap();
+        mounts
+            .iter()
+            .filter(|one| one["destination"] == "/dev/shm")
+            .cloned()
+            .collect()
+    };
+    assert_eq!(shm(IpcMode::Container)[0]["type"], "tmpfs");
+    let host = shm(IpcMode::Host);
+    assert_eq!(
+        (&host[0]["type"], &host[0]["source"]),
+        (&json!("bind"), &json!("/dev/shm"))
+    );
+    assert_eq!(
+        (
+            shm(IpcMode::Container).len(),
+            host.len(),
+            shm(IpcMode::None).len()
+        ),
+        (1, 1, 0)
+    );
+    let mut options = sysctls(&[("kernel.msgmax", "9")]);
+    let host = |options: &LinuxOptions| {
+        some()
+            .sharing(PidMode::Container, IpcMode::Host)
+            .linux(options)
+            .build()
+    };
+    assert_eq!(
+        host(&options),
+        Err(OciError::SysctlOfHost("kernel.msgmax".into()))
+    );
+    options.sysctls.clear();
+    assert!(host(&options).is_ok());
 }

@@ -208,3 +208,105 @@ fn file_systems_in_memory_have_a_place_a_size_and_ecss_options() {
         ]
     );
 }
+
+#[test]
+fn devices_have_absolute_paths_and_a_place_each() {
+    echoed(
+        "linuxParameters",
+        json!({"devices": [
+            {"hostPath": "/dev/fuse"},
+            {"hostPath": "/dev/fuse", "containerPath": "/dev/f", "permissions": ["read", "write", "mknod"]},
+            {"hostPath": "/dev/snd/", "containerPath": "/snd"},
+        ]}),
+    );
+    let device = |host: &str, place: &str| json!({"hostPath": host, "containerPath": place});
+    assert_eq!(
+        of(json!({"devices": [
+            device("dev/a", "/dev/../b"),
+            device("/", "/proc/x"),
+            device("/dev/a", "/dev/a"),
+            {"hostPath": "/dev//a/"},
+            device("/dev/c", &"/x".repeat(2048)),
+            {"hostPath": "/dev/d", "permissions": ["execute"]},
+            {"containerPath": "/dev/e"},
+            {"hostPath": "//sys/x"},
+        ]})),
+        [
+            "[5].permissions[0]: expected one of read, write, mknod; got \"execute\"",
+            "[6].hostPath: required",
+            "[0].hostPath: \"dev/a\" is not an absolute path without ..",
+            "[0].containerPath: \"/dev/../b\" is not an absolute path without ..",
+            "[1].hostPath: / is no device",
+            "[1].containerPath: \"/proc/x\" is the kernel's",
+            "[3].hostPath: \"/dev/a\" is there twice",
+            "[4].containerPath: 4096 bytes, the limit is 4095",
+            "[7].hostPath: \"//sys/x\" is the kernel's",
+        ]
+        .map(|says| format!("{PARAMETERS}.devices{says}"))
+    );
+    let many = |n: usize| {
+        of(json!({"devices": (0..n).map(|at| device("/dev/a", &format!("/a{at}"))).collect::<Vec<_>>()}))
+    };
+    assert_eq!(many(100), Vec::<String>::new());
+    assert_eq!(
+        many(101),
+        [format!("{PARAMETERS}.devices: 101 entries, the limit is 100")]
+    );
+}
+
+#[test]
+fn swap_is_beyond_a_memory_limit_and_swappiness_is_of_swap() {
+    for good in [
+        json!({"maxSwap": 0}),
+        json!({"maxSwap": 64, "swappiness": 0}),
+        json!({"maxSwap": 64, "swappiness": 100}),
+    ] {
+        echoed("linuxParameters", good);
+    }
+    for (bad, says) in [
+        (
+            json!({"maxSwap": -1}),
+            "maxSwap: -1 is below the minimum of 0 MiB, no swap",
+        ),
+        (
+            json!({"maxSwap": 1, "swappiness": -1}),
+            "swappiness: -1 is not 0 to 100",
+        ),
+        (
+            json!({"maxSwap": 1, "swappiness": 101}),
+            "swappiness: 101 is not 0 to 100",
+        ),
+        (
+            json!({"swappiness": 60}),
+            "swappiness: has an effect only with maxSwap: give both, or neither",
+        ),
+    ] {
+        assert_eq!(of(bad), [format!("{PARAMETERS}.{says}")]);
+    }
+    let mut unlimited = container("linuxParameters", json!({"maxSwap": 1}));
+    unlimited["containerDefinitions"][0]["memoryReservation"] = json!(64);
+    unlimited["containerDefinitions"][0]
+        .as_object_mut()
+        .unwrap()
+        .remove("memory");
+    assert_eq!(
+        problems(&unlimited),
+        [format!(
+            "{PARAMETERS}.maxSwap: needs the container's memory, which it is swap beyond"
+        )]
+    );
+    let fargate = container(
+        "linuxParameters",
+        json!({"devices": [{"hostPath": "/dev/a"}], "maxSwap": 1, "swappiness": 1}),
+    );
+    let plain = accepted(&fargate).definition;
+    assert!(
+        !plain["compatibilities"].to_string().contains("FARGATE"),
+        "{plain}"
+    );
+    assert_eq!(
+        problems(&with(fargate, "/requiresCompatibilities", json!(["FARGATE"]))),
+        ["devices", "maxSwap", "swappiness"]
+            .map(|name| format!("{PARAMETERS}.{name}: FARGATE does not have it"))
+    );
+}

@@ -44,8 +44,8 @@ fn unknown_and_unsupported_fields_are_told_apart() {
         only(&container(name, value), says);
     }
     only(
-        &with(good(), "/pidMode", json!("host")),
-        "pidMode: not supported yet",
+        &with(good(), "/ephemeralStorage", json!({"sizeInGiB": 30})),
+        "ephemeralStorage: not supported yet; what a task writes is bounded by its node's disk alone; leave it out",
     );
     only(
         &with(good(), "/netwrokMode", json!("host")),
