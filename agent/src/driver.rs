@@ -39,10 +39,6 @@ const STORE_RETRY: Duration = Duration::from_millis(500);
 
 /// What comes in.
 #[derive(Debug)]
-#[expect(
-    clippy::large_enum_variant,
-    reason = "nearly every input is an event: a box each would only cost"
-)]
 pub enum Input {
     Event(Event),
     /// A timer, and the time it was set for, as [`ClockWatch::kept`] has it.

@@ -111,13 +111,13 @@ impl Host {
                     mac_address: "02:00:00:00:00:01".into(),
                 }
             }
-            Effect::PullImage { image, .. } => Completion::ImageReady(ResolvedImage {
+            Effect::PullImage { image, .. } => Completion::ImageReady(Box::new(ResolvedImage {
                 reference: image.clone(),
                 digest: "sha256:0".into(),
                 resolved: "sha256:0".into(),
                 chain_id: "sha256:1".into(),
                 config: ImageConfig::default(),
-            }),
+            })),
             // Created, and taken away again before it ran anything: that ends a process too.
             Effect::Start(start) if luck == Luck::FailsAfter && random.percent(50) && !self.exists(start) => {
                 exits.push(self.undone(start, now));

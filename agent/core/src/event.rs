@@ -81,7 +81,7 @@ pub enum Completion {
     HostReady {
         mac_address: String,
     },
-    ImageReady(ResolvedImage),
+    ImageReady(Box<ResolvedImage>),
     Started {
         attempt: Attempt,
         pid: u32,

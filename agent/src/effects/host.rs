@@ -233,7 +233,7 @@ impl Host {
                 Err(failure) => Completion::Failed(failure),
             },
             Effect::PullImage { image, .. } => match self.images.ensure(&image, cancel).await {
-                Ok(image) => Completion::ImageReady(image),
+                Ok(image) => Completion::ImageReady(Box::new(image)),
                 Err(error) if error.is_cancelled() => Completion::Cancelled,
                 Err(error) => Completion::Failed(Failure {
                     kind: error.kind().into(),

@@ -127,13 +127,13 @@ fn done(lane: Lane, completion: Completion) -> Event {
 }
 
 fn image() -> Completion {
-    Completion::ImageReady(ResolvedImage {
+    Completion::ImageReady(Box::new(ResolvedImage {
         reference: "busy".into(),
         digest: "sha256:d".into(),
         resolved: "sha256:r".into(),
         chain_id: "sha256:c".into(),
         config: ImageConfig::default(),
-    })
+    }))
 }
 
 /// Completes every effect well until nothing is under way, but leaves processes running.

@@ -328,7 +328,7 @@ impl Task {
             return Err(format!("image is {:?} at {completion:?}", container.image));
         }
         match completion {
-            Completion::ImageReady(image) => container.image = Image::Ready(Box::new(image)),
+            Completion::ImageReady(image) => container.image = Image::Ready(image),
             Completion::Cancelled => container.image = Image::Abandoned,
             Completion::Failed(failure) => {
                 container.image = Image::Abandoned;
