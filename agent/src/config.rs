@@ -2,7 +2,10 @@
 //!
 //! Every key is described in `docs/configuration.md`.
 
+pub(crate) mod runtimes;
+
 use std::{
+    collections::BTreeMap,
     net::{Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
 };
@@ -10,6 +13,8 @@ use std::{
 use berth_agent_core::ids::NodeId;
 use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
+
+pub use runtimes::NamedRuntime;
 
 use crate::{
     effects::cgroups::{CgroupError, TASK_PIDS_MAX_DEFAULT, check_parent},
@@ -61,6 +66,9 @@ pub struct Config {
     pub runtime: String,
     /// The OCI runtime's executable for `io.containerd.runc.v2`: runc, crun, or a path.
     pub runtime_binary: Option<String>,
+    /// Runtimes that tasks may ask for, by name; `runc` is there without being named.
+    #[serde(default)]
+    pub runtimes: BTreeMap<String, NamedRuntime>,
     #[serde(default = "default_snapshotter")]
     pub snapshotter: String,
     #[serde(default)]
@@ -86,7 +94,7 @@ pub struct Config {
     pub start_concurrency: Option<usize>,
     /// Custom attributes of the node, for placement constraints.
     #[serde(default)]
-    pub attributes: std::collections::BTreeMap<String, String>,
+    pub attributes: BTreeMap<String, String>,
 }
 
 /// What tasks do not get.
@@ -232,7 +240,7 @@ impl Config {
         if !TASK_PIDS.contains(&self.task_pids_max) {
             return bad("task_pids_max", &self.task_pids_max, "must be 16 to 4194304");
         }
-        Ok(())
+        runtimes::check(&self.runtimes)
     }
 
     /// Where this node's identity is: in the state directory, unless files are named.

@@ -64,6 +64,9 @@ pub const FEATURES: &[&str] = &[
     "restart.after-reboot",
 ];
 
+/// Before the name of a runtime: what a task of it requires, and what a node says for each it offers.
+pub const RUNTIME_PREFIX: &str = "runtime.";
+
 const ENTRIES_MAX: usize = 1_000;
 const STOP_TIMEOUT_MS_MAX: u32 = 86_400_000;
 const IGNORED_EXIT_CODES_MAX: usize = 50;
@@ -173,10 +176,16 @@ fn specs(specs: Vec<wire::TaskSpec>) -> Result<(Vec<TaskSpec>, Vec<Refused>), Re
 /// One task.
 pub fn task_spec(wire: wire::TaskSpec) -> Result<TaskSpec, Refusal> {
     let id = task_id(&wire.task_id)?;
+    if !wire.runtime.is_empty() && !crate::config::runtimes::is_name(&wire.runtime) {
+        return refuse("runtime", "is not 1 to 32 of a-z, 0-9, -, _ and .");
+    }
+    let is_own_runtime = |feature: &str| {
+        !wire.runtime.is_empty() && feature.strip_prefix(RUNTIME_PREFIX) == Some(&wire.runtime)
+    };
     let unknown: Vec<_> = wire
         .required_features
         .iter()
-        .filter(|f| !FEATURES.contains(&f.as_str()))
+        .filter(|f| !FEATURES.contains(&f.as_str()) && !is_own_runtime(f))
         .collect();
     if !unknown.is_empty() {
         return refuse(
@@ -247,6 +256,7 @@ pub fn task_spec(wire: wire::TaskSpec) -> Result<TaskSpec, Refusal> {
         stop_reason: wire.stop_reason,
         created_at: Millis(wire.created_at_ms),
         volumes,
+        runtime: wire.runtime,
     })
 }
 

@@ -432,6 +432,23 @@ fn a_task_that_starts_again_after_a_reboot_is_known_as_such() {
 }
 
 #[test]
+fn a_task_requires_its_own_runtime_and_no_other() {
+    let mut spec = good();
+    assert_eq!(task_spec(spec.clone()).unwrap().runtime, "");
+    spec.required_features.push("runtime.crun".into());
+    let refused = |spec: &wire::TaskSpec| task_spec(spec.clone()).unwrap_err().field;
+    assert_eq!(refused(&spec), "required_features");
+    spec.runtime = "crun".into();
+    assert_eq!(task_spec(spec.clone()).unwrap().runtime, "crun");
+    spec.required_features = vec!["runtime.runc".into()];
+    assert_eq!(refused(&spec), "required_features");
+    for name in ["../crun", "Crun", &"x".repeat(33)] {
+        (spec.runtime, spec.required_features) = (name.into(), vec![]);
+        assert_eq!(refused(&spec), "runtime", "{name}");
+    }
+}
+
+#[test]
 fn what_may_be_done_to_the_kernel_is_taken_over_field_for_field() {
     let mut spec = good();
     *linux(&mut spec) = wire::LinuxOptions {

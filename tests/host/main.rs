@@ -15,6 +15,7 @@ mod namespaces;
 mod purge;
 mod reboot;
 mod restart;
+mod runtimes;
 mod service;
 mod survival;
 mod versions;

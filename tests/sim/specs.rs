@@ -37,6 +37,7 @@ pub fn task(number: u64, random: &mut Random) -> TaskSpec {
         stop_reason: String::new(),
         created_at: Millis(0),
         volumes: Vec::new(),
+        runtime: String::new(),
     }
 }
 

@@ -88,6 +88,9 @@ pub struct TaskSpec {
     /// Names unique. Absent in what an older agent stored.
     #[serde(default)]
     pub volumes: Vec<Volume>,
+    /// The name of a runtime this node may offer; empty: its own choice. Absent in what an older agent stored.
+    #[serde(default)]
+    pub runtime: String,
 }
 
 /// ECS allows ten containers in a task definition.

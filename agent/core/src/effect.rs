@@ -154,6 +154,9 @@ pub struct StartContainer {
     pub pid: PidMode,
     #[serde(default)]
     pub ipc: IpcMode,
+    /// The task's runtime by name; empty: the node's own choice.
+    #[serde(default)]
+    pub runtime: String,
     /// For labels.
     pub task_arn: String,
     pub cluster: String,

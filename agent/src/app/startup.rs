@@ -115,19 +115,35 @@ pub(super) async fn facts(
             reserved_udp_ports: config.reserved.udp_ports.iter().map(|p| u32::from(*p)).collect(),
             pids: 0,
         },
-        features: features(host),
+        features: features(host).await,
         attributes,
     })
 }
 
 /// What this host cannot do is not said to be possible: a task that needs it is placed elsewhere, or told why not.
-fn features(host: &Host) -> Vec<&'static str> {
+async fn features(host: &Host) -> Vec<String> {
     let can = |feature: &&str| match *feature {
         convert::SWAPPINESS => host.cgroups.version() == 1,
         convert::MAX_SWAP => host.runtime.counts_swap(),
         _ => true,
     };
-    convert::FEATURES.iter().copied().filter(can).collect()
+    let own = convert::FEATURES.iter().copied().filter(can);
+    own.map(str::to_owned).chain(runtimes(host).await).collect()
+}
+
+/// A feature for each runtime that tasks may ask for and that works here.
+async fn runtimes(host: &Host) -> Vec<String> {
+    let mut offered = Vec::new();
+    for (name, result) in host.runtime.probe_runtimes().await {
+        match result {
+            Ok(()) => offered.push(format!("{}{name}", convert::RUNTIME_PREFIX)),
+            Err(error) => {
+                tracing::warn!(runtime = name, error = %Chain(&error), "the runtime does not work here and is not offered");
+            }
+        }
+    }
+    tracing::info!(?offered, "runtimes that tasks may ask for");
+    offered
 }
 
 /// The core as it was stored, and what the host says about it now.

@@ -29,12 +29,12 @@ use super::{
     images::{Images, ImagesConfig, Limits, Platform, RegistryCredential},
     network::{self, Network, NetworkConfig},
     probes::Probes,
-    runtime::{Runtime, RuntimeConfig, RuntimeError},
+    runtime::{OciRuntime, Runtime, RuntimeConfig, RuntimeError},
     volumes::{Places, VolumeError, Volumes},
 };
 use crate::{
     audit::{ListError, directories},
-    config::Config,
+    config::{Config, NamedRuntime},
     logs::{self, AdoptError, LoggerRegistry, RegistryConfig},
     observe::{Observer, OomCounter},
     sys::{self, Chain},
@@ -516,6 +516,7 @@ fn runtime_config(config: &Config, logger: PathBuf, cgroup_version: u8, volumes:
         snapshotter: config.snapshotter.clone(),
         runtime: config.runtime.clone(),
         binary_name: config.runtime_binary.clone(),
+        runtimes: runtimes(config),
         logger,
         logger_socket: config.logger_socket(),
         log_dir: config.log_dir(),
@@ -527,6 +528,13 @@ fn runtime_config(config: &Config, logger: PathBuf, cgroup_version: u8, volumes:
             .start_concurrency
             .unwrap_or(usize::try_from(sys::cpu_count()).unwrap_or(1) * STARTS_PER_CORE),
     }
+}
+
+/// Those that tasks may ask for.
+fn runtimes(config: &Config) -> BTreeMap<String, OciRuntime> {
+    let all = crate::config::runtimes::with_default(&config.runtimes).into_iter();
+    all.map(|(name, NamedRuntime { kind, binary })| (name, OciRuntime { kind, binary }))
+        .collect()
 }
 
 fn failure(error: &(dyn std::error::Error + 'static), retryable: bool) -> Failure {

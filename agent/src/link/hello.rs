@@ -21,8 +21,8 @@ pub struct Facts {
     pub runtime_version: String,
     pub cgroup_version: u8,
     pub capacity: wire::Capacity,
-    /// Of [`convert::FEATURES`], those that this host can have.
-    pub features: Vec<&'static str>,
+    /// Those of [`convert::FEATURES`] that this host can have, and the runtimes that tasks may ask for.
+    pub features: Vec<String>,
     /// Found and configured.
     pub attributes: BTreeMap<String, String>,
 }
@@ -41,7 +41,7 @@ impl Facts {
             node_id: node.to_string(),
             description: Some(self.description()),
             capacity: Some(self.capacity.clone()),
-            features: self.features.iter().map(ToString::to_string).collect(),
+            features: self.features.clone(),
             attributes: self.attributes.clone().into_iter().collect(),
             known_tasks: status.tasks.iter().map(known).collect(),
             position: status.position.as_ref().map(convert::position_to_wire),

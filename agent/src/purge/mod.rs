@@ -304,6 +304,7 @@ pub(crate) fn runtime_config(place: &Place) -> RuntimeConfig {
         snapshotter: place.snapshotter.clone(),
         runtime: String::new(),
         binary_name: None,
+        runtimes: std::collections::BTreeMap::new(),
         logger: PathBuf::new(),
         logger_socket: PathBuf::new(),
         log_dir: PathBuf::new(),

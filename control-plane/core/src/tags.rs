@@ -8,6 +8,12 @@ use crate::problems::{Problems, shown};
 
 /// Tag of a task that is to start again after its host restarted: `true` or `false`.
 pub const RESTART_AFTER_REBOOT: &str = "berth.restart-after-reboot";
+/// Tag of a task that names the runtime of its containers; see [`is_runtime_name`].
+pub const RUNTIME: &str = "berth.runtime";
+/// What a node is told when it starts a task, and what cannot change afterwards.
+pub const DECIDED_AT_START: [&str; 2] = [RESTART_AFTER_REBOOT, RUNTIME];
+/// Longest name of a runtime, in bytes.
+pub const RUNTIME_NAME_BYTES_MAX: usize = 32;
 /// Most tags of one resource.
 pub const TAGS_MAX: usize = 50;
 /// Longest key, in characters.
@@ -26,6 +32,12 @@ pub fn parse(path: &str, input: Option<&Value>) -> Result<BTreeMap<String, Strin
     }
     let tags = check(path, input, &mut problems);
     problems.or(tags)
+}
+
+/// Whether a node can offer a runtime under this name: `runc`, `crun`, `runsc` …
+pub fn is_runtime_name(name: &str) -> bool {
+    let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b"-_.".contains(&b);
+    (1..=RUNTIME_NAME_BYTES_MAX).contains(&name.len()) && name.bytes().all(plain)
 }
 
 fn check_shape(path: &str, input: &Value, problems: &mut Problems) {
@@ -119,6 +131,16 @@ mod tests {
         assert_eq!(tags.get("käse").map(String::as_str), Some(""));
         assert!(parse("tags", None).unwrap().is_empty());
         assert!(parse("tags", Some(&Value::Null)).unwrap().is_empty());
+    }
+
+    #[test]
+    fn names_of_runtimes_are_short_and_plain() {
+        for name in ["runc", "kata-fc", "my_runsc.2", &"x".repeat(32)] {
+            assert!(is_runtime_name(name), "{name}");
+        }
+        for name in ["", "RunC", "a b", "../runc", &"x".repeat(33)] {
+            assert!(!is_runtime_name(name), "{name}");
+        }
     }
 
     #[test]

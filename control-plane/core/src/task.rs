@@ -12,7 +12,7 @@ mod volumes;
 
 use std::collections::BTreeMap;
 
-pub use features::{FEATURES, IMAGE_DIGEST, RESTART_AFTER_REBOOT, required_features};
+pub use features::{FEATURES, IMAGE_DIGEST, RESTART_AFTER_REBOOT, RUNTIME_PREFIX, required_features};
 pub use log::LogOptions;
 pub use read::EchoError;
 pub use requirements::{Architecture, Requirements};

@@ -3,7 +3,7 @@
 
 use berth_control_plane_core::{
     arn::Resource,
-    tags::{self as rules, RESTART_AFTER_REBOOT, TAGS_MAX},
+    tags::{self as rules, DECIDED_AT_START, TAGS_MAX},
 };
 use serde_json::{Value, json};
 
@@ -128,12 +128,13 @@ async fn edit(
             .await?
             .is_some(),
         Target::Task(key) => records::change(api, key, |found: &mut model::Task| {
-            let before = found.tags.get(RESTART_AFTER_REBOOT).cloned();
+            let before = found.tags.clone();
             edit(&mut found.tags)?;
             // Its node was told when the task began: a tag that says something else would be wrong.
-            if found.tags.get(RESTART_AFTER_REBOOT) != before.as_ref() {
+            let changed = |key: &&str| found.tags.get(*key) != before.get(*key);
+            if let Some(key) = DECIDED_AT_START.into_iter().find(changed) {
                 return Err(ApiError::InvalidParameter(format!(
-                    "{RESTART_AFTER_REBOOT} is decided when a task is started and cannot be changed afterwards"
+                    "{key} is decided when a task is started and cannot be changed afterwards"
                 )));
             }
             Ok(())

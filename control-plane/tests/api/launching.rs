@@ -514,6 +514,46 @@ async fn tags_of_the_definition_are_propagated_when_asked() {
 }
 
 #[tokio::test]
+async fn the_tag_for_a_runtime_is_a_name_that_a_node_offers_and_stays_so() {
+    let (world, _) = World::with_node().await;
+    world.register("web").await;
+    let tagged = |value: &str| {
+        let tags = json!([{"key": "berth.runtime", "value": value}]);
+        with(run_body("web"), "tags", tags)
+    };
+    for bad in ["", "RunC", "a/b"] {
+        let message = world
+            .refused("RunTask", tagged(bad), "InvalidParameterException")
+            .await;
+        assert!(message.contains("berth.runtime is"), "{message}");
+    }
+    let answer = world.ok("RunTask", tagged("crun")).await;
+    assert_eq!(answer["failures"][0]["reason"], "ATTRIBUTE");
+    let detail = answer["failures"][0]["detail"].as_str().unwrap();
+    assert!(detail.contains("does not offer the runtime crun"), "{detail}");
+    world.assert_nothing_runs().await;
+
+    let node = world
+        .add_node("default", |node: &mut Node| {
+            node.features.push("runtime.crun".into())
+        })
+        .await;
+    let answer = world.ok("RunTask", tagged("crun")).await;
+    let arn = answer["tasks"][0]["taskArn"].as_str().unwrap();
+    let spec = world.desired(&node, &id_of(arn)).await.unwrap();
+    assert_eq!(spec.runtime, "crun");
+    assert!(spec.required_features.iter().any(|f| f == "runtime.crun"));
+    let other = json!({"resourceArn": arn, "tags": [{"key": "berth.runtime", "value": "runc"}]});
+    let message = world
+        .refused("TagResource", other, "InvalidParameterException")
+        .await;
+    assert!(
+        message.contains("berth.runtime is decided when a task is started"),
+        "{message}"
+    );
+}
+
+#[tokio::test]
 async fn the_tag_for_a_restart_after_a_reboot_is_true_or_false_and_stays_so() {
     let (world, node) = World::with_node().await;
     world.register("web").await;

@@ -92,6 +92,7 @@ fn task(n: u64, cpu_units: u32, containers: Vec<ContainerSpec>) -> TaskSpec {
         stop_reason: String::new(),
         created_at: Millis(0),
         volumes: vec![],
+        runtime: String::new(),
     }
 }
 

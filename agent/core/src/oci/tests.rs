@@ -406,6 +406,7 @@ fn a_request_becomes_a_specification() {
         task_swaps: false,
         pid: Default::default(),
         ipc: Default::default(),
+        runtime: String::new(),
         task_arn: String::new(),
         cluster: String::new(),
         family: String::new(),

@@ -220,6 +220,7 @@ impl Task {
             task_swaps: self.spec.swap_bytes() != 0,
             pid: self.spec.pid,
             ipc: self.spec.ipc,
+            runtime: self.spec.runtime.clone(),
             task_arn: self.spec.arn.clone(),
             cluster: self.spec.cluster.clone(),
             family: self.spec.family.clone(),

@@ -101,6 +101,9 @@ pub enum RuntimeError {
     /// It would run with loopback alone, unreachable and unable to say why.
     #[error("{id} is of an awsvpc task whose network namespace was not given")]
     NoNetwork { id: String },
+    /// It was taken out of the configuration after the task was placed.
+    #[error("this node has no runtime {name:?}: `runtimes` of its configuration lacks it")]
+    NoRuntime { id: String, name: String },
     #[error("the logger of {id} did not register")]
     NoLogger { id: String },
     #[error("{id} was given up")]
@@ -199,6 +202,7 @@ impl RuntimeError {
             | Self::File { .. }
             | Self::Devices { .. }
             | Self::Volumes(_)
+            | Self::NoRuntime { .. }
             | Self::NoNetwork { .. } => "CannotCreateContainerError",
             // Docker finds these when it starts a container.
             Self::User { .. }
@@ -233,7 +237,7 @@ impl RuntimeError {
             Self::Accounts { .. } | Self::File { .. } | Self::Devices { .. } | Self::Deadline { .. } => true,
             Self::NoLogger { .. } | Self::StillAlive { .. } => true,
             Self::Volumes(error) => error.retryable(),
-            Self::NoNetwork { .. } | Self::Device { .. } => false,
+            Self::NoNetwork { .. } | Self::NoRuntime { .. } | Self::Device { .. } => false,
             Self::Refused { message, .. } => passing(message),
             // The image's layers are gone, or the request is wrong: the same request meets the same answer.
             Self::Call { source, .. } => !matches!(

@@ -15,6 +15,7 @@ mod host;
 mod index;
 pub mod labels;
 mod list;
+mod offered;
 mod options;
 mod probe;
 mod remove;
@@ -24,6 +25,7 @@ mod volumes;
 mod watch;
 
 use std::{
+    collections::BTreeMap,
     path::PathBuf,
     sync::{Arc, Mutex},
 };
@@ -42,10 +44,20 @@ pub use error::{Answer, RuntimeError, Step};
 pub use index::Identity;
 pub use labels::Ending;
 pub use list::{ListedContainer, ListedSnapshot};
+pub use offered::ProbeFailure;
 pub use probe::{Containerd, ProbeError, Snapshotter, probe};
 pub use start::{Started, Timings};
 pub(crate) use watch::now;
 pub use watch::{ExitNotice, Process};
+
+/// One of containerd's runtimes, and the program it starts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OciRuntime {
+    /// `io.containerd.runc.v2` …
+    pub kind: String,
+    /// `runc`, `crun`, or a path; `None` is the shim's default.
+    pub binary: Option<String>,
+}
 
 /// How the agent uses containerd. Every host-global name in it derives from the instance's name.
 #[derive(Clone, Debug)]
@@ -60,6 +72,8 @@ pub struct RuntimeConfig {
     pub runtime: String,
     /// `runc`, `crun`, or a path; `None` is the shim's default.
     pub binary_name: Option<String>,
+    /// Those that tasks may ask for, by name.
+    pub runtimes: BTreeMap<String, OciRuntime>,
     /// The logger's executable, absolute.
     pub logger: PathBuf,
     /// Where the logger registers.

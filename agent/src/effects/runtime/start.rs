@@ -25,10 +25,10 @@ use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Identity, Runtime, RuntimeError, Step,
+    Identity, OciRuntime, Runtime, RuntimeError, Step,
     call::{DEADLINE, PROCESS_DEADLINE, call, unless_cancelled},
     devices, labels,
-    options::{runc_options, spec_any},
+    options::spec_any,
 };
 use crate::logs::{LoggerCommand, UnsafeName};
 
@@ -295,17 +295,33 @@ impl Attempt<'_> {
         Ok(call(Step::Prepare, &self.id, DEADLINE, prepared).await?.mounts)
     }
 
+    /// The one its task asks for, else the node's own choice.
+    fn oci_runtime(&self) -> Result<OciRuntime, RuntimeError> {
+        let (config, name) = (self.runtime.config(), &self.request.runtime);
+        if name.is_empty() {
+            return Ok(OciRuntime {
+                kind: config.runtime.clone(),
+                binary: config.binary_name.clone(),
+            });
+        }
+        let found = config.runtimes.get(name).cloned();
+        found.ok_or_else(|| RuntimeError::NoRuntime {
+            id: self.id.clone(),
+            name: name.clone(),
+        })
+    }
+
     async fn record(&self, spec: &serde_json::Value) -> Result<(), RuntimeError> {
         let config = self.runtime.config();
         let shim_cgroup = oci::shim_cgroup(&config.cgroup_parent, &self.request.task);
-        let options = runc_options(shim_cgroup, config.binary_name.as_deref());
+        let runtime = self.oci_runtime()?;
         let container = Container {
             id: self.id.clone(),
             labels: labels::record(&config.instance, self.request, self.stop_signal),
             image: self.request.image.reference.clone(),
             runtime: Some(container::Runtime {
-                name: config.runtime.clone(),
-                options: Some(options),
+                name: runtime.kind.clone(),
+                options: runtime.options(shim_cgroup),
             }),
             spec: Some(spec_any(spec)),
             snapshotter: config.snapshotter.clone(),

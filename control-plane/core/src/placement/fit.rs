@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::reason::Reason;
 use super::{Constraint, NodeStatus, NodeView, PlacementRequest};
 use crate::expression::Expression;
-use crate::task::{Protocol, Requirements};
+use crate::task::{Protocol, RUNTIME_PREFIX, Requirements};
 
 /// All reasons against the node; see [`super::check`]. What a node that takes nothing at all lacks besides is of
 /// no interest, so it has one reason.
@@ -37,6 +37,22 @@ fn check_kind(node: &NodeView, needs: &Requirements, reasons: &mut Vec<Reason>) 
         .filter(|f| node.features.iter().all(|has| has != *f))
     {
         reasons.push(Reason::Feature { needed: feature });
+    }
+    if let Some(runtime) = &needs.runtime {
+        check_runtime(node, runtime, reasons);
+    }
+}
+
+/// Against what the node says it offers, which the reason repeats.
+fn check_runtime(node: &NodeView, needed: &str, reasons: &mut Vec<Reason>) {
+    let offered = node
+        .features
+        .iter()
+        .filter_map(|f| f.strip_prefix(RUNTIME_PREFIX));
+    let offered: Vec<String> = offered.map(str::to_string).collect();
+    if !offered.iter().any(|name| name == needed) {
+        let needed = needed.to_string();
+        reasons.push(Reason::Runtime { needed, offered });
     }
 }
 

@@ -21,6 +21,12 @@ pub enum Reason {
     Feature {
         needed: &'static str,
     },
+    /// The node does not offer the runtime that the task asks for.
+    Runtime {
+        needed: String,
+        /// Those it offers.
+        offered: Vec<String>,
+    },
     MemberOf {
         expression: String,
     },
@@ -55,7 +61,7 @@ impl Reason {
             Self::Inactive => "INACTIVE",
             Self::Draining => "DRAINING",
             Self::Agent => "AGENT",
-            Self::Architecture { .. } | Self::Feature { .. } => "ATTRIBUTE",
+            Self::Architecture { .. } | Self::Feature { .. } | Self::Runtime { .. } => "ATTRIBUTE",
             Self::MemberOf { .. } => "MemberOf placement constraint unsatisfied.",
             Self::DistinctInstance { .. } => "DistinctInstance placement constraint unsatisfied.",
             Self::Cpu { .. } => "RESOURCE:CPU",
@@ -72,7 +78,7 @@ impl Reason {
             Self::Draining => 1,
             Self::Agent => 2,
             Self::Architecture { .. } => 3,
-            Self::Feature { .. } => 4,
+            Self::Feature { .. } | Self::Runtime { .. } => 4,
             Self::MemberOf { .. } => 5,
             Self::DistinctInstance { .. } => 6,
             Self::Cpu { .. } => 7,
@@ -91,6 +97,13 @@ impl fmt::Display for Reason {
             Self::Agent => f.write_str("the node's agent is not connected"),
             Self::Architecture { needed, has } => write!(f, "needs architecture {needed}, the node is {has}"),
             Self::Feature { needed } => write!(f, "needs the feature {needed}, which the node's agent lacks"),
+            Self::Runtime { needed, offered } => {
+                write!(f, "does not offer the runtime {needed}, but ")?;
+                match offered.as_slice() {
+                    [] => f.write_str("only its own default"),
+                    names => f.write_str(&names.join(", ")),
+                }
+            }
             Self::MemberOf { expression } => write!(f, "does not satisfy {expression}"),
             Self::DistinctInstance { group } => write!(f, "already runs a task of group {group}"),
             Self::Cpu { needed, free, total } => {

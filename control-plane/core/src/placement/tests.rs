@@ -71,6 +71,41 @@ fn place_many(nodes: &mut [NodeView], needs: &Requirements, strategy: &[Strategy
 }
 
 #[test]
+fn a_runtime_that_no_node_offers_is_named_with_those_it_offers() {
+    let runsc = small().on_runtime(Some("runsc".into()));
+    let mut one = node("a");
+    let why = |node: &NodeView| {
+        let placed = place(std::slice::from_ref(node), &request(&runsc, &[]));
+        (
+            placed.chosen.is_some(),
+            placed
+                .rejections
+                .iter()
+                .map(ToString::to_string)
+                .collect::<String>(),
+        )
+    };
+    assert_eq!(
+        why(&one),
+        (
+            false,
+            "does not offer the runtime runsc, but only its own default".into()
+        )
+    );
+    one.features
+        .extend(["runtime.runc".into(), "runtime.crun".into(), "runsc".into()]);
+    assert_eq!(
+        why(&one),
+        (false, "does not offer the runtime runsc, but runc, crun".into())
+    );
+    one.features.push("runtime.runsc".into());
+    assert!(why(&one).0);
+    // The node's own choice needs none to be offered.
+    one.features.retain(|feature| !feature.starts_with("runtime."));
+    assert!(place(&[one], &request(&small(), &[])).chosen.is_some());
+}
+
+#[test]
 fn why_a_node_is_not_chosen() {
     let plain = small();
     let arm = Requirements {

@@ -45,6 +45,9 @@ const VOLUMES_FROM: &str = "volumes.from";
 /// A property of one run, not of its definition: its tag asks for it.
 pub const RESTART_AFTER_REBOOT: &str = "restart.after-reboot";
 
+/// Before the name of a runtime: a node says one of these for each that it offers, beside [`FEATURES`].
+pub const RUNTIME_PREFIX: &str = "runtime.";
+
 /// Every feature a task of this version can need. A node that honours all of this version's specs says all of them.
 pub const FEATURES: &[&str] = &[
     IMAGE_DIGEST,

@@ -38,6 +38,8 @@ pub struct Requirements {
     pub constraints: Vec<Expression>,
     /// Of [`super::FEATURES`].
     pub features: Vec<&'static str>,
+    /// The runtime it asks for; none: the node's own choice.
+    pub runtime: Option<String>,
 }
 
 impl Requirements {
@@ -50,6 +52,12 @@ impl Requirements {
     /// Of a task that is to start again after its host restarted.
     pub fn restarting_after_reboot(mut self) -> Self {
         self.features.push(super::RESTART_AFTER_REBOOT);
+        self
+    }
+
+    /// Of a task that asks for a runtime by name.
+    pub fn on_runtime(mut self, runtime: Option<String>) -> Self {
+        self.runtime = runtime;
         self
     }
 
@@ -87,6 +95,7 @@ impl Definition {
             architecture: self.architecture,
             constraints: self.constraints.clone(),
             features: required_features(self),
+            runtime: None,
         }
     }
 

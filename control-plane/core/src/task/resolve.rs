@@ -1,11 +1,14 @@
 //! Owns the step from a definition to one task with every default filled in: field for field what `TaskSpec` and
 //! `ContainerSpec` carry on the wire. Never holds protobuf types.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    borrow::Cow,
+    collections::{BTreeMap, BTreeSet},
+};
 
 use super::{
     ContainerDefinition, Definition, Dependency, HealthCheck, IpcMode, LinuxOptions, LogSpec, MIB,
-    MountPoint, NetworkMode, Networking, PidMode, PortMapping, RestartPolicy, Ulimit, Volume, VolumesFrom,
+    MountPoint, NetworkMode, Networking, PidMode, PortMapping, RUNTIME_PREFIX, RestartPolicy, Ulimit, Volume, VolumesFrom,
 };
 use crate::arn::is_id;
 
@@ -33,6 +36,8 @@ pub struct Run<'a> {
     pub image_digests: &'a BTreeMap<String, String>,
     /// Start again after the host restarted, instead of reporting the task as stopped.
     pub restart_after_reboot: bool,
+    /// The runtime its tag names.
+    pub runtime: Option<&'a str>,
     /// Milliseconds since the Unix epoch.
     pub created_at_ms: i64,
 }
@@ -67,8 +72,10 @@ pub struct ResolvedTask {
     pub charged_memory_bytes: u64,
     pub volumes: Vec<Volume>,
     pub containers: Vec<ResolvedContainer>,
-    pub required_features: Vec<&'static str>,
+    pub required_features: Vec<Cow<'static, str>>,
     pub restart_after_reboot: bool,
+    /// Empty: the node's own choice.
+    pub runtime: String,
     pub created_at_ms: i64,
 }
 
@@ -125,6 +132,11 @@ pub fn resolve(definition: &Definition, run: &Run<'_>) -> Result<ResolvedTask, R
     if run.restart_after_reboot {
         requirements = requirements.restarting_after_reboot();
     }
+    let mut required_features: Vec<_> = requirements.features.into_iter().map(Cow::Borrowed).collect();
+    required_features.extend(
+        run.runtime
+            .map(|name| Cow::Owned(format!("{RUNTIME_PREFIX}{name}"))),
+    );
     let containers = definition.containers.iter().zip(run.container_ids);
     Ok(ResolvedTask {
         task_id: run.task_id.to_string(),
@@ -143,8 +155,9 @@ pub fn resolve(definition: &Definition, run: &Run<'_>) -> Result<ResolvedTask, R
         containers: containers
             .map(|(container, id)| resolve_container(container, id, run))
             .collect(),
-        required_features: requirements.features,
+        required_features,
         restart_after_reboot: run.restart_after_reboot,
+        runtime: run.runtime.unwrap_or_default().to_string(),
         created_at_ms: run.created_at_ms,
     })
 }

@@ -86,6 +86,7 @@ fn run<'a>(container_ids: &'a [String], digests: &'a BTreeMap<String, String>) -
         container_ids,
         image_digests: digests,
         restart_after_reboot: true,
+        runtime: Some("crun"),
         created_at_ms: 42,
     }
 }
@@ -138,7 +139,8 @@ fn a_task_is_resolved_field_for_field() {
             "volumes.from",
             "health-check",
             "image.digest",
-            "restart.after-reboot"
+            "restart.after-reboot",
+            "runtime.crun"
         ]
     );
     let local = |shared, mount, labels: &[(&str, &str)]| VolumeSource::Local {
@@ -175,6 +177,7 @@ fn a_task_is_resolved_field_for_field() {
     });
     assert_eq!(task.volumes, expected);
     assert!(task.restart_after_reboot);
+    assert_eq!(task.runtime, "crun");
     assert_eq!(
         task.containers[1],
         ResolvedContainer {

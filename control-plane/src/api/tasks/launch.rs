@@ -47,6 +47,8 @@ pub(super) struct Launch {
     pub tags: Tags,
     /// Start again after a restart of the host.
     pub restart_after_reboot: bool,
+    /// The runtime their tag names.
+    pub runtime: Option<String>,
 }
 
 /// Where the tasks are to go.
@@ -285,6 +287,7 @@ impl Launch {
             container_ids: &container_ids,
             image_digests: &self.image_digests,
             restart_after_reboot: self.restart_after_reboot,
+            runtime: self.runtime.as_deref(),
             created_at_ms: task.created_at,
         };
         let resolved = task::resolve(&self.parsed, &run)

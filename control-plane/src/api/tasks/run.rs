@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use berth_control_plane_core::{
     definition::{Overridden, override_definition},
-    tags::RESTART_AFTER_REBOOT,
+    tags::{RESTART_AFTER_REBOOT, RUNTIME, RUNTIME_NAME_BYTES_MAX, is_runtime_name},
     task,
 };
 use serde_json::{Map, Value};
@@ -105,7 +105,8 @@ fn prepare(
     let (subnets, security_groups) = rules::network(&parsed, &common)?;
     let tags = tags(&cluster, &definition, &common)?;
     let restart_after_reboot = restarts(&tags)?;
-    let mut requirements = parsed.requirements();
+    let runtime = runtime(&tags)?;
+    let mut requirements = parsed.requirements().on_runtime(runtime.clone());
     let wanted = |name: &String| parsed.containers.iter().any(|c| c.name == *name && c.is_pinned());
     let image_digests: BTreeMap<_, _> = pins
         .digests
@@ -134,6 +135,7 @@ fn prepare(
         security_groups,
         tags,
         restart_after_reboot,
+        runtime,
     })
 }
 
@@ -173,5 +175,18 @@ fn restarts(tags: &Tags) -> Result<bool, ApiError> {
             "tags",
             format_args!("{RESTART_AFTER_REBOOT} is {other:?}: it is \"true\" or \"false\""),
         )),
+    }
+}
+
+/// The runtime that the task's tag names. Whether a node offers it, placement says.
+fn runtime(tags: &Tags) -> Result<Option<String>, ApiError> {
+    match tags.get(RUNTIME) {
+        Some(name) if !is_runtime_name(name) => Err(ApiError::field(
+            "tags",
+            format_args!(
+                "{RUNTIME} is {name:?}: it is the name of a runtime, 1 to {RUNTIME_NAME_BYTES_MAX} of a-z, 0-9 and _ . -"
+            ),
+        )),
+        name => Ok(name.cloned()),
     }
 }

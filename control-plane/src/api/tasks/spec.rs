@@ -1,5 +1,7 @@
 //! Owns the step from a resolved task to the message its node gets. Field for field: nothing is decided here.
 
+use std::borrow::Cow;
+
 use berth_control_plane_core::task::{
     Condition, Dependency, Device, HealthCheck, IpcMode, LinuxOptions, LogSpec, NetworkMode, Networking,
     PidMode, PortMapping, Protocol, ResolvedContainer, ResolvedTask, RestartPolicy, Tmpfs, Ulimit,
@@ -28,8 +30,9 @@ pub(super) fn message(task: ResolvedTask) -> wire::TaskSpec {
         charged_cpu_units: task.charged_cpu_units,
         charged_memory_bytes: task.charged_memory_bytes,
         containers: task.containers.into_iter().map(container).collect(),
-        required_features: task.required_features.into_iter().map(str::to_owned).collect(),
+        required_features: task.required_features.into_iter().map(Cow::into_owned).collect(),
         restart_after_reboot: task.restart_after_reboot,
+        runtime: task.runtime,
         stop_reason: String::new(),
         created_at_ms: task.created_at_ms,
         volumes: task.volumes.into_iter().map(volumes::volume).collect(),
