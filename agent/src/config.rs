@@ -69,6 +69,9 @@ pub struct Config {
     /// Runtimes that tasks may ask for, by name; `runc` is there without being named.
     #[serde(default)]
     pub runtimes: BTreeMap<String, NamedRuntime>,
+    /// Seccomp profiles that definitions may name, `NAME.json`.
+    #[serde(default = "default_seccomp_dir")]
+    pub seccomp_dir: PathBuf,
     #[serde(default = "default_snapshotter")]
     pub snapshotter: String,
     #[serde(default)]
@@ -215,7 +218,11 @@ impl Config {
                 "link-local addresses are taken for the tasks' endpoints",
             );
         }
-        for (key, path) in [("state_dir", &self.state_dir), ("run_dir", &self.run_dir)] {
+        for (key, path) in [
+            ("state_dir", &self.state_dir),
+            ("run_dir", &self.run_dir),
+            ("seccomp_dir", &self.seccomp_dir),
+        ] {
             if !path.is_absolute() {
                 return bad(key, &path.display(), "must be an absolute path");
             }
@@ -372,6 +379,10 @@ fn default_runtime() -> String {
 
 pub(crate) fn default_snapshotter() -> String {
     "overlayfs".into()
+}
+
+fn default_seccomp_dir() -> PathBuf {
+    "/etc/berth/seccomp".into()
 }
 
 fn default_task_pids_max() -> u32 {

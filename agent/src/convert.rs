@@ -42,6 +42,7 @@ pub const FEATURES: &[&str] = &[
     "linux.capabilities",
     "linux.privileged",
     "linux.no-new-privileges",
+    "linux.seccomp",
     "linux.sysctls",
     "linux.shm-size",
     "linux.tmpfs",

@@ -349,6 +349,13 @@ fn every_bound_is_checked_and_named() {
         ("containers[0].networking.hostname", |t| {
             networking(t).hostname = "h".repeat(65)
         }),
+        ("containers[0].linux.seccomp", |t| {
+            linux(t).seccomp = "../x".into()
+        }),
+        ("containers[0].linux.seccomp", |t| linux(t).seccomp = ".x".into()),
+        ("containers[0].linux.seccomp", |t| {
+            linux(t).seccomp = "x".repeat(65)
+        }),
         ("containers[0].networking.extra_hosts", |t| {
             networking(t).extra_hosts.push(host("a\n", "10.0.0.1"))
         }),
@@ -456,6 +463,7 @@ fn what_may_be_done_to_the_kernel_is_taken_over_field_for_field() {
         capabilities_drop: vec!["ALL".into()],
         privileged: true,
         no_new_privileges: true,
+        seccomp: "mine".into(),
         sysctls: [("net.core.somaxconn".to_owned(), "1".to_owned())].into(),
         shared_memory_bytes: 1 << 20,
         tmpfs: vec![wire::Tmpfs {
@@ -473,6 +481,7 @@ fn what_may_be_done_to_the_kernel_is_taken_over_field_for_field() {
         capabilities_drop: vec!["ALL".into()],
         privileged: true,
         no_new_privileges: true,
+        seccomp: "mine".into(),
         sysctls: [("net.core.somaxconn".to_owned(), "1".to_owned())].into(),
         shared_memory_bytes: 1 << 20,
         tmpfs: vec![Tmpfs {

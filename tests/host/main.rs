@@ -16,6 +16,7 @@ mod purge;
 mod reboot;
 mod restart;
 mod runtimes;
+mod security;
 mod service;
 mod survival;
 mod versions;

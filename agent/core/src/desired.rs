@@ -211,6 +211,9 @@ pub struct LinuxOptions {
     pub privileged: bool,
     /// No program it runs gains privileges, setuid or not: PR_SET_NO_NEW_PRIVS.
     pub no_new_privileges: bool,
+    /// The system call filter. Empty: Docker's default, none for the privileged. `unconfined`: none. Else the name of a
+    /// profile that the node's operator wrote.
+    pub seccomp: String,
     /// Kernel parameters by name, of the container's own namespaces only.
     pub sysctls: BTreeMap<String, String>,
     /// Size of `/dev/shm`; zero: Docker's 64 MiB.

@@ -28,7 +28,8 @@ pub struct NamedRuntime {
 pub(crate) fn with_default(configured: &BTreeMap<String, NamedRuntime>) -> BTreeMap<String, NamedRuntime> {
     let runc = NamedRuntime {
         kind: super::default_runtime(),
-        binary: Some("runc".into()),
+        // What the shim starts by itself.
+        binary: None,
     };
     let mut all = BTreeMap::from([("runc".to_owned(), runc)]);
     all.extend(configured.clone());
@@ -107,7 +108,7 @@ mod tests {
         assert_eq!(configured["crun"].kind, "io.containerd.runc.v2");
         let all = with_default(&configured);
         assert_eq!(all.keys().collect::<Vec<_>>(), ["crun", "runc", "runsc"]);
-        assert_eq!(all["runc"].binary.as_deref(), Some("runc"));
+        assert_eq!(all["runc"].binary, None);
         let own = BTreeMap::from([("runc".to_owned(), configured["crun"].clone())]);
         assert_eq!(
             with_default(&own)["runc"].binary.as_deref(),

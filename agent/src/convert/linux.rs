@@ -14,6 +14,8 @@ const TMPFS_MAX: usize = 100;
 const DEVICES_MAX: usize = 100;
 /// The kernel's.
 const SWAPPINESS_MAX: u32 = 100;
+/// Of a seccomp profile.
+const PROFILE_NAME_BYTES_MAX: usize = 64;
 /// More than any parameter takes.
 const SYSCTL_VALUE_BYTES_MAX: usize = 1024;
 
@@ -56,11 +58,18 @@ pub(super) fn options(wire: wire::LinuxOptions) -> Result<LinuxOptions, Refusal>
             format!("{swappiness} is above {SWAPPINESS_MAX}"),
         );
     }
+    if !wire.seccomp.is_empty() && !is_profile_name(&wire.seccomp) {
+        return refuse(
+            "linux.seccomp",
+            format!("{:?} is not the name of a profile", wire.seccomp),
+        );
+    }
     Ok(LinuxOptions {
         capabilities_add: wire.capabilities_add,
         capabilities_drop: wire.capabilities_drop,
         privileged: wire.privileged,
         no_new_privileges: wire.no_new_privileges,
+        seccomp: wire.seccomp,
         sysctls: wire.sysctls.into_iter().collect(),
         shared_memory_bytes: wire.shared_memory_bytes,
         tmpfs: tmpfs(wire.tmpfs)?,
@@ -141,6 +150,14 @@ fn devices(wire: Vec<wire::Device>) -> Result<Vec<DeviceMapping>, Refusal> {
         });
     }
     Ok(all)
+}
+
+/// A part of a path, and never one that leads elsewhere.
+fn is_profile_name(name: &str) -> bool {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b"_.-".contains(&b);
+    name.len() <= PROFILE_NAME_BYTES_MAX
+        && name.starts_with(|c: char| c.is_ascii_alphanumeric())
+        && name.bytes().all(plain)
 }
 
 /// By its form: one word, and for those that have one a value that cannot hold another option.

@@ -517,6 +517,7 @@ fn runtime_config(config: &Config, logger: PathBuf, cgroup_version: u8, volumes:
         runtime: config.runtime.clone(),
         binary_name: config.runtime_binary.clone(),
         runtimes: runtimes(config),
+        seccomp_dir: config.seccomp_dir.clone(),
         logger,
         logger_socket: config.logger_socket(),
         log_dir: config.log_dir(),

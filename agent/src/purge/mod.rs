@@ -242,6 +242,8 @@ async fn empty(place: &Place, channel: Channel, outcome: &mut Outcome) -> anyhow
         let removed = runtime.remove(&container.container, container.attempt).await;
         outcome.note("container", removed.map_err(anyhow::Error::from));
     }
+    let removed = runtime.remove_probes().await;
+    outcome.note("probe of a runtime", removed.map_err(anyhow::Error::from));
     for snapshot in runtime.snapshots().await? {
         let removed = runtime.remove_snapshot(&snapshot.key).await;
         outcome.note("snapshot", removed.map_err(anyhow::Error::from));
@@ -305,6 +307,7 @@ pub(crate) fn runtime_config(place: &Place) -> RuntimeConfig {
         runtime: String::new(),
         binary_name: None,
         runtimes: std::collections::BTreeMap::new(),
+        seccomp_dir: PathBuf::new(),
         logger: PathBuf::new(),
         logger_socket: PathBuf::new(),
         log_dir: PathBuf::new(),

@@ -97,6 +97,7 @@ impl Host {
             runtime: "io.containerd.runc.v2".to_owned(),
             binary_name: None,
             runtimes: BTreeMap::new(),
+            seccomp_dir: at("seccomp"),
             logger: at("logger"),
             logger_socket: at("socket"),
             log_dir: at("logs"),

@@ -93,6 +93,8 @@ pub struct LinuxOptions {
     pub capabilities_drop: Vec<String>,
     pub privileged: bool,
     pub no_new_privileges: bool,
+    /// Empty: Docker's default; `unconfined`; or the name of a profile on the node.
+    pub seccomp: String,
     /// By name, with dots.
     pub sysctls: BTreeMap<String, String>,
     /// Zero: Docker's 64 MiB.

@@ -12,6 +12,8 @@ pub const PIDS_MAX_DEFAULT: i64 = 32_768;
 /// Open files, soft and hard: what Fargate documents. Docker hands down whatever its daemon was started with, which
 /// differs from host to host.
 pub const NOFILE_DEFAULT: u64 = 65_535;
+/// What stands for no system call filter.
+pub const SECCOMP_UNCONFINED: &str = "unconfined";
 /// The range of a v1 cpu.shares; runtimes convert it to a v2 weight.
 const CPU_SHARES: (u32, u32) = (2, 262_144);
 
@@ -48,15 +50,28 @@ pub(super) fn linux(spec: &OciSpec, capabilities: &[&str]) -> Result<Value, OciE
         linux["maskedPaths"] = json!(mounts::MASKED);
         let sysfs = spec.beside_privileged.then_some(mounts::SYSFS);
         linux["readonlyPaths"] = json!(mounts::READONLY.into_iter().chain(sysfs).collect::<Vec<_>>());
-        if let Some(profile) = seccomp::profile(spec.host.arch, spec.host.kernel, capabilities) {
-            linux["seccomp"] = profile;
-        }
+    }
+    if let Some(filter) = system_calls(spec, capabilities)? {
+        linux["seccomp"] = filter;
     }
     let sysctls = sysctls::sysctls(spec)?;
     if !sysctls.is_empty() {
         linux["sysctl"] = sysctls.into();
     }
     Ok(linux)
+}
+
+/// A named profile also holds for the privileged, as in Docker.
+fn system_calls(spec: &OciSpec, capabilities: &[&str]) -> Result<Option<Value>, OciError> {
+    match spec.linux.seccomp.as_str() {
+        "" if spec.linux.privileged => Ok(None),
+        "" => Ok(seccomp::profile(spec.host.arch, spec.host.kernel, capabilities)),
+        SECCOMP_UNCONFINED => Ok(None),
+        name => match &spec.seccomp {
+            Some(profile) => Ok(Some(profile.filter(&spec.host, capabilities))),
+            None => Err(OciError::SeccompMissing(name.to_owned())),
+        },
+    }
 }
 
 fn namespaces(spec: &OciSpec) -> Vec<Value> {

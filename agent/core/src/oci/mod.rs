@@ -10,6 +10,7 @@ mod linux;
 mod mounts;
 mod process;
 pub mod seccomp;
+pub mod seccomp_profile;
 pub mod signal;
 mod sysctls;
 #[cfg(test)]
@@ -27,7 +28,7 @@ use crate::{
 };
 pub use capabilities::{DEFAULT_CAPABILITIES, is_capability};
 pub use devices::{Device, DeviceKind};
-pub use linux::{Limits, NOFILE_DEFAULT, PIDS_MAX_DEFAULT};
+pub use linux::{Limits, NOFILE_DEFAULT, PIDS_MAX_DEFAULT, SECCOMP_UNCONFINED};
 pub use mounts::Mount;
 pub use process::{DEFAULT_PATH, argv};
 pub use sysctls::{SysctlNamespace, sysctl_namespace};
@@ -79,6 +80,8 @@ pub enum OciError {
     SwapWithoutMemory,
     #[error("this node has cgroup v2, whose cgroups have no swappiness")]
     SwappinessOnV2,
+    #[error("seccomp profile {0:?} was not given")]
+    SeccompMissing(String),
     #[error("cgroup path {0:?} is not absolute")]
     RelativeCgroup(String),
     #[error("{0:?} is not a signal")]
@@ -153,6 +156,8 @@ pub struct TaskFacts {
     pub mounts: Vec<Mount>,
     /// What the definition maps; for a privileged container also all that the host has in `/dev`.
     pub devices: Vec<Device>,
+    /// The profile that its options name, if they name one.
+    pub seccomp: Option<seccomp_profile::Profile>,
 }
 
 /// Builder of a runtime specification.
@@ -175,6 +180,7 @@ pub struct OciSpec {
     pid: PidMode,
     ipc: IpcMode,
     terminal: bool,
+    seccomp: Option<seccomp_profile::Profile>,
     task_sysctls: Vec<String>,
     ulimits: Vec<Ulimit>,
     limits: Limits,
@@ -204,6 +210,7 @@ impl OciSpec {
             pid: PidMode::Container,
             ipc: IpcMode::Container,
             terminal: false,
+            seccomp: None,
             task_sysctls: Vec::new(),
             ulimits: Vec::new(),
             limits: Limits::default(),
@@ -235,6 +242,7 @@ impl OciSpec {
             .task_swaps(request.task_swaps)
             .sharing(request.pid, request.ipc)
             .devices(task.devices)
+            .seccomp(task.seccomp)
             .ulimits(&spec.ulimits)
             .limits(Limits::of(spec))
             .annotation(SHIM_GROUP, request.task.as_str());
@@ -316,6 +324,12 @@ impl OciSpec {
     /// Device nodes that it gets.
     pub fn devices(mut self, devices: Vec<Device>) -> Self {
         self.devices = devices;
+        self
+    }
+
+    /// The profile that its options name.
+    pub fn seccomp(mut self, profile: Option<seccomp_profile::Profile>) -> Self {
+        self.seccomp = profile;
         self
     }
 

@@ -418,6 +418,7 @@ fn a_request_becomes_a_specification() {
         network: Network::Join("/run/n".into()),
         mounts: vec![Mount::bind("/run/h", "/etc/hosts")],
         devices: vec![],
+        seccomp: None,
     };
     let spec = OciSpec::for_container(&request, User::ROOT, facts.clone(), V1)
         .build()

@@ -8,6 +8,7 @@ use berth_agent_core::{
 };
 use tonic::{Code, Status};
 
+use super::SeccompError;
 use crate::{effects::volumes::VolumeError, logs::UnsafeName};
 
 /// Bytes of a reason that are kept: ECS cuts at 1,024, and the kind comes before it.
@@ -90,6 +91,12 @@ pub enum RuntimeError {
         id: String,
         path: String,
         source: io::Error,
+    },
+    #[error("seccomp profile {name:?} cannot be used")]
+    Seccomp {
+        id: String,
+        name: String,
+        source: SeccompError,
     },
     #[error("{step} of {id}")]
     Call { step: Step, id: String, source: Answer },
@@ -202,6 +209,7 @@ impl RuntimeError {
             | Self::File { .. }
             | Self::Devices { .. }
             | Self::Volumes(_)
+            | Self::Seccomp { .. }
             | Self::NoRuntime { .. }
             | Self::NoNetwork { .. } => "CannotCreateContainerError",
             // Docker finds these when it starts a container.
@@ -233,6 +241,7 @@ impl RuntimeError {
             | Self::Log { .. }
             | Self::User { .. }
             | Self::OpaqueSnapshot { .. }
+            | Self::Seccomp { .. }
             | Self::Cancelled { .. } => false,
             Self::Accounts { .. } | Self::File { .. } | Self::Devices { .. } | Self::Deadline { .. } => true,
             Self::NoLogger { .. } | Self::StillAlive { .. } => true,

@@ -19,6 +19,7 @@ mod offered;
 mod options;
 mod probe;
 mod remove;
+mod seccomp;
 mod signal;
 mod start;
 mod volumes;
@@ -46,6 +47,7 @@ pub use labels::Ending;
 pub use list::{ListedContainer, ListedSnapshot};
 pub use offered::ProbeFailure;
 pub use probe::{Containerd, ProbeError, Snapshotter, probe};
+pub use seccomp::SeccompError;
 pub use start::{Started, Timings};
 pub(crate) use watch::now;
 pub use watch::{ExitNotice, Process};
@@ -87,6 +89,8 @@ pub struct RuntimeConfig {
     /// 1 or 2.
     pub cgroup_version: u8,
     pub volumes: Volumes,
+    /// Seccomp profiles are `<seccomp_dir>/<name>.json`.
+    pub seccomp_dir: PathBuf,
     /// Starts at a time; more than 2–4 × cores is no faster, and each waits longer. Zero is taken as one.
     pub start_concurrency: usize,
 }

@@ -8,7 +8,8 @@ use std::{
 };
 
 use containerd_client::services::v1::{
-    Container, CreateContainerRequest, CreateTaskRequest, StartRequest, WaitRequest, container,
+    Container, CreateContainerRequest, CreateTaskRequest, ListContainersRequest, StartRequest, WaitRequest,
+    container,
 };
 use serde_json::{Value, json};
 
@@ -20,8 +21,12 @@ use super::{
 
 /// Of the program that does nothing, once it was started.
 const RUN_DEADLINE: Duration = Duration::from_secs(30);
+/// Before the runtime's name: a task's containers have names of hexadecimal digits.
+const PREFIX: &str = "probe-";
 /// Does nothing, and is on every host.
 const PROGRAM: &str = "/usr/bin/true";
+/// What it has of its own.
+const OWN: [&str; 2] = ["/proc", "/dev"];
 /// The host's directories that the program needs.
 const BINDS: [&str; 4] = ["/usr", "/bin", "/lib", "/lib64"];
 
@@ -40,6 +45,9 @@ impl Runtime {
     /// Runs a program that does nothing in each of the configured runtimes, all at once.
     pub async fn probe_runtimes(&self) -> Vec<(String, Result<(), ProbeFailure>)> {
         let config = self.config();
+        if let Err(error) = self.remove_probes().await {
+            tracing::warn!(error = %crate::sys::Chain(&error), "what earlier probes of runtimes left cannot be removed");
+        }
         let default = OciRuntime {
             kind: config.runtime.clone(),
             binary: config.binary_name.clone(),
@@ -59,14 +67,32 @@ impl Runtime {
         futures_util::future::join_all(probes).await
     }
 
+    /// Removes what probes that were cut off left in containerd: they are in no ledger, but all are named alike.
+    pub async fn remove_probes(&self) -> Result<(), RuntimeError> {
+        let request = ListContainersRequest {
+            filters: vec![format!("id~={:?}", format!("^{PREFIX}"))],
+        };
+        let mut records = self.containers();
+        let listed = call(
+            Step::List,
+            "probes",
+            DEADLINE,
+            records.list(self.request(request)),
+        )
+        .await?;
+        for container in listed.containers {
+            self.remove_id(&container.id).await?;
+        }
+        Ok(())
+    }
+
     async fn probe(&self, name: &str, runtime: &OciRuntime) -> Result<(), ProbeFailure> {
-        let id = format!("probe-{name}");
-        // What a probe that was cut off left.
-        self.remove_id(&id).await?;
+        // gVisor names a socket of the host by it: two instances may try it at once.
+        let id = format!("{PREFIX}{}-{name}", self.config().instance);
         let directory = self.config().run_dir.join(&id);
         let result = self.run_probe(&id, &directory, runtime).await;
         let removed = self.remove_id(&id).await;
-        let _ = fs::remove_dir_all(&directory);
+        remove_root(&directory);
         result.and(removed.map_err(Into::into))
     }
 
@@ -128,11 +154,23 @@ fn make_root(root: &Path) -> Result<Vec<&'static str>, ProbeFailure> {
         .into_iter()
         .filter(|path| Path::new(path).is_dir())
         .collect();
-    for place in binds.iter().chain(&["/proc", "/dev"]) {
+    for place in binds.iter().chain(&OWN) {
         let path = root.join(&place[1..]);
         fs::create_dir_all(&path).map_err(|source| ProbeFailure::File { path, source })?;
     }
     Ok(binds)
+}
+
+/// One empty directory after the other: what a broken runtime left mounted there is not to be emptied.
+fn remove_root(root: &Path) {
+    let places = BINDS.iter().chain(&OWN).map(|place| root.join(&place[1..]));
+    for path in places.chain([root.to_owned()]) {
+        if let Err(error) = fs::remove_dir(&path)
+            && error.kind() != io::ErrorKind::NotFound
+        {
+            tracing::warn!(path = %path.display(), %error, "cannot remove what the probe of a runtime was made in");
+        }
+    }
 }
 
 fn spec(root: &Path, binds: &[&str], cgroup: &str) -> Value {
@@ -140,7 +178,10 @@ fn spec(root: &Path, binds: &[&str], cgroup: &str) -> Value {
         .iter()
         .map(|path| json!({"destination": path, "type": "bind", "source": path, "options": ["rbind", "ro"]}));
     let proc = json!({"destination": "/proc", "type": "proc", "source": "proc"});
-    let mounts: Vec<Value> = std::iter::once(proc).chain(binds).collect();
+    // Runtimes make the usual devices there.
+    let dev =
+        json!({"destination": "/dev", "type": "tmpfs", "source": "tmpfs", "options": ["nosuid", "mode=755"]});
+    let mounts: Vec<Value> = [proc, dev].into_iter().chain(binds).collect();
     let namespaces = ["pid", "network", "ipc", "uts", "mount"].map(|kind| json!({ "type": kind }));
     json!({
         "ociVersion": "1.0.2",
@@ -163,11 +204,18 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let binds = make_root(dir.path()).unwrap();
         assert!(binds.contains(&"/usr"), "{binds:?}");
-        let spec = spec(dir.path(), &binds, "/berth.slice/probe-x");
+        let root = dir.path();
+        let spec = spec(root, &binds, "/berth.slice/probe-x");
         for mount in spec["mounts"].as_array().unwrap() {
             let destination = mount["destination"].as_str().unwrap();
             assert!(dir.path().join(&destination[1..]).is_dir(), "{destination}");
         }
         assert_eq!(spec["linux"]["cgroupsPath"], "/berth.slice/probe-x");
+        fs::write(root.join("usr/kept"), "").unwrap();
+        remove_root(root);
+        assert!(root.join("usr/kept").exists() && !root.join("proc").exists());
+        fs::remove_file(root.join("usr/kept")).unwrap();
+        remove_root(root);
+        assert!(!root.exists());
     }
 }

@@ -29,6 +29,7 @@ use super::{
     call::{DEADLINE, PROCESS_DEADLINE, call, unless_cancelled},
     devices, labels,
     options::spec_any,
+    seccomp,
 };
 use crate::logs::{LoggerCommand, UnsafeName};
 
@@ -237,6 +238,7 @@ impl Attempt<'_> {
             network,
             mounts: self.mounts(),
             devices: self.devices()?,
+            seccomp: self.seccomp()?,
         };
         let unfit = |source: OciError| RuntimeError::Spec {
             id: self.id.clone(),
@@ -255,6 +257,20 @@ impl Attempt<'_> {
 
     async fn fill_volumes(&self, snapshot: &[Mount]) -> Result<(), RuntimeError> {
         self.runtime.fill_volumes(self.request, snapshot).await
+    }
+
+    /// The profile that its definition names, if it names one.
+    fn seccomp(&self) -> Result<Option<oci::seccomp_profile::Profile>, RuntimeError> {
+        let name = &self.request.spec.linux.seccomp;
+        if name.is_empty() || name == oci::SECCOMP_UNCONFINED {
+            return Ok(None);
+        }
+        let profile = seccomp::read(&self.runtime.config().seccomp_dir, name);
+        profile.map(Some).map_err(|source| RuntimeError::Seccomp {
+            id: self.id.clone(),
+            name: name.clone(),
+            source,
+        })
     }
 
     fn devices(&self) -> Result<Vec<Device>, RuntimeError> {

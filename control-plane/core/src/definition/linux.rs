@@ -49,6 +49,16 @@ const ALL: &str = "ALL";
 /// The only one that FARGATE lets be added.
 const FARGATE_CAPABILITY: &str = "SYS_PTRACE";
 const NO_NEW_PRIVILEGES: &str = "no-new-privileges";
+/// Longest name of a seccomp profile, in bytes.
+const PROFILE_BYTES_MAX: usize = 64;
+
+/// One of `dockerSecurityOptions`, in Docker's spelling.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum SecurityOption {
+    NoNewPrivileges(bool),
+    /// Empty: Docker's default profile.
+    Seccomp(String),
+}
 
 pub(super) fn check(task: &Object, path: &str, container: &Object, problems: &mut Problems) {
     if let Some(capabilities) = inner(container, "linuxParameters").and_then(|l| inner(l, "capabilities")) {
@@ -126,25 +136,41 @@ fn check_capabilities(path: &str, capabilities: &Object, problems: &mut Problems
 
 /// Whether these options, which were accepted, forbid new privileges: the last that speaks of it counts, as in Docker.
 pub(crate) fn no_new_privileges(options: &[String]) -> bool {
-    let said = options
-        .iter()
-        .rev()
-        .find_map(|option| parse_security_option(option).ok());
+    let said = said(options, |option| match option {
+        SecurityOption::NoNewPrivileges(forbidden) => Some(forbidden),
+        SecurityOption::Seccomp(_) => None,
+    });
     said.unwrap_or(false)
 }
 
-/// Whether new privileges are forbidden, by an option as Docker spells it; or why it is refused.
-fn parse_security_option(option: &str) -> Result<bool, String> {
+/// The seccomp profile that these options, which were accepted, name last; empty: Docker's default.
+pub(crate) fn seccomp(options: &[String]) -> String {
+    let said = said(options, |option| match option {
+        SecurityOption::Seccomp(name) => Some(name),
+        SecurityOption::NoNewPrivileges(_) => None,
+    });
+    said.unwrap_or_default()
+}
+
+fn said<T>(options: &[String], what: impl Fn(SecurityOption) -> Option<T>) -> Option<T> {
+    let mut parsed = options.iter().rev().filter_map(|o| parse_security_option(o).ok());
+    parsed.find_map(what)
+}
+
+/// What an option as Docker spells it asks for, or why it is refused.
+fn parse_security_option(option: &str) -> Result<SecurityOption, String> {
     let (name, value) = match option.find([':', '=']) {
         Some(at) => (&option[..at], Some(&option[at + 1..])),
         None => (option, None),
     };
     match (name, value) {
-        (NO_NEW_PRIVILEGES, None | Some("true")) => Ok(true),
-        (NO_NEW_PRIVILEGES, Some("false")) => Ok(false),
+        (NO_NEW_PRIVILEGES, None | Some("true")) => Ok(SecurityOption::NoNewPrivileges(true)),
+        (NO_NEW_PRIVILEGES, Some("false")) => Ok(SecurityOption::NoNewPrivileges(false)),
+        ("seccomp", Some("builtin")) => Ok(SecurityOption::Seccomp(String::new())),
+        ("seccomp", Some(name)) if is_profile_name(name) => Ok(SecurityOption::Seccomp(name.into())),
         ("seccomp", _) => Err(
-            "seccomp: not supported yet; Docker's default profile is used, and a privileged \
-                               container has none"
+            "seccomp: expected seccomp:unconfined, seccomp:builtin, or seccomp: and the name of a profile on the node, \
+             1 to 64 letters, digits and _ . -, without its directory and .json"
                 .into(),
         ),
         ("apparmor", _) => Err("apparmor: not supported yet; containers have no AppArmor profile".into()),
@@ -155,4 +181,12 @@ fn parse_security_option(option: &str) -> Result<bool, String> {
             Err(format!("{} is not a security option: {expected}", shown(option)))
         }
     }
+}
+
+/// The name of a file, and never of another directory.
+fn is_profile_name(name: &str) -> bool {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b"_.-".contains(&b);
+    (1..=PROFILE_BYTES_MAX).contains(&name.len())
+        && name.starts_with(|c: char| c.is_ascii_alphanumeric())
+        && name.bytes().all(plain)
 }

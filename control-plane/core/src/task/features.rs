@@ -24,6 +24,7 @@ const ROOTFS_READONLY: &str = "rootfs.readonly";
 const CAPABILITIES: &str = "linux.capabilities";
 const PRIVILEGED: &str = "linux.privileged";
 const NO_NEW_PRIVILEGES: &str = "linux.no-new-privileges";
+const SECCOMP: &str = "linux.seccomp";
 const SYSCTLS: &str = "linux.sysctls";
 const SHM_SIZE: &str = "linux.shm-size";
 const TMPFS: &str = "linux.tmpfs";
@@ -66,6 +67,7 @@ pub const FEATURES: &[&str] = &[
     CAPABILITIES,
     PRIVILEGED,
     NO_NEW_PRIVILEGES,
+    SECCOMP,
     SYSCTLS,
     SHM_SIZE,
     TMPFS,
@@ -126,6 +128,7 @@ fn needs(definition: &Definition, feature: &str) -> bool {
         }
         PRIVILEGED => any(|linux| linux.privileged),
         NO_NEW_PRIVILEGES => any(|linux| linux.no_new_privileges),
+        SECCOMP => any(|linux| !linux.seccomp.is_empty()),
         SYSCTLS => any(|linux| !linux.sysctls.is_empty()),
         SHM_SIZE => any(|linux| linux.shared_memory_bytes != 0),
         TMPFS => any(|linux| !linux.tmpfs.is_empty()),

@@ -10,7 +10,7 @@ use super::{
     LinuxOptions, LogOptions, MIB, NetworkMode, Networking, PidMode, PortMapping, Protocol, RestartPolicy,
     Tmpfs, Ulimit, volumes,
 };
-use crate::definition::linux::no_new_privileges;
+use crate::definition::linux::{no_new_privileges, seccomp};
 use crate::expression::{Expression, ExpressionError};
 
 /// A stored definition that this version cannot read.
@@ -162,6 +162,7 @@ fn container(echo: EchoContainer) -> Result<ContainerDefinition, EchoError> {
             capabilities_drop: echo.linux_parameters.capabilities.drop,
             privileged: echo.privileged,
             no_new_privileges: no_new_privileges(&echo.docker_security_options),
+            seccomp: seccomp(&echo.docker_security_options),
             shared_memory_bytes: u64::from(echo.linux_parameters.shared_memory_size.unwrap_or(0)) * MIB,
             tmpfs: echo.linux_parameters.tmpfs.into_iter().map(tmpfs).collect(),
             devices: echo.linux_parameters.devices.into_iter().map(device).collect(),

@@ -35,8 +35,8 @@ fn full() -> Definition {
         ],
     });
     let rest = json!({
-        "privileged": true, "pseudoTerminal": true, "restartPolicy": {"enabled": true, "ignoredExitCodes": [3], "restartAttemptPeriod": 60}, "dockerSecurityOptions": ["no-new-privileges"],
         "healthCheck": {"command": ["CMD-SHELL", "look", "x"], "interval": 7, "timeout": 2, "retries": 4, "startPeriod": 9},
+        "privileged": true, "pseudoTerminal": true, "restartPolicy": {"enabled": true, "ignoredExitCodes": [3], "restartAttemptPeriod": 60}, "dockerSecurityOptions": ["seccomp:other", "seccomp=mine", "no-new-privileges"],
         "hostname": "web.local", "extraHosts": [{"hostname": "db", "ipAddress": "10.0.0.1"}],
         "dnsServers": ["10.0.0.2"], "dnsSearchDomains": ["a.b"],
         "systemControls": [{"namespace": "kernel.msgmax", "value": "9000"}],
@@ -122,6 +122,7 @@ fn a_task_is_resolved_field_for_field() {
             "linux.capabilities",
             "linux.privileged",
             "linux.no-new-privileges",
+            "linux.seccomp",
             "linux.sysctls",
             "linux.tmpfs",
             "linux.devices",
@@ -257,6 +258,7 @@ fn a_task_is_resolved_field_for_field() {
                 capabilities_drop: vec!["ALL".into()],
                 privileged: true,
                 no_new_privileges: true,
+                seccomp: "mine".into(),
                 shared_memory_bytes: 0,
                 devices: vec![
                     device("/dev/fuse", "/dev/fuse", true),

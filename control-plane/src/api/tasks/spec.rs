@@ -170,6 +170,7 @@ fn linux(linux: LinuxOptions) -> wire::LinuxOptions {
         capabilities_drop: linux.capabilities_drop,
         privileged: linux.privileged,
         no_new_privileges: linux.no_new_privileges,
+        seccomp: linux.seccomp,
         sysctls: linux.sysctls.into_iter().collect(),
         shared_memory_bytes: linux.shared_memory_bytes,
         tmpfs: linux.tmpfs.into_iter().map(tmpfs).collect(),

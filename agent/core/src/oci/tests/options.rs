@@ -81,6 +81,36 @@ fn a_terminal_is_asked_for_only_where_it_is_wanted() {
 }
 
 #[test]
+fn the_filter_is_dockers_none_or_the_one_that_is_named() {
+    let of = |seccomp: &str, privileged, profile: Option<&str>| {
+        let options = LinuxOptions {
+            seccomp: seccomp.into(),
+            privileged,
+            ..LinuxOptions::default()
+        };
+        let profile = profile.map(|text| super::super::seccomp_profile::Profile::parse(text).unwrap());
+        let spec = some().linux(&options).seccomp(profile).build();
+        spec.map(|spec| {
+            at(&spec, "/linux/seccomp/defaultAction")
+                .as_str()
+                .map(str::to_owned)
+        })
+    };
+    let traps = Some(r#"{"defaultAction": "SCMP_ACT_TRAP"}"#);
+    assert_eq!(of("", false, None).unwrap().as_deref(), Some("SCMP_ACT_ERRNO"));
+    assert_eq!(of("", true, None).unwrap(), None);
+    for privileged in [false, true] {
+        assert_eq!(of("unconfined", privileged, None).unwrap(), None);
+        assert_eq!(
+            of("mine", privileged, traps).unwrap().as_deref(),
+            Some("SCMP_ACT_TRAP")
+        );
+        let missing = OciError::SeccompMissing("mine".into());
+        assert_eq!(of("mine", privileged, None).unwrap_err(), missing);
+    }
+}
+
+#[test]
 fn no_new_privileges_is_written() {
     let options = LinuxOptions {
         no_new_privileges: true,

@@ -40,14 +40,18 @@ fn security_options_are_dockers_as_far_as_they_are_honoured() {
         "no-new-privileges",
         "no-new-privileges:true",
         "no-new-privileges=false",
+        "seccomp=unconfined",
+        "seccomp:builtin",
+        "seccomp:my-app_2.x",
     ] {
         echoed("dockerSecurityOptions", json!([option]));
     }
     for (option, says) in [
-        (
-            "seccomp=unconfined",
-            "seccomp: not supported yet; Docker's default profile",
-        ),
+        ("seccomp", "seccomp: expected seccomp:unconfined"),
+        ("seccomp:", "seccomp: expected seccomp:unconfined"),
+        ("seccomp:../x", "seccomp: expected seccomp:unconfined"),
+        ("seccomp:.x", "seccomp: expected seccomp:unconfined"),
+        ("seccomp:{}", "seccomp: expected seccomp:unconfined"),
         (
             "apparmor:docker-default",
             "apparmor: not supported yet; containers have no",
