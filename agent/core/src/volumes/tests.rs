@@ -70,6 +70,7 @@ fn task(containers: Vec<ContainerSpec>) -> TaskSpec {
         restart_after_reboot: false,
         stop_reason: String::new(),
         created_at: Millis(0),
+        runtime: String::new(),
         volumes: kinds
             .map(|(name, kind)| Volume {
                 name: name.into(),
