@@ -8,7 +8,8 @@ use std::{
 
 use super::{
     ContainerDefinition, Definition, Dependency, HealthCheck, IpcMode, LinuxOptions, LogSpec, MIB,
-    MountPoint, NetworkMode, Networking, PidMode, PortMapping, RUNTIME_PREFIX, RestartPolicy, Ulimit, Volume, VolumesFrom,
+    MountPoint, NetworkMode, Networking, PidMode, PortMapping, RUNTIME_PREFIX, RestartPolicy, Ulimit, Volume,
+    VolumesFrom,
 };
 use crate::arn::is_id;
 
