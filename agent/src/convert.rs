@@ -31,6 +31,7 @@ pub const FEATURES: &[&str] = &[
     "net.host",
     "net.none",
     "log.json-file",
+    "log.buffer",
     "depends.start",
     "depends.complete",
     "depends.success",
@@ -75,6 +76,7 @@ const IGNORED_EXIT_CODES_MAX: usize = 50;
 const RESTART_PERIOD_MS: std::ops::RangeInclusive<u32> = 60_000..=1_800_000;
 const LOG_FILES_MAX: u32 = 1_000;
 const LOG_FILE_BYTES_MIN: u64 = 4096;
+const LOG_BUFFER_BYTES_MAX: u64 = 256 << 20;
 const CPU_UNITS_MAX: u32 = 1_024 * 1_024;
 
 /// A spec that cannot be run as it is.
@@ -514,9 +516,17 @@ fn log(wire: Option<wire::LogSpec>) -> Result<LogSpec, Refusal> {
             format!("needs at least {LOG_FILE_BYTES_MIN} bytes and 1 to {LOG_FILES_MAX} files"),
         );
     }
+    if log.max_buffer_bytes > LOG_BUFFER_BYTES_MAX {
+        return refuse(
+            "log",
+            format!("a buffer of more than {LOG_BUFFER_BYTES_MAX} bytes"),
+        );
+    }
     Ok(LogSpec {
         max_size_bytes: log.max_size_bytes,
         max_files: log.max_files,
+        blocking: log.blocking,
+        max_buffer_bytes: log.max_buffer_bytes,
     })
 }
 

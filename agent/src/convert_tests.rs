@@ -18,6 +18,7 @@ fn good() -> wire::TaskSpec {
         log: Some(wire::LogSpec {
             max_size_bytes: 1 << 20,
             max_files: 2,
+            ..Default::default()
         }),
         ..Default::default()
     };
@@ -232,6 +233,10 @@ fn every_bound_is_checked_and_named() {
             t.containers[0].stop_timeout_ms = 0
         }),
         ("containers[0].log", |t| t.containers[0].log = None),
+        ("containers[0].log", |t| {
+            let log = t.containers[0].log.as_mut().unwrap();
+            log.max_buffer_bytes = (256 << 20) + 1;
+        }),
         ("containers[0].environment", |t| {
             t.containers[0].environment.push(wire::KeyValue {
                 key: "A=B".into(),

@@ -82,6 +82,8 @@ fn command(task_dir: &Path, digit: char, max_size_bytes: u64, max_files: u32) ->
         path: container_log(task_dir, &format!("c{digit}"), &id(digit)).unwrap(),
         max_size_bytes,
         max_files,
+        blocking: false,
+        max_buffer_bytes: 0,
     }
 }
 

@@ -81,6 +81,8 @@ fn command(directory: &Path, digit: char) -> LoggerCommand {
         path: container_log(&directory.join("t"), "web", &id(digit)).unwrap(),
         max_size_bytes: 0,
         max_files: 1,
+        blocking: false,
+        max_buffer_bytes: 0,
     }
 }
 

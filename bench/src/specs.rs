@@ -50,6 +50,7 @@ fn container(name: &str) -> wire::ContainerSpec {
         log: Some(wire::LogSpec {
             max_size_bytes: 50 << 20,
             max_files: 3,
+            ..Default::default()
         }),
         ..Default::default()
     }

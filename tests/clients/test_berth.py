@@ -90,6 +90,21 @@ class Tasks(Berth):
         self.assertIn("stopped: enough", self.said("why", short))
         self.assertIn("client | from-cli", self.said("logs", short))
 
+    def test_a_log_driver_that_does_not_exist_yet(self):
+        """awslogs: the task runs, ps marks it and tells, why and inspect tell, logs has the output"""
+        options = {"awslogs-group": "/ecs/x", "awslogs-region": "eu-central-1", "awslogs-create-group": "true"}
+        log = {"logDriver": "awslogs", "options": options}
+        task = self.run_file(definition("cli-awslogs", container("main", TALK, logConfiguration=log)))
+        self.wait_running(task)
+        told = f"container main: log driver awslogs is not supported yet.*`berth logs {task[:12]} --container main`"
+        listed = self.said("ps")
+        self.assertRegex(listed, rf"(?m)^{task[:12]} .* RUNNING ! ")
+        self.assertRegex(listed, rf"(?m)^! {task[:12]}: {told}$")
+        self.assertRegex(self.said("why", task), rf"(?m)^warning: {told}$")
+        warnings = [a["value"] for a in self.parsed("inspect", task)["attributes"] if a["name"] == "berth.warning"]
+        self.assertRegex("".join(warnings), rf"^{told}$")
+        until("its output", lambda: "up" in self.said("logs", task, "--container", "main"))
+
     def test_logs(self):
         """logs -f shows lines as they come, ends when the task stops with the last line in it; --tail and -o json"""
         task = self.run_file(definition("cli-logs", container("main", TALK)))

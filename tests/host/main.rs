@@ -10,6 +10,7 @@ mod identity;
 mod lifecycle;
 mod limits;
 mod linux_parameters;
+mod logging;
 mod lost_data;
 mod namespaces;
 mod purge;

@@ -96,6 +96,8 @@ fn container(task: u64, i: u64, essential: bool, network: NetworkMode, random: &
         log: LogSpec {
             max_size_bytes: 1 << 20,
             max_files: 2,
+            blocking: false,
+            max_buffer_bytes: 0,
         },
         linux: Default::default(),
         networking: Default::default(),

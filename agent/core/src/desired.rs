@@ -330,6 +330,12 @@ pub struct Ulimit {
 pub struct LogSpec {
     pub max_size_bytes: u64,
     pub max_files: u32,
+    /// The container waits for a disk that does not keep up.
+    #[serde(default)]
+    pub blocking: bool,
+    /// Where it does not: bytes kept in memory meanwhile. Zero: the logger's default.
+    #[serde(default)]
+    pub max_buffer_bytes: u64,
 }
 
 impl ContainerSpec {

@@ -11,6 +11,27 @@ use std::{
 /// More files than this would make a rotation slow.
 const MAX_FILE_LIMIT: u32 = 1000;
 
+/// As Docker's: what is kept in memory while the disk does not keep up.
+const MAX_BUFFER_SIZE: u64 = 1 << 20;
+
+/// Who waits for a disk that does not keep up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// The container.
+    Blocking,
+    /// Nobody: what finds no room in the buffer is dropped.
+    NonBlocking,
+}
+
+impl Mode {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Blocking => "blocking",
+            Self::NonBlocking => "non-blocking",
+        }
+    }
+}
+
 /// Everything the logger needs to know.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Args {
@@ -22,6 +43,9 @@ pub struct Args {
     pub max_size: u64,
     /// Files kept in all, the current one among them. At least one.
     pub max_file: u32,
+    pub mode: Mode,
+    /// Bytes of records that wait for the disk at most, in mode non-blocking.
+    pub max_buffer_size: usize,
     /// The agent's socket. None: nobody to register with.
     pub socket: Option<PathBuf>,
     /// Set when the agent starts the logger in place of one that died: the descriptors to go on from.
@@ -56,6 +80,7 @@ impl Args {
     ) -> Result<Self, ArgsError> {
         let (mut id, mut path, mut socket, mut resume) = (container_id, None, None, None);
         let (mut max_size, mut max_file) = (0, 1);
+        let (mut mode, mut max_buffer_size) = (Mode::NonBlocking, MAX_BUFFER_SIZE);
         while let Some(key) = words.next() {
             let value = words.next().ok_or_else(|| ArgsError::NoValue(key.clone()))?;
             match key.as_bytes() {
@@ -64,6 +89,8 @@ impl Args {
                 b"socket" => socket = Some(absolute("socket", value)?),
                 b"max-size" => max_size = number("max-size", &value)?,
                 b"max-file" => max_file = number("max-file", &value)?,
+                b"mode" => mode = of_mode(&value)?,
+                b"max-buffer-size" => max_buffer_size = number("max-buffer-size", &value)?,
                 b"resume" => resume = Some(fds(&value)?),
                 _ => return Err(ArgsError::Unknown(key)),
             }
@@ -75,6 +102,8 @@ impl Args {
             path: path.ok_or(ArgsError::Missing("path"))?,
             max_size,
             max_file: max_file.clamp(1, MAX_FILE_LIMIT),
+            mode,
+            max_buffer_size: usize::try_from(max_buffer_size).unwrap_or(usize::MAX),
             socket,
             resume,
         })
@@ -88,6 +117,13 @@ impl Args {
             ("max-size", self.max_size.to_string().into_bytes()),
             ("max-file", self.max_file.to_string().into_bytes()),
         ];
+        // What an older logger does not know is said only where it is needed.
+        if self.mode != Mode::NonBlocking {
+            pairs.push(("mode", self.mode.name().into()));
+        }
+        if self.max_buffer_size as u64 != MAX_BUFFER_SIZE {
+            pairs.push(("max-buffer-size", self.max_buffer_size.to_string().into_bytes()));
+        }
         pairs.extend(self.socket.as_ref().map(|socket| ("socket", bytes(socket))));
         pairs
     }
@@ -113,6 +149,15 @@ fn number(key: &'static str, value: &OsStr) -> Result<u64, ArgsError> {
     let parsed = value.to_str().and_then(|digits| digits.parse().ok());
     parsed.ok_or_else(|| ArgsError::Bad {
         key,
+        value: value.into(),
+    })
+}
+
+fn of_mode(value: &OsStr) -> Result<Mode, ArgsError> {
+    let known = [Mode::Blocking, Mode::NonBlocking].into_iter();
+    let found = known.into_iter().find(|mode| value == mode.name());
+    found.ok_or_else(|| ArgsError::Bad {
+        key: "mode",
         value: value.into(),
     })
 }
@@ -172,6 +217,8 @@ mod tests {
             &["path", "/"],
             &["path", "/x", "max-size", "10m"],
             &["path", "/x", "max-size", "-1"],
+            &["path", "/x", "mode", "maybe"],
+            &["path", "/x", "max-buffer-size", "1m"],
             &["path", "/x", "resume", "0"],
             &["path", "/x", "resume", "3,3"],
             &["path", "/x", "socket", "agent.sock"],
@@ -187,6 +234,10 @@ mod tests {
             "/l/x.log",
             "max-size",
             "9",
+            "mode",
+            "blocking",
+            "max-buffer-size",
+            "77",
             "socket",
             "/run/a.sock",
             "id",

@@ -1,11 +1,13 @@
 //! Owns one container's output from the pipe to the log file. The containerd shim starts it (`binary://`), and the
-//! agent starts it again (`resume`) should it die. It never talks to the network, never keeps a line only in its own
-//! memory, and never keeps the container waiting for a disk that is full: it drops lines, counts them and says so.
+//! agent starts it again (`resume`) should it die. It never talks to the network, and never keeps the container waiting for a
+//! disk that is full, slow or stuck, unless it is told to (`mode blocking`): it drops lines, counts them and says so.
 //!
 //! Bytes are consumed from the container's pipe only after the file has them: they are looked at through tee(2). So
-//! SIGKILL at any moment loses nothing and repeats at most one batch ([`pipe::BATCH_BYTES_MAX`]).
+//! SIGKILL at any moment loses nothing and repeats at most one batch ([`pipe::BATCH_BYTES_MAX`]). Only while the disk
+//! does not keep up, and nobody is to wait for it, are lines in this process's memory alone ([`buffer`]).
 
 mod args;
+mod buffer;
 mod clock;
 mod json;
 mod pipe;
@@ -13,6 +15,7 @@ mod register;
 mod rotate;
 mod sink;
 mod sys;
+mod writer;
 
 use std::{
     fs::File,
@@ -22,7 +25,6 @@ use std::{
         unix::net::UnixStream,
     },
     process::ExitCode,
-    thread,
     time::Duration,
 };
 
@@ -38,9 +40,6 @@ const UMASK: u32 = 0o027;
 /// Wakes us while an unfinished line waits, on kernels that do not report every write to an edge-triggered poll, and
 /// while a count of dropped lines waits for room.
 const RECHECK: Duration = Duration::from_secs(1);
-/// How often, and for how long in all, the count of dropped lines is tried after the container's end.
-const LAST_REPORT_PAUSE: Duration = Duration::from_millis(100);
-const LAST_REPORT_TRIES: u32 = 10;
 
 fn main() -> ExitCode {
     sys::ignore_stop_signals();
@@ -64,7 +63,7 @@ fn main() -> ExitCode {
 
 fn run(args: &Args) -> io::Result<()> {
     let [out, err] = output_fds(args)?;
-    let mut sink = Sink::open(args);
+    let mut sink = Sink::open(args)?;
     // Kept open to the end: its closing tells the agent that this logger is gone.
     let link = register::register(args, [out.as_fd(), err.as_fd()]);
     let mut sources = [
@@ -74,7 +73,9 @@ fn run(args: &Args) -> io::Result<()> {
     if args.resume.is_none() {
         drop(sys::take_fd(SHIM_FDS[2]));
     }
-    drain(&mut sources, &mut sink, link)
+    drain(&mut sources, &mut sink, link)?;
+    sink.finish();
+    Ok(())
 }
 
 /// The read ends of the container's stdout and stderr. A resumed logger moves its own to where the shim's would be, so
@@ -111,13 +112,9 @@ fn drain(sources: &mut [Source; 2], sink: &mut Sink, mut link: Option<UnixStream
         }
         let recheck = sources.iter().any(Source::unfinished) || sink.owes_report();
         epoll.wait(recheck.then_some(RECHECK))?;
-        sink.report();
-    }
-    for _ in 0..LAST_REPORT_TRIES {
-        if sink.report() {
-            break;
+        if sink.owes_report() {
+            sink.report();
         }
-        thread::sleep(LAST_REPORT_PAUSE);
     }
     Ok(())
 }

@@ -1,5 +1,5 @@
 //! Owns the way of bytes out of one of the container's pipes: looked at through tee(2), handed on as whole records,
-//! and only then consumed. Never holds a byte that is not in the pipe or in the file.
+//! and only then consumed. Never holds a byte that is not in the pipe or with the sink.
 
 use std::{
     fs::File,
@@ -138,7 +138,8 @@ impl Source {
 
     /// Writes what the sink holds, then lets go of it in the pipe.
     fn consume(&self, sink: &mut Sink, null: &File, length: usize) -> io::Result<()> {
-        sink.flush();
+        // A pipe that cannot be asked has nobody to wait for it.
+        sink.flush(|| sys::hung_up(self.pipe.as_fd()).unwrap_or(true));
         sys::discard(self.pipe.as_fd(), null.as_fd(), length)
     }
 
@@ -173,7 +174,7 @@ impl Source {
                 stream: self.stream,
                 time: Timestamp::new(seconds, nanoseconds),
             });
-            sink.flush();
+            sink.flush(|| true);
         }
         self.ended = true;
         Progress::Ended

@@ -1,50 +1,62 @@
-//! Owns the promise that a record is written or counted: a full disk never makes the container wait, and what it cost
-//! stands in the log as soon as there is room. Never gives up for good: every batch tries again.
+//! Owns the promise that a record is written or counted, and how long a container waits for that: in mode `blocking` until
+//! it is written, else never for a disk that is full, slow or stuck. Never gives up for good: every batch tries again.
 
-use std::io;
+use std::{io, thread, time::Duration};
 
 use crate::{
-    args::Args,
-    clock::Timestamp,
-    json::{Record, Stream},
+    args::{Args, Mode},
+    buffer::Buffer,
+    json::Record,
     pipe,
-    rotate::LogFile,
-    sys,
+    writer::{Writer, describe, lines},
 };
 
 /// Records are gathered up to this, and the one that passes it, before they are written.
 const FLUSH_BYTES: usize = 64 * 1024;
 /// A record of nothing but control characters has six bytes for each, and its frame.
 const RECORD_ENCODED_MAX: usize = 6 * pipe::RECORD_BYTES_MAX + 128;
+/// How often a disk that takes nothing is tried: by a container that waits for it; and, so many times in all, after the
+/// container's end, when only what is left in the pipe waits.
+const RETRY_PAUSE: Duration = Duration::from_millis(100);
+const LAST_TRIES: u32 = 10;
 
-/// The log, from the side of its only writer.
+/// The log, from the side of the pipes.
 #[derive(Debug)]
 pub struct Sink {
-    log: LogFile,
+    way: Way,
     /// Whole records, not yet written.
     pending: Vec<u8>,
-    /// Records that were not written and of which the log does not tell yet.
-    dropped: u64,
-    /// Of which the agent was not told yet.
-    untold: u64,
-    /// Why the last of them was not.
-    reason: String,
+    /// Tries left after the container's end.
+    tries_left: u32,
+}
+
+#[derive(Debug)]
+enum Way {
+    /// The container waits for the disk.
+    Blocking(Writer),
+    /// It does not.
+    Buffered(Buffer),
 }
 
 impl Sink {
     /// Opens the log. A log that cannot be opened is tried again with every batch.
-    pub fn open(args: &Args) -> Self {
-        let mut log = LogFile::new(args);
-        // Tried now only so that the file exists when the container does.
-        let _ = log.room();
-        let pending = Vec::with_capacity(FLUSH_BYTES + RECORD_ENCODED_MAX);
-        Self {
-            log,
-            pending,
-            dropped: 0,
-            untold: 0,
-            reason: String::new(),
-        }
+    ///
+    /// # Errors
+    /// There is no thread for the writer.
+    pub fn open(args: &Args) -> io::Result<Self> {
+        let mut writer = Writer::new(args);
+        let way = match args.mode {
+            Mode::Blocking => {
+                writer.open();
+                Way::Blocking(writer)
+            }
+            Mode::NonBlocking => Way::Buffered(Buffer::start(writer, args.max_buffer_size)?),
+        };
+        Ok(Self {
+            way,
+            pending: Vec::with_capacity(FLUSH_BYTES + RECORD_ENCODED_MAX),
+            tries_left: LAST_TRIES,
+        })
     }
 
     /// Takes one record. It may be consumed at its source after [`Sink::flush`].
@@ -57,125 +69,77 @@ impl Sink {
         self.pending.len() >= FLUSH_BYTES
     }
 
-    /// After this, every record taken is in the file, or counted.
-    pub fn flush(&mut self) {
+    /// After this, every record taken is in the file, in the buffer, or counted. `ended` says whether the container's
+    /// end of the pipe is closed: then nobody is kept waiting, and what cannot be written soon is dropped.
+    pub fn flush(&mut self, ended: impl Fn() -> bool) {
         if self.pending.is_empty() {
             return;
         }
-        let records = std::mem::take(&mut self.pending);
-        if self.report() {
-            let (written, result) = write(&mut self.log, &records);
-            if let Err(error) = result {
-                self.count(&records[written..], &error);
+        match &mut self.way {
+            Way::Buffered(buffer) => buffer.put(&mut self.pending),
+            Way::Blocking(writer) => {
+                let mut written = 0;
+                while let (more, Err(error)) = writer.try_write(&self.pending[written..]) {
+                    written += more;
+                    if ended() && self.tries_left == 0 {
+                        writer.drop_lines(lines(&self.pending[written..]), &describe(&error));
+                        break;
+                    }
+                    self.tries_left -= u32::from(ended()).min(self.tries_left);
+                    thread::sleep(RETRY_PAUSE);
+                }
+                self.pending.clear();
             }
-        } else {
-            self.add_dropped(&records);
         }
-        self.pending = records;
-        self.pending.clear();
     }
 
     /// Records were dropped and the log does not say so yet.
     pub fn owes_report(&self) -> bool {
-        self.dropped > 0
+        match &self.way {
+            Way::Blocking(writer) => writer.owes_report(),
+            Way::Buffered(buffer) => buffer.owes_report(),
+        }
     }
 
-    /// Writes how many records were dropped, if any were. False: it could not.
-    pub fn report(&mut self) -> bool {
-        if self.dropped == 0 {
-            return true;
-        }
-        let text = format!("berth-logger: {} lines dropped: {}\n", self.dropped, self.reason);
-        let (seconds, nanoseconds) = sys::now();
-        let mut line = Vec::new();
-        Record {
-            data: text.as_bytes(),
-            add_newline: false,
-            stream: Stream::Stderr,
-            time: Timestamp::new(seconds, nanoseconds),
-        }
-        .encode(&mut line);
-        match write(&mut self.log, &line) {
-            (_, Ok(())) => {
-                self.dropped = 0;
-                true
-            }
-            (_, Err(error)) => {
-                self.reason = describe(&error);
-                false
-            }
+    /// Has the count of dropped records written, if there are any and it can be.
+    pub fn report(&mut self) {
+        match &mut self.way {
+            Way::Blocking(writer) => drop(writer.report()),
+            Way::Buffered(buffer) => buffer.want_report(),
         }
     }
 
     /// How many records were dropped since this was asked.
     pub fn take_untold(&mut self) -> u64 {
-        std::mem::take(&mut self.untold)
-    }
-
-    fn add_dropped(&mut self, records: &[u8]) {
-        let lines = lines(records);
-        self.dropped += lines;
-        self.untold += lines;
-    }
-
-    fn count(&mut self, records: &[u8], error: &io::Error) {
-        self.add_dropped(records);
-        self.reason = describe(error);
-    }
-}
-
-/// Writes records, rotating before one would pass the limit; tells how far it came, in whole records.
-fn write(log: &mut LogFile, records: &[u8]) -> (usize, io::Result<()>) {
-    let mut written = 0;
-    while written < records.len() {
-        let rest = &records[written..];
-        let length = match fitting(log, rest) {
-            Ok(length) => length,
-            Err(error) => return (written, Err(error)),
-        };
-        if let Err(short) = log.append(&rest[..length]) {
-            return (written + short.kept, Err(short.source));
+        match &mut self.way {
+            Way::Blocking(writer) => writer.take_untold(),
+            Way::Buffered(buffer) => buffer.take_untold(),
         }
-        written += length;
     }
-    (written, Ok(()))
-}
 
-/// How many bytes of whole records go into the current file: at least one record, which has a file of its own if it is
-/// longer than one may be.
-fn fitting(log: &mut LogFile, records: &[u8]) -> io::Result<usize> {
-    let first = records
-        .iter()
-        .position(|&b| b == b'\n')
-        .map_or(records.len(), |at| at + 1);
-    if log.room()? < first as u64 && !log.is_empty()? {
-        log.rotate()?;
+    /// Waits until everything is written that is not dropped, and tells of what is.
+    pub fn finish(self) {
+        let writer = match self.way {
+            Way::Blocking(writer) => Some(writer),
+            Way::Buffered(buffer) => buffer.finish(),
+        };
+        let Some(mut writer) = writer else {
+            return;
+        };
+        for _ in 0..LAST_TRIES {
+            if writer.report() {
+                break;
+            }
+            thread::sleep(RETRY_PAUSE);
+        }
     }
-    let room = usize::try_from(log.room()?).unwrap_or(usize::MAX);
-    if records.len() <= room {
-        return Ok(records.len());
-    }
-    let whole = records[..room].iter().rposition(|&b| b == b'\n');
-    Ok(whole.map_or(first, |at| at + 1))
-}
-
-fn lines(records: &[u8]) -> u64 {
-    records.iter().filter(|&&b| b == b'\n').count() as u64
-}
-
-/// What the C library says of the error, as in the middle of a sentence.
-fn describe(error: &io::Error) -> String {
-    let text = error.to_string();
-    let text = text.split(" (os error").next().unwrap_or_default();
-    let mut letters = text.chars();
-    letters
-        .next()
-        .map_or_else(String::new, |first| first.to_lowercase().chain(letters).collect())
 }
 
 #[cfg(test)]
 mod tests {
     use std::{ffi::OsString, fs};
+
+    use crate::{clock::Timestamp, json::Stream};
 
     use super::*;
 
@@ -191,7 +155,7 @@ mod tests {
             "id",
             "c",
         ];
-        Sink::open(&Args::parse(words.iter().map(OsString::from), None).unwrap())
+        Sink::open(&Args::parse(words.iter().map(OsString::from), None).unwrap()).unwrap()
     }
 
     fn put(sink: &mut Sink, data: &[u8]) {
@@ -209,7 +173,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let mut log = sink(directory.path(), "0");
         put(&mut log, b"x\n");
-        log.flush();
+        log.flush(|| false);
         let one = fs::read(directory.path().join("x.log")).unwrap().len();
 
         for limit in [1, one - 1, one, 3 * one - 1, 3 * one, 3 * one + 1] {
@@ -218,7 +182,7 @@ mod tests {
             for _ in 0..10 {
                 put(&mut log, b"x\n");
             }
-            log.flush();
+            log.flush(|| false);
             let mut sizes: Vec<_> = fs::read_dir(directory.path())
                 .unwrap()
                 .map(|f| f.unwrap().metadata().unwrap().len())
@@ -243,15 +207,16 @@ mod tests {
         let mut log = sink(directory.path(), "0");
         put(&mut log, b"1\n");
         put(&mut log, b"2\n");
-        log.flush();
+        log.flush(|| false);
         put(&mut log, b"3\n");
-        log.flush();
-        assert!(log.owes_report() && !log.report());
+        log.flush(|| false);
+        log.report();
+        assert!(log.owes_report());
         assert_eq!((log.take_untold(), log.take_untold()), (3, 0));
 
         fs::remove_dir(&path).unwrap();
         put(&mut log, b"4\n");
-        log.flush();
+        log.flush(|| false);
         let text = fs::read_to_string(&path).unwrap();
         let first = "{\"log\":\"berth-logger: 3 lines dropped: is a directory\\n\",\"stream\":\"stderr\",";
         assert!(text.starts_with(first), "{text}");

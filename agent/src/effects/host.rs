@@ -162,7 +162,8 @@ impl Host {
         let task = tasks.iter().find(|task| task.spec.id == seen.task)?;
         let spec = task.spec.container(&seen.container)?;
         let command = self.runtime.logger(&seen.task, spec, seen.attempt).ok()?;
-        Some(command.arguments().map(|(key, value)| (key.into(), value)).into())
+        let arguments = command.arguments().into_iter();
+        Some(arguments.map(|(key, value)| (key.into(), value)).collect())
     }
 
     /// Answers from now on for what an earlier run of the agent began: it is measured, and its limits are kept up.

@@ -52,6 +52,10 @@ pub struct LoggerCommand {
     pub max_size_bytes: u64,
     /// In all, the current one among them.
     pub max_files: u32,
+    /// The container waits for a disk that does not keep up.
+    pub blocking: bool,
+    /// Zero: the logger's default.
+    pub max_buffer_bytes: u64,
 }
 
 impl LoggerCommand {
@@ -71,17 +75,26 @@ impl LoggerCommand {
             path: container_log(&task_dir(log_dir, task), &spec.name, &spec.id)?,
             max_size_bytes: spec.log.max_size_bytes,
             max_files: spec.log.max_files,
+            blocking: spec.log.blocking,
+            max_buffer_bytes: spec.log.max_buffer_bytes,
         })
     }
 
     /// What the logger is told, by names: all but the socket, which is the agent's own.
-    pub fn arguments(&self) -> [(&'static str, OsString); 4] {
-        [
+    pub fn arguments(&self) -> Vec<(&'static str, OsString)> {
+        let mut arguments = vec![
             ("id", self.runtime_id.clone().into()),
             ("path", self.path.clone().into()),
             ("max-size", self.max_size_bytes.to_string().into()),
             ("max-file", self.max_files.to_string().into()),
-        ]
+        ];
+        if self.blocking {
+            arguments.push(("mode", "blocking".into()));
+        }
+        if self.max_buffer_bytes != 0 {
+            arguments.push(("max-buffer-size", self.max_buffer_bytes.to_string().into()));
+        }
+        arguments
     }
 
     /// As containerd takes it for a task's stdout and stderr: both get the same. Its shim starts the logger with the
@@ -138,10 +151,12 @@ mod tests {
             path: "/l/a&b=c%d?e".into(),
             max_size_bytes: 10,
             max_files: 3,
+            blocking: true,
+            max_buffer_bytes: 7,
         };
         assert_eq!(
             command.uri(),
-            "binary:///opt/my%20berth/berth-logger?id=c-1&path=/l/a%26b%3Dc%25d%3Fe&max-size=10&max-file=3\
+            "binary:///opt/my%20berth/berth-logger?id=c-1&path=/l/a%26b%3Dc%25d%3Fe&max-size=10&max-file=3&mode=blocking&max-buffer-size=7\
              &socket=/run/berth/l.sock"
         );
     }

@@ -186,6 +186,8 @@ impl Host {
                 log: LogSpec {
                     max_size_bytes: 1 << 20,
                     max_files: 1,
+                    blocking: false,
+                    max_buffer_bytes: 0,
                 },
                 linux: Default::default(),
                 networking: Default::default(),

@@ -186,6 +186,10 @@ pub struct HealthCheck {
 pub struct LogSpec {
     pub max_size_bytes: u64,
     pub max_files: u32,
+    /// The container waits for a disk that does not keep up.
+    pub blocking: bool,
+    /// Where it does not: bytes kept in memory meanwhile. Zero: the node's default, 1 MiB.
+    pub max_buffer_bytes: u64,
 }
 
 /// A task definition as it was registered, typed. Absent values are `None`: defaults are [`resolve`]'s.

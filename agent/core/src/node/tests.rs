@@ -61,6 +61,8 @@ fn container(n: u64, name: &str) -> ContainerSpec {
         log: LogSpec {
             max_size_bytes: MIB,
             max_files: 2,
+            blocking: false,
+            max_buffer_bytes: 0,
         },
         linux: Default::default(),
         networking: Default::default(),

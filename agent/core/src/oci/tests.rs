@@ -62,6 +62,8 @@ fn container() -> ContainerSpec {
         log: LogSpec {
             max_size_bytes: MIB,
             max_files: 1,
+            blocking: false,
+            max_buffer_bytes: 0,
         },
         linux: Default::default(),
         networking: Default::default(),

@@ -1,5 +1,7 @@
 //! Owns the values of `logConfiguration`, and which drivers do not exist yet. Never writes a log.
 
+use std::ops::RangeInclusive;
+
 use serde_json::Value;
 
 use super::read::{Object, container_path, inner, objects, text};
@@ -13,17 +15,12 @@ const LOG_BYTES_MAX: u64 = 1 << 40;
 /// Most log files of one container.
 const LOG_FILES_MAX: u64 = 1_000;
 /// Options that Docker's json-file driver has and Berth has not yet.
-const OPTIONS_LATER: &[&str] = &[
-    "compress",
-    "env",
-    "env-regex",
-    "labels",
-    "labels-regex",
-    "mode",
-    "max-buffer-size",
-    "tag",
-];
-const OPTIONS: &[&str] = &["max-size", "max-file"];
+const OPTIONS_LATER: &[&str] = &["compress", "env", "env-regex", "labels", "labels-regex", "tag"];
+const OPTIONS: &[&str] = &["max-size", "max-file", "mode", "max-buffer-size"];
+/// Largest buffer of one container: it is memory of the node, used while its disk does not keep up.
+const BUFFER_BYTES_MAX: u64 = 256 << 20;
+const BLOCKING: &str = "blocking";
+const NON_BLOCKING: &str = "non-blocking";
 /// What a container without a `logConfiguration` has.
 pub(crate) const JSON_FILE: &str = "json-file";
 /// Drivers that ship output elsewhere, and the attribute by which ECS asks for each. None exists yet.
@@ -85,7 +82,19 @@ pub(super) fn check(path: &str, container: &Object, problems: &mut Problems) {
         let path = child(&format!("{path}.logConfiguration.options"), name);
         let value = value.as_str().unwrap_or_default();
         match name.as_str() {
-            "max-size" => check_size(&path, value, problems),
+            "max-size" => check_size(&path, value, LOG_BYTES_MIN..=LOG_BYTES_MAX, problems),
+            "mode" if [BLOCKING, NON_BLOCKING].contains(&value) => {}
+            "mode" => problems.push(
+                path,
+                format!("expected one of {BLOCKING}, {NON_BLOCKING}; got {}", shown(value)),
+            ),
+            "max-buffer-size" if options.is_some_and(is_blocking) => {
+                problems.push(
+                    path,
+                    format!("mode {BLOCKING} has no buffer: leave one of the two out"),
+                );
+            }
+            "max-buffer-size" => check_size(&path, value, 1..=BUFFER_BYTES_MAX, problems),
             "max-file" => check_files(&path, value, problems),
             // They are for the driver, which does not exist: the task's warning says so.
             _ if absent => {}
@@ -116,22 +125,27 @@ pub(super) fn required_attributes(task: &Object) -> Vec<&'static str> {
     attributes
 }
 
-fn check_size(path: &str, value: &str, problems: &mut Problems) {
+/// Whether the container is to wait for a disk that does not keep up.
+fn is_blocking(options: &Object) -> bool {
+    text(options, "mode") == Some(BLOCKING)
+}
+
+fn check_size(path: &str, value: &str, allowed: RangeInclusive<u64>, problems: &mut Problems) {
     match parse_bytes(value) {
         None => problems.push(
             path,
             format!("{} is not a size: expected bytes, 64k, 10m or 1g", shown(value)),
         ),
-        Some(bytes) if bytes < LOG_BYTES_MIN => {
+        Some(bytes) if bytes < *allowed.start() => {
             problems.push(
                 path,
-                format!("{value} is below the minimum of {LOG_BYTES_MIN} bytes"),
+                format!("{value} is below the minimum of {} bytes", allowed.start()),
             );
         }
-        Some(bytes) if bytes > LOG_BYTES_MAX => {
+        Some(bytes) if bytes > *allowed.end() => {
             problems.push(
                 path,
-                format!("{value} is above the maximum of {LOG_BYTES_MAX} bytes"),
+                format!("{value} is above the maximum of {} bytes", allowed.end()),
             );
         }
         Some(_) => {}

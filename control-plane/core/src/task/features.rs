@@ -12,6 +12,7 @@ const NET_AWSVPC: &str = "net.awsvpc";
 const NET_HOST: &str = "net.host";
 const NET_NONE: &str = "net.none";
 const LOG_JSON_FILE: &str = "log.json-file";
+const LOG_BUFFER: &str = "log.buffer";
 const DEPENDS_START: &str = "depends.start";
 const DEPENDS_COMPLETE: &str = "depends.complete";
 const DEPENDS_SUCCESS: &str = "depends.success";
@@ -56,6 +57,7 @@ pub const FEATURES: &[&str] = &[
     NET_HOST,
     NET_NONE,
     LOG_JSON_FILE,
+    LOG_BUFFER,
     DEPENDS_START,
     DEPENDS_COMPLETE,
     DEPENDS_SUCCESS,
@@ -114,6 +116,10 @@ fn needs(definition: &Definition, feature: &str) -> bool {
         NET_NONE => definition.network_mode == NetworkMode::None,
         // The default of every container.
         LOG_JSON_FILE => true,
+        LOG_BUFFER => definition
+            .containers
+            .iter()
+            .any(|c| c.log.blocking || c.log.max_buffer_bytes.is_some()),
         DEPENDS_START => waits_for(Condition::Start),
         DEPENDS_COMPLETE => waits_for(Condition::Complete),
         DEPENDS_SUCCESS => waits_for(Condition::Success),

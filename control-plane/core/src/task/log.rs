@@ -13,6 +13,9 @@ pub struct LogOptions {
     pub driver: String,
     pub max_size_bytes: Option<u64>,
     pub max_files: Option<u32>,
+    /// The container waits for a disk that does not keep up.
+    pub blocking: bool,
+    pub max_buffer_bytes: Option<u64>,
 }
 
 impl Default for LogOptions {
@@ -21,6 +24,8 @@ impl Default for LogOptions {
             driver: JSON_FILE.into(),
             max_size_bytes: None,
             max_files: None,
+            blocking: false,
+            max_buffer_bytes: None,
         }
     }
 }
@@ -29,11 +34,16 @@ impl LogOptions {
     pub(super) fn read(driver: String, options: &BTreeMap<String, String>) -> Result<Self, EchoError> {
         let option = |name: &str| options.get(name).cloned();
         let bad = |field, value| move || EchoError::Value { field, value };
+        let bytes = |name| {
+            let value = option(name);
+            let parsed = value.map(|value| parse_bytes(&value).ok_or_else(bad(name, value)));
+            parsed.transpose()
+        };
         Ok(Self {
             driver,
-            max_size_bytes: option("max-size")
-                .map(|value| parse_bytes(&value).ok_or_else(bad("max-size", value)))
-                .transpose()?,
+            max_size_bytes: bytes("max-size")?,
+            max_buffer_bytes: bytes("max-buffer-size")?,
+            blocking: options.get("mode").is_some_and(|mode| mode == "blocking"),
             max_files: option("max-file")
                 .map(|value| value.parse().map_err(|_| bad("max-file", value)()))
                 .transpose()?,
@@ -44,6 +54,8 @@ impl LogOptions {
         LogSpec {
             max_size_bytes: self.max_size_bytes.unwrap_or(LOG.max_size_bytes),
             max_files: self.max_files.unwrap_or(LOG.max_files),
+            blocking: self.blocking,
+            max_buffer_bytes: self.max_buffer_bytes.unwrap_or(LOG.max_buffer_bytes),
         }
     }
 }

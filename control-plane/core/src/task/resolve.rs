@@ -21,6 +21,8 @@ pub const START_TIMEOUT_S: u32 = 180;
 pub const LOG: LogSpec = LogSpec {
     max_size_bytes: 50 * MIB,
     max_files: 3,
+    blocking: false,
+    max_buffer_bytes: 0,
 };
 
 /// What is particular to one run of a definition.

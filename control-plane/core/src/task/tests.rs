@@ -21,7 +21,7 @@ fn full() -> Definition {
         "containerDefinitions": [
             {
                 "name": "setup", "image": "busybox", "essential": false, "memoryReservation": 16,
-                "logConfiguration": {"logDriver": "json-file", "options": {"max-size": "64k", "max-file": "2"}},
+                "logConfiguration": {"logDriver": "json-file", "options": {"max-size": "64k", "max-file": "2", "max-buffer-size": "2m"}},
             },
             {
                 "name": "nginx", "image": "nginx", "cpu": 100, "memory": 64, "memoryReservation": 32,
@@ -115,6 +115,7 @@ fn a_task_is_resolved_field_for_field() {
         [
             "net.host",
             "log.json-file",
+            "log.buffer",
             "depends.success",
             "limits.container",
             "ulimits",
@@ -275,7 +276,9 @@ fn a_task_is_resolved_field_for_field() {
             },
             log: LogSpec {
                 max_size_bytes: 50 * MIB,
-                max_files: 3
+                max_files: 3,
+                blocking: false,
+                max_buffer_bytes: 0,
             },
         }
     );
@@ -293,7 +296,9 @@ fn defaults_are_filled_in() {
         setup.log,
         LogSpec {
             max_size_bytes: 64 << 10,
-            max_files: 2
+            max_files: 2,
+            blocking: false,
+            max_buffer_bytes: 2 << 20,
         }
     );
     assert_eq!(

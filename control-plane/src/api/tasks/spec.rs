@@ -203,5 +203,7 @@ fn log(log: LogSpec) -> wire::LogSpec {
     wire::LogSpec {
         max_size_bytes: log.max_size_bytes,
         max_files: log.max_files,
+        blocking: log.blocking,
+        max_buffer_bytes: log.max_buffer_bytes,
     }
 }

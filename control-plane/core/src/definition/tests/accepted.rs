@@ -171,6 +171,10 @@ fn every_field_that_is_honoured_is_kept_as_it_was_given() {
             "logConfiguration",
             json!({"logDriver": "json-file", "options": {"max-size": "10m", "max-file": "5"}}),
         ),
+        (
+            "logConfiguration",
+            json!({"logDriver": "json-file", "options": {"mode": "non-blocking", "max-buffer-size": "4m"}}),
+        ),
         ("image", json!("public.ecr.aws/x/y@sha256:0123456789abcdef")),
     ] {
         let echo = accepted(&container(name, value.clone())).definition;

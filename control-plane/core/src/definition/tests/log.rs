@@ -1,7 +1,7 @@
 //! Log drivers and their options.
 
 use super::*;
-use crate::task::Definition;
+use crate::task::{Definition, required_features};
 
 const DRIVER: &str = "containerDefinitions[0].logConfiguration.logDriver";
 
@@ -123,7 +123,7 @@ fn an_operator_may_refuse_them() {
 fn tasks_say_where_their_output_is_instead() {
     let input = log(
         "awslogs",
-        json!({"awslogs-group": "x", "max-size": "1m", "max-file": "7"}),
+        json!({"awslogs-group": "x", "max-size": "1m", "max-file": "7", "mode": "blocking"}),
     );
     let definition = Definition::from_echo(&accepted(&input).definition).unwrap();
     let warnings = definition.warnings(&"0a".repeat(16));
@@ -136,7 +136,10 @@ fn tasks_say_where_their_output_is_instead() {
          on its node as with json-file; read it with `berth logs 0a0a0a0a0a0a --container nginx`"
     );
     let log = &definition.containers[0].log;
-    assert_eq!((log.max_size_bytes, log.max_files), (Some(1 << 20), Some(7)));
+    assert_eq!(
+        (log.max_size_bytes, log.max_files, log.blocking),
+        (Some(1 << 20), Some(7), true)
+    );
     assert!(
         definition
             .refused_log_driver()
@@ -149,4 +152,32 @@ fn tasks_say_where_their_output_is_instead() {
         (plain.warnings("0a").len(), plain.refused_log_driver()),
         (0, None)
     );
+}
+
+#[test]
+fn who_waits_has_no_buffer() {
+    for driver in ["json-file", "awslogs"] {
+        let both = json!({"mode": "blocking", "max-buffer-size": "1m"});
+        assert_eq!(
+            problems(&log(driver, both)),
+            [
+                "containerDefinitions[0].logConfiguration.options.max-buffer-size: mode blocking has no buffer: leave \
+              one of the two out"
+            ]
+        );
+        accepted(&log(driver, json!({"mode": "blocking"})));
+        let buffered = accepted(&log(
+            driver,
+            json!({"mode": "non-blocking", "max-buffer-size": "256m"}),
+        ))
+        .definition;
+        let definition = Definition::from_echo(&buffered).unwrap();
+        let log = &definition.containers[0].log;
+        assert_eq!((log.blocking, log.max_buffer_bytes), (false, Some(256 << 20)));
+        assert!(required_features(&definition).contains(&"log.buffer"));
+    }
+    let plain = Definition::from_echo(&accepted(&good()).definition).unwrap();
+    assert!(!required_features(&plain).contains(&"log.buffer"));
+    let blocking = accepted(&log("json-file", json!({"mode": "blocking"}))).definition;
+    assert!(required_features(&Definition::from_echo(&blocking).unwrap()).contains(&"log.buffer"));
 }

@@ -580,6 +580,21 @@ fn log_options_are_refused_by_name() {
             "+3",
             "max-file: \"+3\" is not a number from 1 to 1000",
         ),
+        (
+            "mode",
+            "Blocking",
+            "mode: expected one of blocking, non-blocking; got \"Blocking\"",
+        ),
+        (
+            "max-buffer-size",
+            "0",
+            "max-buffer-size: 0 is below the minimum of 1 bytes",
+        ),
+        (
+            "max-buffer-size",
+            "257m",
+            "max-buffer-size: 257m is above the maximum of 268435456 bytes",
+        ),
         ("compress", "true", "compress: not supported yet"),
         (
             "max-sise",
