@@ -7,7 +7,7 @@ use std::{
 
 use berth_agent_core::{
     addresses::QUARANTINE_MS,
-    desired::{Condition, Millis, NetworkMode, TaskSpec},
+    desired::{Condition, ContainerSpec, Millis, NetworkMode, TaskSpec},
     effect::{Effect, SignalKind, StartContainer},
     event::{Completion, Exit, Failure, Observed, ObservedState},
     health::Outcome,
@@ -48,9 +48,19 @@ pub struct Host {
     pub healthy: BTreeSet<Key>,
     /// Attempts that were sent a signal.
     pub signalled: BTreeSet<Key>,
+    runs: BTreeMap<ContainerId, Run>,
     /// When an address was last let go, and by whom.
     address_freed: BTreeMap<Ipv4Addr, (Millis, TaskId)>,
     pids: u32,
+}
+
+/// The latest run of a container, and how it ended.
+#[derive(Clone, Copy, Debug)]
+struct Run {
+    began: Millis,
+    ended: Option<(Millis, i32)>,
+    /// How many before it in a row ended before the policy's period was over.
+    early: u32,
 }
 
 /// How an effect goes.
@@ -124,7 +134,7 @@ impl Host {
                 return (failed(retryable), exits);
             }
             Effect::Start(start) => {
-                self.start(start, specs, random);
+                self.start(start, specs, now, random);
                 if random.percent(10) {
                     exits.extend(self.exit(&(start.spec.id.clone(), start.attempt), code(random), now));
                 }
@@ -216,7 +226,13 @@ impl Host {
         self.prepared.insert(task.clone(), address);
     }
 
-    fn start(&mut self, start: &StartContainer, specs: &BTreeMap<TaskId, TaskSpec>, random: &mut Random) {
+    fn start(
+        &mut self,
+        start: &StartContainer,
+        specs: &BTreeMap<TaskId, TaskSpec>,
+        now: Millis,
+        random: &mut Random,
+    ) {
         let key = (start.spec.id.clone(), start.attempt);
         if self
             .containers
@@ -239,8 +255,8 @@ impl Host {
             let ran = self.ran.get(&other.id);
             let satisfied = match dependency.condition {
                 Condition::Start => ran.is_some(),
-                Condition::Complete => matches!(ran, Some(Some(_))),
-                Condition::Success => matches!(ran, Some(Some(0))),
+                Condition::Complete => matches!(ran, Some(Some(code)) if is_final(other, *code)),
+                Condition::Success => matches!(ran, Some(Some(0))) && is_final(other, 0),
                 Condition::Healthy => self.healthy.iter().any(|(id, _)| *id == other.id),
             };
             assert!(
@@ -262,6 +278,7 @@ impl Host {
             .keys()
             .find(|(id, attempt)| *id == key.0 && *attempt != key.1);
         assert!(former.is_none(), "{former:?} is left while {key:?} starts");
+        self.check_pause(start, now);
         self.ran.insert(key.0.clone(), None);
         self.pids += 1;
         let instance = Instance {
@@ -271,6 +288,33 @@ impl Host {
             stubborn: random.percent(30),
         };
         self.containers.insert(key, instance);
+    }
+
+    /// A container that ended starts again only if its policy says so, and not before its pause is over.
+    fn check_pause(&mut self, start: &StartContainer, now: Millis) {
+        let id = &start.spec.id;
+        let mut early = 0;
+        if let Some(run) = self.runs.get(id)
+            && let Some((ended, code)) = run.ended
+        {
+            let policy = start.spec.restart.as_ref();
+            let policy = policy.unwrap_or_else(|| panic!("{id} started again without a policy"));
+            let ignored = policy.ignored_exit_codes.contains(&code);
+            assert!(!ignored, "{id} started again after the ignored {code}");
+            let period = i64::from(policy.attempt_period_ms);
+            if ended.0 - run.began.0 < period {
+                early = run.early + 1;
+                let pause = (1_000 << run.early.min(10)).min(period);
+                let waited = now.0 - ended.0;
+                assert!(waited >= pause, "{id} waited {waited} ms, not {pause}");
+            }
+        }
+        let run = Run {
+            began: now,
+            ended: None,
+            early,
+        };
+        self.runs.insert(id.clone(), run);
     }
 
     fn exists(&self, start: &StartContainer) -> bool {
@@ -300,6 +344,9 @@ impl Host {
         }
         instance.process = Process::Exited { code, at: now };
         self.ran.insert(key.0.clone(), Some(code));
+        if let Some(run) = self.runs.get_mut(&key.0) {
+            run.ended = Some((now, code));
+        }
         let (container, attempt) = key.clone();
         Some(Exit {
             task: instance.task.clone(),
@@ -381,6 +428,7 @@ impl Host {
         }
         self.ran.clear();
         self.healthy.clear();
+        self.runs.clear();
         for (task, address) in std::mem::take(&mut self.prepared) {
             if let Some(address) = address {
                 self.address_freed.insert(address, (now, task));
@@ -400,6 +448,12 @@ fn outcome(luck: Luck, random: &mut Random) -> Outcome {
         exit_code,
         output: "looked".into(),
     }
+}
+
+/// Whether this end of a container is its last.
+fn is_final(spec: &ContainerSpec, code: i32) -> bool {
+    let policy = spec.restart.as_ref();
+    policy.is_none_or(|policy| policy.ignored_exit_codes.contains(&code))
 }
 
 pub fn code(random: &mut Random) -> i32 {

@@ -117,6 +117,8 @@ fn groups(group: &str) -> impl Iterator<Item = Group<'_>> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     const PASSWD: &str =
@@ -158,5 +160,27 @@ mod tests {
             Err(UserError::OutOfRange("4294967295".into()))
         );
         assert_eq!(resolve("-1", "", ""), Err(UserError::NoUser("-1".into())));
+    }
+
+    proptest! {
+        #[test]
+        fn any_user_of_any_image_is_somebody_or_an_error(
+            user in prop_oneof![any::<String>(), "[a-z0-9:+-]{0,12}"],
+            passwd in prop_oneof![any::<String>(), "([a-z#+]{0,3}:[x]?:[0-9-]{0,11}:[0-9]{0,3}:.{0,4}\n){0,4}"],
+            group in prop_oneof![any::<String>(), "([a-z]{0,3}:x:[0-9]{0,11}:[a-z,]{0,6}\n){0,4}"],
+        ) {
+            if let Ok(resolved) = resolve(&user, &passwd, &group) {
+                prop_assert_eq!(resolved.additional_gids.first(), Some(&resolved.gid));
+                let named = user.split(':').nth(1).is_some_and(|group| !group.is_empty());
+                prop_assert!(!named || resolved.additional_gids.len() == 1, "{:?}", resolved);
+            }
+        }
+
+        #[test]
+        fn a_number_is_itself_within_dockers_range(uid in any::<u64>(), gid in any::<u64>()) {
+            let expected = [uid, gid].into_iter().all(|id| id <= u64::from(ID_MAX)).then_some((uid, gid));
+            let resolved = resolve(&format!("{uid}:{gid}"), "", "").ok();
+            prop_assert_eq!(resolved.map(|user| (user.uid.into(), user.gid.into())), expected);
+        }
     }
 }

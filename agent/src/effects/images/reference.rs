@@ -311,6 +311,27 @@ mod tests {
 
     proptest! {
         #[test]
+        fn any_text_is_a_reference_or_none(text in any::<String>()) {
+            if let Ok(reference) = text.parse::<ImageRef>() {
+                prop_assert!(text.is_ascii(), "{:?}", text);
+                prop_assert_eq!(reference.to_string().parse::<ImageRef>(), Ok(reference));
+            }
+        }
+
+        #[test]
+        fn a_name_that_follows_the_grammar_is_kept(
+            host in "[a-z][a-z0-9]{0,8}\\.[a-z]{2,5}(:[1-9][0-9]{0,3})?",
+            repository in "[a-z0-9]{1,8}((\\.|_|__|-{1,3})[a-z0-9]{1,4})?(/[a-z0-9]{1,8}){0,3}",
+            tag in "[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}",
+        ) {
+            prop_assume!(canonical_host(&host) == host && host != DOCKER_HUB);
+            let text = format!("{host}/{repository}:{tag}");
+            let reference: ImageRef = text.parse().map_err(|error| TestCaseError::fail(format!("{error}")))?;
+            prop_assert_eq!((reference.host(), reference.repository()), (host.as_str(), repository.as_str()));
+            prop_assert_eq!(reference.to_string(), text);
+        }
+
+        #[test]
         fn parsing_never_panics_and_is_stable(text in "[\\[\\]a-zA-Z0-9:/@._ -]{0,80}") {
             if let Ok(reference) = text.parse::<ImageRef>() {
                 prop_assert_eq!(reference.to_string().parse::<ImageRef>(), Ok(reference));

@@ -108,6 +108,8 @@ pub(super) fn check_fargate(cpu_units: u64, memory_mib: u64) -> Result<(), NoSuc
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -189,6 +191,36 @@ mod tests {
             (300, 512, false),
         ] {
             assert_eq!(check_fargate(cpu, memory).is_ok(), fits, "{cpu} {memory}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_a_size_or_none(text in any::<String>(), amount in "[0-9.+-]{0,24}", unit in "[ ]?(vcpu|GB|kb?|m|g)?") {
+            for text in [&text, &format!("{amount}{unit}")] {
+                let sizes = [parse_cpu_units(text), parse_memory_mib(text), parse_bytes(text)];
+                let number = text.trim().starts_with(|c: char| c.is_ascii_digit() || c == '.');
+                prop_assert!(number || sizes == [None; 3], "{:?}: {:?}", text, sizes);
+            }
+        }
+
+        #[test]
+        fn a_unit_multiplies(amount in 0..1_u64 << 32, quarters in 0..4_u64) {
+            prop_assert_eq!(parse_cpu_units(&format!("{amount}")), Some(amount));
+            let fraction = ["", ".25", ".50", ".750"][quarters as usize];
+            prop_assert_eq!(parse_cpu_units(&format!("{amount}{fraction} vCPU")), Some(amount * 1024 + quarters * 256));
+            prop_assert_eq!(parse_memory_mib(&format!("{amount}{fraction}GB")), Some(amount * 1024 + quarters * 256));
+            for (unit, shift) in [("", 0), ("b", 0), ("k", 10), ("KB", 10), ("m", 20), ("g", 30)] {
+                prop_assert_eq!(parse_bytes(&format!("{amount}{unit}")), Some(amount << shift));
+            }
+        }
+
+        #[test]
+        fn a_size_beyond_all_numbers_is_none(digits in "[1-9][0-9]{20,60}") {
+            for unit in ["", " vCPU", "GB", "k", "g"] {
+                let text = format!("{digits}{unit}");
+                prop_assert_eq!(parse_cpu_units(&text).or(parse_memory_mib(&text)).or(parse_bytes(&text)), None);
+            }
         }
     }
 }

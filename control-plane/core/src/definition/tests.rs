@@ -6,6 +6,7 @@ mod laws;
 mod linux;
 mod log;
 mod namespaces;
+mod near_valid;
 mod networking;
 mod overrides;
 mod refused;

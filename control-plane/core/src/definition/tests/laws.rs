@@ -124,7 +124,7 @@ fn any_place() -> impl Strategy<Value = String> {
     .prop_map(str::to_string)
 }
 
-fn registers_or_explains(input: &Value) -> Result<(), TestCaseError> {
+pub(super) fn registers_or_explains(input: &Value) -> Result<(), TestCaseError> {
     match register(input) {
         Ok(registered) => {
             let again = register(&registered.definition);
