@@ -133,7 +133,11 @@ fn walk<'a>(
     found: &mut Vec<Vec<&'a str>>,
 ) {
     if let Some(at) = way.iter().position(|n| *n == name) {
-        found.push(way[at..].iter().copied().chain([name]).collect());
+        let cycle = way[at..].iter().copied().chain([name]).collect();
+        // A container may be named twice, with two conditions.
+        if !found.contains(&cycle) {
+            found.push(cycle);
+        }
         return;
     }
     if done.contains(&name) {

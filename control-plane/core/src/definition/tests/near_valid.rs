@@ -76,15 +76,22 @@ fn hostile() -> BoxedStrategy<Value> {
     .boxed()
 }
 
-/// Texts that suit a field of that name.
+/// Required in fact, though ECS's model does not say so.
+const EXPECTED: [&str; 4] = ["containerPort", "expression", "namespace", "value"];
+
+/// Texts that suit a field of that name; the last one does not.
 fn text(name: &str) -> BoxedStrategy<Value> {
     let apt: &[&str] = match name {
-        "family" | "name" | "containerName" | "sourceContainer" | "sourceVolume" => &["web", "redis", "side"],
+        "family" | "name" | "containerName" | "sourceContainer" | "sourceVolume" => {
+            &["web", "redis", "side", ""]
+        }
+        // A health check's begins so, and a container's may.
+        "command" => &["CMD", "true", ""],
         "image" => &["nginx", "localhost:5000/a/b:1.2", "quay.io/a@sha256:00", "Nginx"],
         "cpu" => &["256", "1 vCPU", ".5 vcpu", "512", "0.1 vCPU"],
         "memory" => &["1024", "2 GB", "4GB", "0.5 gb", "5"],
         "user" => &["www", "www:adm", "0", "1:2", ":"],
-        "workingDirectory" | "containerPath" | "hostPath" => &["/srv", "/a/b", "srv", "/"],
+        "workingDirectory" | "containerPath" | "hostPath" => &["/srv", "/a/b", "/c", "srv"],
         "namespace" => &["net.core.somaxconn", "kernel.msgmax", "kernel.panic"],
         "ipAddress" => &["10.0.0.1", "::1", "10.0.0.256"],
         "expression" => &["attribute:a == b", "attribute:ecs.os-type == linux", "=="],
@@ -96,11 +103,15 @@ fn text(name: &str) -> BoxedStrategy<Value> {
         "hostname" => &["web", "web.local", "-"],
         _ => &["a", "1", "x y", "a.b"],
     };
-    prop_oneof![
-        30 => prop::sample::select(apt).prop_map(Value::from),
-        1 => ".{0,12}".prop_map(Value::from),
-    ]
-    .boxed()
+    let mut weighted: Vec<_> = apt
+        .iter()
+        .map(|text| (20, Just(Value::from(*text)).boxed()))
+        .collect();
+    if let Some(last) = weighted.last_mut() {
+        last.0 = 1;
+    }
+    weighted.push((1, ".{0,12}".prop_map(Value::from).boxed()));
+    prop::strategy::Union::new_weighted(weighted).boxed()
 }
 
 fn integer(name: &str) -> BoxedStrategy<Value> {
@@ -110,6 +121,9 @@ fn integer(name: &str) -> BoxedStrategy<Value> {
         "ignoredExitCodes" => &[0, 1, 255, 256],
         "restartAttemptPeriod" => &[60, 300, 1_800, 59],
         "softLimit" | "hardLimit" => &[-1, 1_024, 65_536, -2],
+        "interval" => &[5, 30, 300, 4],
+        "timeout" => &[2, 5, 60, 1],
+        "retries" => &[1, 3, 10, 0],
         "startTimeout" | "stopTimeout" => &[1, 30, 120, 0],
         _ => &[0, 1, 5, 60],
     };
@@ -153,6 +167,7 @@ fn object(fields: &'static [Field]) -> BoxedStrategy<Value> {
     let member = |field: &'static Field| {
         let likely = match (field.required, field.support) {
             (true, _) => REQUIRED,
+            (false, Support::Honoured) if EXPECTED.contains(&field.name) => REQUIRED,
             (false, Support::Honoured) => HONOURED,
             (false, _) => REFUSED,
         };
@@ -173,13 +188,18 @@ fn object(fields: &'static [Field]) -> BoxedStrategy<Value> {
         .boxed()
 }
 
-/// As the table has it, with a mode and one size for all: most would be refused for want of these alone.
+/// As the table has it, with a mode, one size for all and the volumes that are mounted: most would be refused for want of
+/// these alone.
 fn near_valid() -> impl Strategy<Value = Value> {
-    let mode = prop::sample::select(vec!["awsvpc", "host", "none", "bridge"]);
-    (object(TASK_DEFINITION), mode, any::<bool>()).prop_map(|(mut input, mode, sized)| {
+    let mode = prop::sample::select(vec!["awsvpc", "host", "none"]);
+    (object(TASK_DEFINITION), mode, prop::bool::weighted(0.9)).prop_map(|(mut input, mode, sized)| {
         if let Some(task) = input.as_object_mut().filter(|_| sized) {
             task.entry("networkMode").or_insert(json!(mode));
             task.entry("memory").or_insert(json!("2048"));
+            task.insert(
+                "volumes".into(),
+                json!([{"name": "web"}, {"name": "redis"}, {"name": "side"}]),
+            );
         }
         input
     })

@@ -697,3 +697,22 @@ trait Tap: Sized {
     }
 }
 impl Tap for Value {}
+
+#[test]
+fn a_cycle_is_told_once_though_a_container_is_named_twice() {
+    let start = |name: &str| json!({"containerName": name, "condition": "START"});
+    let input = with(
+        good(),
+        "/containerDefinitions/0/dependsOn",
+        json!([start("redis"), start("redis")]),
+    );
+    let input = with(
+        input,
+        "/containerDefinitions/1/dependsOn",
+        json!([start("nginx")]),
+    );
+    assert_eq!(
+        problems(&input),
+        ["containerDefinitions[0].dependsOn: the dependencies form a cycle: nginx -> redis -> nginx"]
+    );
+}
