@@ -62,7 +62,7 @@ class Tasks(Berth):
 
         listed = self.said("ps")
         row = next(line for line in listed.splitlines() if line.startswith(short))
-        self.assertEqual(row.split()[1:5], ["cli:1", "RUNNING", address, "2/2"])
+        self.assertEqual(row.split()[1:6], ["cli:1", "RUNNING", "-", address, "2/2"])
         task = next(one for one in self.parsed("ps")["tasks"] if f"/{short}" in one["taskArn"])
         whole = task["taskArn"].rsplit("/", 1)[-1]
         self.assertIn(whole, self.said("ps", "-o", "wide"))
