@@ -73,8 +73,17 @@ impl Events {
 
     /// From the end of the first probe of `main` to the record of `side`, milliseconds.
     async fn between(&mut self, main: &str, side: &str) -> anyhow::Result<f64> {
-        let mut healthy = None;
+        // The shim tells of an exit in its own time: the record may be heard of first.
+        let (mut healthy, mut made) = (None, None);
         loop {
+            if let (Some(healthy), Some(made)) = (healthy, made) {
+                let took: f64 = (made - healthy + DAY_MS) % DAY_MS;
+                ensure!(
+                    took < DAY_MS / 2.0,
+                    "the dependent was made before the probe had ended"
+                );
+                return Ok(took);
+            }
             let line = self.lines.next_line().await?.context("ctr events has ended")?;
             let Some((head, body)) = line.split_once(" {") else {
                 continue;
@@ -82,17 +91,10 @@ impl Events {
             let body: serde_json::Value = serde_json::from_str(&format!("{{{body}"))?;
             if head.ends_with(" /tasks/exit") && body["container_id"] == main && body["id"] == "probe" {
                 let at = body["exited_at"].as_str().and_then(time_of_day);
-                healthy = Some(at.with_context(|| format!("no time in {line}"))?);
+                healthy = healthy.or(Some(at.with_context(|| format!("no time in {line}"))?));
             }
             if head.ends_with(" /containers/create") && body["id"] == side {
-                let made = time_of_day(head).with_context(|| format!("no time in {line}"))?;
-                let healthy = healthy.context("the dependent was made before the probe had ended")?;
-                let took = (made - healthy + DAY_MS) % DAY_MS;
-                ensure!(
-                    took < DAY_MS / 2.0,
-                    "the dependent was made before the probe had ended"
-                );
-                return Ok(took);
+                made = Some(time_of_day(head).with_context(|| format!("no time in {line}"))?);
             }
         }
     }
