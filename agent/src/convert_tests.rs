@@ -1,5 +1,6 @@
 use berth_agent_core::{
-    desired::{DeviceMapping, LinuxOptions, Networking, Tmpfs},
+    desired::{Condition, DeviceMapping, LinuxOptions, Networking, Tmpfs},
+    report::Report,
     volumes::{LocalMount, MountPoint, Scope, Volume, VolumeKind, VolumesFrom},
 };
 use proptest::prelude::*;

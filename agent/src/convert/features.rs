@@ -1,0 +1,50 @@
+//! Owns the names of what this agent honours beyond the plain fields of a spec.
+
+/// Only where cgroup v1 is.
+pub const SWAPPINESS: &str = "linux.swappiness";
+/// Only where the kernel counts swap.
+pub const MAX_SWAP: &str = "linux.max-swap";
+/// What this agent honours beyond the plain fields of a spec. A spec that requires more is refused by that name.
+pub const FEATURES: &[&str] = &[
+    "image.digest",
+    "net.awsvpc",
+    "net.host",
+    "net.none",
+    "log.json-file",
+    "log.buffer",
+    "depends.start",
+    "depends.complete",
+    "depends.success",
+    "depends.healthy",
+    "limits.task",
+    "limits.container",
+    "ulimits",
+    "rootfs.readonly",
+    "linux.capabilities",
+    "linux.privileged",
+    "linux.no-new-privileges",
+    "linux.seccomp",
+    "linux.sysctls",
+    "linux.shm-size",
+    "linux.tmpfs",
+    "linux.devices",
+    MAX_SWAP,
+    SWAPPINESS,
+    "pid.host",
+    "ipc.host",
+    "ipc.none",
+    "networking.hostname",
+    "networking.extra-hosts",
+    "networking.dns",
+    "networking.disabled",
+    "terminal",
+    "restart.policy",
+    "volumes.host",
+    "volumes.local",
+    "volumes.from",
+    "health-check",
+    "restart.after-reboot",
+];
+
+/// Before the name of a runtime: what a task of it requires, and what a node says for each it offers.
+pub const RUNTIME_PREFIX: &str = "runtime.";
