@@ -16,6 +16,8 @@ READY_SECONDS = 60
 # Beyond the stop timeouts of all tasks of these tests.
 END_SECONDS = 60
 POLL_SECONDS = 0.05
+# The ports that servers of test_published_tasks are to listen on.
+SERVERS = ([80], [3000], [3001], [8080, 8443])
 # All a client gets to see of the caller's environment: no keys, configuration or proxies of theirs.
 PLAIN_ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8", "NO_PROXY": "*"}
 
@@ -46,6 +48,8 @@ class Dev:
         (Dev.base / "images").mkdir()
         (Dev.base / "home").mkdir()
         image.write_archive(Dev.base / "images/busy.tar")
+        for at, ports in enumerate(SERVERS):
+            image.write_server_archive(Dev.base / f"images/serve-{at}.tar", ports)
 
     def command(self, *flags):
         return [

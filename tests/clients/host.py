@@ -128,6 +128,28 @@ def container_pids(instance, task_arn):
     return []
 
 
+def limits(pid, above=0):
+    """Of a process's cgroup, or of the one so many levels above it: memory in bytes, CPUs, and CPU shares (of v1)."""
+    paths = {}
+    for line in Path(f"/proc/{pid}/cgroup").read_text().splitlines():
+        _, controllers, path = line.split(":", 2)
+        for controller in controllers.split(","):
+            paths[controller] = path.lstrip("/")
+
+    def read(controller, file):
+        directory = CGROUPS / controller / paths[controller]
+        for _ in range(above):
+            directory = directory.parent
+        return int((directory / file).read_text())
+
+    quota, period = read("cpu", "cpu.cfs_quota_us"), read("cpu", "cpu.cfs_period_us")
+    return {
+        "memory": read("memory", "memory.limit_in_bytes"),
+        "cpus": quota / period if quota > 0 else None,
+        "shares": read("cpu", "cpu.shares"),
+    }
+
+
 def free_cidr():
     """A /24 that no route of this host overlaps; other ranges than those of the tests in Rust and of the demo."""
     taken = [

@@ -18,7 +18,7 @@ import dev
 LANES = {
     "aws1": ["test_aws.Version1"],
     "aws2": ["test_aws.Version2"],
-    "rest": ["test_boto3", "test_taskdefs", "test_berth", "test_dev"],
+    "rest": ["test_boto3", "test_taskdefs", "test_published_tasks", "test_berth", "test_dev"],
 }
 # Far beyond what all of it takes. Then something hangs, and a traceback says where.
 WATCHDOG_SECONDS = 900
