@@ -16,7 +16,7 @@ help:
 build:
 	scripts/setup
 	cargo build --release --workspace --bins --exclude berth-logger
-	scripts/build-logger target/release
+	scripts/build-helpers target/release
 
 demo:
 	scripts/demo

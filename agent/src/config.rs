@@ -310,6 +310,11 @@ impl Config {
         }
         Ok(std::env::current_exe()?.with_file_name("berth-logger"))
     }
+
+    /// The program that is mounted into containers: always beside the logger.
+    pub fn init_path(&self) -> std::io::Result<PathBuf> {
+        Ok(self.logger_path()?.with_file_name("berth-init"))
+    }
 }
 
 /// Reads a secret of one line. The file must be readable by its owner only.

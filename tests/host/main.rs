@@ -7,6 +7,7 @@ mod fields;
 mod halt;
 mod health;
 mod identity;
+mod init;
 mod lifecycle;
 mod limits;
 mod linux_parameters;

@@ -93,7 +93,8 @@ def deb(directory, version="0.1.0-1", broken=False):
     if broken:
         scripts["postinst"] = "#!/bin/sh\nexit 7\n"
     files = {
-        "usr/bin/berth-agent": AGENT, "usr/bin/berth-logger": "#!/bin/sh\n", "etc/berth/agent.toml": "# empty\n",
+        "usr/bin/berth-agent": AGENT, "usr/bin/berth-logger": "#!/bin/sh\n",
+        "usr/bin/berth-init": "#!/bin/sh\n", "etc/berth/agent.toml": "# empty\n",
     } | {
         f"usr/lib/systemd/system/{unit}": (ROOT / "systemd" / unit).read_text()
         for unit in ("berth-agent.service", "berth-tasks.service")

@@ -102,6 +102,7 @@ fn container(task: u64, i: u64, essential: bool, network: NetworkMode, random: &
         linux: Default::default(),
         networking: Default::default(),
         pseudo_terminal: false,
+        interactive: false,
         restart: random.percent(30).then(|| RestartPolicy {
             ignored_exit_codes: if random.percent(50) { vec![0] } else { vec![] },
             attempt_period_ms: 60_000,

@@ -554,6 +554,20 @@ fn control_plane_config(
     }
 }
 
+/// berth-init beside the agent, where usual builds do not put it; call it before the agent starts. Where there are only
+/// binaries, it was put there with them.
+pub fn build_init() {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../scripts/build-helpers");
+    if script.exists() {
+        let agent = binary("berth-agent");
+        let built = Command::new(script)
+            .args([agent.parent().unwrap(), Path::new("berth-init")])
+            .status();
+        assert!(built.unwrap().success());
+    }
+    binary("berth-init");
+}
+
 /// A binary of this workspace, in the profile of the test.
 pub fn binary(name: &str) -> PathBuf {
     let mut dir = std::env::current_exe().unwrap();

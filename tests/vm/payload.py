@@ -18,7 +18,7 @@ import image  # noqa: E402 (the clients' tests have it)
 
 PACKAGES = ROOT / "target/packages"
 SOURCES = ["agent", "cli", "control-plane", "proto", "service", "packaging", "systemd", "scripts/package",
-           "scripts/build-logger", "Cargo.lock", "Cargo.toml"]
+           "scripts/build-helpers", "Cargo.lock", "Cargo.toml"]
 BUILD_SECONDS = 3600
 
 
@@ -65,6 +65,7 @@ def host_tests_disk():
         build("strip", "--strip-debug", "-o", content / "deps/host", tests[-1])
         for program in ("berth-agent", "berth-logger"):
             build("strip", "--strip-debug", "-o", content / program, tests[-1].parents[1] / program)
+        build("scripts/build-helpers", content, "berth-init")
         image = disk("host-tests", content)
         shutil.rmtree(content)
         return image

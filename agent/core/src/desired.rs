@@ -141,6 +141,9 @@ pub struct ContainerSpec {
     /// Its standard streams are a terminal: what it writes to stderr comes out as stdout.
     #[serde(default)]
     pub pseudo_terminal: bool,
+    /// Its standard input stays open, and nobody writes to it; a terminal does so in any case.
+    #[serde(default)]
+    pub interactive: bool,
     #[serde(default)]
     pub volumes: ContainerVolumes,
     /// None: it is not started again when it ends.

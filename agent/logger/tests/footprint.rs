@@ -40,8 +40,11 @@ fn is_static(binary: &Path) -> bool {
 #[test]
 fn the_shipped_binary_is_static_and_small() {
     let directory = tempfile::tempdir().unwrap();
-    let script = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../scripts/build-logger");
-    let status = Command::new(&script).arg(directory.path()).status().unwrap();
+    let script = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../scripts/build-helpers");
+    let status = Command::new(&script)
+        .args([directory.path().as_os_str(), "berth-logger".as_ref()])
+        .status()
+        .unwrap();
     assert!(status.success(), "{}: {status}", script.display());
     let binary = directory.path().join("berth-logger");
     let size = fs::metadata(&binary).unwrap().len();

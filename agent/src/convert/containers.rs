@@ -166,6 +166,7 @@ fn container(wire: wire::ContainerSpec) -> Result<ContainerSpec, Refusal> {
         log: log(wire.log)?,
         linux: linux::options(wire.linux.unwrap_or_default())?,
         pseudo_terminal: wire.pseudo_terminal,
+        interactive: wire.interactive,
         restart: wire.restart_policy.map(restart_policy).transpose()?,
         health_check: wire.health_check.map(health::check).transpose()?,
         networking: networking::networking(wire.networking.unwrap_or_default())?,

@@ -4,6 +4,8 @@
 pub const SWAPPINESS: &str = "linux.swappiness";
 /// Only where the kernel counts swap.
 pub const MAX_SWAP: &str = "linux.max-swap";
+/// Only where berth-init is.
+pub const INTERACTIVE: &str = "interactive";
 /// What this agent honours beyond the plain fields of a spec. A spec that requires more is refused by that name.
 pub const FEATURES: &[&str] = &[
     "image.digest",
@@ -38,6 +40,7 @@ pub const FEATURES: &[&str] = &[
     "networking.dns",
     "networking.disabled",
     "terminal",
+    INTERACTIVE,
     "restart.policy",
     "volumes.host",
     "volumes.local",

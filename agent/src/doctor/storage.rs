@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use nix::sys::statvfs::{FsFlags, statvfs};
 
 use super::Finding;
-use crate::config::Config;
+use crate::{config::Config, effects::runtime::init_usable, sys::Chain};
 
 /// Below this an image of usual size does not fit.
 const FREE_BYTES_MIN: u64 = 1 << 30;
@@ -21,6 +21,7 @@ pub(super) fn check(config: &Config) -> Vec<Finding> {
         room("images", Path::new(CONTAINERD_ROOT)),
         overlay(),
         logger(config),
+        init(config),
     ]
 }
 
@@ -128,6 +129,22 @@ fn logger(config: &Config) -> Finding {
             "install the whole package again, or set `logger`",
         ),
         Err(error) => Finding::problem(CHECK, error.to_string(), "is /proc mounted?"),
+    }
+}
+
+fn init(config: &Config) -> Finding {
+    const CHECK: &str = "init";
+    let path = match config.init_path() {
+        Ok(path) => path,
+        Err(error) => return Finding::problem(CHECK, error.to_string(), "is /proc mounted?"),
+    };
+    match init_usable(&path) {
+        Ok(()) => Finding::ok(CHECK, path.display().to_string()),
+        Err(error) => Finding::warning(
+            CHECK,
+            Chain(&error).to_string(),
+            "tasks that need berth-init are not placed here: install the whole package again",
+        ),
     }
 }
 

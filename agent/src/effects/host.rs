@@ -29,7 +29,7 @@ use super::{
     images::{Images, ImagesConfig, Limits, Platform, RegistryCredential},
     network::{self, Network, NetworkConfig},
     probes::Probes,
-    runtime::{OciRuntime, Runtime, RuntimeConfig, RuntimeError},
+    runtime::{OciRuntime, Runtime, RuntimeConfig, RuntimeError, init_usable},
     volumes::{Places, VolumeError, Volumes},
 };
 use crate::{
@@ -104,7 +104,10 @@ impl Host {
             &config.run_dir,
             config.volumes.host_paths.clone(),
         ));
-        let runtime_config = runtime_config(config, logger.clone(), cgroups.version(), volumes.clone());
+        let runtime_config = RuntimeConfig {
+            init: init_program(config),
+            ..runtime_config(config, logger.clone(), cgroups.version(), volumes.clone())
+        };
         let runtime = Runtime::new(channel, runtime_config);
         let (loggers, server) = LoggerRegistry::listen(RegistryConfig {
             socket: config.logger_socket(),
@@ -520,6 +523,7 @@ fn runtime_config(config: &Config, logger: PathBuf, cgroup_version: u8, volumes:
         runtimes: runtimes(config),
         seccomp_dir: config.seccomp_dir.clone(),
         logger,
+        init: None,
         logger_socket: config.logger_socket(),
         log_dir: config.log_dir(),
         run_dir: config.run_dir.clone(),
@@ -529,6 +533,18 @@ fn runtime_config(config: &Config, logger: PathBuf, cgroup_version: u8, volumes:
         start_concurrency: config
             .start_concurrency
             .unwrap_or(usize::try_from(sys::cpu_count()).unwrap_or(1) * STARTS_PER_CORE),
+    }
+}
+
+/// Without it the node takes no tasks that need it, and all others.
+fn init_program(config: &Config) -> Option<PathBuf> {
+    let path = config.init_path().ok()?;
+    match init_usable(&path) {
+        Ok(()) => Some(path),
+        Err(error) => {
+            tracing::warn!(error = %Chain(&error), "this node takes no task that needs berth-init");
+            None
+        }
     }
 }
 

@@ -309,6 +309,7 @@ pub(crate) fn runtime_config(place: &Place) -> RuntimeConfig {
         runtimes: std::collections::BTreeMap::new(),
         seccomp_dir: PathBuf::new(),
         logger: PathBuf::new(),
+        init: None,
         logger_socket: PathBuf::new(),
         log_dir: PathBuf::new(),
         run_dir: place.run_dir.clone(),

@@ -244,6 +244,7 @@ pub struct ContainerDefinition {
     pub linux: LinuxOptions,
     pub networking: Networking,
     pub pseudo_terminal: bool,
+    pub interactive: bool,
     /// None: absent, or not enabled.
     pub restart: Option<RestartPolicy>,
     pub mount_points: Vec<MountPoint>,

@@ -67,6 +67,7 @@ fn container(n: u64, name: &str) -> ContainerSpec {
         linux: Default::default(),
         networking: Default::default(),
         pseudo_terminal: false,
+        interactive: false,
         restart: None,
         volumes: Default::default(),
         health_check: None,

@@ -6,6 +6,7 @@
 
 mod capabilities;
 mod devices;
+mod init;
 mod linux;
 mod mounts;
 mod process;
@@ -28,6 +29,7 @@ use crate::{
 };
 pub use capabilities::{DEFAULT_CAPABILITIES, is_capability};
 pub use devices::{Device, DeviceKind};
+pub use init::INIT;
 pub use linux::{Limits, NOFILE_DEFAULT, PIDS_MAX_DEFAULT, SECCOMP_UNCONFINED};
 pub use mounts::Mount;
 pub use process::{DEFAULT_PATH, argv};
@@ -84,6 +86,8 @@ pub enum OciError {
     SeccompMissing(String),
     #[error("cgroup path {0:?} is not absolute")]
     RelativeCgroup(String),
+    #[error("the container needs berth-init, which is not on this node: install it beside berth-logger")]
+    InitMissing,
     #[error("{0:?} is not a signal")]
     StopSignal(String),
 }
@@ -158,6 +162,8 @@ pub struct TaskFacts {
     pub devices: Vec<Device>,
     /// The profile that its options name, if they name one.
     pub seccomp: Option<seccomp_profile::Profile>,
+    /// Where berth-init is on this host, if it is.
+    pub init: Option<String>,
 }
 
 /// Builder of a runtime specification.
@@ -180,6 +186,8 @@ pub struct OciSpec {
     pid: PidMode,
     ipc: IpcMode,
     terminal: bool,
+    interactive: bool,
+    init: Option<String>,
     seccomp: Option<seccomp_profile::Profile>,
     task_sysctls: Vec<String>,
     ulimits: Vec<Ulimit>,
@@ -210,6 +218,8 @@ impl OciSpec {
             pid: PidMode::Container,
             ipc: IpcMode::Container,
             terminal: false,
+            interactive: false,
+            init: None,
             seccomp: None,
             task_sysctls: Vec::new(),
             ulimits: Vec::new(),
@@ -237,6 +247,8 @@ impl OciSpec {
             .readonly_root(spec.readonly_root_filesystem)
             .linux(&spec.linux)
             .terminal(spec.pseudo_terminal)
+            .interactive(spec.interactive)
+            .init(task.init)
             .beside_privileged(request.task_privileged && !spec.linux.privileged)
             .task_sysctls(&request.task_sysctls)
             .task_swaps(request.task_swaps)
@@ -294,6 +306,18 @@ impl OciSpec {
     /// Whether its standard streams are a terminal.
     pub fn terminal(mut self, terminal: bool) -> Self {
         self.terminal = terminal;
+        self
+    }
+
+    /// Whether its standard input stays open.
+    pub fn interactive(mut self, interactive: bool) -> Self {
+        self.interactive = interactive;
+        self
+    }
+
+    /// Where berth-init is on the host: it is mounted into those containers that need it.
+    pub fn init(mut self, path: Option<String>) -> Self {
+        self.init = path;
         self
     }
 

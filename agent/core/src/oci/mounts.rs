@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::{OciError, OciSpec};
+use super::{OciError, OciSpec, init};
 use crate::desired::{IpcMode, Tmpfs};
 
 /// A file or directory of the host, seen in the container.
@@ -237,11 +237,13 @@ pub(super) fn mounts(spec: &OciSpec) -> Result<Vec<Value>, OciError> {
     };
     let replaced = |path: &str| is_over(path) || path.starts_with("/dev/") && is_over(DEV);
     let defaults = DEFAULTS.iter().filter(|(path, ..)| !replaced(path));
+    let init = init::mount(spec)?;
     let tmpfs = spec.linux.tmpfs.iter().map(|t| (depth(&t.path), tmpfs(t)));
     let kernel = spec.host.kernel;
     let binds = spec
         .mounts
         .iter()
+        .chain(&init)
         .filter(|mount| mount.kind != Kind::File || !is_over(&mount.destination))
         .map(|mount| (depth(mount.destination()), mount.json(kernel)));
     let mut own: Vec<(usize, Result<Value, OciError>)> = tmpfs.chain(binds).collect();

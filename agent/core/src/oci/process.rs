@@ -3,7 +3,7 @@
 
 use serde_json::{Value, json};
 
-use super::{HostFacts, OciError, OciSpec, linux::NOFILE_DEFAULT};
+use super::{HostFacts, OciError, OciSpec, init, linux::NOFILE_DEFAULT};
 use crate::{
     desired::{ContainerSpec, Ulimit},
     image::ImageConfig,
@@ -54,7 +54,7 @@ pub(super) fn process(spec: &OciSpec, capabilities: &[&str]) -> Result<Value, Oc
     Ok(json!({
         "terminal": spec.terminal,
         "user": {"uid": spec.user.uid, "gid": spec.user.gid, "additionalGids": spec.user.additional_gids},
-        "args": spec.args,
+        "args": init::arguments(spec),
         "env": environment(&spec.hostname, &spec.image_env, &spec.env)?,
         "cwd": working_directory(&spec.image_working_dir, &spec.working_directory)?,
         "capabilities": {"bounding": capabilities, "effective": own, "permitted": own},

@@ -1,5 +1,6 @@
 //! What the builder writes, and what it refuses.
 
+mod init;
 mod options;
 
 use serde_json::{Value, json};
@@ -68,6 +69,7 @@ fn container() -> ContainerSpec {
         linux: Default::default(),
         networking: Default::default(),
         pseudo_terminal: false,
+        interactive: false,
         restart: None,
         volumes: Default::default(),
         health_check: None,
@@ -421,6 +423,7 @@ fn a_request_becomes_a_specification() {
         mounts: vec![Mount::bind("/run/h", "/etc/hosts")],
         devices: vec![],
         seccomp: None,
+        init: Some("/usr/bin/berth-init".into()),
     };
     let spec = OciSpec::for_container(&request, User::ROOT, facts.clone(), V1)
         .build()

@@ -13,6 +13,7 @@ mod exec;
 mod files;
 mod host;
 mod index;
+mod init;
 pub mod labels;
 mod list;
 mod offered;
@@ -43,6 +44,7 @@ use super::volumes::Volumes;
 pub use connect::{ConnectError, VERSION_MIN, connect};
 pub use error::{Answer, RuntimeError, Step};
 pub use index::Identity;
+pub use init::{InitError, usable as init_usable};
 pub use labels::Ending;
 pub use list::{ListedContainer, ListedSnapshot};
 pub use offered::ProbeFailure;
@@ -78,6 +80,8 @@ pub struct RuntimeConfig {
     pub runtimes: BTreeMap<String, OciRuntime>,
     /// The logger's executable, absolute.
     pub logger: PathBuf,
+    /// berth-init, absolute and without need of libraries; without it no container is started that needs it.
+    pub init: Option<PathBuf>,
     /// Where the logger registers.
     pub logger_socket: PathBuf,
     /// Log files are `<log_dir>/<task>/<name>/<container>-json.log`.
@@ -163,6 +167,11 @@ impl Runtime {
     /// The kernel can limit swap per cgroup.
     pub fn counts_swap(&self) -> bool {
         self.shared.host.swap_limit
+    }
+
+    /// Containers can be started that need berth-init.
+    pub fn has_init(&self) -> bool {
+        self.config().init.is_some()
     }
 
     /// A request in the instance's namespace.

@@ -239,6 +239,7 @@ impl Attempt<'_> {
             mounts: self.mounts(),
             devices: self.devices()?,
             seccomp: self.seccomp()?,
+            init: self.init(),
         };
         let unfit = |source: OciError| RuntimeError::Spec {
             id: self.id.clone(),
@@ -247,6 +248,11 @@ impl Attempt<'_> {
         OciSpec::for_container(self.request, user, facts, self.runtime.shared.host)
             .build()
             .map_err(unfit)
+    }
+
+    fn init(&self) -> Option<String> {
+        let path = self.runtime.config().init.as_ref()?;
+        Some(path.to_string_lossy().into_owned())
     }
 
     fn mounts(&self) -> Vec<oci::Mount> {

@@ -192,7 +192,7 @@ const CONTAINER: &[Field] = &[
         list(&object(&[must("hostname", Text), must("ipAddress", Text)])),
     ),
     yes("dockerSecurityOptions", TEXTS),
-    later("interactive", Flag),
+    yes("interactive", Flag),
     yes("pseudoTerminal", Flag),
     yes("dockerLabels", Map),
     yes("ulimits", list(&object(ULIMIT))),

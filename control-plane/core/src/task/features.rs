@@ -40,6 +40,7 @@ const EXTRA_HOSTS: &str = "networking.extra-hosts";
 const DNS: &str = "networking.dns";
 const NETWORKING_DISABLED: &str = "networking.disabled";
 const TERMINAL: &str = "terminal";
+const INTERACTIVE: &str = "interactive";
 const RESTART_POLICY: &str = "restart.policy";
 const VOLUMES_HOST: &str = "volumes.host";
 const VOLUMES_LOCAL: &str = "volumes.local";
@@ -84,6 +85,7 @@ pub const FEATURES: &[&str] = &[
     DNS,
     NETWORKING_DISABLED,
     TERMINAL,
+    INTERACTIVE,
     RESTART_POLICY,
     VOLUMES_HOST,
     VOLUMES_LOCAL,
@@ -152,6 +154,11 @@ fn needs(definition: &Definition, feature: &str) -> bool {
         VOLUMES_LOCAL => volumes(|source| matches!(source, VolumeSource::Local { .. })),
         VOLUMES_FROM => definition.containers.iter().any(|c| !c.volumes_from.is_empty()),
         TERMINAL => definition.containers.iter().any(|c| c.pseudo_terminal),
+        // A terminal stays open by itself.
+        INTERACTIVE => definition
+            .containers
+            .iter()
+            .any(|c| c.interactive && !c.pseudo_terminal),
         RESTART_POLICY => definition.containers.iter().any(|c| c.restart.is_some()),
         _ => false,
     }

@@ -175,6 +175,7 @@ fn container(echo: EchoContainer) -> Result<ContainerDefinition, EchoError> {
                 .collect(),
         },
         pseudo_terminal: echo.pseudo_terminal,
+        interactive: echo.interactive,
         restart: echo.restart_policy.and_then(restart),
         mount_points: echo.mount_points.into_iter().map(volumes::mount_point).collect(),
         volumes_from: echo.volumes_from.into_iter().map(volumes::volumes_from).collect(),
@@ -366,6 +367,8 @@ struct EchoContainer {
     disable_networking: bool,
     #[serde(default)]
     pseudo_terminal: bool,
+    #[serde(default)]
+    interactive: bool,
     #[serde(default)]
     mount_points: Vec<volumes::EchoMountPoint>,
     #[serde(default)]

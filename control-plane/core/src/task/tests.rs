@@ -20,7 +20,7 @@ fn full() -> Definition {
         "requiresCompatibilities": ["EC2"],
         "containerDefinitions": [
             {
-                "name": "setup", "image": "busybox", "essential": false, "memoryReservation": 16,
+                "name": "setup", "image": "busybox", "essential": false, "memoryReservation": 16, "interactive": true,
                 "logConfiguration": {"logDriver": "json-file", "options": {"max-size": "64k", "max-file": "2", "max-buffer-size": "2m"}},
             },
             {
@@ -36,7 +36,7 @@ fn full() -> Definition {
     });
     let rest = json!({
         "healthCheck": {"command": ["CMD-SHELL", "look", "x"], "interval": 7, "timeout": 2, "retries": 4, "startPeriod": 9},
-        "privileged": true, "pseudoTerminal": true, "restartPolicy": {"enabled": true, "ignoredExitCodes": [3], "restartAttemptPeriod": 60}, "dockerSecurityOptions": ["seccomp:other", "seccomp=mine", "no-new-privileges"],
+        "privileged": true, "pseudoTerminal": true, "interactive": true, "restartPolicy": {"enabled": true, "ignoredExitCodes": [3], "restartAttemptPeriod": 60}, "dockerSecurityOptions": ["seccomp:other", "seccomp=mine", "no-new-privileges"],
         "hostname": "web.local", "extraHosts": [{"hostname": "db", "ipAddress": "10.0.0.1"}],
         "dnsServers": ["10.0.0.2"], "dnsSearchDomains": ["a.b"],
         "systemControls": [{"namespace": "kernel.msgmax", "value": "9000"}],
@@ -135,6 +135,7 @@ fn a_task_is_resolved_field_for_field() {
             "networking.extra-hosts",
             "networking.dns",
             "terminal",
+            "interactive",
             "restart.policy",
             "volumes.host",
             "volumes.local",
@@ -227,6 +228,7 @@ fn a_task_is_resolved_field_for_field() {
                 hard: -1
             }],
             pseudo_terminal: true,
+            interactive: true,
             restart: Some(RestartPolicy {
                 ignored_exit_codes: vec![3],
                 attempt_period_s: 60,

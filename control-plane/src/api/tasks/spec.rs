@@ -66,6 +66,7 @@ fn container(container: ResolvedContainer) -> wire::ContainerSpec {
         linux: Some(linux(container.linux)),
         networking: Some(networking(container.networking)),
         pseudo_terminal: container.pseudo_terminal,
+        interactive: container.interactive,
         mount_points: container
             .mount_points
             .into_iter()

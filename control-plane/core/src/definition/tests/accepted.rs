@@ -118,13 +118,11 @@ fn null_and_the_empty_list_are_absent_everywhere() {
 
 #[test]
 fn a_flag_that_is_off_asks_for_nothing() {
+    let init = |enabled: bool| container("linuxParameters", json!({"initProcessEnabled": enabled}));
+    assert_eq!(problems(&init(false)), Vec::<String>::new());
     assert_eq!(
-        problems(&container("interactive", json!(false))),
-        Vec::<String>::new()
-    );
-    assert_eq!(
-        problems(&container("interactive", json!(true))),
-        ["containerDefinitions[0].interactive: not supported yet"]
+        problems(&init(true)),
+        ["containerDefinitions[0].linuxParameters.initProcessEnabled: not supported yet"]
     );
 }
 
@@ -149,6 +147,7 @@ fn every_field_that_is_honoured_is_kept_as_it_was_given() {
         ("dockerLabels", json!({})),
         ("readonlyRootFilesystem", json!(true)),
         ("pseudoTerminal", json!(true)),
+        ("interactive", json!(true)),
         ("restartPolicy", json!({"enabled": false})),
         (
             "restartPolicy",
