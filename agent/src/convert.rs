@@ -16,7 +16,7 @@ use berth_agent_core::{
 };
 use berth_proto::node::v1 as wire;
 
-pub use features::{FEATURES, INTERACTIVE, MAX_SWAP, RUNTIME_PREFIX, SWAPPINESS};
+pub use features::{FEATURES, INIT, INTERACTIVE, MAX_SWAP, RUNTIME_PREFIX, SWAPPINESS};
 pub use report::{state_change, status};
 
 use containers::{containers, is_name};

@@ -480,6 +480,7 @@ fn what_may_be_done_to_the_kernel_is_taken_over_field_for_field() {
         devices: vec![device("/dev/a", "/dev/b")],
         max_swap_bytes: Some(4096),
         swappiness: Some(100),
+        init_process: true,
     };
     let containers = task_spec(spec).unwrap().containers;
     let expected = LinuxOptions {
@@ -504,6 +505,7 @@ fn what_may_be_done_to_the_kernel_is_taken_over_field_for_field() {
         }],
         max_swap_bytes: Some(4096),
         swappiness: Some(100),
+        init_process: true,
     };
     assert_eq!(containers[0].linux, expected);
     assert_eq!(containers[1].linux, LinuxOptions::default());

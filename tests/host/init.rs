@@ -81,6 +81,94 @@ async fn its_input_stays_open_when_the_agent_is_killed_and_nothing_stays_of_it()
     cluster.assert_nothing_left(&before).await;
 }
 
+/// Leaves an orphan that ends, and says what became of it; then waits for a signal.
+const ORPHAN: &str = "(sh -c 'sleep 0.2 & echo $! > /tmp/pid'); sleep 1; pid=$(cat /tmp/pid); \
+                      test -e /proc/$pid && echo remains || echo reaped; trap 'echo term; exit 42' TERM; \
+                      echo first is $(tr '\\0' ' ' < /proc/1/cmdline); echo ready; while true; do sleep 0.1; done";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_init_process_reaps_passes_signals_on_and_ends_as_its_program() {
+    build_init();
+    let cluster = Cluster::alone().await;
+    let before = cluster.listing();
+    let init = json!({"initProcessEnabled": true});
+    let with = |name: &str, parameters: Value, more: Value| {
+        let mut one = container(name, ORPHAN);
+        one["linuxParameters"] = parameters;
+        one.as_object_mut()
+            .unwrap()
+            .extend(more.as_object().unwrap().clone());
+        one
+    };
+    let mut bare = with(
+        "bare",
+        json!({"initProcessEnabled": true, "capabilities": {"drop": ["ALL"]}, "tmpfs": [{"containerPath": "/tmp", "size": 1}]}),
+        json!({
+            "user": "1000:1000", "readonlyRootFilesystem": true, "dockerSecurityOptions": ["no-new-privileges"],
+            // What a health check executes is beside it.
+            "healthCheck": {"command": ["CMD-SHELL", "test $PPID != 1"], "interval": 5, "timeout": 2},
+        }),
+    );
+    bare["linuxParameters"]["tmpfs"][0]["mountOptions"] = json!(["mode=1777"]);
+    let terminal = json!({"pseudoTerminal": true, "interactive": true});
+    let task = cluster
+        .running("", |d| {
+            d["containerDefinitions"] = json!([
+                with("with", init.clone(), json!({"interactive": true})),
+                bare,
+                with("terminal", init, terminal),
+                with("without", json!({}), json!({})),
+            ]);
+        })
+        .await;
+    let ready = async || {
+        let lines = cluster.client.logs(&task).await;
+        let ready = lines
+            .iter()
+            .filter(|l| l["line"].as_str().unwrap().trim() == "ready");
+        (ready.count() == 4).then_some(lines)
+    };
+    let lines = cluster
+        .until("all to be ready", Duration::from_secs(20), ready)
+        .await;
+    let said = |name: &str, what: &str| {
+        let mut own = lines.iter().filter(|l| l["container"] == name);
+        own.any(|l| l["line"].as_str().unwrap().starts_with(what))
+    };
+    for name in ["with", "bare", "terminal"] {
+        assert!(said(name, "first is /sbin/berth-init "), "{name}: {lines:#?}");
+        assert!(said(name, "reaped"), "{name}: {lines:#?}");
+    }
+    assert!(said("without", "first is sh -c "), "{lines:#?}");
+    let healthy = async || {
+        let described = cluster.describe(&task).await;
+        let all = described["containers"].as_array().unwrap();
+        all.iter().any(|c| c["healthStatus"] == "HEALTHY").then_some(())
+    };
+    cluster
+        .until("the check to be passed", Duration::from_secs(20), healthy)
+        .await;
+    let stopped = cluster.stop(&task).await;
+    for one in stopped["containers"].as_array().unwrap() {
+        assert_eq!(one["exitCode"], 42, "{one}");
+    }
+    cluster.assert_nothing_left(&before).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_signal_that_ends_its_program_is_in_its_exit_code() {
+    build_init();
+    let cluster = Cluster::start().await;
+    let definition = cluster
+        .register("kill -SEGV $$; sleep 10", |d| {
+            d["containerDefinitions"][0]["linuxParameters"] = json!({"initProcessEnabled": true});
+        })
+        .await;
+    let task = cluster.run(&definition).await;
+    let stopped = cluster.wait_status(&task, "STOPPED").await;
+    assert_eq!(stopped["containers"][0]["exitCode"], 139);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_program_that_is_not_there_is_told_in_the_log() {
     build_init();

@@ -229,6 +229,8 @@ pub struct LinuxOptions {
     pub max_swap_bytes: Option<u64>,
     /// 0 to 100; cgroup v1 alone has it.
     pub swappiness: Option<u32>,
+    /// Its first process is one that passes signals on and reaps, with its own program below it.
+    pub init_process: bool,
 }
 
 /// A device of the host, or a directory of which every device is meant.

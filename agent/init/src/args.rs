@@ -7,6 +7,8 @@ use std::{ffi::OsString, fmt};
 pub(crate) struct Args {
     /// Standard input is a pipe that nobody writes to and nobody closes.
     pub open_stdin: bool,
+    /// Stay, as the process that the container's own program and all that it leaves behind have above them.
+    pub init: bool,
     /// Program and arguments, at least one.
     pub command: Vec<OsString>,
 }
@@ -22,7 +24,10 @@ impl fmt::Display for ArgsError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Unknown(option) => write!(f, "option {} is not known", option.display()),
-            Self::NoCommand => write!(f, "usage: berth-init [--open-stdin] -- PROGRAM [ARGUMENT…]"),
+            Self::NoCommand => write!(
+                f,
+                "usage: berth-init [--open-stdin] [--init] -- PROGRAM [ARGUMENT…]"
+            ),
         }
     }
 }
@@ -36,6 +41,7 @@ impl Args {
             let option = arguments.next().ok_or(ArgsError::NoCommand)?;
             match option.to_str() {
                 Some("--open-stdin") => args.open_stdin = true,
+                Some("--init") => args.init = true,
                 Some("--") => break,
                 _ => return Err(ArgsError::Unknown(option)),
             }
@@ -59,7 +65,8 @@ mod tests {
     #[test]
     fn options_end_where_the_command_begins() {
         let args = parse("--open-stdin -- sh -c --").unwrap();
-        assert!(args.open_stdin);
+        assert!(args.open_stdin && !args.init);
+        assert!(parse("--init -- x").unwrap().init);
         assert_eq!(args.command, ["sh", "-c", "--"]);
         assert!(!parse("-- x").unwrap().open_stdin);
         assert_eq!(parse(""), Err(ArgsError::NoCommand));

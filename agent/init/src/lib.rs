@@ -1,9 +1,10 @@
 //! Owns what a container needs beside its own program, and only a process in it can give: a standard input that never
-//! ends. It is mounted into the container, read-only, and its arguments end with what is to be run.
+//! ends (`--open-stdin`), and a first process that passes signals on and reaps (`--init`). It is mounted into the container, read-only, and its arguments end with what is to be run.
 //!
 //! It never talks to the agent, reads no file, and takes nothing from its environment but the search path.
 
 mod args;
+mod init;
 mod sys;
 
 use std::{
@@ -45,6 +46,9 @@ fn run(args: Args) -> io::Result<u8> {
     }
     sys::default_sigpipe();
     let command = command(args.command)?;
+    if args.init {
+        return init::run(&command);
+    }
     Ok(refused(&command, &sys::execute(&command)))
 }
 

@@ -125,7 +125,7 @@ async fn features(host: &Host) -> Vec<String> {
     let can = |feature: &&str| match *feature {
         convert::SWAPPINESS => host.cgroups.version() == 1,
         convert::MAX_SWAP => host.runtime.counts_swap(),
-        convert::INTERACTIVE => host.runtime.has_init(),
+        convert::INIT | convert::INTERACTIVE => host.runtime.has_init(),
         _ => true,
     };
     let own = convert::FEATURES.iter().copied().filter(can);

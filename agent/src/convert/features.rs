@@ -4,7 +4,8 @@
 pub const SWAPPINESS: &str = "linux.swappiness";
 /// Only where the kernel counts swap.
 pub const MAX_SWAP: &str = "linux.max-swap";
-/// Only where berth-init is.
+/// Only where berth-init is, both.
+pub const INIT: &str = "linux.init";
 pub const INTERACTIVE: &str = "interactive";
 /// What this agent honours beyond the plain fields of a spec. A spec that requires more is refused by that name.
 pub const FEATURES: &[&str] = &[
@@ -30,6 +31,7 @@ pub const FEATURES: &[&str] = &[
     "linux.shm-size",
     "linux.tmpfs",
     "linux.devices",
+    INIT,
     MAX_SWAP,
     SWAPPINESS,
     "pid.host",

@@ -76,6 +76,7 @@ pub(super) fn options(wire: wire::LinuxOptions) -> Result<LinuxOptions, Refusal>
         devices: devices(wire.devices)?,
         max_swap_bytes: wire.max_swap_bytes,
         swappiness: wire.swappiness,
+        init_process: wire.init_process,
     })
 }
 

@@ -105,6 +105,7 @@ pub struct LinuxOptions {
     pub max_swap_bytes: Option<u64>,
     /// 0 to 100.
     pub swappiness: Option<u32>,
+    pub init_process: bool,
 }
 
 /// A device of the host, or a directory of them.

@@ -9,7 +9,8 @@ pub const INIT: &str = "/sbin/berth-init";
 fn options(spec: &OciSpec) -> Vec<&'static str> {
     // A terminal stays open by itself.
     let open_stdin = (spec.interactive && !spec.terminal).then_some("--open-stdin");
-    open_stdin.into_iter().collect()
+    let init = spec.linux.init_process.then_some("--init");
+    open_stdin.into_iter().chain(init).collect()
 }
 
 /// The container's own program and arguments, behind berth-init where it is needed.

@@ -307,7 +307,7 @@ const HEALTH_CHECK: &[Field] = &[
 const LINUX_PARAMETERS: &[Field] = &[
     yes("capabilities", object(&[yes("add", TEXTS), yes("drop", TEXTS)])),
     yes("devices", list(&object(DEVICE))),
-    later("initProcessEnabled", Flag),
+    yes("initProcessEnabled", Flag),
     yes("sharedMemorySize", Integer),
     yes("tmpfs", list(&object(TMPFS))),
     yes("maxSwap", Integer),

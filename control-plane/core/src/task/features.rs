@@ -30,6 +30,7 @@ const SYSCTLS: &str = "linux.sysctls";
 const SHM_SIZE: &str = "linux.shm-size";
 const TMPFS: &str = "linux.tmpfs";
 const DEVICES: &str = "linux.devices";
+const INIT: &str = "linux.init";
 const MAX_SWAP: &str = "linux.max-swap";
 const SWAPPINESS: &str = "linux.swappiness";
 const PID_HOST: &str = "pid.host";
@@ -75,6 +76,7 @@ pub const FEATURES: &[&str] = &[
     SHM_SIZE,
     TMPFS,
     DEVICES,
+    INIT,
     MAX_SWAP,
     SWAPPINESS,
     PID_HOST,
@@ -141,6 +143,7 @@ fn needs(definition: &Definition, feature: &str) -> bool {
         SHM_SIZE => any(|linux| linux.shared_memory_bytes != 0),
         TMPFS => any(|linux| !linux.tmpfs.is_empty()),
         DEVICES => any(|linux| !linux.devices.is_empty()),
+        INIT => any(|linux| linux.init_process),
         MAX_SWAP => any(|linux| linux.max_swap_bytes.is_some()),
         SWAPPINESS => any(|linux| linux.swappiness.is_some()),
         PID_HOST => definition.pid_mode == PidMode::Host,

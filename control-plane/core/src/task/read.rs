@@ -168,6 +168,7 @@ fn container(echo: EchoContainer) -> Result<ContainerDefinition, EchoError> {
             devices: echo.linux_parameters.devices.into_iter().map(device).collect(),
             max_swap_bytes: echo.linux_parameters.max_swap.map(|mib| u64::from(mib) * MIB),
             swappiness: echo.linux_parameters.swappiness,
+            init_process: echo.linux_parameters.init_process_enabled,
             sysctls: echo
                 .system_controls
                 .into_iter()
@@ -423,6 +424,8 @@ struct EchoLinux {
     devices: Vec<EchoDevice>,
     max_swap: Option<u32>,
     swappiness: Option<u32>,
+    #[serde(default)]
+    init_process_enabled: bool,
 }
 
 #[derive(Deserialize)]

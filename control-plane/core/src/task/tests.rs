@@ -45,7 +45,7 @@ fn full() -> Definition {
         "linuxParameters": {
             "capabilities": {"add": ["SYS_PTRACE"], "drop": ["ALL"]},
             "devices": [{"hostPath": "/dev/fuse"}, {"hostPath": "/dev/kvm", "containerPath": "/dev/k", "permissions": ["read"]}],
-            "maxSwap": 32, "swappiness": 60,
+            "maxSwap": 32, "swappiness": 60, "initProcessEnabled": true,
             "tmpfs": [{"containerPath": "/scratch", "size": 16, "mountOptions": ["ro"]}],
         },
     });
@@ -127,6 +127,7 @@ fn a_task_is_resolved_field_for_field() {
             "linux.sysctls",
             "linux.tmpfs",
             "linux.devices",
+            "linux.init",
             "linux.max-swap",
             "linux.swappiness",
             "pid.host",
@@ -269,6 +270,7 @@ fn a_task_is_resolved_field_for_field() {
                 ],
                 max_swap_bytes: Some(32 * MIB),
                 swappiness: Some(60),
+                init_process: true,
                 tmpfs: vec![Tmpfs {
                     path: "/scratch".into(),
                     size_bytes: 16 * MIB,

@@ -178,6 +178,7 @@ fn linux(linux: LinuxOptions) -> wire::LinuxOptions {
         devices: linux.devices.into_iter().map(device).collect(),
         max_swap_bytes: linux.max_swap_bytes,
         swappiness: linux.swappiness,
+        init_process: linux.init_process,
     }
 }
 

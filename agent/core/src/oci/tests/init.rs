@@ -32,6 +32,26 @@ fn a_container_whose_input_stays_open_begins_with_berth_init() {
 }
 
 #[test]
+fn an_init_process_has_the_program_below_it() {
+    let options = LinuxOptions {
+        init_process: true,
+        ..LinuxOptions::default()
+    };
+    let spec = with_init().linux(&options).terminal(true).build().unwrap();
+    assert_eq!(
+        at(&spec, "/process/args"),
+        &json!(["/sbin/berth-init", "--init", "--", "/bin/true"])
+    );
+    assert!(mounted(&spec).is_some());
+    let both = with_init().linux(&options).interactive(true).build().unwrap();
+    assert_eq!(
+        at(&both, "/process/args"),
+        &json!(["/sbin/berth-init", "--open-stdin", "--init", "--", "/bin/true"])
+    );
+    assert_eq!(some().linux(&options).build(), Err(OciError::InitMissing));
+}
+
+#[test]
 fn where_it_is_needed_and_missing_nothing_is_built() {
     assert_eq!(some().interactive(true).build(), Err(OciError::InitMissing));
     let nothing = OciSpec::new(vec![], "/c", V1)

@@ -118,12 +118,16 @@ fn null_and_the_empty_list_are_absent_everywhere() {
 
 #[test]
 fn a_flag_that_is_off_asks_for_nothing() {
-    let init = |enabled: bool| container("linuxParameters", json!({"initProcessEnabled": enabled}));
-    assert_eq!(problems(&init(false)), Vec::<String>::new());
-    assert_eq!(
-        problems(&init(true)),
-        ["containerDefinitions[0].linuxParameters.initProcessEnabled: not supported yet"]
-    );
+    for enabled in [false, true] {
+        let init = container("linuxParameters", json!({"initProcessEnabled": enabled}));
+        let found = accepted(&init).definition;
+        let echo = &found["containerDefinitions"][0]["linuxParameters"];
+        assert_eq!(echo["initProcessEnabled"], enabled);
+        assert!(
+            found["compatibilities"].to_string().contains("FARGATE"),
+            "{found}"
+        );
+    }
 }
 
 #[test]

@@ -31,11 +31,6 @@ fn unknown_and_unsupported_fields_are_told_apart() {
              containers of an awsvpc task reach one another at 127.0.0.1",
         ),
         (
-            "linuxParameters",
-            json!({"initProcessEnabled": true}),
-            "containerDefinitions[0].linuxParameters.initProcessEnabled: not supported yet",
-        ),
-        (
             "portMappings",
             json!([{"containerPortRange": "80-90"}]),
             "containerDefinitions[0].portMappings[0].containerPortRange: not supported yet",
