@@ -49,6 +49,12 @@ impl Restarts {
         }
     }
 
+    /// After a restart of the agent, which may have missed that the clock was set back: none waits longer than the period.
+    pub fn on_agent_restarted(&mut self, policy: &RestartPolicy, now: Millis) {
+        let latest = now.plus(i64::from(policy.attempt_period_ms));
+        self.at = self.at.map(|at| at.min(latest));
+    }
+
     /// Whether the next attempt may start now.
     pub fn due(&self, now: Millis) -> bool {
         self.at.is_none_or(|at| at <= now)
@@ -107,6 +113,25 @@ mod tests {
         assert_eq!(ended(&mut restarts, 42, 10), None);
         assert_eq!(ended(&mut restarts, 0, i64::from(PERIOD_MS)), None);
         assert_eq!(restarts, Restarts::default());
+    }
+
+    #[test]
+    fn a_clock_set_back_while_the_agent_was_away_does_not_make_it_wait_longer_than_the_period() {
+        let waiting = |at| Restarts {
+            at,
+            ..Restarts::default()
+        };
+        let period = i64::from(PERIOD_MS);
+        for (at, expected) in [
+            (Some(Millis(9_000_000)), Some(Millis(100 + period))),
+            (Some(Millis(100 + period)), Some(Millis(100 + period))),
+            (Some(Millis(7)), Some(Millis(7))),
+            (None, None),
+        ] {
+            let mut restarts = waiting(at);
+            restarts.on_agent_restarted(&policy(), Millis(100));
+            assert_eq!(restarts, waiting(expected));
+        }
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::Finding;
 use crate::{
-    config::Config,
+    config::{Config, runtimes::NamedRuntime},
     effects::runtime::{Containerd, Snapshotter, probe},
     sys::Chain,
 };
@@ -33,6 +33,12 @@ pub(super) async fn check(config: &Config) -> Vec<Finding> {
         )],
     };
     findings.push(runtime_programs(config));
+    findings.extend(
+        config
+            .runtimes
+            .iter()
+            .map(|(name, runtime)| named_runtime(name, runtime)),
+    );
     findings
 }
 
@@ -109,6 +115,38 @@ fn runtime_programs(config: &Config) -> Finding {
     )
 }
 
+/// A warning: without it the node offers the others, and runs what does not ask for this one.
+fn named_runtime(name: &str, runtime: &NamedRuntime) -> Finding {
+    const CHECK: &str = "runtime";
+    let wanted: Vec<String> = shim(&runtime.kind)
+        .into_iter()
+        .chain(runtime.binary.clone())
+        .collect();
+    let missing: Vec<&str> = wanted
+        .iter()
+        .map(String::as_str)
+        .filter(|program| !is_program(program))
+        .collect();
+    if missing.is_empty() {
+        return Finding::ok(CHECK, format!("{name}: {}", wanted.join(", ")));
+    }
+    let missing = missing.join(", ");
+    Finding::warning(
+        CHECK,
+        format!("{name}: {missing} not found, so that tasks which ask for it do not come to this node"),
+        format!(
+            "install it where containerd finds programs, or take [runtimes.{name}] out of the configuration"
+        ),
+    )
+}
+
+/// The program that containerd starts for a runtime: for `io.containerd.runc.v2` it is `containerd-shim-runc-v2`.
+fn shim(kind: &str) -> Option<String> {
+    let mut parts = kind.rsplit('.');
+    let (version, name) = (parts.next()?, parts.next()?);
+    Some(format!("containerd-shim-{name}-{version}"))
+}
+
 fn is_program(name: &str) -> bool {
     const PLACES: [&str; 6] = [
         "/usr/local/sbin",
@@ -182,6 +220,23 @@ mod tests {
         assert_eq!(judge_snapshotter(&there, "overlayfs").outcome, Outcome::Ok);
         assert!(judge_snapshotter(&there, "zfs").found.contains("no pool"));
         assert!(judge_snapshotter(&there, "btrfs").advice.ends_with("overlayfs"));
+    }
+
+    #[test]
+    fn a_named_runtime_that_is_not_there_is_a_warning_that_names_what_is_missing() {
+        let runtime = |kind: &str, binary: Option<&str>| NamedRuntime {
+            kind: kind.into(),
+            binary: binary.map(str::to_owned),
+        };
+        let none = named_runtime("quick", &runtime("io.containerd.no-such.v1", None));
+        assert_eq!(none.outcome, Outcome::Warning);
+        assert!(
+            none.found
+                .starts_with("quick: containerd-shim-no-such-v1 not found"),
+            "{none:?}"
+        );
+        let none = named_runtime("quick", &runtime("io.containerd.runc.v2", Some("/no/such")));
+        assert!(none.found.contains("/no/such not found"), "{none:?}");
     }
 
     #[test]

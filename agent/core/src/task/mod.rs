@@ -446,6 +446,11 @@ impl Task {
             };
             container.on_agent_restarted(seen, exit, now);
         }
+        for spec in &self.spec.containers {
+            if let (Some(policy), Some(container)) = (&spec.restart, self.containers.get_mut(&spec.id)) {
+                container.restarts.on_agent_restarted(policy, now);
+            }
+        }
     }
 
     /// The host booted: what was made in memory is gone, what was made on disk is not. A task that is to start again does
