@@ -438,6 +438,36 @@ fn a_request_becomes_a_specification() {
     assert_eq!(at(&spec, "/process/args"), &json!(["sleep", "1"]));
     assert_eq!(shim_cgroup("/berth/", &request.task), format!("/berth/{task}/rt"));
 
+    // Its own limits.
+    let mut limited = request.clone();
+    (limited.spec.cpu_units, limited.spec.memory_bytes) = (512, 64 << 20);
+    limited.spec.memory_reservation_bytes = 32 << 20;
+    let spec = OciSpec::for_container(&limited, User::ROOT, facts.clone(), V1)
+        .build()
+        .unwrap();
+    assert_eq!(at(&spec, "/linux/resources/cpu/shares"), &json!(512));
+    assert_eq!(at(&spec, "/linux/resources/memory/limit"), &json!(64 << 20));
+    assert_eq!(at(&spec, "/linux/resources/memory/reservation"), &json!(32 << 20));
+
+    // Beside a privileged container, /sys is the task's to write: others must not. A privileged one may.
+    let closed = |spec: &Value| {
+        let paths = spec.pointer("/linux/readonlyPaths");
+        paths.is_none_or(|paths| paths.as_array().unwrap().contains(&json!("/sys")))
+    };
+    for (task_privileged, privileged, expected) in [
+        (false, false, false),
+        (true, false, true),
+        // Has no such list at all.
+        (true, true, true),
+    ] {
+        let mut beside = request.clone();
+        beside.task_privileged = task_privileged;
+        beside.spec.linux.privileged = privileged;
+        let built = OciSpec::for_container(&beside, User::ROOT, facts.clone(), V1);
+        assert_eq!(built.beside_privileged, task_privileged && !privileged);
+        assert_eq!(closed(&built.build().unwrap()), expected);
+    }
+
     // Cut off from the task's network, and from the host's as well.
     let mut alone = request;
     alone.spec.networking.disabled = true;
@@ -451,6 +481,14 @@ fn a_request_becomes_a_specification() {
             .unwrap();
         let all = at(&spec, "/linux/namespaces").as_array().unwrap();
         assert!(all.contains(&json!({"type": "network"})), "{all:?}");
+    }
+}
+
+#[test]
+fn a_hostname_is_1_to_64_bytes() {
+    for (bytes, good) in [(0, false), (1, true), (64, true), (65, false)] {
+        let built = some().hostname("h".repeat(bytes)).build();
+        assert_eq!(built.is_ok(), good, "{bytes}");
     }
 }
 

@@ -36,6 +36,16 @@ fn capabilities_are_changed_as_docker_changes_them() {
 }
 
 #[test]
+fn capabilities_are_named_without_the_kernels_prefix() {
+    for name in ["ALL", "CHOWN", "SYS_ADMIN", "CHECKPOINT_RESTORE"] {
+        assert!(capabilities::is_capability(name), "{name}");
+    }
+    for name in ["", "all", "CAP_CHOWN", "chown", "NO_SUCH"] {
+        assert!(!capabilities::is_capability(name), "{name}");
+    }
+}
+
+#[test]
 fn what_the_host_lacks_is_not_in_all_and_cannot_be_added() {
     // Bit 24 is CAP_SYS_RESOURCE.
     let host = HostFacts {
