@@ -1,6 +1,7 @@
 //! What is accepted, what is refused and how, and what holds for any input.
 
 mod accepted;
+mod bounds;
 mod health;
 mod laws;
 mod linux;

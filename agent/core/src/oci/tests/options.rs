@@ -35,6 +35,51 @@ fn capabilities_are_changed_as_docker_changes_them() {
     assert!(!all.contains(&"CAP_SYS_ADMIN".to_owned()));
 }
 
+/// The options of the mount at `destination`.
+fn options_at(spec: &Value, destination: &str) -> Vec<String> {
+    let mounts = at(spec, "/mounts").as_array().unwrap();
+    let mount = mounts.iter().find(|m| m["destination"] == destination).unwrap();
+    serde_json::from_value(mount["options"].clone()).unwrap()
+}
+
+#[test]
+fn the_size_of_shared_memory_is_that_of_dev_shm_alone() {
+    let plain = some().build().unwrap();
+    let sized = with(LinuxOptions {
+        shared_memory_bytes: 1 << 20,
+        ..LinuxOptions::default()
+    });
+    for mount in at(&plain, "/mounts").as_array().unwrap() {
+        let destination = mount["destination"].as_str().unwrap();
+        let mut expected = options_at(&plain, destination);
+        if destination == "/dev/shm" {
+            expected.push("size=1048576".into());
+        }
+        assert_eq!(options_at(&sized, destination), expected, "{destination}");
+    }
+}
+
+#[test]
+fn beside_a_privileged_container_sysfs_alone_is_mounted_writable() {
+    let spec = some().beside_privileged(true).build().unwrap();
+    let read_only = |destination: &str| options_at(&spec, destination).iter().any(|option| option == "ro");
+    assert!(!read_only("/sys") && read_only("/sys/fs/cgroup"));
+}
+
+#[test]
+fn a_reservation_is_at_most_the_limit() {
+    let build = |memory_bytes, memory_reservation_bytes| {
+        let limits = Limits {
+            memory_bytes,
+            memory_reservation_bytes,
+            ..Limits::default()
+        };
+        some().limits(limits).build().is_ok()
+    };
+    assert!(build(8, 8) && build(0, 8) && build(8, 0));
+    assert!(!build(8, 9));
+}
+
 #[test]
 fn capabilities_are_named_without_the_kernels_prefix() {
     for name in ["ALL", "CHOWN", "SYS_ADMIN", "CHECKPOINT_RESTORE"] {

@@ -1,0 +1,140 @@
+//! The edges of what is accepted: the last that is, and the first that is not, with the path that says so.
+
+use super::*;
+
+/// `good` is accepted; of `bad` a problem is told whose path is `path`, and no other.
+fn edge(path: &str, good: &Value, bad: &Value) {
+    accepted(good);
+    let problems = problems(bad);
+    assert!(
+        problems.len() == 1 && problems[0].starts_with(&format!("{path}: ")),
+        "{path}: {problems:?}"
+    );
+}
+
+fn of_container(name: &str, good: Value, bad: Value) {
+    let path = format!("containerDefinitions[0].{name}");
+    edge(&path, &container(name, good), &container(name, bad));
+}
+
+fn text(length: usize) -> String {
+    "a".repeat(length)
+}
+
+#[test]
+fn texts_are_as_long_as_they_may_be() {
+    of_container("image", json!(text(255)), json!(text(256)));
+    of_container("image", json!("a"), json!("a b"));
+    for (bad, good) in [
+        ("a:b:c", "a:b"),
+        ("a b", "ab"),
+        ("a:", "a"),
+        (":a", "a"),
+        ("a:b\tc", "a:bc"),
+    ] {
+        of_container("user", json!(good), json!(bad));
+    }
+    for (name, extra, good) in [
+        ("a", 4095, true),
+        ("a", 4096, false),
+        ("", 10, false),
+        ("aa", 4094, true),
+    ] {
+        let labels = container("dockerLabels", json!({name: text(extra)}));
+        assert_eq!(problems(&labels).is_empty(), good, "{name:?} and {extra} bytes");
+    }
+    let linux = |devices: Value| container("linuxParameters", json!({"devices": devices}));
+    let device = |length: usize| json!([{"hostPath": format!("/{}", text(length - 1))}]);
+    let path = "containerDefinitions[0].linuxParameters.devices";
+    edge(
+        &format!("{path}[0].hostPath"),
+        &linux(device(4095)),
+        &linux(device(4096)),
+    );
+    let many = |count: usize| -> Value {
+        (0..count)
+            .map(|n| json!({"hostPath": format!("/dev/d{n}")}))
+            .collect()
+    };
+    edge(path, &linux(many(100)), &linux(many(101)));
+    let tmpfs = |count: usize| -> Value {
+        let all: Value = (0..count)
+            .map(|n| json!({"containerPath": format!("/t{n}"), "size": 1}))
+            .collect();
+        container("linuxParameters", json!({"tmpfs": all}))
+    };
+    edge(
+        "containerDefinitions[0].linuxParameters.tmpfs",
+        &tmpfs(100),
+        &tmpfs(101),
+    );
+}
+
+#[test]
+fn roles_are_names_and_arns_of_iam() {
+    let arn = |path: usize, name: usize| {
+        format!(
+            "arn:aws:iam::123456789012:role/{}{}",
+            "p".repeat(path),
+            text(name)
+        )
+    };
+    let role = |role: &str| with(good(), "/taskRoleArn", json!(role));
+    for (good, bad) in [
+        (text(64), text(65)),
+        (arn(0, 64), arn(0, 65)),
+        (
+            "arn:aws-cn:iam::123456789012:role/a/b".into(),
+            "arn:aws-CN:iam::123456789012:role/a".into(),
+        ),
+        (arn(0, 1), "arn:aws:iam::12345678901:role/a".into()),
+        (arn(0, 1), "arn:aws:iam::12345678901x:role/a".into()),
+        (arn(0, 1), "arn:aws:iam:us-east-1:123456789012:role/a".into()),
+        (arn(0, 1), "arn:aws:sts::123456789012:role/a".into()),
+        (arn(0, 1), "arn:awsx:iam::123456789012:role/a".into()),
+        (arn(0, 1), "arn:aws:iam::123456789012:user/a".into()),
+        (arn(0, 1), "arn:aws:iam::123456789012:role/".into()),
+        (arn(0, 1), "arn:aws:iam::123456789012:role/p q/a".into()),
+        (
+            format!("arn:aws:iam::123456789012:role/{}/a", text(511)),
+            format!("arn:aws:iam::123456789012:role/{}/a", text(512)),
+        ),
+    ] {
+        edge("taskRoleArn", &role(&good), &role(&bad));
+    }
+}
+
+#[test]
+fn a_cycle_is_found_among_as_many_containers_as_a_task_may_have() {
+    let ring = |count: usize| {
+        let one = |n: usize| {
+            json!({"name": format!("c{n}"), "image": "a", "memory": 8,
+                   "dependsOn": [{"containerName": format!("c{}", (n + 1) % count), "condition": "START"}]})
+        };
+        with(good(), "/containerDefinitions", (0..count).map(one).collect())
+    };
+    let told = problems(&ring(10));
+    assert!(told.len() == 1 && told[0].contains("c9"), "{told:?}");
+    // More are refused for their number, and not looked at.
+    let told = problems(&ring(11));
+    assert!(told.len() == 1 && told[0].contains("the limit is 10"), "{told:?}");
+}
+
+#[test]
+fn attributes_are_required_by_what_a_definition_has() {
+    let without_sizes = |pointer: &str| {
+        let both = without(without(good(), "/cpu"), "/memory");
+        let both = with(both, "/containerDefinitions/1/memory", json!(64));
+        match pointer {
+            "" => both,
+            pointer => with(both, pointer, json!("1024")),
+        }
+    };
+    let has = |input: &Value| {
+        let attributes = accepted(input).definition["requiresAttributes"].to_string();
+        attributes.contains("ecs.capability.task-cpu-mem-limit")
+    };
+    assert!(!has(&without_sizes("")));
+    assert!(has(&without_sizes("/cpu")));
+    assert!(has(&without_sizes("/memory")));
+}
