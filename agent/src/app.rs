@@ -26,6 +26,7 @@ use crate::{
     config::Config,
     driver::{ClockWatch, Driver, INPUTS_MAX, Input, NodeStatus, Outputs, send},
     effects::{Host, runtime},
+    endpoints,
     executor::Executor,
     health::Health,
     identity::{IdentityState, Keeper},
@@ -110,10 +111,10 @@ impl Agent {
             .as_ref()
             .map_or_else(Vec::new, |node| node.addresses.held_outside(config.task_cidr));
         let host = Host::start(&config, channel, notifier.clone(), kept);
-        let (host, loggers) = starting.step("setting up network and cgroups", host).await?;
+        let (host, listening) = starting.step("setting up network and cgroups", host).await?;
         let host = Arc::new(host);
         host.loggers.take_back(fds);
-        let serve_loggers = loggers.run(stop.clone());
+        let serve_loggers = listening.loggers.run(stop.clone());
         parts.spawn(async move {
             serve_loggers.await;
             Ok(())
@@ -212,6 +213,17 @@ impl Agent {
             loggers: host.loggers.clone(),
             health,
             run_dir: config.run_dir.clone(),
+        });
+        let sources = endpoints::Sources {
+            inputs: inputs.downgrade(),
+            sampler: Arc::clone(&host.sampler),
+            task_cidr: config.task_cidr.to_string(),
+        };
+        let served = host.endpoints.serve(listening.endpoints, sources, &stop);
+        let served = served.context("serve the task metadata endpoint")?;
+        parts.spawn(async move {
+            served.await;
+            Ok(())
         });
         let link = Link {
             target,

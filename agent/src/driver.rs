@@ -3,6 +3,7 @@
 
 use std::{
     collections::BTreeMap,
+    fmt,
     sync::atomic::Ordering::Relaxed,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
@@ -15,6 +16,7 @@ use berth_agent_core::{
     ledger::Ledger,
     node::Node,
     report::Status,
+    task::Task,
 };
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -38,7 +40,6 @@ const CLOCK_STEP_MS: i64 = 1000;
 const STORE_RETRY: Duration = Duration::from_millis(500);
 
 /// What comes in.
-#[derive(Debug)]
 pub enum Input {
     Event(Event),
     /// A timer, and the time it was set for, as [`ClockWatch::kept`] has it.
@@ -50,6 +51,11 @@ pub enum Input {
     Ledger(oneshot::Sender<Ledger>),
     /// For the introspection API: the node at one moment.
     Inspect(oneshot::Sender<NodeView>),
+    /// For the task metadata endpoint: the first task of which `find` is true.
+    Find {
+        find: Box<dyn Fn(&Task) -> bool + Send>,
+        reply: oneshot::Sender<Option<Box<Task>>>,
+    },
     /// Nothing happened: proof that something can. Has a transaction of its own if the round has no other.
     Pulse,
     /// What the node knows of its containers: name, id, and whether it may still write.
@@ -57,6 +63,21 @@ pub enum Input {
         task: TaskId,
         reply: oneshot::Sender<Option<Vec<ContainerView>>>,
     },
+}
+
+impl fmt::Debug for Input {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = match self {
+            Self::Event(_) => "Event",
+            Self::Timer { .. } => "Timer",
+            Self::Ledger(_) => "Ledger",
+            Self::Inspect(_) => "Inspect",
+            Self::Find { .. } => "Find",
+            Self::Pulse => "Pulse",
+            Self::Containers { .. } => "Containers",
+        };
+        f.write_str(name)
+    }
 }
 
 /// A container as the log reader needs it.
@@ -279,6 +300,10 @@ impl Driver {
         match query {
             Input::Event(_) | Input::Timer { .. } | Input::Pulse => {}
             Input::Inspect(reply) => drop(reply.send(NodeView::of(&self.node))),
+            Input::Find { find, reply } => {
+                let found = self.node.tasks().find(|task| find(task));
+                drop(reply.send(found.cloned().map(Box::new)));
+            }
             Input::Ledger(reply) => drop(reply.send(self.node.ledger().clone())),
             Input::Containers { task, reply } => {
                 let view = self.node.task(&task).map(|task| {

@@ -16,6 +16,7 @@ pub mod dial;
 pub mod doctor;
 pub mod driver;
 pub mod effects;
+pub mod endpoints;
 pub mod executor;
 pub mod halt;
 pub mod health;

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod bad_input;
+mod endpoints;
 mod fields;
 mod halt;
 mod health;

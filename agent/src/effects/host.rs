@@ -35,6 +35,7 @@ use super::{
 use crate::{
     audit::{ListError, directories},
     config::{Config, NamedRuntime},
+    endpoints::{self, Endpoints},
     logs::{self, AdoptError, LoggerRegistry, RegistryConfig},
     observe::{Observer, OomCounter},
     sys::{self, Chain},
@@ -54,9 +55,17 @@ pub struct Host {
     pub cgroups: Cgroups,
     pub sampler: Arc<Mutex<Sampler>>,
     pub loggers: LoggerRegistry,
+    pub endpoints: Endpoints,
     volumes: Volumes,
     run_dir: PathBuf,
     log_dir: PathBuf,
+}
+
+/// What a new host's caller has to serve.
+#[derive(Debug)]
+pub struct Listening {
+    pub loggers: logs::Server,
+    pub endpoints: endpoints::Listeners,
 }
 
 impl OomCounter for Cgroups {
@@ -82,7 +91,7 @@ impl Host {
         channel: tonic::transport::Channel,
         notifier: Notifier,
         kept_addresses: Vec<Ipv4Addr>,
-    ) -> anyhow::Result<(Self, logs::Server)> {
+    ) -> anyhow::Result<(Self, Listening)> {
         let logger = config.logger_path().context("find the agent's own executable")?;
         anyhow::ensure!(
             logger.is_file(),
@@ -90,11 +99,13 @@ impl Host {
             logger.display()
         );
         let cgroups = Cgroups::new(&config.cgroup_parent())?.task_pids_max(config.task_pids_max);
+        let (endpoints, listeners) = Endpoints::bind(&config.run_dir)?;
         let network = Network::start(NetworkConfig {
             instance: config.instance.clone(),
             run_dir: config.run_dir.clone(),
             task_cidr: config.task_cidr,
             kept: kept_addresses,
+            endpoint_port: endpoints.port(),
         })
         .await?;
         let images = Images::new(channel.clone(), images_config(config)?)?;
@@ -119,16 +130,23 @@ impl Host {
         let host = Self {
             images,
             probes: Probes::new(runtime.clone(), config.run_dir.clone()),
-            runtime: runtime.with_registry(Arc::new(loggers.clone())),
+            runtime: runtime
+                .with_registry(Arc::new(loggers.clone()))
+                .with_endpoints(endpoints.clone()),
             network,
             cgroups,
             sampler: Arc::new(Mutex::new(sampler)),
             loggers,
+            endpoints,
             volumes,
             run_dir: config.run_dir.clone(),
             log_dir: config.log_dir(),
         };
-        Ok((host, server))
+        let listening = Listening {
+            loggers: server,
+            endpoints: listeners,
+        };
+        Ok((host, listening))
     }
 
     /// Takes up the loggers of what the runtime has, so that their containers survive them from now on. One that died

@@ -32,7 +32,7 @@ use crate::{
     driver::Input, effects::cgroups::Cgroups, effects::images::PullProgress, health::Health,
     identity::IdentityState, link::LinkState, logs::LoggerRegistry, store::Store, telemetry::Sampler,
 };
-pub use view::NodeView;
+pub use view::{NodeView, status};
 
 /// The driver has so long to answer.
 const DRIVER_PATIENCE: Duration = Duration::from_secs(2);

@@ -281,6 +281,8 @@ async fn remove_network_objects(place: &Place) -> Result<(), NetworkError> {
         run_dir: place.run_dir.clone(),
         task_cidr: place.task_cidr,
         kept: Vec::new(),
+        // Of no rule that is made here.
+        endpoint_port: 0,
     })?;
     let mut objects = network.list().await?;
     // Those of our links go with them; a route to another link is somebody else's.

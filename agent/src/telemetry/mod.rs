@@ -187,6 +187,18 @@ impl Sampler {
         (node, tasks.collect())
     }
 
+    /// One task alone, and the host. None: it is not registered.
+    pub fn sample_task(&mut self, task: &TaskId) -> Option<(NodeUsage, TaskUsage)> {
+        let node = self.sample_node();
+        let links = self.sample_links();
+        let files = self.tasks.get_mut(task)?;
+        let usage = TaskUsage {
+            network: links.get(files.link.as_str()).copied(),
+            ..files.read(task, &mut self.buffer)
+        };
+        Some((node, usage))
+    }
+
     fn sample_node(&mut self) -> NodeUsage {
         let buffer = &mut self.buffer;
         let mut node = NodeUsage {
@@ -314,8 +326,11 @@ mod tests {
         assert_eq!(tasks[0].containers[0].usage, expected);
         assert_eq!((tasks[0].total.oom_kills, tasks[0].network), (1, None));
         assert_eq!(tasks[0].overhead.pressure, None);
+        let (_, alone) = sampler.sample_task(&task).unwrap();
+        assert_eq!(alone, tasks[0]);
         sampler.unregister(&task);
         assert!(sampler.sample().1.is_empty());
+        assert_eq!(sampler.sample_task(&task), None);
     }
 
     #[test]

@@ -98,6 +98,7 @@ impl Host {
             run_dir: self.dir.path().join("run"),
             task_cidr: "10.77.0.0/16".parse().unwrap(),
             kept: Vec::new(),
+            endpoint_port: 51_679,
         }
     }
 

@@ -1,8 +1,15 @@
 //! Owns connections: how many, how long, and their end. Never knows what is asked.
 
-use std::{io, pin::pin, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    io,
+    net::{IpAddr, SocketAddr},
+    pin::pin,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
-use axum::Router;
+use axum::{Extension, Router};
 use hyper::server::conn::http1;
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
@@ -17,6 +24,10 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// Connections at a time, of each listener; more wait in the kernel's queue.
 const CONNECTIONS_MAX: usize = 32;
+const EQUAL: Places = Places {
+    all: CONNECTIONS_MAX,
+    of_one: CONNECTIONS_MAX,
+};
 /// Longest sending of a request's header.
 pub(super) const HEADER_LIMIT: Duration = Duration::from_secs(5);
 /// Most bytes of a request that are held in memory.
@@ -28,10 +39,24 @@ pub(super) const GRACE: Duration = Duration::from_secs(1);
 /// Pause after a failed accept: no descriptors are left, for example.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
+/// Who asks, over TCP: an extension of each request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Peer(pub SocketAddr);
+
+/// How many connections a listener has at a time.
+#[derive(Clone, Copy, Debug)]
+pub struct Places {
+    /// More wait in the kernel's queue.
+    pub all: usize,
+    /// From one address; more are closed at once, so that none keeps the others out.
+    pub of_one: usize,
+}
+
 /// A bound listener and what it serves.
 pub(super) struct Listener {
     socket: Socket,
     router: Router,
+    places: Places,
 }
 
 enum Socket {
@@ -44,6 +69,7 @@ impl Listener {
         Self {
             socket: Socket::Unix(listener),
             router,
+            places: EQUAL,
         }
     }
 
@@ -51,17 +77,22 @@ impl Listener {
         Self {
             socket: Socket::Tcp(listener),
             router,
+            places: EQUAL,
         }
+    }
+
+    pub(super) fn places(self, places: Places) -> Self {
+        Self { places, ..self }
     }
 
     /// Serves until `stop`. To be called within a runtime.
     pub(super) fn serve(self, stop: CancellationToken) -> io::Result<impl Future<Output = ()>> {
-        let router = self.router;
+        let (router, places) = (self.router, self.places);
         let accept = match self.socket {
             Socket::Unix(listener) => Accept::Unix(tokio::net::UnixListener::from_std(listener)?),
             Socket::Tcp(listener) => Accept::Tcp(tokio::net::TcpListener::from_std(listener)?),
         };
-        Ok(accept_all(accept, router, stop))
+        Ok(accept_all(accept, router, places, stop))
     }
 }
 
@@ -74,16 +105,52 @@ trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
 impl<T: AsyncRead + AsyncWrite + Unpin + Send> Stream for T {}
 
 impl Accept {
-    async fn next(&self) -> io::Result<(Box<dyn Stream>, Option<Duration>)> {
+    async fn next(&self) -> io::Result<(Box<dyn Stream>, Option<Peer>)> {
         Ok(match self {
             Self::Unix(listener) => (Box::new(listener.accept().await?.0), None),
-            Self::Tcp(listener) => (Box::new(listener.accept().await?.0), Some(TCP_LIMIT)),
+            Self::Tcp(listener) => {
+                let (stream, peer) = listener.accept().await?;
+                (Box::new(stream), Some(Peer(peer)))
+            }
         })
     }
 }
 
-async fn accept_all(accept: Accept, router: Router, stop: CancellationToken) {
-    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+/// Connections by address.
+#[derive(Clone, Debug, Default)]
+struct Held(Arc<Mutex<HashMap<IpAddr, usize>>>);
+
+/// One of them, until dropped.
+struct Hold(Held, IpAddr);
+
+impl Held {
+    /// None: that address has all it may have.
+    fn hold(&self, address: IpAddr, most: usize) -> Option<Hold> {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = all.entry(address).or_default();
+        if *count >= most {
+            return None;
+        }
+        *count += 1;
+        Some(Hold(self.clone(), address))
+    }
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        let mut all = self.0.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = all.get_mut(&self.1) {
+            *count -= 1;
+            if *count == 0 {
+                all.remove(&self.1);
+            }
+        }
+    }
+}
+
+async fn accept_all(accept: Accept, router: Router, limits: Places, stop: CancellationToken) {
+    let places = Arc::new(Semaphore::new(limits.all));
+    let held = Held::default();
     let connections = TaskTracker::new();
     loop {
         let next = async {
@@ -95,15 +162,22 @@ async fn accept_all(accept: Accept, router: Router, stop: CancellationToken) {
             next = next => next,
         };
         match accepted {
-            Ok((stream, limit)) => {
-                let (router, stop) = (router.clone(), stop.clone());
+            Ok((stream, None)) => {
+                let served = serve(stream, router.clone(), stop.clone());
                 connections.spawn(async move {
                     let _place = place;
-                    let served = serve(stream, router, stop);
-                    match limit {
-                        Some(limit) => drop(timeout(limit, served).await),
-                        None => served.await,
-                    }
+                    served.await;
+                });
+            }
+            Ok((stream, Some(peer))) => {
+                let Some(hold) = held.hold(peer.0.ip(), limits.of_one) else {
+                    continue;
+                };
+                let router = router.clone().layer(Extension(peer));
+                let served = timeout(TCP_LIMIT, serve(stream, router, stop.clone()));
+                connections.spawn(async move {
+                    let _both = (place, hold);
+                    drop(served.await);
                 });
             }
             Err(error) => {
@@ -135,6 +209,6 @@ async fn serve(stream: Box<dyn Stream>, router: Router, stop: CancellationToken)
         }
     };
     if let Err(error) = ended {
-        tracing::debug!(%error, "a connection for health and metrics broke");
+        tracing::debug!(%error, "a connection broke");
     }
 }

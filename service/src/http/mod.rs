@@ -15,8 +15,11 @@ use std::{fmt, io, net::SocketAddr, path::PathBuf, pin::Pin, sync::Arc, thread::
 use axum::Router;
 use tokio_util::sync::CancellationToken;
 
-pub use self::listen::{ListenError, advice};
 use self::{connections::Listener, listen::SocketFile};
+pub use self::{
+    connections::{Peer, Places},
+    listen::{ListenError, advice},
+};
 use crate::{liveness::Pulse, readiness::Readiness};
 
 /// Where to listen.
@@ -103,6 +106,21 @@ impl Server {
             let _ = tokio::task::spawn_blocking(move || thread.join()).await;
         }
     }
+}
+
+/// Serves `router` on a listener of the caller's until `stop`: one request per connection, within deadlines, with a [`Peer`].
+/// To be called within a runtime.
+///
+/// # Errors
+/// When the listener cannot be made one of the runtime.
+pub fn serve_tcp(
+    listener: std::net::TcpListener,
+    router: Router,
+    places: Places,
+    stop: CancellationToken,
+) -> io::Result<impl Future<Output = ()>> {
+    listener.set_nonblocking(true)?;
+    Listener::tcp(listener, router).places(places).serve(stop)
 }
 
 impl Drop for Server {

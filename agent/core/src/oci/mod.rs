@@ -156,6 +156,8 @@ pub struct TaskFacts {
     pub cgroup_parent: String,
     pub hostname: String,
     pub network: Network,
+    /// Variables of the agent's own, which no definition replaces.
+    pub environment: Vec<(String, String)>,
     /// The agent's own, `hosts`, `hostname`, `resolv.conf`, and the volumes.
     pub mounts: Vec<Mount>,
     /// What the definition maps; for a privileged container also all that the host has in `/dev`.
@@ -235,7 +237,7 @@ impl OciSpec {
         let (spec, image) = (&request.spec, &request.image.config);
         let cgroup = container_cgroup(&task.cgroup_parent, &request.task, &spec.id);
         let built = Self::new(argv(image, spec), cgroup, host)
-            .environment(&image.env, &spec.environment)
+            .environment(&image.env, &[&spec.environment[..], &task.environment].concat())
             .working_directory(&image.working_dir, &spec.working_directory)
             .user(user)
             .hostname(task.hostname)

@@ -420,6 +420,7 @@ fn a_request_becomes_a_specification() {
         cgroup_parent: "berth".into(),
         hostname: "aaaaaaaaaaaa".into(),
         network: Network::Join("/run/n".into()),
+        environment: vec![("ECS_X".into(), "own".into())],
         mounts: vec![Mount::bind("/run/h", "/etc/hosts")],
         devices: vec![],
         seccomp: None,
@@ -437,6 +438,12 @@ fn a_request_becomes_a_specification() {
     assert_eq!(at(&spec, "/root/readonly"), &json!(true));
     assert_eq!(at(&spec, "/process/args"), &json!(["sleep", "1"]));
     assert_eq!(shim_cgroup("/berth/", &request.task), format!("/berth/{task}/rt"));
+    let env = at(&spec, "/process/env").as_array().unwrap();
+    assert!(env.contains(&json!("ECS_X=own")), "{env:?}");
+    let mut claims = request.clone();
+    claims.spec.environment = vec![("ECS_X".into(), "its".into())];
+    let claimed = OciSpec::for_container(&claims, User::ROOT, facts.clone(), V1);
+    assert_eq!(at(&claimed.build().unwrap(), "/process/env"), &json!(env));
 
     // Its own limits.
     let mut limited = request.clone();

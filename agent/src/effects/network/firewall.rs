@@ -11,6 +11,7 @@ use tokio::{
 };
 
 use super::{error::NetworkError, names::Names};
+use crate::endpoints::ADDRESS;
 
 /// One `nft` run: normally 6 to 9 ms.
 const NFT_DEADLINE: Duration = Duration::from_secs(10);
@@ -24,7 +25,9 @@ const NFT_OUTPUT_BYTES_MAX: u64 = 4 * 1024 * 1024;
 /// - A source that the host does not route back through the very link it came in on is spoofed, and dropped. Each task
 ///   link has `rp_filter=1` as well, but the kernel takes the larger of that and `conf.all.rp_filter`, and 2, which many
 ///   distributions set there, is the weaker check.
-fn ruleset(names: &Names, range: Ipv4Net, kept: &[Ipv4Addr]) -> String {
+/// - Port 80 of [`ADDRESS`] is the task metadata endpoint, which listens on `endpoint_port` of it: tasks reach that and nothing
+///   else of the host there, and nobody else reaches it.
+fn ruleset(names: &Names, range: Ipv4Net, kept: &[Ipv4Addr], endpoint_port: u16) -> String {
     let kept: String = kept.iter().map(|address| format!(", {address}")).collect();
     let (table, prefix) = (names.table(), names.prefix());
     format!(
@@ -34,6 +37,16 @@ table inet {table} {{
   chain prerouting {{
     type filter hook prerouting priority raw; policy accept;
     iifname "{prefix}*" meta nfproto ipv4 fib saddr . iif oif missing counter drop
+  }}
+  chain dstnat {{
+    type nat hook prerouting priority dstnat; policy accept;
+    iifname "{prefix}*" ip daddr {ADDRESS} tcp dport 80 dnat ip to {ADDRESS}:{endpoint_port}
+  }}
+  chain input {{
+    type filter hook input priority filter; policy accept;
+    iifname "{prefix}*" ip daddr {ADDRESS} tcp dport {endpoint_port} accept
+    iifname "{prefix}*" ip daddr {ADDRESS} counter drop
+    ip daddr {ADDRESS} tcp dport {endpoint_port} counter drop
   }}
   chain forward {{
     type filter hook forward priority filter; policy accept;
@@ -53,8 +66,14 @@ table inet {table} {{
 }
 
 /// Replaces the table. Idempotent.
-pub(super) async fn apply(names: &Names, range: Ipv4Net, kept: &[Ipv4Addr]) -> Result<(), NetworkError> {
-    nft("apply the table", &["-f", "-"], &ruleset(names, range, kept)).await?;
+pub(super) async fn apply(
+    names: &Names,
+    range: Ipv4Net,
+    kept: &[Ipv4Addr],
+    endpoint_port: u16,
+) -> Result<(), NetworkError> {
+    let rules = ruleset(names, range, kept, endpoint_port);
+    nft("apply the table", &["-f", "-"], &rules).await?;
     Ok(())
 }
 
@@ -188,12 +207,12 @@ mod tests {
     fn the_ruleset_replaces_the_table_in_one_transaction() {
         let names = Names::new("berth-t").unwrap();
         let range = "10.1.0.0/16".parse().unwrap();
-        let rules = ruleset(&names, range, &[]);
+        let rules = ruleset(&names, range, &[], 51679);
         let lines: Vec<_> = rules.lines().collect();
         assert_eq!(lines[0], "table inet berth-t { }");
         assert_eq!(lines[1], "delete table inet berth-t");
         assert!(rules.contains("ip saddr { 10.1.0.0/16 } oifname != "));
-        let rules = ruleset(&names, range, &["10.9.0.1".parse().unwrap()]);
+        let rules = ruleset(&names, range, &["10.9.0.1".parse().unwrap()], 51679);
         assert!(rules.contains("ip saddr { 10.1.0.0/16, 10.9.0.1 } oifname != "));
     }
 }

@@ -69,6 +69,8 @@ pub struct NetworkConfig {
     pub task_cidr: Ipv4Net,
     /// Addresses outside of it that tasks have from before it was changed.
     pub kept: Vec<Ipv4Addr>,
+    /// Of the task metadata endpoint.
+    pub endpoint_port: u16,
 }
 
 /// A task that has its network.
@@ -105,7 +107,7 @@ impl Network {
         let netns_dir = netns::prepare_directory(&config.run_dir.join("netns"))?;
         let run_dir = netns_dir.parent().unwrap_or(&config.run_dir).to_owned();
         enable_forwarding()?;
-        firewall::apply(&names, range, &config.kept).await?;
+        firewall::apply(&names, range, &config.kept, config.endpoint_port).await?;
         for chain in firewall::foreign_forward_drops(&names).await? {
             warn!(
                 chain,

@@ -10,6 +10,7 @@ use std::{
 use futures_util::TryStreamExt;
 use netlink_packet_route::{
     AddressFamily, RouteNetlinkMessage,
+    address::AddressScope,
     link::{
         AfSpecInet, AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InetDevConf, InfoData, InfoVeth,
         LinkAttribute, LinkMessage, State, Stats64,
@@ -204,6 +205,14 @@ impl Netlink {
     /// Gives the link its address, as a /32: it shares a network with nobody.
     pub(super) async fn add_address(&self, link: &Link, address: Ipv4Addr) -> Result<(), NetworkError> {
         let request = self.handle.address().add(link.index, IpAddr::V4(address), 32);
+        let result = request.replace().execute().await;
+        result.map_err(failed("give an address to", &link.name))
+    }
+
+    /// As [`add_address`](Self::add_address), but packets to others never have it as their source.
+    pub(super) async fn add_own_address(&self, link: &Link, address: Ipv4Addr) -> Result<(), NetworkError> {
+        let mut request = self.handle.address().add(link.index, IpAddr::V4(address), 32);
+        request.message_mut().header.scope = AddressScope::Host;
         let result = request.replace().execute().await;
         result.map_err(failed("give an address to", &link.name))
     }

@@ -14,6 +14,8 @@ use super::{
     threads::{Threads, block_on},
 };
 
+/// As good as any for what nobody asks.
+const ENDPOINT_PORT: u16 = 51_679;
 const LINK: &str = "probe0";
 const PEER: &str = "probe1";
 /// Locally administered, as every one of ours.
@@ -50,7 +52,7 @@ pub(crate) async fn probe(instance: &str, range: Ipv4Net) -> Result<(), NetworkE
                     netlink.create_veth(&pair).await
                 })
                 .await?;
-            firewall::apply(&names, range, &[]).await
+            firewall::apply(&names, range, &[], ENDPOINT_PORT).await
         })
     };
     Threads::default().run("probe", "the kernel", (), work).await?;

@@ -17,6 +17,7 @@ use super::{
     netlink::{Link, Netlink, Socket, VethPair},
     netns::Entered,
 };
+use crate::endpoints::ADDRESS;
 
 /// The task's gateway: every task has the same, and no host has it. Link-local (RFC 3927), and not one of the
 /// addresses that clouds and ECS give a meaning to.
@@ -149,6 +150,7 @@ impl Wiring {
         let alias = self.names.alias(&self.task);
         host.configure(link, Some(&alias), true, self.ipv6).await?;
         host.up(link).await?;
+        host.add_own_address(link, ADDRESS).await?;
         host.add_neighbour(link, self.address, names::task_mac(&self.task))
             .await?;
         host.add_host_route(link, self.address).await

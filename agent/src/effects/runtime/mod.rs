@@ -41,6 +41,7 @@ use tonic::{
 };
 
 use super::volumes::Volumes;
+use crate::endpoints::Endpoints;
 pub use connect::{ConnectError, VERSION_MIN, connect};
 pub use error::{Answer, RuntimeError, Step};
 pub use index::Identity;
@@ -112,6 +113,7 @@ pub trait LoggerRegistry: Send + Sync {
 pub struct Runtime {
     shared: Arc<Shared>,
     registry: Option<Arc<dyn LoggerRegistry>>,
+    endpoints: Option<Endpoints>,
 }
 
 struct Shared {
@@ -142,12 +144,20 @@ impl Runtime {
         Self {
             shared: Arc::new(shared),
             registry: None,
+            endpoints: None,
         }
     }
 
     /// From now on a container without a registered logger is not started.
     pub fn with_registry(mut self, registry: Arc<dyn LoggerRegistry>) -> Self {
         self.registry = Some(registry);
+        self
+    }
+
+    /// Tells containers where their endpoints are.
+    #[must_use]
+    pub fn with_endpoints(mut self, endpoints: Endpoints) -> Self {
+        self.endpoints = Some(endpoints);
         self
     }
 

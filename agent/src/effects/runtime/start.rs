@@ -236,6 +236,7 @@ impl Attempt<'_> {
             cgroup_parent: self.runtime.config().cgroup_parent.clone(),
             hostname: self.runtime.hostname(self.request),
             network,
+            environment: self.endpoints(),
             mounts: self.mounts(),
             devices: self.devices()?,
             seccomp: self.seccomp()?,
@@ -253,6 +254,17 @@ impl Attempt<'_> {
     fn init(&self) -> Option<String> {
         let path = self.runtime.config().init.as_ref()?;
         Some(path.to_string_lossy().into_owned())
+    }
+
+    /// Where the container is told of itself, if it has the network for it.
+    fn endpoints(&self) -> Vec<(String, String)> {
+        let spec = &self.request.spec;
+        match &self.runtime.endpoints {
+            Some(endpoints) if !spec.networking.disabled => {
+                endpoints.environment(self.request.network, &spec.id)
+            }
+            _ => Vec::new(),
+        }
     }
 
     fn mounts(&self) -> Vec<oci::Mount> {

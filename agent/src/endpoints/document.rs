@@ -1,0 +1,237 @@
+//! Owns the form of metadata: that of ECS's task metadata endpoint, version 4, of which version 3 is a part. What has no meaning
+//! on a node of one's own (availability zone, VPC, ENI attachment ids) is left out.
+
+use berth_agent_core::{
+    desired::{ContainerSpec, DesiredStatus, NetworkMode, Protocol},
+    ids::{ContainerId, runtime_id as name_of_attempt},
+    report::ContainerState,
+    task::Task,
+};
+use serde_json::{Map, Value, json};
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
+
+use crate::{effects::network::GATEWAY, introspection::status};
+
+const MIB: u64 = 1 << 20;
+/// CPU units of one CPU.
+const CPU_UNITS: f64 = 1024.0;
+/// Nanoseconds in a millisecond.
+const MS_NS: i128 = 1_000_000;
+
+/// The runtime's name of a container's latest attempt; None before the first.
+pub(super) fn runtime_id(task: &Task, container: &ContainerId) -> Option<String> {
+    let known = task.container(container);
+    known.attempted.then(|| name_of_attempt(container, known.attempt))
+}
+
+/// None: the task has no such container.
+pub(super) fn container(task: &Task, id: &ContainerId, task_cidr: &str) -> Option<Value> {
+    let state = task.state();
+    let states = task.spec.containers.iter().zip(&state.facts.containers);
+    states
+        .filter(|(spec, _)| spec.id == *id)
+        .map(|(spec, state)| of_container(task, spec, state, task_cidr))
+        .next()
+}
+
+pub(super) fn task(task: &Task, task_cidr: &str) -> Value {
+    let spec = &task.spec;
+    let state = task.state();
+    let times = &state.times;
+    let containers: Vec<Value> = spec
+        .containers
+        .iter()
+        .zip(&state.facts.containers)
+        .map(|(spec, state)| of_container(task, spec, state, task_cidr))
+        .collect();
+    let mut limits = Map::new();
+    if spec.limits.cpu_units > 0 {
+        limits.insert("CPU".into(), json!(f64::from(spec.limits.cpu_units) / CPU_UNITS));
+    }
+    if spec.limits.memory_bytes > 0 {
+        limits.insert("Memory".into(), json!(spec.limits.memory_bytes / MIB));
+    }
+    let mut document = Map::from_iter([
+        ("Cluster".to_owned(), json!(spec.cluster)),
+        ("TaskARN".to_owned(), json!(spec.arn)),
+        ("Family".to_owned(), json!(spec.family)),
+        ("Revision".to_owned(), json!(spec.revision.to_string())),
+        ("DesiredStatus".to_owned(), json!(desired(spec.desired))),
+        ("KnownStatus".to_owned(), json!(status(state.facts.status))),
+        ("Containers".to_owned(), containers.into()),
+    ]);
+    if !limits.is_empty() {
+        document.insert("Limits".into(), limits.into());
+    }
+    for (name, at) in [
+        ("PullStartedAt", times.pull_started),
+        ("PullStoppedAt", times.pull_stopped),
+        ("ExecutionStoppedAt", times.execution_stopped),
+    ] {
+        if let Some(text) = at.and_then(|at| rfc3339(at.0)) {
+            document.insert(name.into(), text.into());
+        }
+    }
+    document.into()
+}
+
+/// Tags are the control plane's, and do not come to the node: said as ECS says that it could not get them.
+pub(super) fn task_with_tags(of: &Task, task_cidr: &str) -> Value {
+    let mut document = task(of, task_cidr);
+    document["Errors"] = json!([{
+        "ErrorField": "TaskTags",
+        "ErrorCode": "NotAvailable",
+        "ErrorMessage": "the node does not know the task's tags",
+        "ResourceARN": of.spec.arn,
+    }]);
+    document
+}
+
+fn of_container(task: &Task, spec: &ContainerSpec, state: &ContainerState, task_cidr: &str) -> Value {
+    let runtime_id = state.runtime_id.clone().unwrap_or_default();
+    let mut document = Map::from_iter([
+        ("DockerId".to_owned(), json!(runtime_id)),
+        ("Name".to_owned(), json!(spec.name)),
+        ("DockerName".to_owned(), json!(runtime_id)),
+        ("Image".to_owned(), json!(spec.image)),
+        (
+            "ImageID".to_owned(),
+            json!(state.image_digest.clone().unwrap_or_default()),
+        ),
+        ("Labels".to_owned(), labels(task, spec)),
+        ("DesiredStatus".to_owned(), json!(desired(task.spec.desired))),
+        ("KnownStatus".to_owned(), json!(status(state.status))),
+        (
+            "Limits".to_owned(),
+            json!({"CPU": spec.cpu_units, "Memory": spec.memory_bytes / MIB}),
+        ),
+        ("Type".to_owned(), json!("NORMAL")),
+        ("ContainerARN".to_owned(), json!(arn(&task.spec.arn, &spec.id))),
+        ("LogDriver".to_owned(), json!("json-file")),
+    ]);
+    let mut add = |name: &str, value: Option<Value>| {
+        if let Some(value) = value {
+            document.insert(name.into(), value);
+        }
+    };
+    add("ExitCode", state.exit_code.map(Value::from));
+    // ECS has a time of creation, too: here a container is created when it starts.
+    let started = state.started.and_then(|at| rfc3339(at.0));
+    add("CreatedAt", started.clone().map(Value::from));
+    add("StartedAt", started.map(Value::from));
+    let finished = state.finished.and_then(|at| rfc3339(at.0));
+    add("FinishedAt", finished.map(Value::from));
+    if spec.restart.is_some() {
+        add("RestartCount", Some(state.restart_count.into()));
+    }
+    add("Health", health(task, spec, state));
+    add("Ports", ports(spec));
+    add("Volumes", volumes(spec));
+    let network = (!spec.networking.disabled).then(|| network(task, spec, task_cidr));
+    add("Networks", network.map(|network| json!([network])));
+    document.into()
+}
+
+fn desired(status: DesiredStatus) -> &'static str {
+    match status {
+        DesiredStatus::Running => "RUNNING",
+        DesiredStatus::Stopped => "STOPPED",
+    }
+}
+
+/// The definition's, and those that the ECS agent gives every container.
+fn labels(task: &Task, spec: &ContainerSpec) -> Value {
+    let mut labels: Map<String, Value> = spec
+        .labels
+        .iter()
+        .map(|(name, value)| (name.clone(), json!(value)))
+        .collect();
+    let own = &task.spec;
+    for (name, value) in [
+        ("cluster", own.cluster.clone()),
+        ("container-name", spec.name.clone()),
+        ("task-arn", own.arn.clone()),
+        ("task-definition-family", own.family.clone()),
+        ("task-definition-version", own.revision.to_string()),
+    ] {
+        labels.insert(format!("com.amazonaws.ecs.{name}"), value.into());
+    }
+    labels.into()
+}
+
+/// As the control plane forms it from the same parts.
+fn arn(task: &str, container: &ContainerId) -> String {
+    format!("{}/{container}", task.replacen(":task/", ":container/", 1))
+}
+
+fn health(task: &Task, spec: &ContainerSpec, state: &ContainerState) -> Option<Value> {
+    let health = state.health.as_ref()?;
+    let latest = task.container(&spec.id).health.latest();
+    let mut document = Map::from_iter([("status".to_owned(), json!(health.status.as_str()))]);
+    if let Some(since) = health.since.and_then(|at| rfc3339(at.0)) {
+        document.insert("statusSince".into(), since.into());
+    }
+    if let Some(code) = latest.and_then(|outcome| outcome.exit_code) {
+        document.insert("exitCode".into(), code.into());
+    }
+    if let Some(outcome) = latest {
+        document.insert("output".into(), outcome.output.clone().into());
+    }
+    Some(document.into())
+}
+
+fn ports(spec: &ContainerSpec) -> Option<Value> {
+    let port = |port: &berth_agent_core::desired::PortMapping| {
+        let protocol = match port.protocol {
+            Protocol::Tcp => "tcp",
+            Protocol::Udp => "udp",
+        };
+        json!({"ContainerPort": port.container_port, "HostPort": port.host_port, "Protocol": protocol})
+    };
+    let ports: Vec<Value> = spec.ports.iter().map(port).collect();
+    (!ports.is_empty()).then(|| ports.into())
+}
+
+fn volumes(spec: &ContainerSpec) -> Option<Value> {
+    let mounts = spec.volumes.mount_points.iter();
+    let volumes: Vec<Value> = mounts
+        .map(|mount| json!({"DockerName": mount.volume, "Destination": mount.path}))
+        .collect();
+    (!volumes.is_empty()).then(|| volumes.into())
+}
+
+fn network(task: &Task, spec: &ContainerSpec, task_cidr: &str) -> Value {
+    let mode = match task.spec.network {
+        NetworkMode::Awsvpc => "awsvpc",
+        NetworkMode::Host => "host",
+        NetworkMode::None => "none",
+    };
+    let mut network = Map::from_iter([("NetworkMode".to_owned(), json!(mode))]);
+    if let Some(address) = task.address {
+        network.insert("IPv4Addresses".into(), json!([address.to_string()]));
+        network.insert("AttachmentIndex".into(), 0.into());
+        network.insert("IPv4SubnetCIDRBlock".into(), task_cidr.into());
+        network.insert("SubnetGatewayIpv4Address".into(), format!("{GATEWAY}/32").into());
+    }
+    if let Some(mac) = &task.mac_address {
+        network.insert("MACAddress".into(), mac.clone().into());
+    }
+    let own = &spec.networking;
+    if !own.dns_servers.is_empty() {
+        let servers: Vec<String> = own.dns_servers.iter().map(ToString::to_string).collect();
+        network.insert("DomainNameServers".into(), servers.into());
+    }
+    if !own.dns_search_domains.is_empty() {
+        network.insert(
+            "DomainNameSearchList".into(),
+            own.dns_search_domains.clone().into(),
+        );
+    }
+    network.into()
+}
+
+/// Milliseconds since the Unix epoch, as RFC 3339 has a time.
+fn rfc3339(ms: i64) -> Option<String> {
+    let time = OffsetDateTime::from_unix_timestamp_nanos(i128::from(ms) * MS_NS).ok()?;
+    time.format(&Rfc3339).ok()
+}

@@ -1,0 +1,322 @@
+//! The task metadata endpoint, versions 3 and 4: what a container may know of itself and its task, over HTTP. Owns the
+//! listeners, who may ask, and how often; never changes anything.
+//!
+//! There is one listener for all tasks, in the host's network namespace, on an unprivileged port: inside a task it would take
+//! ports from the workload. Tasks with a network of their own reach it as 169.254.170.2:80, an address that the host's end of
+//! each task's link has, and so goes with the link; a rule of the firewall leads there, and lets nobody else in. Who asks is
+//! known by the source address, which the firewall ties to one link and a TCP handshake to whoever has it. A task on the host's
+//! network asks on loopback, and is known by the name of its endpoint alone, which nobody can guess.
+
+mod document;
+mod key;
+mod rate;
+mod stats;
+
+use std::{
+    io,
+    net::{IpAddr, Ipv4Addr, SocketAddrV4, TcpListener},
+    os::fd::{AsRawFd as _, OwnedFd},
+    path::Path,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use anyhow::Context as _;
+use axum::{
+    Extension, Router,
+    extract::Path as Segment,
+    http::{StatusCode, header},
+    response::{IntoResponse, Response},
+    routing::get,
+};
+use berth_agent_core::{
+    desired::NetworkMode,
+    ids::{ContainerId, TaskId},
+    task::Task,
+};
+use berth_service::http::{Peer, Places, serve_tcp};
+use nix::sys::socket::{
+    AddressFamily, Backlog, SockFlag, SockType, SockaddrIn, bind, listen, setsockopt, socket, sockopt,
+};
+use serde_json::{Value, json};
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+
+use self::{key::Key, rate::Rates};
+use crate::{driver::Input, telemetry::Sampler};
+
+/// Where a task with a network of its own finds it, on port 80, as in ECS.
+pub const ADDRESS: Ipv4Addr = Ipv4Addr::new(169, 254, 170, 2);
+/// Tried first, as the ECS agent's; any other if somebody has it.
+const PORT: u16 = 51_679;
+/// As many tasks' worth of askers at a time, and of each.
+const PLACES: Places = Places { all: 256, of_one: 16 };
+/// The driver has so long to answer.
+const DRIVER_PATIENCE: Duration = Duration::from_secs(2);
+const BACKLOG: i32 = 128;
+
+/// Names containers' endpoints. Clones are the same.
+#[derive(Clone, Debug)]
+pub struct Endpoints {
+    key: Arc<Key>,
+    port: u16,
+}
+
+/// Bound, not served yet.
+#[derive(Debug)]
+pub struct Listeners {
+    of_tasks: TcpListener,
+    of_host: TcpListener,
+}
+
+/// What answers are made of.
+#[derive(Clone, Debug)]
+pub struct Sources {
+    pub inputs: mpsc::WeakSender<Input>,
+    pub sampler: Arc<Mutex<Sampler>>,
+    /// Where tasks' addresses come from: `10.1.0.0/16`.
+    pub task_cidr: String,
+}
+
+impl Endpoints {
+    /// Takes the port and the key that containers were told of, or new ones: they hold until the host boots, as containers do.
+    ///
+    /// # Errors
+    /// No port can be had, or `run_dir` cannot be written.
+    pub fn bind(run_dir: &Path) -> anyhow::Result<(Self, Listeners)> {
+        let kept = key::load(run_dir).context("read the key of the task metadata endpoint")?;
+        let (key, wanted) = kept.map_or_else(|| (Key::new(), PORT), |(key, port)| (key, port));
+        let (listeners, port) = Listeners::bind(wanted)
+            .or_else(|error| {
+                tracing::debug!(%error, port = wanted, "the task metadata endpoint takes another port");
+                Listeners::bind(0)
+            })
+            .context("listen for the task metadata endpoint")?;
+        key::store(run_dir, &key, port).context("keep the key of the task metadata endpoint")?;
+        let key = Arc::new(key);
+        Ok((Self { key, port }, listeners))
+    }
+
+    /// Of the listeners, on [`ADDRESS`] and on loopback.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// The variables that tell a container where to ask. None where it could not.
+    pub fn environment(&self, network: NetworkMode, container: &ContainerId) -> Vec<(String, String)> {
+        let host = match network {
+            NetworkMode::Awsvpc => ADDRESS.to_string(),
+            NetworkMode::Host => format!("127.0.0.1:{}", self.port),
+            NetworkMode::None => return Vec::new(),
+        };
+        let name = self.key.name(container);
+        [
+            ("ECS_CONTAINER_METADATA_URI", "v3"),
+            ("ECS_CONTAINER_METADATA_URI_V4", "v4"),
+        ]
+        .map(|(variable, version)| (variable.to_owned(), format!("http://{host}/{version}/{name}")))
+        .into()
+    }
+
+    /// Serves until `stop`. To be called within a runtime.
+    ///
+    /// # Errors
+    /// When the listeners cannot be made the runtime's.
+    pub fn serve(
+        &self,
+        listeners: Listeners,
+        sources: Sources,
+        stop: &CancellationToken,
+    ) -> io::Result<impl Future<Output = ()> + use<>> {
+        let asked = Asked {
+            key: Arc::clone(&self.key),
+            sources,
+            rates: Arc::default(),
+        };
+        let routes = asked.routes();
+        let of_tasks = serve_tcp(listeners.of_tasks, routes.clone(), PLACES, stop.clone())?;
+        // Everybody there has the one address.
+        let places = Places {
+            of_one: PLACES.all,
+            ..PLACES
+        };
+        let of_host = serve_tcp(listeners.of_host, routes, places, stop.clone())?;
+        Ok(async move {
+            tokio::join!(of_tasks, of_host);
+        })
+    }
+}
+
+impl Listeners {
+    fn bind(port: u16) -> io::Result<(Self, u16)> {
+        let of_host = TcpListener::bind((Ipv4Addr::LOCALHOST, port))?;
+        let port = of_host.local_addr()?.port();
+        let of_tasks = bind_free(SocketAddrV4::new(ADDRESS, port))?;
+        Ok((Self { of_tasks, of_host }, port))
+    }
+}
+
+/// Listens on an address that this host has only while there are tasks.
+fn bind_free(address: SocketAddrV4) -> io::Result<TcpListener> {
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let socket: OwnedFd = socket(AddressFamily::Inet, SockType::Stream, flags, None)?;
+    setsockopt(&socket, sockopt::IpFreebind, &true)?;
+    setsockopt(&socket, sockopt::ReuseAddr, &true)?;
+    bind(socket.as_raw_fd(), &SockaddrIn::from(address))?;
+    listen(&socket, Backlog::new(BACKLOG)?)?;
+    Ok(socket.into())
+}
+
+/// One router's state.
+#[derive(Clone)]
+struct Asked {
+    key: Arc<Key>,
+    sources: Sources,
+    rates: Arc<Mutex<Rates>>,
+}
+
+/// What is asked for.
+#[derive(Clone, Copy, Debug)]
+enum Subject {
+    Container,
+    Task,
+    TaskWithTags,
+    Stats,
+    TaskStats,
+}
+
+/// Why there is no answer. ECS answers a text in JSON, too.
+#[derive(Debug, thiserror::Error)]
+enum Refused {
+    #[error("no container of the task that asks has this endpoint")]
+    Unknown,
+    #[error("more than {} requests a second", rate::PER_SECOND)]
+    TooMany,
+    #[error("the agent does not answer now; try again")]
+    Away,
+    #[error("the container has no figures: it does not run")]
+    NoFigures,
+}
+
+impl IntoResponse for Refused {
+    fn into_response(self) -> Response {
+        let code = match self {
+            Self::Unknown | Self::NoFigures => StatusCode::NOT_FOUND,
+            Self::TooMany => StatusCode::TOO_MANY_REQUESTS,
+            Self::Away => StatusCode::SERVICE_UNAVAILABLE,
+        };
+        (code, document(&json!(self.to_string()))).into_response()
+    }
+}
+
+fn document(value: &Value) -> impl IntoResponse + use<> {
+    ([(header::CONTENT_TYPE, "application/json")], value.to_string())
+}
+
+impl Asked {
+    fn routes(self) -> Router {
+        let mut routes = Router::new();
+        for version in ["v3", "v4"] {
+            for (path, subject) in [
+                ("", Subject::Container),
+                ("/task", Subject::Task),
+                ("/taskWithTags", Subject::TaskWithTags),
+                ("/stats", Subject::Stats),
+                ("/task/stats", Subject::TaskStats),
+            ] {
+                let asked = self.clone();
+                let answer = move |Extension(peer): Extension<Peer>, Segment(name): Segment<String>| async move {
+                    match asked.answer(peer, &name, subject).await {
+                        Ok(value) => document(&value).into_response(),
+                        Err(refused) => refused.into_response(),
+                    }
+                };
+                routes = routes.route(&format!("/{version}/{{name}}{path}"), get(answer));
+            }
+        }
+        routes
+    }
+
+    async fn answer(&self, peer: Peer, name: &str, subject: Subject) -> Result<Value, Refused> {
+        let (task, container) = self.find(peer, name).await?;
+        if !self.may_ask(&task.spec.id) {
+            return Err(Refused::TooMany);
+        }
+        let cidr = &self.sources.task_cidr;
+        match subject {
+            Subject::Container => document::container(&task, &container, cidr).ok_or(Refused::Unknown),
+            Subject::Task => Ok(document::task(&task, cidr)),
+            Subject::TaskWithTags => Ok(document::task_with_tags(&task, cidr)),
+            Subject::Stats | Subject::TaskStats => {
+                let mut all = self.stats(&task.spec.id, &task).await?;
+                if let Subject::TaskStats = subject {
+                    return Ok(all.into());
+                }
+                let id = document::runtime_id(&task, &container).unwrap_or_default();
+                match all.remove(&id) {
+                    Some(figures) if !figures.is_null() => Ok(figures),
+                    _ => Err(Refused::NoFigures),
+                }
+            }
+        }
+    }
+
+    fn may_ask(&self, task: &TaskId) -> bool {
+        let mut rates = self.rates.lock().unwrap_or_else(PoisonError::into_inner);
+        rates.allow(task, Instant::now())
+    }
+
+    /// The task that asks, and the container that has the name.
+    async fn find(&self, peer: Peer, name: &str) -> Result<(Box<Task>, ContainerId), Refused> {
+        let from = match peer.0.ip() {
+            IpAddr::V4(address) => address,
+            IpAddr::V6(_) => return Err(Refused::Unknown),
+        };
+        let (key, wanted) = (Arc::clone(&self.key), name.to_owned());
+        let find = move |task: &Task| {
+            let may_ask = match task.spec.network {
+                NetworkMode::Awsvpc => task.address == Some(from),
+                NetworkMode::Host => from.is_loopback(),
+                NetworkMode::None => false,
+            };
+            let named = || task.spec.containers.iter().any(|c| key.name(&c.id) == wanted);
+            task.holds_host() && may_ask && named()
+        };
+        let inputs = self.sources.inputs.upgrade().ok_or(Refused::Away)?;
+        let (reply, answer) = oneshot::channel();
+        let asked = async {
+            let find = Box::new(find);
+            inputs.send(Input::Find { find, reply }).await.map_err(|_| ())?;
+            answer.await.map_err(|_| ())
+        };
+        let task = match tokio::time::timeout(DRIVER_PATIENCE, asked).await {
+            Ok(Ok(Some(task))) => task,
+            Ok(Ok(None)) => return Err(Refused::Unknown),
+            Ok(Err(())) | Err(_) => return Err(Refused::Away),
+        };
+        let mut containers = task.spec.containers.iter();
+        let container = containers.find(|c| self.key.name(&c.id) == name);
+        let id = container.map(|c| c.id.clone()).ok_or(Refused::Unknown)?;
+        Ok((task, id))
+    }
+
+    /// By runtime id.
+    async fn stats(&self, id: &TaskId, task: &Task) -> Result<serde_json::Map<String, Value>, Refused> {
+        let (sampler, id) = (Arc::clone(&self.sources.sampler), id.clone());
+        let read = move || {
+            let mut sampler = sampler.lock().unwrap_or_else(PoisonError::into_inner);
+            sampler.sample_task(&id)
+        };
+        // Reading a cgroup's files takes the kernel a moment.
+        let sampled = tokio::task::spawn_blocking(read)
+            .await
+            .map_err(|_| Refused::Away)?;
+        let (node, usage) = sampled.ok_or(Refused::NoFigures)?;
+        Ok(stats::of_task(
+            task,
+            &node,
+            &usage,
+            time::OffsetDateTime::now_utc(),
+        ))
+    }
+}

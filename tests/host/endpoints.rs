@@ -1,0 +1,196 @@
+//! The task metadata endpoint, asked from inside of containers, and by those who must not.
+
+use std::{
+    net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
+    process::Command,
+    time::Duration,
+};
+
+use berth_tests::cluster::Cluster;
+use serde_json::{Value, json};
+
+use crate::fields::{Seen, look};
+
+/// Asks for all that there is, a line each.
+const ASK: &str = "for path in '' /task /taskWithTags /stats /task/stats; do wget -q -O - $ECS_CONTAINER_METADATA_URI_V4$path; \
+                   echo; done; echo uri $ECS_CONTAINER_METADATA_URI_V4; wget -q -O - $ECS_CONTAINER_METADATA_URI; echo";
+
+fn documents(seen: &Seen) -> Vec<Value> {
+    let documents = seen.lines.iter().filter(|line| line.starts_with('{'));
+    documents
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect()
+}
+
+fn uri(seen: &Seen) -> String {
+    let found = seen.lines.iter().find_map(|line| line.strip_prefix("uri "));
+    found.unwrap_or_else(|| panic!("{:?}", seen.lines)).to_owned()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_container_reads_what_it_and_its_task_are() {
+    let mut cluster = Cluster::alone().await;
+    let before = cluster.listing();
+    // The workload has the port that the endpoint seems to have.
+    let serve = "httpd -p 80 -h /; nc -l -p 8080 >/dev/null & netstat -ltn | grep -q '0.0.0.0:80 \\|:::80 ' && echo has-80";
+    let (task, seen) = look(
+        &cluster,
+        |_| {},
+        &[
+            (
+                "a",
+                &format!("{serve}; {ASK}"),
+                json!({"cpu": 128, "memory": 64, "dockerLabels": {"team": "shop"}, "portMappings": [{"containerPort": 8080}]}),
+            ),
+            ("b", ASK, json!({"essential": false})),
+        ],
+    )
+    .await;
+    let lines = &seen["a"].lines;
+    assert!(lines.iter().any(|line| line == "has-80"), "{lines:?}");
+    let described = cluster.describe(&task).await;
+    let [own, whole, tagged, stats, all_stats, version_3] = &documents(&seen["a"])[..] else {
+        panic!("{lines:?}");
+    };
+    let shown = &described["containers"][0];
+    for (name, expected) in [
+        ("Name", json!("a")),
+        ("DockerId", shown["runtimeId"].clone()),
+        ("Image", shown["image"].clone()),
+        ("ImageID", shown["imageDigest"].clone()),
+        ("ContainerARN", shown["containerArn"].clone()),
+        ("DesiredStatus", json!("RUNNING")),
+        ("KnownStatus", json!("RUNNING")),
+        ("Limits", json!({"CPU": 128, "Memory": 64})),
+        ("Type", json!("NORMAL")),
+        (
+            "Ports",
+            json!([{"ContainerPort": 8080, "HostPort": 8080, "Protocol": "tcp"}]),
+        ),
+    ] {
+        assert_eq!(own[name], expected, "{name} of {own:#}");
+    }
+    assert_eq!(own["Labels"]["team"], "shop");
+    assert_eq!(own["Labels"]["com.amazonaws.ecs.task-arn"], json!(task));
+    let address = &shown["networkInterfaces"][0]["privateIpv4Address"];
+    assert_eq!(own["Networks"][0]["NetworkMode"], "awsvpc");
+    assert_eq!(own["Networks"][0]["IPv4Addresses"], json!([address]));
+    assert_eq!(version_3["DockerId"], own["DockerId"]);
+
+    assert_eq!(
+        (&whole["TaskARN"], &whole["KnownStatus"]),
+        (&json!(task), &json!("RUNNING"))
+    );
+    assert_eq!(whole["Limits"], json!({"CPU": 0.25, "Memory": 128}));
+    assert_eq!(
+        (&whole["Family"], &whole["Revision"]),
+        (&json!("test"), &json!("1"))
+    );
+    let names: Vec<_> = whole["Containers"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|c| &c["Name"])
+        .collect();
+    assert_eq!(names, ["a", "b"]);
+    assert_eq!(tagged["Errors"][0]["ErrorField"], "TaskTags");
+    assert_eq!(stats["id"], own["DockerId"]);
+    assert_eq!(stats["memory_stats"]["limit"], 64 << 20);
+    for figure in [
+        "/cpu_stats/cpu_usage/total_usage",
+        "/memory_stats/usage",
+        "/pids_stats/current",
+        "/networks/eth0/rx_bytes",
+    ] {
+        let value = stats.pointer(figure).and_then(Value::as_u64);
+        assert!(value.is_some_and(|value| value > 0), "{figure} of {stats:#}");
+    }
+    assert_eq!(all_stats[own["DockerId"].as_str().unwrap()]["name"], "a");
+    assert_ne!(uri(&seen["a"]), uri(&seen["b"]));
+
+    // Another task knows where it is, and learns nothing. Neither does the host.
+    let theirs = uri(&seen["a"]);
+    let script = "wget -q -O - $THEIRS; wget -q -O - $THEIRS/task; wget -q -O - $THEIRS/stats; \
+                  wget -q -O - http://169.254.170.2/v4/x/task";
+    let other = json!({"environment": [{"name": "THEIRS", "value": theirs}]});
+    let (other, unseen) = look(&cluster, |_| {}, &[("c", script, other)]).await;
+    let refusals = unseen["c"]
+        .lines
+        .iter()
+        .filter(|line| line.contains("404 Not Found"));
+    assert_eq!(refusals.count(), 4, "{:?}", unseen["c"].lines);
+    assert!(documents(&unseen["c"]).is_empty());
+    let port = endpoint_port(&cluster);
+    let address = SocketAddr::from((Ipv4Addr::new(169, 254, 170, 2), port));
+    TcpStream::connect_timeout(&address, Duration::from_millis(300)).unwrap_err();
+    // Nothing else of the host is at that address.
+    let ssh = TcpListener::bind("0.0.0.0:0").unwrap();
+    let elsewhere = format!("http://169.254.170.2:{}/", ssh.local_addr().unwrap().port());
+    assert_eq!(ask(seen["a"].pid, &elsewhere, "1"), "000");
+
+    // What was told to a container holds when the agent is another. It is not asked more often than it may be.
+    assert_eq!(ask(seen["a"].pid, &theirs, "1"), "200");
+    cluster.kill_agent();
+    cluster.start_agent();
+    cluster.wait_connected(true).await;
+    assert_eq!(endpoint_port(&cluster), port);
+    let many: Vec<String> = vec![theirs; 200];
+    let answers = ask(seen["a"].pid, &many.join(" "), "200");
+    assert!(
+        answers.starts_with("200 200 ") && answers.contains("429"),
+        "{answers}"
+    );
+
+    cluster.stop(&other).await;
+    cluster.stop(&task).await;
+    cluster.assert_nothing_left(&before).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_task_on_the_hosts_network_asks_on_loopback_and_one_without_a_network_is_told_nothing() {
+    let cluster = Cluster::start().await;
+    let host = |d: &mut Value| d["networkMode"] = json!("host");
+    let (task, seen) = look(&cluster, host, &[("a", ASK, json!({})), ("b", ASK, json!({}))]).await;
+    for name in ["a", "b"] {
+        let own = &documents(&seen[name])[0];
+        assert_eq!(
+            (&own["Name"], &own["Networks"][0]["NetworkMode"]),
+            (&json!(name), &json!("host"))
+        );
+        assert!(uri(&seen[name]).starts_with("http://127.0.0.1:"));
+    }
+    let guessed = uri(&seen["a"]).replace(|c: char| c.is_ascii_digit(), "0");
+    let guessed = guessed.rsplit_once('/').unwrap().1.to_owned();
+    let port = endpoint_port(&cluster);
+    assert_eq!(
+        ask(
+            seen["a"].pid,
+            &format!("http://127.0.0.1:{port}/v4/{guessed}"),
+            "1"
+        ),
+        "404"
+    );
+    cluster.stop(&task).await;
+    // A task on the host's network is not asked for by one with its own.
+    let none = |d: &mut Value| d["networkMode"] = json!("none");
+    let (_, seen) = look(&cluster, none, &[("a", "env | grep -c ECS_", json!({}))]).await;
+    assert_eq!(seen["a"].lines[0], "0");
+}
+
+/// The codes of the answers to URLs, asked in the network of a process, one after the other.
+fn ask(pid: i32, urls: &str, seconds: &str) -> String {
+    let network = format!("--net=/proc/{pid}/ns/net");
+    let mut curl = Command::new("nsenter");
+    curl.args([&network, "curl", "--noproxy", "*", "-s", "-m", seconds]);
+    for url in urls.split(' ') {
+        curl.args(["-o", "/dev/null", "-w", "%{http_code} ", url]);
+    }
+    let output = curl.output().unwrap();
+    String::from_utf8(output.stdout).unwrap().trim_end().to_owned()
+}
+
+fn endpoint_port(cluster: &Cluster) -> u16 {
+    let file = std::fs::read(cluster.run_dir().join("endpoints.json")).unwrap();
+    let kept: Value = serde_json::from_slice(&file).unwrap();
+    u16::try_from(kept["port"].as_u64().unwrap()).unwrap()
+}
