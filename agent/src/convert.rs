@@ -2,6 +2,7 @@
 //! sent; refuses by name what this agent does not know. Never repairs.
 
 mod containers;
+mod environment;
 mod features;
 mod health;
 mod linux;

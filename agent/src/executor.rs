@@ -39,6 +39,8 @@ fn deadline(effect: &Effect) -> Duration {
         Effect::PrepareHost(_) | Effect::ReleaseHost { .. } | Effect::RemoveLogs { .. } => 60,
         Effect::Signal { .. } => 15,
         Effect::Remove { .. } => 60,
+        // A hundred files at most, eight at a time, each with a deadline of its own.
+        Effect::FetchEnvironment(_) => 150,
         Effect::Probe(probe) => u64::from(probe.timeout_ms / 1000) + PROBE_SLACK_S,
         Effect::Cancel(_) => 0,
     };
@@ -121,7 +123,7 @@ impl Executor {
 
 /// Ends when the agent does, for an effect that nothing on the host depends on.
 fn given_up(ending: CancellationToken, effect: &Effect) -> impl Future<Output = ()> + use<> {
-    let pull = matches!(effect, Effect::PullImage { .. });
+    let pull = matches!(effect, Effect::PullImage { .. } | Effect::FetchEnvironment(_));
     async move {
         if pull {
             ending.cancelled().await;
@@ -175,6 +177,7 @@ fn describe(effect: &Effect) -> String {
     match effect {
         Effect::PrepareHost(p) => format!("preparing cgroups, network and volumes of task {}", p.task),
         Effect::PullImage { image, .. } => format!("pulling {image}"),
+        Effect::FetchEnvironment(fetch) => format!("fetching environment files of task {}", fetch.task),
         Effect::Start(s) => format!("starting container {} of task {}", s.spec.name, s.task),
         Effect::Signal { container, kind, .. } => format!("sending {kind:?} to container {container}"),
         Effect::Probe(probe) => format!("checking the health of container {}", probe.container),

@@ -123,7 +123,8 @@ impl Metrics {
             Effect::PrepareHost(_) => Some(&self.start_prepare),
             Effect::PullImage { .. } => Some(&self.start_pull),
             Effect::Start(_) => Some(&self.start_container),
-            Effect::Signal { .. }
+            Effect::FetchEnvironment(_)
+            | Effect::Signal { .. }
             | Effect::Remove { .. }
             | Effect::Probe(_)
             | Effect::ReleaseHost { .. }

@@ -109,6 +109,11 @@ pub enum Command {
         #[command(subcommand)]
         command: KeyCommand,
     },
+    /// Store, list and delete environment files for task definitions
+    EnvFile {
+        #[command(subcommand)]
+        command: EnvFileCommand,
+    },
     /// Show who changed what, oldest first
     Audit(AuditArgs),
     /// Print the version, and the control plane's if there is one
@@ -224,6 +229,26 @@ pub enum KeyCommand {
         /// Also the last admin key, and the one that signs this call
         #[arg(long)]
         force: bool,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub enum EnvFileCommand {
+    /// Store a file, or another content of it: tasks that start from now on have it
+    Put {
+        /// BUCKET/KEY.env, or arn:aws:s3:::BUCKET/KEY.env
+        #[arg(value_name = "NAME")]
+        name: String,
+        /// Lines of VARIABLE=VALUE; - is the standard input
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+    },
+    /// List the files, without what they hold
+    List,
+    /// Delete files: no task starts with them any more
+    Delete {
+        #[arg(required = true, value_name = "NAME")]
+        names: Vec<String>,
     },
 }
 

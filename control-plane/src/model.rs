@@ -19,6 +19,8 @@
 //! | `/confirmations/{node}` | [`Confirmation`], under a lease |
 //! | `/idempotency/{cluster}/{operation}/{token}` | [`Idempotent`] |
 //! | `/join-tokens/{token}` | [`JoinToken`] |
+//! | `/environment-files/{bucket}/{key}` | [`EnvironmentFile`] |
+//! | `/environment-file-contents/{bucket}/{key}` | what it holds, as JSON string |
 //! | `/identities/{node}` | [`Identity`] |
 //! | `/revocations/{node}` | [`Revocation`] |
 //! | `/store` | [`StoreIdentity`] |
@@ -301,6 +303,17 @@ pub struct JoinToken {
     pub created_by: String,
     pub created_at: Millis,
     pub expires_at: Millis,
+}
+
+/// An environment file of the control plane's own store: what may be shown of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EnvironmentFile {
+    /// By which task definitions name it.
+    pub arn: String,
+    pub bytes: usize,
+    pub variables: usize,
+    pub changed_by: String,
+    pub changed_at: Millis,
 }
 
 /// What the control plane knows of a node's certificate.

@@ -4,6 +4,7 @@
 
 mod bad_input;
 mod endpoints;
+mod environment_files;
 mod fields;
 mod halt;
 mod health;

@@ -9,6 +9,7 @@ use berth_agent_core::{
     addresses::QUARANTINE_MS,
     desired::{Condition, ContainerSpec, Millis, NetworkMode, TaskSpec},
     effect::{Effect, SignalKind, StartContainer},
+    environment::Variables,
     event::{Completion, Exit, Failure, Observed, ObservedState},
     health::Outcome,
     ids::{Attempt, ContainerId, TaskId, runtime_id},
@@ -52,6 +53,9 @@ pub struct Host {
     /// When an address was last let go, and by whom.
     address_freed: BTreeMap<Ipv4Addr, (Millis, TaskId)>,
     pids: u32,
+    fetches: u32,
+    /// With what a container was first started: what servers say later is another answer.
+    environments: BTreeMap<ContainerId, Vec<(String, String)>>,
 }
 
 /// The latest run of a container, and how it ended.
@@ -128,6 +132,12 @@ impl Host {
                 chain_id: "sha256:1".into(),
                 config: ImageConfig::default(),
             })),
+            Effect::FetchEnvironment(fetch) => {
+                self.fetches += 1;
+                let variables = |url: &String| Variables(vec![(url.clone(), self.fetches.to_string())]);
+                let files = fetch.urls.iter().map(|url| (url.clone(), variables(url)));
+                Completion::EnvironmentReady(files.collect())
+            }
             // Created, and taken away again before it ran anything: that ends a process too.
             Effect::Start(start) if luck == Luck::FailsAfter && random.percent(50) && !self.exists(start) => {
                 exits.push(self.undone(start, now));
@@ -279,6 +289,7 @@ impl Host {
             .find(|(id, attempt)| *id == key.0 && *attempt != key.1);
         assert!(former.is_none(), "{former:?} is left while {key:?} starts");
         self.check_pause(start, now);
+        self.check_environment(start, &specs[&start.task]);
         self.ran.insert(key.0.clone(), None);
         self.pids += 1;
         let instance = Instance {
@@ -315,6 +326,18 @@ impl Host {
             early,
         };
         self.runs.insert(id.clone(), run);
+    }
+
+    /// A container has what all its files hold, and when it starts again what they held at first.
+    fn check_environment(&mut self, start: &StartContainer, task: &TaskSpec) {
+        let names: BTreeSet<&String> = start.spec.environment.iter().map(|(name, _)| name).collect();
+        let urls = task.container(&start.spec.id).unwrap().environment_urls();
+        assert_eq!(names, urls.collect(), "environment of {}", start.spec.id);
+        let first = self
+            .environments
+            .entry(start.spec.id.clone())
+            .or_insert_with(|| start.spec.environment.clone());
+        assert_eq!(*first, start.spec.environment, "of {}", start.spec.id);
     }
 
     fn exists(&self, start: &StartContainer) -> bool {

@@ -1,8 +1,11 @@
 //! Owns made-up task specs.
 
-use berth_agent_core::desired::{
-    Condition, ContainerSpec, Dependency, DesiredStatus, HealthCheck, IpcMode, Limits, LogSpec, Millis,
-    NetworkMode, PidMode, PortMapping, Protocol, RestartPolicy, TaskSpec,
+use berth_agent_core::{
+    desired::{
+        Condition, ContainerSpec, Dependency, DesiredStatus, HealthCheck, IpcMode, Limits, LogSpec, Millis,
+        NetworkMode, PidMode, PortMapping, Protocol, RestartPolicy, TaskSpec,
+    },
+    environment::EnvironmentFile,
 };
 
 use crate::random::Random;
@@ -39,6 +42,15 @@ pub fn task(number: u64, random: &mut Random) -> TaskSpec {
         volumes: Vec::new(),
         runtime: String::new(),
     }
+}
+
+/// Some containers have one of their own and one that all of the task share.
+fn environment_files(task: u64, container: u64) -> Vec<EnvironmentFile> {
+    if !(task + container).is_multiple_of(3) {
+        return Vec::new();
+    }
+    let url = |name: String| EnvironmentFile::Url(format!("https://config.example/{name}"));
+    vec![url(container.to_string()), url("all".into())]
 }
 
 /// Whether a container has a health check; those that depend on it ask before it is made.
@@ -80,6 +92,7 @@ fn container(task: u64, i: u64, essential: bool, network: NetworkMode, random: &
         entry_point: Vec::new(),
         command: Vec::new(),
         environment: Vec::new(),
+        environment_files: environment_files(task, i),
         working_directory: String::new(),
         user: String::new(),
         cpu_units: 0,

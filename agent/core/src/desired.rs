@@ -6,6 +6,7 @@ use std::{collections::BTreeMap, net::IpAddr};
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    environment::EnvironmentFile,
     ids::{ContainerId, TaskId},
     volumes::{ContainerVolumes, Volume},
 };
@@ -112,6 +113,9 @@ pub struct ContainerSpec {
     /// Empty: the image's, unless `entry_point` is set.
     pub command: Vec<String>,
     pub environment: Vec<(String, String)>,
+    /// In order; `environment` wins over all of them. Absent in what an older agent stored.
+    #[serde(default)]
+    pub environment_files: Vec<EnvironmentFile>,
     /// Empty: the image's, or `/`.
     pub working_directory: String,
     /// `user`, `user:group`, `uid`, `uid:gid`. Empty: the image's.

@@ -2,8 +2,10 @@
 //!
 //! Every effect is idempotent, names what it makes by task and attempt, and yields exactly one
 //! [`Completion`](crate::event::Completion). A task has bounded lanes: one for the task itself (host resources and
-//! network) and, per container, one each for the pull, the lifecycle and the probe; each lane has at most one effect under
+//! network), one for its environment files and, per container, one each for the pull, the lifecycle and the probe; each lane has at most one effect under
 //! way.
+
+use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
@@ -19,6 +21,8 @@ use crate::{
 pub enum Lane {
     /// Cgroups, network, directories, volumes.
     Host(TaskId),
+    /// Beside the others: the environment files that are fetched.
+    Environment(TaskId),
     Pull(TaskId, ContainerId),
     Lifecycle(TaskId, ContainerId),
     /// Beside the lifecycle: a probe delays neither a start nor a stop.
@@ -29,7 +33,11 @@ impl Lane {
     /// The task the lane belongs to.
     pub fn task(&self) -> &TaskId {
         match self {
-            Self::Host(task) | Self::Pull(task, _) | Self::Lifecycle(task, _) | Self::Probe(task, _) => task,
+            Self::Host(task)
+            | Self::Environment(task)
+            | Self::Pull(task, _)
+            | Self::Lifecycle(task, _)
+            | Self::Probe(task, _) => task,
         }
     }
 }
@@ -45,6 +53,8 @@ pub enum Effect {
         container: ContainerId,
         image: String,
     },
+    /// Fetch environment files of the task, all or none. Completes with `EnvironmentReady`.
+    FetchEnvironment(FetchEnvironment),
     /// Create and start one attempt of a container. Completes with `Started`.
     Start(Box<StartContainer>),
     /// Send the container's stop signal, or SIGKILL. Completes with `Signalled`; a container that is already
@@ -77,6 +87,7 @@ impl Effect {
         match self {
             Self::PrepareHost(p) => Lane::Host(p.task.clone()),
             Self::ReleaseHost { task, .. } | Self::RemoveLogs { task } => Lane::Host(task.clone()),
+            Self::FetchEnvironment(fetch) => Lane::Environment(fetch.task.clone()),
             Self::PullImage { task, container, .. } => Lane::Pull(task.clone(), container.clone()),
             Self::Start(start) => Lane::Lifecycle(start.task.clone(), start.spec.id.clone()),
             Self::Signal { task, container, .. } | Self::Remove { task, container, .. } => {
@@ -109,6 +120,12 @@ pub struct Probe {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FetchEnvironment {
+    pub task: TaskId,
+    pub urls: BTreeSet<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PrepareHost {
     pub task: TaskId,
     pub limits: Limits,
@@ -132,6 +149,7 @@ pub struct PrepareHost {
 pub struct StartContainer {
     pub task: TaskId,
     pub attempt: Attempt,
+    /// Its environment is whole: what its files hold is in it.
     pub spec: ContainerSpec,
     pub image: ResolvedImage,
     pub network: NetworkMode,

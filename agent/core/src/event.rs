@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     desired::{Millis, Position, TaskSpec},
     effect::Lane,
+    environment::FetchedFiles,
     health::Outcome,
     ids::{Attempt, ContainerId, TaskId},
     image::ResolvedImage,
@@ -82,6 +83,7 @@ pub enum Completion {
         mac_address: String,
     },
     ImageReady(Box<ResolvedImage>),
+    EnvironmentReady(FetchedFiles),
     Started {
         attempt: Attempt,
         pid: u32,

@@ -14,6 +14,7 @@ pub mod container;
 pub mod dependency;
 pub mod desired;
 pub mod effect;
+pub mod environment;
 pub mod event;
 pub mod health;
 pub mod ids;

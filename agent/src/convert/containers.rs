@@ -8,7 +8,7 @@ use berth_agent_core::desired::{
 };
 use berth_proto::node::v1 as wire;
 
-use super::{ENTRIES_MAX, Refusal, health, linux, networking, refuse, volumes};
+use super::{ENTRIES_MAX, Refusal, environment, health, linux, networking, refuse, volumes};
 
 const STOP_TIMEOUT_MS_MAX: u32 = 86_400_000;
 const IGNORED_EXIT_CODES_MAX: usize = 50;
@@ -125,11 +125,6 @@ fn container(wire: wire::ContainerSpec) -> Result<ContainerSpec, Refusal> {
             return refuse(field, format!("{ms} is not 1 to {STOP_TIMEOUT_MS_MAX}"));
         }
     }
-    let environment = wire
-        .environment
-        .into_iter()
-        .map(environment)
-        .collect::<Result<_, _>>()?;
     Ok(ContainerSpec {
         id,
         name: wire.name,
@@ -137,7 +132,8 @@ fn container(wire: wire::ContainerSpec) -> Result<ContainerSpec, Refusal> {
         image_digest: image_digest(wire.image_digest)?,
         entry_point: wire.entry_point,
         command: wire.command,
-        environment,
+        environment: environment::variables("environment", wire.environment)?,
+        environment_files: environment::files(wire.environment_files)?,
         working_directory: wire.working_directory,
         user: wire.user,
         cpu_units: wire.cpu_units,
@@ -213,16 +209,6 @@ fn image_digest(digest: String) -> Result<String, Refusal> {
             digest.chars().take(80).collect::<String>()
         ),
     })
-}
-
-fn environment(pair: wire::KeyValue) -> Result<(String, String), Refusal> {
-    if pair.key.is_empty() || pair.key.contains(['=', '\0']) || pair.value.contains('\0') {
-        return refuse(
-            "environment",
-            format!("{:?} is not a usable name or has a NUL in its value", pair.key),
-        );
-    }
-    Ok((pair.key, pair.value))
 }
 
 fn dependency(wire: wire::Dependency) -> Result<Dependency, Refusal> {

@@ -48,6 +48,7 @@ pub const FEATURES: &[&str] = &[
     "volumes.local",
     "volumes.from",
     "health-check",
+    "environment-files",
     "restart.after-reboot",
 ];
 

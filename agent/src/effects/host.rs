@@ -26,6 +26,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     cgroups::{Cgroups, TaskLimits},
+    environment::EnvironmentFiles,
     images::{Images, ImagesConfig, Limits, Platform, RegistryCredential},
     network::{self, Network, NetworkConfig},
     probes::Probes,
@@ -48,6 +49,7 @@ const STARTS_PER_CORE: usize = 3;
 /// Everything the agent has to do with the host.
 #[derive(Debug)]
 pub struct Host {
+    environment_files: EnvironmentFiles,
     pub images: Images,
     pub runtime: Runtime,
     pub probes: Probes,
@@ -128,6 +130,7 @@ impl Host {
         })?;
         let sampler = Sampler::new(cgroups.clone(), &config.instance, &config.state_dir)?;
         let host = Self {
+            environment_files: EnvironmentFiles::new(config.registries.extra_ca.clone()),
             images,
             probes: Probes::new(runtime.clone(), config.run_dir.clone()),
             runtime: runtime
@@ -262,6 +265,13 @@ impl Host {
                     message: Chain(&error).to_string(),
                     retryable: error.retryable(),
                 }),
+            },
+            Effect::FetchEnvironment(fetch) => tokio::select! {
+                () = cancel.cancelled() => Completion::Cancelled,
+                fetched = self.environment_files.fetch(&fetch.urls) => match fetched {
+                    Ok(files) => Completion::EnvironmentReady(files),
+                    Err(error) => Completion::Failed(failure(&error, error.retryable())),
+                },
             },
             Effect::Start(start) => self.start_container(&start, cancel).await,
             Effect::Probe(probe) => self.probes.run(&probe, cancel).await,

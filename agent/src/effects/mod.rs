@@ -2,6 +2,7 @@
 //! task and attempt. Nothing here decides: `berth-agent-core` does.
 
 pub mod cgroups;
+pub mod environment;
 mod host;
 pub mod images;
 pub mod network;

@@ -171,6 +171,7 @@ impl Host {
                 entry_point: vec![],
                 command: ["/bin/sh", "-c", script].map(str::to_owned).into(),
                 environment: vec![],
+                environment_files: vec![],
                 working_directory: String::new(),
                 user: String::new(),
                 cpu_units: 0,

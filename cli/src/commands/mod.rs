@@ -3,6 +3,7 @@
 
 mod audit;
 mod authority;
+mod env_file;
 mod inspect;
 mod key;
 mod logs;
@@ -49,6 +50,7 @@ pub async fn run(cli: Cli) -> Result<u8, CliError> {
         Command::Authority(command) => authority::run(&connect(&global)?, &global, command).await,
         Command::Token(command) => token::run(&connect(&global)?, &global, command).await,
         Command::Key { command } => key::run(&connect(&global)?, &global, command).await,
+        Command::EnvFile { command } => env_file::run(&connect(&global)?, &global, command).await,
         Command::Audit(args) => audit::run(&connect(&global)?, &global, args).await,
         Command::Why { task } => why::run(&connect(&global)?, &global, &task).await,
     }

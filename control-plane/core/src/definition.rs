@@ -8,6 +8,7 @@ mod container;
 mod dependencies;
 mod devices;
 mod echo;
+mod environment_files;
 mod fields;
 mod health;
 pub(crate) mod linux;
@@ -35,6 +36,7 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
+pub use self::environment_files::{ENVIRONMENT_FILES_MAX, EnvironmentSource, StoredFile};
 pub use self::log::UnsupportedLogDriver;
 pub use crate::problems::{Problem, Problems};
 use crate::tags;

@@ -1,6 +1,7 @@
 //! Owns what a task is made of: reads a stored definition, fills in the defaults, and says what the task needs of
 //! a node. Never chooses the node, and never makes up an id.
 
+mod environment_files;
 mod features;
 mod log;
 mod read;
@@ -12,6 +13,7 @@ mod volumes;
 
 use std::collections::BTreeMap;
 
+pub use environment_files::{EnvironmentFile, STORED_BYTES_MAX, StoredFiles};
 pub use features::{FEATURES, IMAGE_DIGEST, RESTART_AFTER_REBOOT, RUNTIME_PREFIX, required_features};
 pub use log::LogOptions;
 pub use read::EchoError;
@@ -22,7 +24,7 @@ pub use resolve::{
 
 pub use volumes::{LocalMount, MountPoint, Volume, VolumeSource, VolumesFrom};
 
-use crate::expression::Expression;
+use crate::{definition::EnvironmentSource, expression::Expression};
 
 /// Bytes of one MiB: the unit of memory in definitions.
 pub const MIB: u64 = 1 << 20;
@@ -229,6 +231,8 @@ pub struct ContainerDefinition {
     pub entry_point: Vec<String>,
     pub command: Vec<String>,
     pub environment: Vec<(String, String)>,
+    /// In order: of a variable the first file's value holds, and `environment` wins.
+    pub environment_files: Vec<EnvironmentSource>,
     pub working_directory: Option<String>,
     pub user: Option<String>,
     pub cpu_units: u32,

@@ -17,8 +17,9 @@ use crate::{
 };
 
 /// Fields of requests that name what is changed, never its content.
-const NAMES: [&str; 17] = [
+const NAMES: [&str; 18] = [
     "accessKeyId",
+    "arn",
     "cluster",
     "clusterName",
     "containerInstance",

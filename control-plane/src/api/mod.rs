@@ -14,6 +14,7 @@ mod clusters;
 mod container_instances;
 mod context;
 mod endpoint;
+mod environment_files;
 mod error;
 mod fields;
 mod idempotency;

@@ -9,6 +9,7 @@ use serde_json::Value;
 use super::{
     attributes, audit_events, authority, berth, clusters, container_instances,
     context::{Api, Caller},
+    environment_files,
     error::ApiError,
     fields::Fields,
     join_tokens, keys, logs, nodes, tags, task_definitions, tasks,
@@ -123,6 +124,9 @@ const OPERATIONS: &[Operation] = &[
     berth("ListApiKeys", Access::Read),
     berth("DeleteApiKey", Access::Write),
     berth("ListAuditEvents", Access::Read),
+    berth("PutEnvironmentFile", Access::Write),
+    berth("ListEnvironmentFiles", Access::Read),
+    berth("DeleteEnvironmentFile", Access::Write),
 ];
 
 /// Runs an operation. Whether the caller may call it was checked.
@@ -155,6 +159,9 @@ async fn call_berth(api: &Api, caller: &Caller, name: &str, input: Fields) -> Re
         "ListApiKeys" => keys::list(api, input).await,
         "DeleteApiKey" => keys::delete(api, caller, input).await,
         "ListAuditEvents" => audit_events::list(api, input).await,
+        "PutEnvironmentFile" => environment_files::put(api, caller, input).await,
+        "ListEnvironmentFiles" => environment_files::list(api, input).await,
+        "DeleteEnvironmentFile" => environment_files::delete(api, input).await,
         name => Err(unknown(name)),
     }
 }

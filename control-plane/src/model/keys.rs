@@ -13,6 +13,18 @@ pub const REVOCATIONS: &str = "/revocations/";
 /// Every access key that is not the configuration's.
 pub const API_KEYS: &str = "/api-keys/";
 
+/// Every environment file, without its content.
+pub const ENVIRONMENT_FILES: &str = "/environment-files/";
+
+pub fn environment_file(bucket: &str, key: &str) -> String {
+    format!("{ENVIRONMENT_FILES}{bucket}/{key}")
+}
+
+/// What an environment file holds: as secret as the environment of tasks is.
+pub fn environment_file_content(bucket: &str, key: &str) -> String {
+    format!("/environment-file-contents/{bucket}/{key}")
+}
+
 pub fn api_key(access_key_id: &str) -> String {
     format!("{API_KEYS}{access_key_id}")
 }

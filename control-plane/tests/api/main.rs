@@ -9,6 +9,7 @@ mod berth;
 mod client;
 mod clusters;
 mod container_instances;
+mod environment_files;
 mod identity;
 mod join_tokens;
 mod keys;

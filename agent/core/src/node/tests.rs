@@ -1,3 +1,4 @@
+mod environment;
 mod faults;
 mod health;
 mod reboot;
@@ -45,6 +46,7 @@ fn container(n: u64, name: &str) -> ContainerSpec {
         entry_point: vec![],
         command: vec![],
         environment: vec![],
+        environment_files: vec![],
         working_directory: String::new(),
         user: String::new(),
         cpu_units: 0,
@@ -150,6 +152,7 @@ fn settle(node: &mut Node, now: Millis, first: Change) -> Vec<Report> {
                 mac_address: "02:00:00:00:00:01".into(),
             },
             Effect::PullImage { .. } => image(),
+            Effect::FetchEnvironment(fetch) => environment::fetched(fetch),
             Effect::Start(start) => Completion::Started {
                 attempt: start.attempt,
                 pid: 7,

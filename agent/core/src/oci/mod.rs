@@ -15,7 +15,7 @@ pub mod seccomp_profile;
 pub mod signal;
 mod sysctls;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 pub mod user;
 
 use std::collections::BTreeMap;

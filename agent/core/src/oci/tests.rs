@@ -38,7 +38,7 @@ fn at<'a>(spec: &'a Value, pointer: &str) -> &'a Value {
     spec.pointer(pointer).unwrap_or(&Value::Null)
 }
 
-fn container() -> ContainerSpec {
+pub(crate) fn container() -> ContainerSpec {
     ContainerSpec {
         id: "c".repeat(32).parse().unwrap(),
         name: "app".into(),
@@ -47,6 +47,7 @@ fn container() -> ContainerSpec {
         entry_point: vec![],
         command: vec![],
         environment: vec![],
+        environment_files: vec![],
         working_directory: String::new(),
         user: String::new(),
         cpu_units: 0,

@@ -49,6 +49,7 @@ impl Task {
     fn advance_active(&mut self, now: Millis, steps: &mut Steps) {
         self.plan_restarts();
         self.prepare_host(now, steps);
+        self.fetch_environment(now, steps);
         for id in self.ids() {
             self.pull(&id, now, steps);
         }
@@ -196,10 +197,17 @@ impl Task {
             steps.timers.extend(at.map(|at| (TimerKey::Retry(lane), at)));
             return;
         }
+        let Some(environment) = spec.merged_environment(self.environment.files()) else {
+            return;
+        };
         let start = StartContainer {
             task: self.spec.id.clone(),
             attempt: container.attempt,
-            spec: spec.clone(),
+            spec: ContainerSpec {
+                environment,
+                environment_files: vec![],
+                ..spec.clone()
+            },
             image: (**image).clone(),
             network: self.spec.network,
             address: self.address,
@@ -283,6 +291,7 @@ impl Task {
                 .effects
                 .push(Effect::Cancel(Lane::Host(self.spec.id.clone())));
         }
+        self.cancel_environment(steps);
         for id in self.ids() {
             self.cancel(&id, steps);
             self.watch_health(&id, now, steps);
@@ -304,7 +313,8 @@ impl Task {
             .containers
             .iter()
             .all(|c| self.container(&c.id).is_settled());
-        if settled && !matches!(self.host, Host::Preparing { .. }) {
+        let fetching = self.environment.is_under_way();
+        if settled && !fetching && !matches!(self.host, Host::Preparing { .. }) {
             self.phase = Phase::Releasing;
         }
     }

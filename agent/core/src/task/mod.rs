@@ -10,6 +10,7 @@
 
 mod adopt;
 mod advance;
+mod environment;
 mod health;
 
 pub use adopt::Stranger;
@@ -23,6 +24,7 @@ use crate::{
     dependency::{self, Verdict},
     desired::{Millis, NetworkMode, TaskSpec},
     effect::{Lane, SignalKind},
+    environment::Fetching,
     event::{Completion, Exit, Failure, ObservedState},
     ids::{Attempt, ContainerId},
     ledger::Owned,
@@ -54,6 +56,13 @@ pub struct Task {
     /// It ran before this agent knew of it: when it was started is not known, and not said.
     #[serde(default)]
     pub adopted: bool,
+    #[serde(default)]
+    pub environment: Fetching,
+    #[serde(default)]
+    environment_retry: Retry,
+    /// Why it is fetched again.
+    #[serde(default)]
+    environment_failure: Option<String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -119,6 +128,9 @@ impl Task {
             forgotten: false,
             logs: Logs::None,
             adopted: false,
+            environment: Fetching::Wanted,
+            environment_retry: Retry::default(),
+            environment_failure: None,
         }
     }
 
@@ -255,6 +267,9 @@ impl Task {
         match &container.image {
             Image::Wanted | Image::Pulling { .. } => Some(format!("pulls {}", spec.image)),
             Image::Abandoned => None,
+            Image::Ready(_) if spec.merged_environment(self.environment.files()).is_none() => {
+                self.environment_waits_for()
+            }
             Image::Ready(_) => match dependency::verdict(self, spec) {
                 Verdict::Waiting(reason) => Some(format!("container {} {reason}", spec.name)),
                 Verdict::Satisfied | Verdict::Impossible(_) => None,
@@ -277,6 +292,7 @@ impl Task {
         match lane {
             Lane::Probe(_, id) => self.on_probed(id, completion, now).map(drop),
             Lane::Host(_) => self.on_host(completion, now),
+            Lane::Environment(_) => self.on_fetched(completion, now),
             Lane::Pull(_, id) => self.on_pulled(id, completion, now),
             Lane::Lifecycle(_, id) => self.on_lifecycle(id, completion, now),
         }
@@ -430,6 +446,9 @@ impl Task {
         };
         if self.logs == Logs::Removing {
             self.logs = Logs::Expired;
+        }
+        if self.environment.is_under_way() {
+            self.environment = Fetching::Wanted;
         }
         let task = self.spec.id.clone();
         for (id, container) in &mut self.containers {

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::read::{Object, container_path, integer, objects, requires, text};
 use super::task_level::{MEMORY_MIB_MIN, check_name};
-use super::{health, linux, log, networking, restart, sysctls};
+use super::{environment_files, health, linux, log, networking, restart, sysctls};
 use crate::problems::{Problems, shown};
 
 /// Longest image reference.
@@ -56,6 +56,7 @@ fn check_one(task: &Object, path: &str, container: &Object, problems: &mut Probl
     restart::check(path, container, problems);
     check_process(path, container, problems);
     check_environment(path, container, problems);
+    environment_files::check(path, container, problems);
     check_labels(path, container, problems);
     check_ulimits(path, container, problems);
     linux::check(task, path, container, problems);

@@ -101,6 +101,7 @@ fn requires_attributes(task: &Object) -> Vec<&'static str> {
         ),
         ("ecs.capability.container-health-check", any("healthCheck")),
         ("ecs.capability.container-ordering", any("dependsOn")),
+        ("ecs.capability.env-files.s3", any("environmentFiles")),
         (
             "ecs.capability.task-cpu-mem-limit",
             task.contains_key("cpu") || task.contains_key("memory"),

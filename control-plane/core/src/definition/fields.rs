@@ -163,7 +163,7 @@ const CONTAINER: &[Field] = &[
     yes("entryPoint", TEXTS),
     yes("command", TEXTS),
     yes("environment", list(&object(ENVIRONMENT))),
-    later("environmentFiles", list(&object(ENVIRONMENT_FILE))),
+    yes("environmentFiles", list(&object(ENVIRONMENT_FILE))),
     yes("mountPoints", list(&object(MOUNT_POINT))),
     yes(
         "volumesFrom",

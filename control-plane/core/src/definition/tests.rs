@@ -2,6 +2,7 @@
 
 mod accepted;
 mod bounds;
+mod environment_files;
 mod health;
 mod laws;
 mod linux;

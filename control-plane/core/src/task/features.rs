@@ -18,6 +18,7 @@ const DEPENDS_COMPLETE: &str = "depends.complete";
 const DEPENDS_SUCCESS: &str = "depends.success";
 const DEPENDS_HEALTHY: &str = "depends.healthy";
 const HEALTH_CHECK: &str = "health-check";
+const ENVIRONMENT_FILES: &str = "environment-files";
 const LIMITS_TASK: &str = "limits.task";
 const LIMITS_CONTAINER: &str = "limits.container";
 const ULIMITS: &str = "ulimits";
@@ -93,6 +94,7 @@ pub const FEATURES: &[&str] = &[
     VOLUMES_LOCAL,
     VOLUMES_FROM,
     HEALTH_CHECK,
+    ENVIRONMENT_FILES,
     RESTART_AFTER_REBOOT,
 ];
 
@@ -129,6 +131,10 @@ fn needs(definition: &Definition, feature: &str) -> bool {
         DEPENDS_SUCCESS => waits_for(Condition::Success),
         DEPENDS_HEALTHY => waits_for(Condition::Healthy),
         HEALTH_CHECK => definition.containers.iter().any(|c| c.health_check.is_some()),
+        ENVIRONMENT_FILES => definition
+            .containers
+            .iter()
+            .any(|c| !c.environment_files.is_empty()),
         LIMITS_TASK => definition.cpu_units.is_some() || definition.memory_mib.is_some(),
         LIMITS_CONTAINER => definition.containers.iter().any(is_limited),
         ULIMITS => definition.containers.iter().any(|c| !c.ulimits.is_empty()),

@@ -66,15 +66,14 @@ impl Definition {
     pub fn warnings(&self, task_id: &str) -> Vec<String> {
         let task = task_id.get(..12).unwrap_or(task_id);
         let elsewhere = self.containers.iter().filter(|c| log::is_absent(&c.log.driver));
-        elsewhere
-            .map(|container| {
+        let elsewhere = elsewhere.map(|container| {
                 let (name, driver) = (&container.name, &container.log.driver);
                 format!(
                     "container {name}: log driver {driver} is not supported yet: nothing is sent anywhere, and its \
                      output is kept on its node as with json-file; read it with `berth logs {task} --container {name}`"
                 )
-            })
-            .collect()
+            });
+        elsewhere.chain(self.open_files()).collect()
     }
 
     /// Why tasks of this definition are not started where log drivers that do not exist yet are refused. It may have

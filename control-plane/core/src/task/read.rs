@@ -10,7 +10,10 @@ use super::{
     LinuxOptions, LogOptions, MIB, NetworkMode, Networking, PidMode, PortMapping, Protocol, RestartPolicy,
     Tmpfs, Ulimit, volumes,
 };
-use crate::definition::linux::{no_new_privileges, seccomp};
+use crate::definition::{
+    EnvironmentSource,
+    linux::{no_new_privileges, seccomp},
+};
 use crate::expression::{Expression, ExpressionError};
 
 /// A stored definition that this version cannot read.
@@ -128,6 +131,11 @@ fn container(echo: EchoContainer) -> Result<ContainerDefinition, EchoError> {
         entry_point: echo.entry_point,
         command: echo.command,
         environment: echo.environment.into_iter().map(|v| (v.name, v.value)).collect(),
+        environment_files: echo
+            .environment_files
+            .into_iter()
+            .map(environment_file)
+            .collect::<Result<_, _>>()?,
         working_directory: echo.working_directory,
         user: echo.user,
         cpu_units: echo.cpu,
@@ -193,6 +201,13 @@ fn container(echo: EchoContainer) -> Result<ContainerDefinition, EchoError> {
             disabled: echo.disable_networking,
         },
         log: log.transpose()?.unwrap_or_default(),
+    })
+}
+
+fn environment_file(echo: EchoEnvironmentFile) -> Result<EnvironmentSource, EchoError> {
+    EnvironmentSource::parse(&echo.value).map_err(|_| EchoError::Value {
+        field: "environmentFiles",
+        value: echo.value,
     })
 }
 
@@ -328,6 +343,8 @@ struct EchoContainer {
     command: Vec<String>,
     #[serde(default)]
     environment: Vec<EchoVariable>,
+    #[serde(default)]
+    environment_files: Vec<EchoEnvironmentFile>,
     working_directory: Option<String>,
     user: Option<String>,
     #[serde(default)]
@@ -458,6 +475,11 @@ struct EchoCapabilities {
 struct EchoVariable {
     name: String,
     #[serde(default)]
+    value: String,
+}
+
+#[derive(Deserialize)]
+struct EchoEnvironmentFile {
     value: String,
 }
 

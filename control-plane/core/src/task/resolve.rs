@@ -7,9 +7,9 @@ use std::{
 };
 
 use super::{
-    ContainerDefinition, Definition, Dependency, HealthCheck, IpcMode, LinuxOptions, LogSpec, MIB,
-    MountPoint, NetworkMode, Networking, PidMode, PortMapping, RUNTIME_PREFIX, RestartPolicy, Ulimit, Volume,
-    VolumesFrom,
+    ContainerDefinition, Definition, Dependency, EnvironmentFile, HealthCheck, IpcMode, LinuxOptions,
+    LogSpec, MIB, MountPoint, NetworkMode, Networking, PidMode, PortMapping, RUNTIME_PREFIX, RestartPolicy,
+    StoredFiles, Ulimit, Volume, VolumesFrom,
 };
 use crate::arn::is_id;
 
@@ -37,6 +37,8 @@ pub struct Run<'a> {
     pub container_ids: &'a [String],
     /// By container name: what an earlier task of the revision resolved its image to.
     pub image_digests: &'a BTreeMap<String, String>,
+    /// All that the definition's environment files name of the store.
+    pub environment_files: &'a StoredFiles,
     /// Start again after the host restarted, instead of reporting the task as stopped.
     pub restart_after_reboot: bool,
     /// The runtime its tag names.
@@ -45,7 +47,7 @@ pub struct Run<'a> {
     pub created_at_ms: i64,
 }
 
-/// Ids that do not go with the definition: a mistake of the caller.
+/// Ids or files that do not go with the definition: a mistake of the caller.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ResolveError {
     #[error("{given} container ids for {needed} containers")]
@@ -54,6 +56,8 @@ pub enum ResolveError {
     InvalidId(String),
     #[error("the id {0} is given twice")]
     RepeatedId(String),
+    #[error("an environment file of container {0} was not read")]
+    EnvironmentFile(String),
 }
 
 /// One task, resolved; the fields of `TaskSpec`. Its desired status is RUNNING and it has no stop reason.
@@ -95,6 +99,7 @@ pub struct ResolvedContainer {
     /// Empty: the image's, unless `entry_point` is set.
     pub command: Vec<String>,
     pub environment: Vec<(String, String)>,
+    pub environment_files: Vec<EnvironmentFile>,
     /// Empty: the image's, or `/`.
     pub working_directory: String,
     /// Empty: the image's.
@@ -126,7 +131,7 @@ pub struct ResolvedContainer {
 /// One task of a definition, with defaults filled in.
 ///
 /// # Errors
-/// When the ids are not ids, not unique, or not one per container.
+/// When the ids are not ids, not unique, or not one per container; or a file of the store is missing.
 pub fn resolve(definition: &Definition, run: &Run<'_>) -> Result<ResolvedTask, ResolveError> {
     check_ids(definition, run)?;
     let mut requirements = definition.requirements();
@@ -158,7 +163,7 @@ pub fn resolve(definition: &Definition, run: &Run<'_>) -> Result<ResolvedTask, R
         volumes: definition.volumes.clone(),
         containers: containers
             .map(|(container, id)| resolve_container(container, id, run))
-            .collect(),
+            .collect::<Result<_, _>>()?,
         required_features,
         restart_after_reboot: run.restart_after_reboot,
         runtime: run.runtime.unwrap_or_default().to_string(),
@@ -183,9 +188,18 @@ fn check_ids(definition: &Definition, run: &Run<'_>) -> Result<(), ResolveError>
     Ok(())
 }
 
-fn resolve_container(container: &ContainerDefinition, id: &str, run: &Run<'_>) -> ResolvedContainer {
+fn resolve_container(
+    container: &ContainerDefinition,
+    id: &str,
+    run: &Run<'_>,
+) -> Result<ResolvedContainer, ResolveError> {
     let container = container.clone();
-    ResolvedContainer {
+    let files = container.environment_files.iter();
+    let files = files.map(|source| EnvironmentFile::resolve(source, run.environment_files));
+    let environment_files = files
+        .collect::<Option<_>>()
+        .ok_or_else(|| ResolveError::EnvironmentFile(container.name.clone()))?;
+    Ok(ResolvedContainer {
         image_digest: run
             .image_digests
             .get(&container.name)
@@ -197,6 +211,7 @@ fn resolve_container(container: &ContainerDefinition, id: &str, run: &Run<'_>) -
         entry_point: container.entry_point,
         command: container.command,
         environment: container.environment,
+        environment_files,
         working_directory: container.working_directory.unwrap_or_default(),
         user: container.user.unwrap_or_default(),
         cpu_units: container.cpu_units,
@@ -219,7 +234,7 @@ fn resolve_container(container: &ContainerDefinition, id: &str, run: &Run<'_>) -
         volumes_from: container.volumes_from,
         health_check: container.health_check,
         log: container.log.resolve(),
-    }
+    })
 }
 
 fn bytes(mib: Option<u32>) -> u64 {

@@ -1,5 +1,5 @@
 use super::*;
-use crate::definition::register;
+use crate::definition::{StoredFile, register};
 use serde_json::{Value, json};
 
 const TASK: &str = "00000000000000000000000000000001";
@@ -26,6 +26,7 @@ fn full() -> Definition {
             {
                 "name": "nginx", "image": "nginx", "cpu": 100, "memory": 64, "memoryReservation": 32,
                 "entryPoint": ["/bin/sh"], "command": ["-c", "x"], "environment": [{"name": "A", "value": "1"}, {"name": "B"}],
+                "environmentFiles": [{"type": "s3", "value": "arn:aws:s3:::config/web.env"}, {"type": "s3", "value": "http://a/b"}],
                 "workingDirectory": "/srv", "user": "www", "stopTimeout": 5, "startTimeout": 7,
                 "portMappings": [{"containerPort": 443}, {"containerPort": 80}, {"containerPort": 53, "protocol": "udp"}],
                 "dependsOn": [{"containerName": "setup", "condition": "SUCCESS"}],
@@ -77,6 +78,13 @@ fn ids(n: usize) -> Vec<String> {
     (0..n).map(|at| format!("{:032x}", at + 100)).collect()
 }
 
+static NO_FILES: StoredFiles = StoredFiles::new();
+
+fn stored() -> StoredFiles {
+    let file = StoredFile::from_arn("arn:aws-cn:s3:::config/web.env").unwrap();
+    StoredFiles::from([(file, vec![("C".into(), "3".into())])])
+}
+
 fn run<'a>(container_ids: &'a [String], digests: &'a BTreeMap<String, String>) -> Run<'a> {
     Run {
         task_id: TASK,
@@ -85,6 +93,7 @@ fn run<'a>(container_ids: &'a [String], digests: &'a BTreeMap<String, String>) -
         revision: 3,
         container_ids,
         image_digests: digests,
+        environment_files: &NO_FILES,
         restart_after_reboot: true,
         runtime: Some("crun"),
         created_at_ms: 42,
@@ -95,7 +104,12 @@ fn run<'a>(container_ids: &'a [String], digests: &'a BTreeMap<String, String>) -
 fn a_task_is_resolved_field_for_field() {
     let ids = ids(2);
     let digests = BTreeMap::from([("nginx".to_owned(), DIGEST.to_owned())]);
-    let task = resolve(&full(), &run(&ids, &digests)).unwrap();
+    let files = stored();
+    let run = Run {
+        environment_files: &files,
+        ..run(&ids, &digests)
+    };
+    let task = resolve(&full(), &run).unwrap();
     assert_eq!(task.containers[0].image_digest, "");
     assert_eq!(
         (task.task_id.as_str(), task.cluster.as_str(), task.revision),
@@ -142,6 +156,7 @@ fn a_task_is_resolved_field_for_field() {
             "volumes.local",
             "volumes.from",
             "health-check",
+            "environment-files",
             "image.digest",
             "restart.after-reboot",
             "runtime.crun"
@@ -192,6 +207,10 @@ fn a_task_is_resolved_field_for_field() {
             entry_point: vec!["/bin/sh".into()],
             command: vec!["-c".into(), "x".into()],
             environment: vec![("A".into(), "1".into()), ("B".into(), String::new())],
+            environment_files: vec![
+                EnvironmentFile::Variables(vec![("C".into(), "3".into())]),
+                EnvironmentFile::Url("http://a/b".into()),
+            ],
             working_directory: "/srv".into(),
             user: "www".into(),
             cpu_units: 100,
@@ -291,10 +310,12 @@ fn a_task_is_resolved_field_for_field() {
 #[test]
 fn defaults_are_filled_in() {
     let ids = ids(2);
-    let setup = resolve(&full(), &run(&ids, &BTreeMap::new()))
-        .unwrap()
-        .containers
-        .remove(0);
+    let (digests, files) = (BTreeMap::new(), stored());
+    let run = Run {
+        environment_files: &files,
+        ..run(&ids, &digests)
+    };
+    let setup = resolve(&full(), &run).unwrap().containers.remove(0);
     assert_eq!((setup.stop_timeout_ms, setup.start_timeout_ms), (30_000, 180_000));
     assert_eq!(
         setup.log,
@@ -468,4 +489,51 @@ fn a_dependency_on_health_is_a_feature_and_a_program_is_executed_as_it_is() {
         features.contains(&"depends.healthy") && features.contains(&"health-check"),
         "{features:?}"
     );
+}
+
+#[test]
+fn a_file_of_the_store_that_was_not_read_is_a_mistake_of_the_caller() {
+    let (ids, digests) = (ids(2), BTreeMap::new());
+    let error = resolve(&full(), &run(&ids, &digests)).unwrap_err();
+    assert_eq!(error, ResolveError::EnvironmentFile("nginx".into()));
+}
+
+#[test]
+fn a_definition_names_the_files_it_needs_of_the_store_and_what_they_weigh() {
+    let definition = full();
+    let needed: Vec<_> = definition
+        .stored_files()
+        .map(|(path, file)| (path, file.to_string()))
+        .collect();
+    let path = "containerDefinitions[1].environmentFiles[0].value".to_owned();
+    assert_eq!(needed, [(path, "arn:aws:s3:::config/web.env".into())]);
+    assert_eq!(definition.stored_bytes(&stored()), 2);
+}
+
+#[test]
+fn a_file_that_is_fetched_in_clear_is_told_once_per_container() {
+    let warned = full().warnings(TASK);
+    assert_eq!(
+        warned,
+        [
+            "container nginx: an environment file is fetched over http: whoever is on the way to its server can read and \
+             change it; use https"
+        ]
+    );
+    for (value, open) in [
+        ("https://a/b", 0),
+        ("http://localhost/b", 0),
+        ("http://127.0.0.1:8080/b", 0),
+        ("http://[::1]:1/b", 0),
+        ("http://[::2]/b", 1),
+        ("http://localhost.example", 1),
+    ] {
+        let container = json!({
+            "name": "a", "image": "a", "memory": 16, "environmentFiles": [
+                {"type": "s3", "value": value}, {"type": "s3", "value": value},
+            ],
+        });
+        let input = json!({"family": "a", "networkMode": "host", "containerDefinitions": [container]});
+        assert_eq!(definition(input).warnings(TASK).len(), open, "{value}");
+    }
 }

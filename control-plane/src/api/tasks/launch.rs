@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use berth_control_plane_core::{
     placement::{self, Constraint, NodeView, PlacementRequest, Strategy},
-    task::{self, ContainerDefinition, Definition, Requirements, Run},
+    task::{self, ContainerDefinition, Definition, Requirements, Run, StoredFiles},
 };
 use prost::Message;
 use serde_json::{Value, json};
@@ -38,6 +38,8 @@ pub(super) struct Launch {
     pub overrides: Value,
     /// What earlier tasks of the revision resolved images to, by container name.
     pub image_digests: BTreeMap<String, String>,
+    /// What of the store their environment files are.
+    pub environment_files: StoredFiles,
     pub requirements: Requirements,
     pub group: String,
     pub started_by: Option<String>,
@@ -286,6 +288,7 @@ impl Launch {
             revision: self.definition.revision,
             container_ids: &container_ids,
             image_digests: &self.image_digests,
+            environment_files: &self.environment_files,
             restart_after_reboot: self.restart_after_reboot,
             runtime: self.runtime.as_deref(),
             created_at_ms: task.created_at,

@@ -15,7 +15,7 @@ use super::{
     rules,
 };
 use crate::{
-    api::{context::Api, error::ApiError, fields::Fields, records, task_definitions},
+    api::{context::Api, environment_files, error::ApiError, fields::Fields, records, task_definitions},
     model::{ImagePins, Tags, TaskDefinition, keys},
 };
 
@@ -32,8 +32,9 @@ pub(in crate::api) async fn run(api: &Api, input: Fields) -> Result<Value, ApiEr
     }
     let definition = definition(api, &request.common).await?;
     let pins = pins(api, &definition).await?;
-    let launch = prepare(cluster, definition, pins, request.common, request.launch_type)?;
+    let mut launch = prepare(cluster, definition, pins, request.common, request.launch_type)?;
     rules::check_log_drivers(&launch.parsed, api.unsupported_log_driver)?;
+    launch.environment_files = environment_files::of_tasks(api, &launch.parsed).await?;
     rules::check_platform(&launch.launch_type, request.platform_version.as_deref())?;
     let want = Want::Place {
         count: request.count,
@@ -61,8 +62,9 @@ pub(in crate::api) async fn start(api: &Api, input: Fields) -> Result<Value, Api
     }
     let definition = definition(api, &request.common).await?;
     let pins = pins(api, &definition).await?;
-    let launch = prepare(cluster, definition, pins, request.common, None)?;
+    let mut launch = prepare(cluster, definition, pins, request.common, None)?;
     rules::check_log_drivers(&launch.parsed, api.unsupported_log_driver)?;
+    launch.environment_files = environment_files::of_tasks(api, &launch.parsed).await?;
     launch.commit(api, &Want::On(&nodes), None).await
 }
 
@@ -129,6 +131,7 @@ fn prepare(
         parsed,
         overrides,
         image_digests,
+        environment_files: Default::default(),
         started_by: common.started_by,
         launch_type: launch_type.to_owned(),
         subnets,

@@ -3,8 +3,9 @@
 use std::borrow::Cow;
 
 use berth_control_plane_core::task::{
-    Condition, Dependency, Device, HealthCheck, IpcMode, LinuxOptions, LogSpec, NetworkMode, Networking,
-    PidMode, PortMapping, Protocol, ResolvedContainer, ResolvedTask, RestartPolicy, Tmpfs, Ulimit,
+    Condition, Dependency, Device, EnvironmentFile, HealthCheck, IpcMode, LinuxOptions, LogSpec, NetworkMode,
+    Networking, PidMode, PortMapping, Protocol, ResolvedContainer, ResolvedTask, RestartPolicy, Tmpfs,
+    Ulimit,
 };
 use berth_proto::node::v1 as wire;
 
@@ -39,8 +40,23 @@ pub(super) fn message(task: ResolvedTask) -> wire::TaskSpec {
     }
 }
 
-fn container(container: ResolvedContainer) -> wire::ContainerSpec {
+fn variables(variables: Vec<(String, String)>) -> Vec<wire::KeyValue> {
     let variable = |(key, value)| wire::KeyValue { key, value };
+    variables.into_iter().map(variable).collect()
+}
+
+fn environment_file(file: EnvironmentFile) -> wire::EnvironmentFile {
+    use wire::environment_file::Source;
+    let source = match file {
+        EnvironmentFile::Variables(all) => Source::Variables(wire::Variables {
+            variables: variables(all),
+        }),
+        EnvironmentFile::Url(url) => Source::Url(url),
+    };
+    wire::EnvironmentFile { source: Some(source) }
+}
+
+fn container(container: ResolvedContainer) -> wire::ContainerSpec {
     wire::ContainerSpec {
         container_id: container.container_id,
         name: container.name,
@@ -48,7 +64,12 @@ fn container(container: ResolvedContainer) -> wire::ContainerSpec {
         image_digest: container.image_digest,
         entry_point: container.entry_point,
         command: container.command,
-        environment: container.environment.into_iter().map(variable).collect(),
+        environment: variables(container.environment),
+        environment_files: container
+            .environment_files
+            .into_iter()
+            .map(environment_file)
+            .collect(),
         working_directory: container.working_directory,
         user: container.user,
         cpu_units: container.cpu_units,

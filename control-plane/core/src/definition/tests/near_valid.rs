@@ -100,6 +100,12 @@ fn text(name: &str) -> BoxedStrategy<Value> {
         "mountOptions" => &["ro", "mode=1777", "size=1", "bind"],
         "dockerSecurityOptions" => &["no-new-privileges", "no-new-privileges:false", "label:x"],
         "dnsServers" => &["10.0.0.2", "fd00::2", "dns"],
+        "value" => &[
+            "arn:aws:s3:::config/web.env",
+            "https://config.example/web",
+            "1",
+            "x y",
+        ],
         "hostname" => &["web", "web.local", "-"],
         _ => &["a", "1", "x y", "a.b"],
     };

@@ -69,6 +69,30 @@ fn what_is_overridden_replaces_what_was_registered() {
 }
 
 #[test]
+fn environment_files_replace_those_of_the_definition() {
+    let files = |value: &str| json!([{"type": "s3", "value": value}]);
+    let given = container("environmentFiles", files("arn:aws:s3:::config/web.env"));
+    let Overridden { definition, .. } = applied(&given, &one("environmentFiles", files("https://a/b")));
+    assert_eq!(
+        definition["containerDefinitions"][0]["environmentFiles"],
+        files("https://a/b")
+    );
+    let Overridden { definition, .. } = applied(&good(), &one("environmentFiles", files("https://a/b")));
+    assert_eq!(
+        definition["containerDefinitions"][0]["environmentFiles"],
+        files("https://a/b")
+    );
+    let at = "overrides.containerOverrides[0].environmentFiles";
+    refused(
+        &given,
+        &one("environmentFiles", files("arn:aws:s3:::config/web")),
+        &[&format!(
+            "{at}[0].value: \"web\" does not end in .env: expected arn:aws:s3:::BUCKET/KEY.env"
+        )],
+    );
+}
+
+#[test]
 fn what_says_nothing_changes_nothing() {
     let plain = json!({
         "containerOverrides": [{"name": "nginx"}, {"name": "redis"}], "inferenceAcceleratorOverrides": [],
