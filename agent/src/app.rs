@@ -119,7 +119,9 @@ impl Agent {
             serve_loggers.await;
             Ok(())
         });
-        let facts = facts(&config, &node_config, &host, &boot_id).await?;
+        let gpus = config.gpus.gpus();
+        let (gpus_present, gpus_seen) = watch::channel(gpus.present());
+        let facts = facts(&config, &node_config, &host, &boot_id, gpus_seen).await?;
         let restored = restore(node_config, loaded, &host, &life);
         let (node, restarted) = starting.step("taking up what runs", restored).await?;
         let node = node.speaks_for(identity.node_id.clone());
@@ -170,6 +172,7 @@ impl Agent {
             Box::pin(observer.run(stop.clone())),
             Box::pin(forward_exits(seen, inputs.clone())),
             Box::pin(audit.run()),
+            Box::pin(gpus.watch(gpus_present)),
             Box::pin(health.clone().watch_driver(inputs.clone(), notifier.clone())),
             Box::pin(health.clone().watch_link(link_seen.clone())),
             Box::pin(health.clone().watch_containerd(host.runtime.clone())),

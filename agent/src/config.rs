@@ -2,6 +2,7 @@
 //!
 //! Every key is described in `docs/configuration.md`.
 
+mod gpus;
 pub(crate) mod runtimes;
 
 use std::{
@@ -14,6 +15,7 @@ use berth_agent_core::ids::NodeId;
 use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
 
+pub use gpus::Gpus;
 pub use runtimes::NamedRuntime;
 
 use crate::{
@@ -80,6 +82,8 @@ pub struct Config {
     pub registries: Registries,
     #[serde(default)]
     pub volumes: Volumes,
+    #[serde(default)]
+    pub gpus: Gpus,
     /// OCI and docker archives in this directory are imported at start: for sites without a registry.
     pub images_dir: Option<PathBuf>,
     /// The cgroup that holds the tasks' cgroups, from the root; by default `/<instance>.slice`.
@@ -247,6 +251,7 @@ impl Config {
         if !TASK_PIDS.contains(&self.task_pids_max) {
             return bad("task_pids_max", &self.task_pids_max, "must be 16 to 4194304");
         }
+        self.gpus.check()?;
         runtimes::check(&self.runtimes)
     }
 
@@ -460,6 +465,9 @@ mod tests {
         assert!(refused(|c| c.cgroup_parent = Some("/a.service".into())).contains("cgroup_parent"));
         assert!(refused(|c| c.volumes.host_paths = vec!["srv".into()]).contains("volumes.host_paths"));
         assert!(refused(|c| c.volumes.host_paths = vec!["/a/../b".into()]).contains("volumes.host_paths"));
+        assert!(refused(|c| c.gpus.cdi_dirs = vec!["cdi".into()]).contains("gpus.cdi_dirs"));
+        assert!(refused(|c| c.gpus.kinds = vec!["gpu".into()]).contains("gpus.kinds"));
+        assert!(refused(|c| c.gpus.kinds = vec!["a/b".into(); 17]).contains("at most 16"));
         assert!(refused(|c| c.task_pids_max = 0).contains("task_pids_max"));
     }
 }

@@ -222,6 +222,16 @@ fn every_bound_is_checked_and_named() {
         ("containers[1].container_id", |t| {
             t.containers[1].container_id.clear()
         }),
+        ("containers[0].gpu_ids", |t| {
+            t.containers[0].gpu_ids = vec!["nvidia.com/gpu".into()];
+        }),
+        ("containers[0].gpu_ids", |t| {
+            t.containers[0].gpu_ids = (0..65).map(|n| format!("a/b={n}")).collect();
+        }),
+        ("gpu_ids", |t| {
+            t.containers[0].gpu_ids = vec!["a/b=0".into()];
+            t.containers[1].gpu_ids = vec!["a/b=0".into()];
+        }),
         ("containers[0].name", |t| t.containers[0].name = "a/b".into()),
         ("containers[0].image", |t| t.containers[0].image.clear()),
         ("containers[0].image_digest", |t| {

@@ -106,6 +106,9 @@ pub struct Node {
     pub task_addresses: u32,
     pub reserved_tcp_ports: Vec<u16>,
     pub reserved_udp_ports: Vec<u16>,
+    /// Ids of its GPUs.
+    #[serde(default)]
+    pub gpus: Vec<String>,
     pub features: Vec<String>,
     /// Found by or configured on the node; replaced at every Hello.
     pub node_attributes: Attributes,
@@ -130,11 +133,14 @@ pub struct Allocation {
     pub tcp_ports: Vec<u16>,
     pub udp_ports: Vec<u16>,
     pub address: bool,
+    /// Ids of GPUs.
+    #[serde(default)]
+    pub gpus: Vec<String>,
     /// The task's group: `spread` and constraints on `task:group` look at it.
     #[serde(default)]
     pub group: String,
-    /// Its desired status is STOPPED: CPU and memory count as free; ports and the address do not until the node
-    /// reports STOPPED, which removes the allocation.
+    /// Its desired status is STOPPED: CPU and memory count as free; ports, GPUs and the address do not until the
+    /// node reports STOPPED, which removes the allocation.
     pub stopping: bool,
 }
 
@@ -220,6 +226,9 @@ pub struct TaskContainer {
     pub memory_reservation: Option<String>,
     /// For networkBindings in host mode: (container port, host port, protocol).
     pub ports: Vec<(u16, u16, String)>,
+    /// Ids of the GPUs it has to itself.
+    #[serde(default)]
+    pub gpus: Vec<String>,
     /// Absent in what an earlier version stored, as is what has to do with health.
     #[serde(default)]
     pub essential: bool,

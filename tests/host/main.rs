@@ -6,6 +6,7 @@ mod bad_input;
 mod endpoints;
 mod environment_files;
 mod fields;
+mod gpus;
 mod halt;
 mod health;
 mod identity;

@@ -121,6 +121,7 @@ fn container(task: u64, i: u64, essential: bool, network: NetworkMode, random: &
             attempt_period_ms: 60_000,
         }),
         volumes: Default::default(),
+        gpus: vec![],
         health_check: is_checked(task, i).then(|| HealthCheck {
             command: vec!["look".into()],
             interval_ms: 5_000 + u32::try_from(random.up_to(5_000)).unwrap(),

@@ -6,6 +6,7 @@ use std::{collections::BTreeMap, net::IpAddr};
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    cdi::DeviceName,
     environment::EnvironmentFile,
     ids::{ContainerId, TaskId},
     volumes::{ContainerVolumes, Volume},
@@ -155,6 +156,9 @@ pub struct ContainerSpec {
     pub restart: Option<RestartPolicy>,
     #[serde(default)]
     pub health_check: Option<HealthCheck>,
+    /// Those of the node's GPUs that it has to itself.
+    #[serde(default)]
+    pub gpus: Vec<DeviceName>,
 }
 
 impl ContainerSpec {
@@ -381,6 +385,11 @@ impl TaskSpec {
         }
         let add = |sum: u32, c: &ContainerSpec| sum.saturating_add(c.cpu_units);
         self.containers.iter().fold(0, add)
+    }
+
+    /// The GPUs that its containers have.
+    pub fn gpus(&self) -> impl Iterator<Item = &DeviceName> {
+        self.containers.iter().flat_map(|c| &c.gpus)
     }
 
     /// The host's ports this task occupies: those of host mode; an awsvpc task has ports of its own.

@@ -9,6 +9,7 @@
 //! at the same times give the same changes, so a simulator can run a year of faults and a journal replays.
 
 pub mod addresses;
+pub mod cdi;
 pub mod change;
 pub mod container;
 pub mod dependency;

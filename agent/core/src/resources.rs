@@ -1,12 +1,13 @@
 //! Owns the node's accounts: what tasks hold and whether another fits. Never starts or stops anything.
 //!
-//! CPU and memory are held until a task has no process left; host ports until nothing of it is left.
+//! CPU and memory are held until a task has no process left; host ports and GPUs until nothing of it is left.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    cdi::DeviceName,
     desired::{Limits, Protocol, TaskSpec},
     ids::TaskId,
 };
@@ -25,6 +26,7 @@ pub struct Resources {
     capacity: Capacity,
     charges: BTreeMap<TaskId, Limits>,
     ports: BTreeMap<(Protocol, u16), TaskId>,
+    gpus: BTreeMap<DeviceName, TaskId>,
 }
 
 /// Why a task does not fit.
@@ -65,7 +67,13 @@ impl Resources {
                 )));
             }
         }
-        Ok(())
+        let mut held = spec
+            .gpus()
+            .filter_map(|gpu| self.gpus.get(gpu).map(|owner| (gpu, owner)));
+        match held.next() {
+            Some((gpu, owner)) => Err(Lack::Now(format!("RESOURCE:GPU: {gpu} is held by task {owner}"))),
+            None => Ok(()),
+        }
     }
 
     fn fits_cpu(&self, spec: &TaskSpec) -> Result<(), Lack> {
@@ -116,6 +124,9 @@ impl Resources {
         for port in spec.host_ports() {
             self.ports.insert(port, spec.id.clone());
         }
+        for gpu in spec.gpus() {
+            self.gpus.insert(gpu.clone(), spec.id.clone());
+        }
     }
 
     /// Its processes are gone: CPU and memory are free. Whether it held any.
@@ -125,9 +136,10 @@ impl Resources {
 
     /// Nothing of it is left. Whether it held anything.
     pub fn release_all(&mut self, task: &TaskId) -> bool {
-        let ports = self.ports.len();
+        let held = self.ports.len() + self.gpus.len();
         self.ports.retain(|_, owner| owner != task);
-        self.release_processes(task) || self.ports.len() < ports
+        self.gpus.retain(|_, owner| owner != task);
+        self.release_processes(task) || self.ports.len() + self.gpus.len() < held
     }
 
     /// CPU units and memory bytes held now.

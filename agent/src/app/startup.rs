@@ -15,7 +15,7 @@ use berth_agent_core::{
     resources::Capacity,
 };
 use berth_proto::node::v1 as wire;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 use crate::{
     config::{Config, ConfigError},
@@ -89,6 +89,7 @@ pub(super) async fn facts(
     node: &NodeConfig,
     host: &Host,
     boot_id: &str,
+    gpus: watch::Receiver<Vec<String>>,
 ) -> anyhow::Result<Facts> {
     let mut attributes = config.attributes.clone();
     attributes.insert("ecs.os-type".into(), "linux".into());
@@ -114,7 +115,9 @@ pub(super) async fn facts(
             reserved_tcp_ports: config.reserved.tcp_ports.iter().map(|p| u32::from(*p)).collect(),
             reserved_udp_ports: config.reserved.udp_ports.iter().map(|p| u32::from(*p)).collect(),
             pids: 0,
+            gpu_ids: vec![],
         },
+        gpus,
         features: features(host).await,
         attributes,
     })

@@ -2,9 +2,12 @@
 
 use std::collections::BTreeSet;
 
-use berth_agent_core::desired::{
-    CONTAINERS_PER_TASK_MAX, Condition, ContainerSpec, Dependency, LogSpec, PortMapping, Protocol,
-    RestartPolicy, Ulimit,
+use berth_agent_core::{
+    cdi::{DeviceName, InvalidName},
+    desired::{
+        CONTAINERS_PER_TASK_MAX, Condition, ContainerSpec, Dependency, LogSpec, PortMapping, Protocol,
+        RestartPolicy, Ulimit,
+    },
 };
 use berth_proto::node::v1 as wire;
 
@@ -14,6 +17,8 @@ const STOP_TIMEOUT_MS_MAX: u32 = 86_400_000;
 const IGNORED_EXIT_CODES_MAX: usize = 50;
 /// A minute to half an hour, as in ECS.
 const RESTART_PERIOD_MS: std::ops::RangeInclusive<u32> = 60_000..=1_800_000;
+/// GPUs of one container.
+const GPUS_MAX: usize = 64;
 const LOG_FILES_MAX: u32 = 1_000;
 const LOG_FILE_BYTES_MIN: u64 = 4096;
 const LOG_BUFFER_BYTES_MAX: u64 = 256 << 20;
@@ -43,6 +48,14 @@ pub(super) fn containers(wire: Vec<wire::ContainerSpec>) -> Result<Vec<Container
     }
     if !containers.iter().any(|c| c.essential) {
         return refuse("containers", "none is essential");
+    }
+    let mut gpus = BTreeSet::new();
+    if let Some(twice) = containers
+        .iter()
+        .flat_map(|c| &c.gpus)
+        .find(|gpu| !gpus.insert(*gpu))
+    {
+        return refuse("gpu_ids", format!("{twice} is given twice"));
     }
     volumes::sources_exist(&containers)?;
     dependencies_end(&containers)?;
@@ -165,9 +178,26 @@ fn container(wire: wire::ContainerSpec) -> Result<ContainerSpec, Refusal> {
         interactive: wire.interactive,
         restart: wire.restart_policy.map(restart_policy).transpose()?,
         health_check: wire.health_check.map(health::check).transpose()?,
+        gpus: gpus(&wire.gpu_ids)?,
         networking: networking::networking(wire.networking.unwrap_or_default())?,
         volumes: volumes::of_container(wire.mount_points, wire.volumes_from)?,
     })
+}
+
+fn gpus(ids: &[String]) -> Result<Vec<DeviceName>, Refusal> {
+    if ids.len() > GPUS_MAX {
+        return refuse(
+            "gpu_ids",
+            format!("{} entries are more than {GPUS_MAX}", ids.len()),
+        );
+    }
+    let name = |id: &String| {
+        id.parse().map_err(|error: InvalidName| Refusal {
+            field: "gpu_ids".into(),
+            problem: error.to_string(),
+        })
+    };
+    ids.iter().map(name).collect()
 }
 
 fn restart_policy(wire: wire::RestartPolicy) -> Result<RestartPolicy, Refusal> {

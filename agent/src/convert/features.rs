@@ -47,6 +47,7 @@ pub const FEATURES: &[&str] = &[
     "volumes.host",
     "volumes.local",
     "volumes.from",
+    "gpu.cdi",
     "health-check",
     "environment-files",
     "restart.after-reboot",

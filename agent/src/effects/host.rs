@@ -550,6 +550,7 @@ fn runtime_config(config: &Config, logger: PathBuf, cgroup_version: u8, volumes:
         binary_name: config.runtime_binary.clone(),
         runtimes: runtimes(config),
         seccomp_dir: config.seccomp_dir.clone(),
+        gpus: config.gpus.gpus(),
         logger,
         init: None,
         logger_socket: config.logger_socket(),

@@ -3,6 +3,7 @@
 
 pub mod cgroups;
 pub mod environment;
+pub mod gpus;
 mod host;
 pub mod images;
 pub mod network;

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use berth_agent_core::ids::NodeId;
 use berth_proto::node::v1 as wire;
+use tokio::sync::watch;
 
 use crate::{
     convert,
@@ -21,6 +22,8 @@ pub struct Facts {
     pub runtime_version: String,
     pub cgroup_version: u8,
     pub capacity: wire::Capacity,
+    /// Which GPUs there are may change meanwhile.
+    pub gpus: watch::Receiver<Vec<String>>,
     /// Those of [`convert::FEATURES`] that this host can have, and the runtimes that tasks may ask for.
     pub features: Vec<String>,
     /// Found and configured.
@@ -28,7 +31,7 @@ pub struct Facts {
 }
 
 impl Facts {
-    pub(super) fn hello(&self, node: &NodeId, status: &NodeStatus) -> wire::Hello {
+    pub(super) fn hello(&mut self, node: &NodeId, status: &NodeStatus) -> wire::Hello {
         let known = |(id, status): (&berth_agent_core::ids::TaskId, &berth_agent_core::report::Status)| {
             wire::KnownTask {
                 task_id: id.to_string(),
@@ -40,7 +43,7 @@ impl Facts {
             version_max: wire::VERSION,
             node_id: node.to_string(),
             description: Some(self.description()),
-            capacity: Some(self.capacity.clone()),
+            capacity: Some(self.capacity()),
             features: self.features.clone(),
             attributes: self.attributes.clone().into_iter().collect(),
             known_tasks: status.tasks.iter().map(known).collect(),
@@ -48,6 +51,14 @@ impl Facts {
             last_sequence: status.last_sequence,
             sent_at_ms: now().0,
             run_id: self.run_id.clone(),
+        }
+    }
+
+    /// What the node offers now.
+    pub(super) fn capacity(&mut self) -> wire::Capacity {
+        wire::Capacity {
+            gpu_ids: self.gpus.borrow_and_update().clone(),
+            ..self.capacity.clone()
         }
     }
 

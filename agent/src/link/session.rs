@@ -179,6 +179,10 @@ impl Session<'_> {
                     let picture = pulls::to_wire(&self.link.pulls.borrow_and_update());
                     self.put(Out::Pulls(picture));
                 }
+                Ok(()) = self.link.facts.gpus.changed(), if idle => {
+                    let capacity = self.link.facts.capacity();
+                    self.put(Out::Capacity(capacity));
+                }
                 Some(()) = bulk.next(), if !bulk.is_empty() => {}
                 () = stop.cancelled() => return self.flush().await,
             }

@@ -310,6 +310,7 @@ pub(crate) fn runtime_config(place: &Place) -> RuntimeConfig {
         binary_name: None,
         runtimes: std::collections::BTreeMap::new(),
         seccomp_dir: PathBuf::new(),
+        gpus: Default::default(),
         logger: PathBuf::new(),
         init: None,
         logger_socket: PathBuf::new(),

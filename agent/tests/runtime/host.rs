@@ -98,6 +98,7 @@ impl Host {
             binary_name: None,
             runtimes: BTreeMap::new(),
             seccomp_dir: at("seccomp"),
+            gpus: Default::default(),
             logger: at("logger"),
             init: None,
             logger_socket: at("socket"),
@@ -198,6 +199,7 @@ impl Host {
                 restart: None,
                 volumes: Default::default(),
                 health_check: None,
+                gpus: vec![],
             },
             image: ResolvedImage {
                 reference: image::REFERENCE.into(),

@@ -10,6 +10,7 @@ mod devices;
 mod echo;
 mod environment_files;
 mod fields;
+pub(crate) mod gpus;
 mod health;
 pub(crate) mod linux;
 pub(crate) mod local_volume;

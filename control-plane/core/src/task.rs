@@ -255,5 +255,7 @@ pub struct ContainerDefinition {
     pub mount_points: Vec<MountPoint>,
     pub volumes_from: Vec<VolumesFrom>,
     pub health_check: Option<HealthCheck>,
+    /// How many it has to itself.
+    pub gpus: u32,
     pub log: LogOptions,
 }

@@ -195,7 +195,7 @@ fn registered(view: &NodeView) -> Value {
     resources(view.cpu_units, view.memory_bytes, view, &[])
 }
 
-/// As placement counts: what is being stopped has given up CPU and memory, and still holds its ports.
+/// As placement counts: what is being stopped has given up CPU and memory, and still holds its ports and GPUs.
 fn remaining(view: &NodeView) -> Value {
     resources(
         view.free_cpu_units(),
@@ -207,20 +207,27 @@ fn remaining(view: &NodeView) -> Value {
 
 fn resources(cpu: u32, memory: u64, view: &NodeView, held: &[Allocation]) -> Value {
     let integer = |name: &str, value: u64| json!({"name": name, "type": "INTEGER", "doubleValue": 0.0, "longValue": 0, "integerValue": value});
+    let strings = |name: &str, all: Value| json!({"name": name, "type": "STRINGSET", "doubleValue": 0.0, "longValue": 0, "integerValue": 0, "stringSetValue": all});
     let ports = |name: &str, reserved: &[u16], used: fn(&Allocation) -> &[u16]| {
         let all: BTreeSet<&u16> = reserved.iter().chain(held.iter().flat_map(used)).collect();
         let all: Vec<String> = all.into_iter().map(u16::to_string).collect();
-        json!({
-            "name": name, "type": "STRINGSET", "doubleValue": 0.0, "longValue": 0, "integerValue": 0,
-            "stringSetValue": all,
-        })
+        strings(name, json!(all))
     };
-    json!([
+    let mut resources = json!([
         integer("CPU", cpu.into()),
         integer("MEMORY", memory / MIB),
         ports("PORTS", &view.reserved_tcp_ports, |held| &held.tcp_ports),
         ports("PORTS_UDP", &view.reserved_udp_ports, |held| &held.udp_ports),
-    ])
+    ]);
+    // Unlike ports, those that are there: ECS has it so, and only where there are any.
+    if !view.gpus.is_empty() {
+        let held: BTreeSet<&String> = held.iter().flat_map(|held| &held.gpus).collect();
+        let free: Vec<&String> = view.gpus.iter().filter(|id| !held.contains(id)).collect();
+        if let Some(all) = resources.as_array_mut() {
+            all.push(strings("GPU", json!(free)));
+        }
+    }
+    resources
 }
 
 fn health(api: &Api, node: &Node) -> Value {

@@ -37,6 +37,7 @@ pub(super) fn view(node: &Node) -> Result<NodeView, ApiError> {
         task_addresses: node.task_addresses,
         reserved_tcp_ports: node.reserved_tcp_ports.clone(),
         reserved_udp_ports: node.reserved_udp_ports.clone(),
+        gpus: node.gpus.clone(),
         allocations: node.allocations.values().map(allocation).collect(),
         attributes: attributes(node),
         features: node.features.clone(),
@@ -50,6 +51,7 @@ fn allocation(stored: &model::Allocation) -> Allocation {
         tcp_ports: stored.tcp_ports.clone(),
         udp_ports: stored.udp_ports.clone(),
         address: stored.address,
+        gpus: stored.gpus.clone(),
         stopping: stored.stopping,
         group: stored.group.clone(),
     }
@@ -63,6 +65,7 @@ pub(super) fn stored(allocation: Allocation) -> model::Allocation {
         tcp_ports: allocation.tcp_ports,
         udp_ports: allocation.udp_ports,
         address: allocation.address,
+        gpus: allocation.gpus,
         group: allocation.group,
         stopping: allocation.stopping,
     }

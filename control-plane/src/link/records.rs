@@ -2,9 +2,9 @@
 //! placement's part (allocations) or the operator's (status, attributes, tags). A deregistered node is let in as long as
 //! it has tasks to stop.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
-use berth_proto::node::v1::Hello;
+use berth_proto::node::v1::{Capacity, Hello};
 
 use super::{
     caller::{Caller, revoked_text},
@@ -23,6 +23,8 @@ use crate::{
 /// 4,096 cores and 64 TiB: a node that claims more lies, and would draw every task.
 const CPU_UNITS_MAX: u32 = 4_096 * 1_024;
 const MEMORY_BYTES_MAX: u64 = 64 << 40;
+/// GPUs of one node.
+const GPUS_MAX: usize = 256;
 const FEATURES_MAX: usize = 256;
 /// Reserved ports of one protocol.
 const PORTS_MAX: usize = 4_096;
@@ -202,6 +204,7 @@ fn node_record(known: Option<&Node>, peer: &Peer, hello: &Hello, now: Millis) ->
         task_addresses: capacity.task_addresses,
         reserved_tcp_ports: ports(&capacity.reserved_tcp_ports)?,
         reserved_udp_ports: ports(&capacity.reserved_udp_ports)?,
+        gpus: gpus(&capacity.gpu_ids)?,
         features: features(hello)?,
         node_attributes: node_attributes(hello)?,
         attributes: known.map(|node| node.attributes.clone()).unwrap_or_default(),
@@ -236,6 +239,44 @@ fn features(hello: &Hello) -> Result<Vec<String>, ConnectError> {
         return Err(ConnectError::TooMuch("features"));
     }
     Ok(hello.features.clone())
+}
+
+/// Those that can be told apart.
+fn gpus(ids: &[String]) -> Result<Vec<String>, ConnectError> {
+    let unfit = |id: &String| id.is_empty() || id.chars().count() > TEXT_CHARS_MAX;
+    if ids.len() > GPUS_MAX || ids.iter().any(unfit) {
+        return Err(ConnectError::TooMuch("GPUs"));
+    }
+    let mut seen = BTreeSet::new();
+    Ok(ids.iter().filter(|id| seen.insert(*id)).cloned().collect())
+}
+
+/// Writes which GPUs a node has now. The rest of its capacity does not change while it is linked.
+pub(super) async fn recount(
+    store: &dyn Store,
+    cluster: &str,
+    node: &str,
+    capacity: &Capacity,
+) -> Result<(), ConnectError> {
+    let (key, gpus) = (node_key(cluster, node), gpus(&capacity.gpu_ids)?);
+    for attempt in 1..=ATTEMPTS_MAX {
+        let Some(known) = typed::get_json::<Node>(store, &key).await? else {
+            return Ok(());
+        };
+        if known.value.gpus == gpus {
+            return Ok(());
+        }
+        let mut transaction = Transaction::default();
+        write(&mut transaction, key.clone(), Some(known), |known| {
+            let gpus = gpus.clone();
+            known.map(|node| Node { gpus, ..node })
+        })?;
+        if let Committed::Done(_) = store.commit(transaction).await? {
+            return Ok(());
+        }
+        back_off(attempt).await;
+    }
+    Err(ConnectError::Contended(node.to_owned()))
 }
 
 fn ports(ports: &[u32]) -> Result<Vec<u16>, ConnectError> {

@@ -319,6 +319,13 @@ async fn receive(
             Ok(Some(NodeMessage {
                 message: Some(FromNode::StateChange(change)),
             })) => changes.push(change),
+            Ok(Some(NodeMessage {
+                message: Some(FromNode::Capacity(capacity)),
+            })) => {
+                records::recount(&*shared.store, &peer.cluster, &peer.node_id, &capacity).await?;
+                // It wrote, or may have.
+                shared.paces.spend(&peer.node_id, 1);
+            }
             Ok(Some(NodeMessage { message })) => other(message, place, shared, peer)?,
             // What was reported before the end counts.
             Ok(None) => end = Some(End::Closed),
@@ -360,7 +367,7 @@ fn other(message: Option<FromNode>, place: &Place, shared: &Shared, peer: &Peer)
         }
         Some(FromNode::Hello(_)) => return Err(End::Refused("a second Hello on one link".into())),
         // A message of a later version of the protocol.
-        Some(FromNode::StateChange(_)) | None => {}
+        Some(FromNode::StateChange(_) | FromNode::Capacity(_)) | None => {}
     }
     Ok(())
 }

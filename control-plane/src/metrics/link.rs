@@ -28,6 +28,7 @@ impl Metrics {
             Some(FromNode::Heartbeat(_)) => "heartbeat",
             Some(FromNode::Pulls(_)) => "pulls",
             Some(FromNode::DesiredAck(_)) => "desired_ack",
+            Some(FromNode::Capacity(_)) => "capacity",
             None => "unknown",
         };
         self.count("received", kind);

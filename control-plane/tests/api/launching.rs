@@ -695,3 +695,59 @@ async fn log_drivers_that_do_not_exist_yet_can_be_refused() {
     let body = with(run_body("logged"), "containerInstances", json!([node]));
     assert_eq!(world.refused("StartTask", body, "ClientException").await, says);
 }
+
+#[tokio::test]
+async fn gpus_are_one_containers_alone_until_nothing_of_its_task_is_left() {
+    let (world, node) = World::with_node().await;
+    let ids: Vec<String> = (0..2).map(|n| format!("nvidia.com/gpu={n}")).collect();
+    world.edit_node(&node, |node| node.gpus.clone_from(&ids)).await;
+    let mut definition = awsvpc("train");
+    definition["requiresCompatibilities"] = json!(["EC2"]);
+    definition["containerDefinitions"][1]["resourceRequirements"] = json!([{"type": "GPU", "value": "1"}]);
+    world.register_as(definition).await;
+    let mut tasks = Vec::new();
+    for id in &ids {
+        let answer = world.ok("RunTask", run_body("train")).await;
+        let task = &answer["tasks"][0];
+        assert_eq!(task["containers"][1]["gpuIds"], json!([id]), "{answer}");
+        assert!(task["containers"][0].get("gpuIds").is_none());
+        let arn = task["taskArn"].as_str().unwrap();
+        let spec = world.desired(&node, &id_of(arn)).await.unwrap();
+        assert_eq!(spec.containers[1].gpu_ids, std::slice::from_ref(id));
+        assert!(spec.containers[0].gpu_ids.is_empty());
+        assert!(spec.required_features.contains(&"gpu.cdi".to_owned()));
+        tasks.push(id_of(arn));
+    }
+    let third = world.ok("RunTask", run_body("train")).await;
+    assert_eq!(third["failures"][0]["reason"], "RESOURCE:GPU", "{third}");
+    let gpus = async |field: &str| {
+        let body = json!({"containerInstances": [node]});
+        let answer = world.ok("DescribeContainerInstances", body).await;
+        let all = answer["containerInstances"][0][field].as_array().unwrap().clone();
+        all.into_iter().find(|one| one["name"] == "GPU").unwrap()
+    };
+    let registered = gpus("registeredResources").await;
+    assert_eq!(
+        (&registered["type"], &registered["stringSetValue"]),
+        (&json!("STRINGSET"), &json!(ids))
+    );
+    assert_eq!(gpus("remainingResources").await["stringSetValue"], json!([]));
+    // Neither the wish to stop it nor its processes' end frees a device: only that nothing is left.
+    world.ok("StopTask", json!({"task": tasks[0]})).await;
+    let still = world.ok("RunTask", run_body("train")).await;
+    assert_eq!(still["failures"][0]["reason"], "RESOURCE:GPU");
+    world.report_stopped(&tasks[0]).await;
+    assert_eq!(
+        gpus("remainingResources").await["stringSetValue"],
+        json!([ids[0]])
+    );
+    let again = world.ok("RunTask", run_body("train")).await;
+    assert_eq!(again["tasks"][0]["containers"][1]["gpuIds"], json!([ids[0]]));
+    // A run may ask for none of the definition's, or for more than there are.
+    let overrides = json!({"containerOverrides": [{"name": "cache", "resourceRequirements": [{"type": "GPU", "value": "3"}]}]});
+    let more = world
+        .ok("RunTask", with(run_body("train"), "overrides", overrides))
+        .await;
+    let detail = more["failures"][0]["detail"].as_str().unwrap();
+    assert!(detail.contains("needs 3 of its GPUs, 0 of 2 are free"), "{more}");
+}

@@ -206,6 +206,7 @@ impl World {
             task_addresses: 100,
             reserved_tcp_ports: vec![22],
             reserved_udp_ports: vec![],
+            gpus: vec![],
             features: FEATURES.iter().map(|feature| (*feature).to_owned()).collect(),
             node_attributes: [("ecs.os-type".to_owned(), Some("linux".to_owned()))].into(),
             attributes: Default::default(),

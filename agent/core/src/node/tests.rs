@@ -1,5 +1,6 @@
 mod environment;
 mod faults;
+mod gpus;
 mod health;
 mod reboot;
 mod restart;
@@ -73,6 +74,7 @@ fn container(n: u64, name: &str) -> ContainerSpec {
         restart: None,
         volumes: Default::default(),
         health_check: None,
+        gpus: vec![],
     }
 }
 

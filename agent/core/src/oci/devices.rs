@@ -81,7 +81,9 @@ pub(super) fn rules(spec: &OciSpec) -> Vec<Value> {
         }
         rule
     };
-    let own = spec.devices.iter().map(|device| {
+    // One that may not be opened has no rule.
+    let own = spec.devices.iter().filter(|device| !device.access.is_empty());
+    let own = own.map(|device| {
         json!({
             "allow": true,
             "type": letter(device.kind),

@@ -6,6 +6,7 @@
 
 mod capabilities;
 mod devices;
+mod edits;
 mod init;
 mod linux;
 mod mounts;
@@ -23,12 +24,14 @@ use std::collections::BTreeMap;
 use serde_json::{Value, json};
 
 use crate::{
+    cdi,
     desired::{IpcMode, LinuxOptions, PidMode, Ulimit},
     effect::StartContainer,
     ids::{ContainerId, TaskId},
 };
 pub use capabilities::{DEFAULT_CAPABILITIES, is_capability};
 pub use devices::{Device, DeviceKind};
+pub use edits::{DeviceEdits, NodeNumbers, contradicts, given};
 pub use init::INIT;
 pub use linux::{Limits, NOFILE_DEFAULT, PIDS_MAX_DEFAULT, SECCOMP_UNCONFINED};
 pub use mounts::Mount;
@@ -164,6 +167,8 @@ pub struct TaskFacts {
     pub devices: Vec<Device>,
     /// The profile that its options name, if they name one.
     pub seccomp: Option<seccomp_profile::Profile>,
+    /// For its GPUs.
+    pub edits: DeviceEdits,
     /// Where berth-init is on this host, if it is.
     pub init: Option<String>,
 }
@@ -196,6 +201,8 @@ pub struct OciSpec {
     limits: Limits,
     mounts: Vec<Mount>,
     devices: Vec<Device>,
+    device_mounts: Vec<cdi::Mount>,
+    hooks: Vec<cdi::Hook>,
     annotations: BTreeMap<String, String>,
 }
 
@@ -228,6 +235,8 @@ impl OciSpec {
             limits: Limits::default(),
             mounts: Vec::new(),
             devices: Vec::new(),
+            device_mounts: Vec::new(),
+            hooks: Vec::new(),
             annotations: BTreeMap::new(),
         }
     }
@@ -256,6 +265,7 @@ impl OciSpec {
             .task_swaps(request.task_swaps)
             .sharing(request.pid, request.ipc)
             .devices(task.devices)
+            .edits(task.edits)
             .seccomp(task.seccomp)
             .ulimits(&spec.ulimits)
             .limits(Limits::of(spec))
@@ -389,7 +399,7 @@ impl OciSpec {
             return Err(OciError::RelativeCgroup(self.cgroups_path));
         }
         let capabilities = capabilities::bounding(&self.linux, &self.host)?;
-        Ok(json!({
+        let mut spec = json!({
             "ociVersion": OCI_VERSION,
             "process": process::process(&self, &capabilities)?,
             "root": {"path": "rootfs", "readonly": self.readonly_root},
@@ -397,6 +407,10 @@ impl OciSpec {
             "mounts": mounts::mounts(&self)?,
             "annotations": self.annotations,
             "linux": linux::linux(&self, &capabilities)?,
-        }))
+        });
+        if let Some(hooks) = edits::hooks(&self) {
+            spec["hooks"] = hooks;
+        }
+        Ok(spec)
     }
 }

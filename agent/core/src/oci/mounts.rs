@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::{OciError, OciSpec, init};
+use super::{OciError, OciSpec, edits, init};
 use crate::desired::{IpcMode, Tmpfs};
 
 /// A file or directory of the host, seen in the container.
@@ -235,18 +235,28 @@ pub(super) fn mounts(spec: &OciSpec) -> Result<Vec<Value>, OciError> {
         let mut volumes = spec.mounts.iter().filter(|mount| mount.kind != Kind::File);
         volumes.any(|mount| mount.destination == path)
     };
-    let replaced = |path: &str| is_over(path) || path.starts_with("/dev/") && is_over(DEV);
+    // What a device needs replaces both.
+    let is_device = |path: &str| {
+        spec.device_mounts
+            .iter()
+            .any(|mount| mount.container_path == path)
+    };
+    let replaced = |path: &str| is_over(path) || is_device(path) || path.starts_with("/dev/") && is_over(DEV);
     let defaults = DEFAULTS.iter().filter(|(path, ..)| !replaced(path));
     let init = init::mount(spec)?;
-    let tmpfs = spec.linux.tmpfs.iter().map(|t| (depth(&t.path), tmpfs(t)));
+    let memory = spec.linux.tmpfs.iter().filter(|t| !is_device(&t.path));
+    let tmpfs = memory.map(|t| (depth(&t.path), tmpfs(t)));
     let kernel = spec.host.kernel;
     let binds = spec
         .mounts
         .iter()
         .chain(&init)
         .filter(|mount| mount.kind != Kind::File || !is_over(&mount.destination))
+        .filter(|mount| !is_device(&mount.destination))
         .map(|mount| (depth(mount.destination()), mount.json(kernel)));
-    let mut own: Vec<(usize, Result<Value, OciError>)> = tmpfs.chain(binds).collect();
+    let devices = spec.device_mounts.iter();
+    let devices = devices.map(|mount| (depth(&mount.container_path), Ok(edits::mount(mount))));
+    let mut own: Vec<(usize, Result<Value, OciError>)> = tmpfs.chain(binds).chain(devices).collect();
     own.sort_by_key(|(depth, _)| *depth);
     let own = own.into_iter().map(|(_, mount)| mount);
     // The host's is what is there; with none there is nothing.

@@ -1,5 +1,6 @@
 //! What the builder writes, and what it refuses.
 
+mod edits;
 mod init;
 mod options;
 
@@ -74,6 +75,7 @@ pub(crate) fn container() -> ContainerSpec {
         restart: None,
         volumes: Default::default(),
         health_check: None,
+        gpus: vec![],
     }
 }
 
@@ -418,6 +420,7 @@ fn a_request_becomes_a_specification() {
         revision: 1,
     };
     let facts = TaskFacts {
+        edits: DeviceEdits::default(),
         cgroup_parent: "berth".into(),
         hostname: "aaaaaaaaaaaa".into(),
         network: Network::Join("/run/n".into()),

@@ -9,7 +9,10 @@ use berth_agent_core::{
 use tonic::{Code, Status};
 
 use super::SeccompError;
-use crate::{effects::volumes::VolumeError, logs::UnsafeName};
+use crate::{
+    effects::{gpus::GpuError, volumes::VolumeError},
+    logs::UnsafeName,
+};
 
 /// Bytes of a reason that are kept: ECS cuts at 1,024, and the kind comes before it.
 const MESSAGE_BYTES_MAX: usize = 900;
@@ -98,6 +101,8 @@ pub enum RuntimeError {
         name: String,
         source: SeccompError,
     },
+    #[error("GPUs of {id}")]
+    Gpus { id: String, source: GpuError },
     #[error("{step} of {id}")]
     Call { step: Step, id: String, source: Answer },
     /// The OCI runtime's own words.
@@ -215,6 +220,7 @@ impl RuntimeError {
             // Docker finds these when it starts a container.
             Self::User { .. }
             | Self::Device { .. }
+            | Self::Gpus { .. }
             | Self::Accounts { .. }
             | Self::OpaqueSnapshot { .. }
             | Self::NoLogger { .. } => "CannotStartContainerError",
@@ -246,7 +252,9 @@ impl RuntimeError {
             Self::Accounts { .. } | Self::File { .. } | Self::Devices { .. } | Self::Deadline { .. } => true,
             Self::NoLogger { .. } | Self::StillAlive { .. } => true,
             Self::Volumes(error) => error.retryable(),
-            Self::NoNetwork { .. } | Self::NoRuntime { .. } | Self::Device { .. } => false,
+            Self::NoNetwork { .. } | Self::NoRuntime { .. } | Self::Device { .. } | Self::Gpus { .. } => {
+                false
+            }
             Self::Refused { message, .. } => passing(message),
             // The image's layers are gone, or the request is wrong: the same request meets the same answer.
             Self::Call { source, .. } => !matches!(

@@ -40,7 +40,7 @@ use tonic::{
     transport::Channel,
 };
 
-use super::volumes::Volumes;
+use super::{gpus::Gpus, volumes::Volumes};
 use crate::endpoints::Endpoints;
 pub use connect::{ConnectError, VERSION_MIN, connect};
 pub use error::{Answer, RuntimeError, Step};
@@ -96,6 +96,7 @@ pub struct RuntimeConfig {
     pub volumes: Volumes,
     /// Seccomp profiles are `<seccomp_dir>/<name>.json`.
     pub seccomp_dir: PathBuf,
+    pub gpus: Gpus,
     /// Starts at a time; more than 2–4 × cores is no faster, and each waits longer. Zero is taken as one.
     pub start_concurrency: usize,
 }

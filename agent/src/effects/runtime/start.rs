@@ -241,6 +241,7 @@ impl Attempt<'_> {
             devices: self.devices()?,
             seccomp: self.seccomp()?,
             init: self.init(),
+            edits: self.gpus()?,
         };
         let unfit = |source: OciError| RuntimeError::Spec {
             id: self.id.clone(),
@@ -287,6 +288,15 @@ impl Attempt<'_> {
         profile.map(Some).map_err(|source| RuntimeError::Seccomp {
             id: self.id.clone(),
             name: name.clone(),
+            source,
+        })
+    }
+
+    /// What its GPUs change, as their specifications are now.
+    fn gpus(&self) -> Result<oci::DeviceEdits, RuntimeError> {
+        let edits = self.runtime.config().gpus.edits(&self.request.spec.gpus);
+        edits.map_err(|source| RuntimeError::Gpus {
+            id: self.id.clone(),
             source,
         })
     }

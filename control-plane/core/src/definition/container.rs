@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::read::{Object, container_path, integer, objects, requires, text};
 use super::task_level::{MEMORY_MIB_MIN, check_name};
-use super::{environment_files, health, linux, log, networking, restart, sysctls};
+use super::{environment_files, gpus, health, linux, log, networking, restart, sysctls};
 use crate::problems::{Problems, shown};
 
 /// Longest image reference.
@@ -64,6 +64,7 @@ fn check_one(task: &Object, path: &str, container: &Object, problems: &mut Probl
     sysctls::check(task, path, container, problems);
     log::check(path, container, problems);
     health::check(path, container, problems);
+    gpus::check(task, path, container, problems);
 }
 
 fn check_image(path: &str, container: &Object, problems: &mut Problems) {

@@ -4,7 +4,7 @@
 use serde_json::{Value, json};
 
 use super::read::{Object, integer, objects, requires, text};
-use super::{linux, log, namespaces, networking, sizes, volumes};
+use super::{gpus, linux, log, namespaces, networking, sizes, volumes};
 
 /// Lists that every echoed container has.
 const CONTAINER_LISTS: &[&str] = &[
@@ -79,6 +79,7 @@ fn compatibilities(task: &Object) -> Vec<&'static str> {
         && !namespaces::is_beyond_fargate(task)
         && !networking::is_disabled_somewhere(task)
         && !volumes::is_beyond_fargate(task)
+        && !gpus::is_beyond_fargate(task)
         && size.is_some_and(|(cpu, memory)| sizes::check_fargate(cpu, memory).is_ok());
     let external = !awsvpc || requires(task, "EXTERNAL");
     [("EXTERNAL", external), ("EC2", true), ("FARGATE", fargate)]

@@ -202,7 +202,7 @@ const CONTAINER: &[Field] = &[
         "systemControls",
         list(&object(&[yes("namespace", Text), yes("value", Text)])),
     ),
-    later("resourceRequirements", list(&object(RESOURCE_REQUIREMENT))),
+    yes("resourceRequirements", list(&object(RESOURCE_REQUIREMENT))),
     later_but(
         "firelensConfiguration",
         object(FIRELENS),
@@ -329,7 +329,11 @@ const TMPFS: &[Field] = &[
 const RESOURCE_REQUIREMENT: &[Field] = &[
     yes("value", Text),
     must("type", one_of(&RESOURCE_TYPE)),
-    yes("sharingStrategy", object(&[yes("nvidiaMps", object(NVIDIA_MPS))])),
+    never(
+        "sharingStrategy",
+        object(&[yes("nvidiaMps", object(NVIDIA_MPS))]),
+        "a container has its GPUs to itself; leave it out",
+    ),
 ];
 
 const RESOURCE_TYPE: Choice = Choice {

@@ -3,6 +3,7 @@
 mod accepted;
 mod bounds;
 mod environment_files;
+mod gpus;
 mod health;
 mod laws;
 mod linux;

@@ -99,6 +99,16 @@ fn check_room(node: &NodeView, needs: &Requirements, reasons: &mut Vec<Reason>) 
             total_bytes: node.memory_bytes,
         });
     }
+    if needs.gpus != 0 {
+        let free = count(node.free_gpus());
+        if needs.gpus > free {
+            reasons.push(Reason::Gpu {
+                needed: needs.gpus,
+                free,
+                total: count(node.gpus.iter()),
+            });
+        }
+    }
     for (protocol, needed) in [
         (Protocol::Tcp, &needs.tcp_ports),
         (Protocol::Udp, &needs.udp_ports),
@@ -117,6 +127,10 @@ fn check_room(node: &NodeView, needs: &Requirements, reasons: &mut Vec<Reason>) 
             total: node.task_addresses,
         });
     }
+}
+
+fn count<T>(of: impl Iterator<Item = T>) -> u32 {
+    u32::try_from(of.count()).unwrap_or(u32::MAX)
 }
 
 fn is_taken(node: &NodeView, protocol: Protocol, port: u16) -> bool {

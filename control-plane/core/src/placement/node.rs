@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::str::FromStr;
 
 use crate::expression::Subject;
+use crate::task::Requirements;
 
 /// Whether a node takes tasks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,6 +61,8 @@ pub struct NodeView {
     /// Ports of the host that tasks may not use.
     pub reserved_tcp_ports: Vec<u16>,
     pub reserved_udp_ports: Vec<u16>,
+    /// Ids of its GPUs.
+    pub gpus: Vec<String>,
     /// What is placed here.
     pub allocations: Vec<Allocation>,
     /// Those of the node and those put by the operator, the latter on top.
@@ -75,6 +78,8 @@ pub struct Allocation {
     pub tcp_ports: Vec<u16>,
     pub udp_ports: Vec<u16>,
     pub address: bool,
+    /// Ids of GPUs, in the order of the containers that have them.
+    pub gpus: Vec<String>,
     /// Its desired status is STOPPED.
     pub stopping: bool,
     /// The task's group.
@@ -99,6 +104,21 @@ impl NodeView {
         let held = self.allocations.iter().filter(|a| a.address).count();
         self.task_addresses
             .saturating_sub(u32::try_from(held).unwrap_or(u32::MAX))
+    }
+
+    /// GPUs that no task holds, those being stopped included: a process may be using one to its end.
+    pub fn free_gpus(&self) -> impl Iterator<Item = &String> {
+        let held = |id: &&String| !self.allocations.iter().any(|a| a.gpus.contains(id));
+        self.gpus.iter().filter(held)
+    }
+
+    /// What a task that fits is to hold here: it has the first GPUs that are free.
+    pub fn allocate(&self, needs: &Requirements, group: &str) -> Allocation {
+        let count = usize::try_from(needs.gpus).unwrap_or(usize::MAX);
+        Allocation {
+            gpus: self.free_gpus().take(count).cloned().collect(),
+            ..needs.allocation(group)
+        }
     }
 
     /// The group's tasks here that are not being stopped.

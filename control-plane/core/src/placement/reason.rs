@@ -43,6 +43,12 @@ pub enum Reason {
         free_bytes: u64,
         total_bytes: u64,
     },
+    /// Each is one container's alone.
+    Gpu {
+        needed: u32,
+        free: u32,
+        total: u32,
+    },
     /// Ports of the host that are reserved or that other tasks hold.
     Ports {
         protocol: Protocol,
@@ -66,6 +72,7 @@ impl Reason {
             Self::DistinctInstance { .. } => "DistinctInstance placement constraint unsatisfied.",
             Self::Cpu { .. } => "RESOURCE:CPU",
             Self::Memory { .. } => "RESOURCE:MEMORY",
+            Self::Gpu { .. } => "RESOURCE:GPU",
             Self::Ports { .. } => "RESOURCE:PORTS",
             Self::Address { .. } => "RESOURCE:ENI",
         }
@@ -83,8 +90,9 @@ impl Reason {
             Self::DistinctInstance { .. } => 6,
             Self::Cpu { .. } => 7,
             Self::Memory { .. } => 8,
-            Self::Ports { .. } => 9,
-            Self::Address { .. } => 10,
+            Self::Gpu { .. } => 9,
+            Self::Ports { .. } => 10,
+            Self::Address { .. } => 11,
         }
     }
 }
@@ -121,6 +129,9 @@ impl fmt::Display for Reason {
                     "needs {} MiB of memory, {free} of {total} are free",
                     needed_bytes.div_ceil(MIB)
                 )
+            }
+            Self::Gpu { needed, free, total } => {
+                write!(f, "needs {needed} of its GPUs, {free} of {total} are free")
             }
             Self::Ports { protocol, taken } => {
                 let taken: Vec<String> = taken.iter().map(u16::to_string).collect();

@@ -18,6 +18,7 @@ fn node(id: &str) -> NodeView {
         task_addresses: 2,
         reserved_tcp_ports: vec![22],
         reserved_udp_ports: vec![],
+        gpus: vec![],
         allocations: vec![],
         attributes: BTreeMap::from([("rack".to_string(), Some("7".to_string()))]),
         features: vec!["net.awsvpc".into(), "net.host".into(), "log.json-file".into()],
@@ -64,7 +65,8 @@ fn place_many(nodes: &mut [NodeView], needs: &Requirements, strategy: &[Strategy
             break;
         };
         let node = nodes.iter_mut().find(|node| node.id == id).unwrap();
-        node.allocations.push(needs.allocation(request.group));
+        let held = node.allocate(needs, request.group);
+        node.allocations.push(held);
         chosen.push(id);
     }
     chosen
@@ -103,6 +105,48 @@ fn a_runtime_that_no_node_offers_is_named_with_those_it_offers() {
     // The node's own choice needs none to be offered.
     one.features.retain(|feature| !feature.starts_with("runtime."));
     assert!(place(&[one], &request(&small(), &[])).chosen.is_some());
+}
+
+#[test]
+fn gpus_are_given_to_one_task_at_a_time_until_nothing_of_it_is_left() {
+    let two = Requirements { gpus: 2, ..small() };
+    let one = Requirements { gpus: 1, ..small() };
+    let mut host = node("a");
+    let why = |node: &NodeView, needs: &Requirements| {
+        let placed = place(std::slice::from_ref(node), &request(needs, &[]));
+        placed
+            .rejections
+            .first()
+            .map(|r| format!("{}: {r}", r.ecs()))
+            .unwrap_or_default()
+    };
+    assert_eq!(
+        why(&host, &one),
+        "RESOURCE:GPU: needs 1 of its GPUs, 0 of 0 are free"
+    );
+    host.gpus = ["g0", "g1", "g2"].map(String::from).into();
+    let first = host.allocate(&two, "family:web");
+    assert_eq!(first.gpus, ["g0", "g1"]);
+    host.allocations.push(first);
+    assert_eq!(
+        why(&host, &two),
+        "RESOURCE:GPU: needs 2 of its GPUs, 1 of 3 are free"
+    );
+    let second = host.allocate(&one, "family:web");
+    assert_eq!(second.gpus, ["g2"]);
+    host.allocations.push(second);
+    // Unlike CPU and memory: a process may be using one to its end.
+    host.allocations[0].stopping = true;
+    assert_eq!(
+        why(&host, &one),
+        "RESOURCE:GPU: needs 1 of its GPUs, 0 of 3 are free"
+    );
+    assert_eq!(why(&host, &small()), "");
+    host.allocations.remove(0);
+    // One that is held and not there any more is nobody's.
+    host.gpus = ["g0", "g3"].map(String::from).into();
+    assert_eq!(host.allocate(&two, "family:web").gpus, ["g0", "g3"]);
+    assert_eq!(host.free_gpus().count(), 2);
 }
 
 #[test]

@@ -47,6 +47,7 @@ const RESTART_POLICY: &str = "restart.policy";
 const VOLUMES_HOST: &str = "volumes.host";
 const VOLUMES_LOCAL: &str = "volumes.local";
 const VOLUMES_FROM: &str = "volumes.from";
+const GPU_CDI: &str = "gpu.cdi";
 /// A property of one run, not of its definition: its tag asks for it.
 pub const RESTART_AFTER_REBOOT: &str = "restart.after-reboot";
 
@@ -93,6 +94,7 @@ pub const FEATURES: &[&str] = &[
     VOLUMES_HOST,
     VOLUMES_LOCAL,
     VOLUMES_FROM,
+    GPU_CDI,
     HEALTH_CHECK,
     ENVIRONMENT_FILES,
     RESTART_AFTER_REBOOT,
@@ -162,6 +164,7 @@ fn needs(definition: &Definition, feature: &str) -> bool {
         VOLUMES_HOST => volumes(|source| matches!(source, VolumeSource::Host { .. })),
         VOLUMES_LOCAL => volumes(|source| matches!(source, VolumeSource::Local { .. })),
         VOLUMES_FROM => definition.containers.iter().any(|c| !c.volumes_from.is_empty()),
+        GPU_CDI => definition.containers.iter().any(|c| c.gpus != 0),
         TERMINAL => definition.containers.iter().any(|c| c.pseudo_terminal),
         // A terminal stays open by itself.
         INTERACTIVE => definition

@@ -189,6 +189,7 @@ fn container(echo: EchoContainer) -> Result<ContainerDefinition, EchoError> {
         mount_points: echo.mount_points.into_iter().map(volumes::mount_point).collect(),
         volumes_from: echo.volumes_from.into_iter().map(volumes::volumes_from).collect(),
         health_check: echo.health_check.map(health_check),
+        gpus: gpus(&echo.resource_requirements)?,
         networking: Networking {
             hostname: echo.hostname,
             extra_hosts: echo
@@ -258,6 +259,17 @@ fn health_check(echo: EchoHealthCheck) -> HealthCheck {
         retries: echo.retries,
         start_period_ms: echo.start_period * 1_000,
     }
+}
+
+fn gpus(echo: &[EchoResource]) -> Result<u32, EchoError> {
+    echo.iter().try_fold(0, |sum: u32, requirement| {
+        let value = &requirement.value;
+        let count = crate::definition::gpus::count(value).map_err(|_| EchoError::Value {
+            field: "resourceRequirements",
+            value: value.clone(),
+        })?;
+        Ok(sum.saturating_add(count))
+    })
 }
 
 fn tmpfs(echo: EchoTmpfs) -> Tmpfs {
@@ -393,6 +405,14 @@ struct EchoContainer {
     volumes_from: Vec<volumes::EchoVolumesFrom>,
     restart_policy: Option<EchoRestart>,
     health_check: Option<EchoHealthCheck>,
+    #[serde(default)]
+    resource_requirements: Vec<EchoResource>,
+}
+
+/// GPU is the only type that is accepted.
+#[derive(Deserialize)]
+struct EchoResource {
+    value: String,
 }
 
 #[derive(Deserialize)]

@@ -33,6 +33,8 @@ pub struct Requirements {
     pub udp_ports: Vec<u16>,
     /// Whether it needs an address of its own.
     pub address: bool,
+    /// Of all its containers together.
+    pub gpus: u32,
     pub architecture: Option<Architecture>,
     /// The definition's `memberOf` constraints.
     pub constraints: Vec<Expression>,
@@ -61,14 +63,16 @@ impl Requirements {
         self
     }
 
-    /// What the task holds on a node once it is placed there.
-    pub fn allocation(&self, group: &str) -> Allocation {
+    /// What the task holds on a node once it is placed there. Its GPUs are the node's to choose: see
+    /// [`NodeView::allocate`](crate::placement::NodeView::allocate).
+    pub(crate) fn allocation(&self, group: &str) -> Allocation {
         Allocation {
             cpu_units: self.cpu_units,
             memory_bytes: self.memory_bytes,
             tcp_ports: self.tcp_ports.clone(),
             udp_ports: self.udp_ports.clone(),
             address: self.address,
+            gpus: Vec::new(),
             stopping: false,
             group: group.to_string(),
         }
@@ -92,6 +96,7 @@ impl Definition {
             tcp_ports: self.host_ports(Protocol::Tcp),
             udp_ports: self.host_ports(Protocol::Udp),
             address: self.network_mode == NetworkMode::Awsvpc,
+            gpus: containers.iter().fold(0, |sum, c| sum.saturating_add(c.gpus)),
             architecture: self.architecture,
             constraints: self.constraints.clone(),
             features: required_features(self),

@@ -39,6 +39,8 @@ pub struct Run<'a> {
     pub image_digests: &'a BTreeMap<String, String>,
     /// All that the definition's environment files name of the store.
     pub environment_files: &'a StoredFiles,
+    /// Those that the task holds, as many as its containers ask for together.
+    pub gpus: &'a [String],
     /// Start again after the host restarted, instead of reporting the task as stopped.
     pub restart_after_reboot: bool,
     /// The runtime its tag names.
@@ -52,6 +54,8 @@ pub struct Run<'a> {
 pub enum ResolveError {
     #[error("{given} container ids for {needed} containers")]
     ContainerIds { given: usize, needed: usize },
+    #[error("{given} GPUs for containers that ask for {needed}")]
+    Gpus { given: usize, needed: usize },
     #[error("{0:?} is not an id: ids are 32 lower-case hexadecimal digits")]
     InvalidId(String),
     #[error("the id {0} is given twice")]
@@ -125,6 +129,8 @@ pub struct ResolvedContainer {
     pub mount_points: Vec<MountPoint>,
     pub volumes_from: Vec<VolumesFrom>,
     pub health_check: Option<HealthCheck>,
+    /// Ids of its GPUs.
+    pub gpus: Vec<String>,
     pub log: LogSpec,
 }
 
@@ -147,6 +153,7 @@ pub fn resolve(definition: &Definition, run: &Run<'_>) -> Result<ResolvedTask, R
             .map(|name| Cow::Owned(format!("{RUNTIME_PREFIX}{name}"))),
     );
     let containers = definition.containers.iter().zip(run.container_ids);
+    let gpus = deal_gpus(definition, run)?;
     Ok(ResolvedTask {
         task_id: run.task_id.to_string(),
         task_arn: run.task_arn.to_string(),
@@ -162,7 +169,8 @@ pub fn resolve(definition: &Definition, run: &Run<'_>) -> Result<ResolvedTask, R
         charged_memory_bytes: requirements.memory_bytes,
         volumes: definition.volumes.clone(),
         containers: containers
-            .map(|(container, id)| resolve_container(container, id, run))
+            .zip(gpus)
+            .map(|((container, id), gpus)| resolve_container(container, id, gpus, run))
             .collect::<Result<_, _>>()?,
         required_features,
         restart_after_reboot: run.restart_after_reboot,
@@ -188,9 +196,26 @@ fn check_ids(definition: &Definition, run: &Run<'_>) -> Result<(), ResolveError>
     Ok(())
 }
 
+/// Each container's part of the task's GPUs, in the definition's order.
+fn deal_gpus(definition: &Definition, run: &Run<'_>) -> Result<Vec<Vec<String>>, ResolveError> {
+    let mut left = run.gpus.iter();
+    let mut take = |container: &ContainerDefinition| {
+        let count = usize::try_from(container.gpus).unwrap_or(usize::MAX);
+        let gpus: Vec<String> = left.by_ref().take(count).cloned().collect();
+        gpus
+    };
+    let dealt: Vec<Vec<String>> = definition.containers.iter().map(&mut take).collect();
+    let needed = usize::try_from(definition.requirements().gpus).unwrap_or(usize::MAX);
+    match run.gpus.len() {
+        given if given == needed => Ok(dealt),
+        given => Err(ResolveError::Gpus { given, needed }),
+    }
+}
+
 fn resolve_container(
     container: &ContainerDefinition,
     id: &str,
+    gpus: Vec<String>,
     run: &Run<'_>,
 ) -> Result<ResolvedContainer, ResolveError> {
     let container = container.clone();
@@ -233,6 +258,7 @@ fn resolve_container(
         mount_points: container.mount_points,
         volumes_from: container.volumes_from,
         health_check: container.health_check,
+        gpus,
         log: container.log.resolve(),
     })
 }

@@ -94,10 +94,41 @@ fn run<'a>(container_ids: &'a [String], digests: &'a BTreeMap<String, String>) -
         container_ids,
         image_digests: digests,
         environment_files: &NO_FILES,
+        gpus: &[],
         restart_after_reboot: true,
         runtime: Some("crun"),
         created_at_ms: 42,
     }
+}
+
+#[test]
+fn gpus_are_dealt_to_the_containers_that_ask_for_them() {
+    let asks = |n: &str| json!([{"type": "GPU", "value": n}]);
+    let definition = definition(json!({
+        "family": "train", "memory": "512",
+        "containerDefinitions": [
+            {"name": "a", "image": "a", "resourceRequirements": asks("2")},
+            {"name": "b", "image": "b"},
+            {"name": "c", "image": "c", "resourceRequirements": asks("1")},
+        ],
+    }));
+    let (ids, digests) = (ids(3), BTreeMap::new());
+    let gpus: Vec<String> = ["x/gpu=2", "x/gpu=0", "x/gpu=7"].map(String::from).into();
+    let with = |gpus| {
+        let run = Run {
+            gpus,
+            ..run(&ids, &digests)
+        };
+        resolve(&definition, &run)
+    };
+    let task = with(&gpus).unwrap();
+    let of = |at: usize| task.containers[at].gpus.clone();
+    assert_eq!(of(0), ["x/gpu=2", "x/gpu=0"]);
+    assert!(of(1).is_empty());
+    assert_eq!(of(2), ["x/gpu=7"]);
+    assert!(task.required_features.contains(&"gpu.cdi".into()));
+    let needed = ResolveError::Gpus { given: 2, needed: 3 };
+    assert_eq!(with(&gpus[..2]), Err(needed));
 }
 
 #[test]
@@ -269,6 +300,7 @@ fn a_task_is_resolved_field_for_field() {
                 retries: 4,
                 start_period_ms: 9_000,
             }),
+            gpus: vec![],
             networking: Networking {
                 hostname: "web.local".into(),
                 extra_hosts: vec![("db".into(), "10.0.0.1".into())],

@@ -4,8 +4,8 @@
 use std::collections::BTreeMap;
 
 use berth_control_plane_core::{
-    placement::{self, Constraint, NodeView, PlacementRequest, Strategy},
-    task::{self, ContainerDefinition, Definition, Requirements, Run, StoredFiles},
+    placement::{self, Allocation, Constraint, NodeView, PlacementRequest, Strategy},
+    task::{self, ContainerDefinition, Definition, Requirements, ResolvedTask, Run, StoredFiles},
 };
 use prost::Message;
 use serde_json::{Value, json};
@@ -66,10 +66,10 @@ pub(super) enum Want<'a> {
     On(&'a [String]),
 }
 
-/// Nodes by index, one entry per task; and what could not be placed.
+/// Nodes by index with what is held there, one entry per task; and what could not be placed.
 #[derive(Debug, Default)]
 struct Plan {
-    chosen: Vec<usize>,
+    chosen: Vec<(usize, Allocation)>,
     failures: Vec<Value>,
 }
 
@@ -136,10 +136,9 @@ impl Launch {
             match chosen {
                 Some(index) => {
                     // The next one sees this one.
-                    views[index]
-                        .allocations
-                        .push(self.requirements.allocation(&self.group));
-                    plan.chosen.push(index);
+                    let held = views[index].allocate(&self.requirements, &self.group);
+                    views[index].allocations.push(held.clone());
+                    plan.chosen.push((index, held));
                 }
                 None => {
                     let overall = placed.overall();
@@ -164,7 +163,10 @@ impl Launch {
             };
             let reasons = placement::check(&views[index], &self.request(&[], &[]));
             match reasons.first() {
-                None => plan.chosen.push(index),
+                None => {
+                    let held = views[index].allocate(&self.requirements, &self.group);
+                    plan.chosen.push((index, held));
+                }
                 Some(first) => {
                     let detail: Vec<String> = reasons.iter().map(ToString::to_string).collect();
                     plan.failures.push(json!({
@@ -202,18 +204,26 @@ impl Launch {
         token: Option<&ClientToken>,
     ) -> Result<Option<Value>, ApiError> {
         let (mut operations, mut tasks) = (Vec::new(), Vec::new());
-        for index in &plan.chosen {
+        for (index, held) in &plan.chosen {
             let node = &mut nodes[*index].value;
-            let task = self.task(&node.id);
-            let held = node_view::stored(self.requirements.allocation(&self.group));
-            node.allocations.insert(task.id.clone(), held);
-            operations.push(self.desired(api, &task)?);
+            let mut task = self.task(&node.id);
+            let resolved = self.resolve(api, &task, &held.gpus)?;
+            for (container, resolved) in task.containers.iter_mut().zip(&resolved.containers) {
+                container.gpus.clone_from(&resolved.gpus);
+            }
+            node.allocations
+                .insert(task.id.clone(), node_view::stored(held.clone()));
+            operations.push(Operation::Put {
+                key: keys::desired(&task.node, &task.id),
+                value: spec::message(resolved).encode_to_vec().into(),
+                lease: None,
+            });
             operations.push(typed::put_json(keys::task(&self.cluster, &task.id), &task)?);
             tasks.push(shape::task(api, &task, Some(node), true));
         }
         let answer = json!({"tasks": tasks, "failures": plan.failures});
         let mut compare = Vec::new();
-        let touched: BTreeMap<usize, ()> = plan.chosen.iter().map(|index| (*index, ())).collect();
+        let touched: BTreeMap<usize, ()> = plan.chosen.iter().map(|(index, _)| (*index, ())).collect();
         for index in touched.into_keys() {
             compare.push(nodes[index].unchanged());
             operations.push(typed::put_json(nodes[index].key.as_str(), &nodes[index].value)?);
@@ -275,7 +285,7 @@ impl Launch {
         }
     }
 
-    fn desired(&self, api: &Api, task: &Task) -> Result<Operation, ApiError> {
+    fn resolve(&self, api: &Api, task: &Task, gpus: &[String]) -> Result<ResolvedTask, ApiError> {
         let container_ids: Vec<String> = task
             .containers
             .iter()
@@ -289,18 +299,13 @@ impl Launch {
             container_ids: &container_ids,
             image_digests: &self.image_digests,
             environment_files: &self.environment_files,
+            gpus,
             restart_after_reboot: self.restart_after_reboot,
             runtime: self.runtime.as_deref(),
             created_at_ms: task.created_at,
         };
-        let resolved = task::resolve(&self.parsed, &run)
-            .map_err(|error| ApiError::Server(format!("task definition cannot be resolved: {error}")))?;
-        let value = spec::message(resolved).encode_to_vec().into();
-        Ok(Operation::Put {
-            key: keys::desired(&task.node, &task.id),
-            value,
-            lease: None,
-        })
+        task::resolve(&self.parsed, &run)
+            .map_err(|error| ApiError::Server(format!("task definition cannot be resolved: {error}")))
     }
 
     fn container(&self, definition: &ContainerDefinition) -> TaskContainer {
@@ -337,6 +342,7 @@ fn container(definition: &ContainerDefinition) -> TaskContainer {
                 )
             })
             .collect(),
+        gpus: vec![],
         essential: definition.essential,
         health: definition
             .health_check

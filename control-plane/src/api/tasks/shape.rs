@@ -146,7 +146,9 @@ fn container(api: &Api, task: &Task, container: &TaskContainer, task_arn: &str) 
         "healthStatus": container.health.as_ref().map_or("UNKNOWN", |health| health.status.as_str()),
         "cpu": container.cpu,
     });
+    let gpus = Some(&container.gpus).filter(|gpus| !gpus.is_empty());
     let optional = [
+        ("gpuIds", json!(gpus)),
         ("imageDigest", json!(container.image_digest)),
         ("runtimeId", json!(container.runtime_id)),
         ("exitCode", json!(container.exit_code)),

@@ -100,6 +100,7 @@ fn container(container: ResolvedContainer) -> wire::ContainerSpec {
             .collect(),
         restart_policy: container.restart.map(restart_policy),
         health_check: container.health_check.map(health_check),
+        gpu_ids: container.gpus,
     }
 }
 

@@ -178,3 +178,35 @@ async fn a_change_too_large_for_a_message_comes_as_a_snapshot_or_ends_the_link_w
     assert_eq!(status.code(), tonic::Code::ResourceExhausted);
     assert!(status.message().contains("one message takes"), "{status:?}");
 }
+
+#[tokio::test]
+async fn a_node_says_which_gpus_it_has_and_what_became_of_them() {
+    let plane = Plane::start().await;
+    let node = id('a');
+    let mut link = Link::open(plane.client(&node).await).await;
+    let mut hello = hello(&node, 0);
+    let capacity = hello.capacity.clone().unwrap();
+    let gpus = |ids: &[&str]| Capacity {
+        gpu_ids: ids.iter().map(|id| (*id).to_owned()).collect(),
+        ..capacity.clone()
+    };
+    hello.capacity = Some(gpus(&["x/gpu=0", "x/gpu=1", "x/gpu=0"]));
+    link.send(FromNode::Hello(hello)).await;
+    link.expect_start().await;
+    assert_eq!(plane.node(&node).await.gpus, ["x/gpu=0", "x/gpu=1"]);
+    plane.place(&node, &id('1')).await;
+    link.send(FromNode::Capacity(gpus(&["x/gpu=1", "x/gpu=2"]))).await;
+    let deadline = Instant::now() + SOON;
+    while plane.node(&node).await.gpus != ["x/gpu=1", "x/gpu=2"] {
+        assert!(Instant::now() < deadline);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    // What is the placement's stays.
+    assert!(plane.node(&node).await.allocations.contains_key(&id('1')));
+    // More than a host can have ends the link, and changes nothing.
+    let many: Vec<String> = (0..300).map(|n| format!("x/gpu={n}")).collect();
+    let many: Vec<&str> = many.iter().map(String::as_str).collect();
+    link.send(FromNode::Capacity(gpus(&many))).await;
+    assert!(link.end().await.message().contains("too much GPUs"));
+    assert_eq!(plane.node(&node).await.gpus.len(), 2);
+}

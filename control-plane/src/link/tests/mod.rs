@@ -336,6 +336,7 @@ fn allocation() -> Allocation {
         tcp_ports: vec![],
         udp_ports: vec![],
         address: true,
+        gpus: vec![],
         stopping: false,
         group: "family:web".into(),
     }
@@ -358,6 +359,7 @@ pub(crate) fn task_record(node: &str, task: &str) -> Task {
         memory: None,
         memory_reservation: None,
         ports: vec![],
+        gpus: vec![],
         essential: true,
         health: None,
     };
