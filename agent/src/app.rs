@@ -38,7 +38,9 @@ use crate::{
     sys::Chain,
     timers::Timers,
 };
-use startup::{facts, forward_exits, import_archives, make_directories, node_config, restore, target};
+use startup::{
+    facts, forward_exits, forward_holders, import_archives, make_directories, node_config, restore, target,
+};
 
 /// Answers to desired state that wait for the link.
 const DESIRED_ACKS_MAX: usize = 256;
@@ -162,7 +164,8 @@ impl Agent {
         health.taken_up();
         METRICS.reconcile_start.observe(begun.elapsed());
         let (exits, seen) = mpsc::channel(INPUTS_MAX);
-        let observer = host.observer(exits);
+        let (holders, ended) = mpsc::channel(INPUTS_MAX);
+        let observer = host.observer(exits, holders);
         let audit = Audit {
             host: Arc::clone(&host),
             inputs: inputs.clone(),
@@ -171,6 +174,7 @@ impl Agent {
             Box::pin(timers.run(inputs.clone())),
             Box::pin(observer.run(stop.clone())),
             Box::pin(forward_exits(seen, inputs.clone())),
+            Box::pin(forward_holders(ended, inputs.clone())),
             Box::pin(audit.run()),
             Box::pin(gpus.watch(gpus_present)),
             Box::pin(health.clone().watch_driver(inputs.clone(), notifier.clone())),

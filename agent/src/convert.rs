@@ -17,7 +17,7 @@ use berth_agent_core::{
 };
 use berth_proto::node::v1 as wire;
 
-pub use features::{FEATURES, INIT, INTERACTIVE, MAX_SWAP, RUNTIME_PREFIX, SWAPPINESS};
+pub use features::{FEATURES, INIT, INTERACTIVE, IPC_TASK, MAX_SWAP, PID_TASK, RUNTIME_PREFIX, SWAPPINESS};
 pub use report::{state_change, status};
 
 use containers::{containers, is_name};
@@ -156,13 +156,15 @@ pub fn task_spec(wire: wire::TaskSpec) -> Result<TaskSpec, Refusal> {
     let pid = match wire::PidMode::try_from(wire.pid_mode) {
         Ok(wire::PidMode::Unspecified) => PidMode::Container,
         Ok(wire::PidMode::Host) => PidMode::Host,
-        _ => return refuse("pid_mode", "is not HOST, or absent"),
+        Ok(wire::PidMode::Task) => PidMode::Task,
+        _ => return refuse("pid_mode", "is not HOST or TASK, or absent"),
     };
     let ipc = match wire::IpcMode::try_from(wire.ipc_mode) {
         Ok(wire::IpcMode::Unspecified) => IpcMode::Container,
         Ok(wire::IpcMode::Host) => IpcMode::Host,
         Ok(wire::IpcMode::None) => IpcMode::None,
-        _ => return refuse("ipc_mode", "is not HOST or NONE, or absent"),
+        Ok(wire::IpcMode::Task) => IpcMode::Task,
+        _ => return refuse("ipc_mode", "is not HOST, TASK or NONE, or absent"),
     };
     let limits = wire.limits.unwrap_or_default();
     if limits.cpu_units > CPU_UNITS_MAX {

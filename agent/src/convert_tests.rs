@@ -662,4 +662,6 @@ fn whose_processes_and_ipc_a_task_has_is_taken_over() {
     let host = modes(wire::PidMode::Host, wire::IpcMode::Host);
     assert_eq!(host, (PidMode::Host, IpcMode::Host));
     assert_eq!(modes(wire::PidMode::Host, wire::IpcMode::None).1, IpcMode::None);
+    let task = modes(wire::PidMode::Task, wire::IpcMode::Task);
+    assert_eq!(task, (PidMode::Task, IpcMode::Task));
 }

@@ -15,7 +15,7 @@ use futures_util::StreamExt;
 use tokio::{sync::mpsc, time::Instant};
 use tokio_util::sync::CancellationToken;
 
-use crate::effects::runtime::{Identity, Runtime, RuntimeError, now};
+use crate::effects::runtime::{Identity, Runtime, RuntimeError, holder_of, now};
 
 /// Between lists while all is well.
 const LIST_EVERY: Duration = Duration::from_secs(30);
@@ -42,6 +42,8 @@ pub struct Observer {
     runtime: Runtime,
     oom: Arc<dyn OomCounter>,
     exits: mpsc::Sender<Exit>,
+    /// Tasks whose holder ended.
+    holders: Option<mpsc::Sender<TaskId>>,
     /// Processes whose exit was sent, by runtime id and pid (zero: any), until they are removed. An attempt that failed to
     /// start and was undone has another process when it is tried again.
     reported: HashSet<(String, u32)>,
@@ -57,8 +59,15 @@ impl Observer {
             runtime,
             oom,
             exits,
+            holders: None,
             reported: HashSet::new(),
         }
+    }
+
+    /// Tasks go into `holders` whose namespaces nobody holds any more.
+    pub fn with_holders(mut self, holders: mpsc::Sender<TaskId>) -> Self {
+        self.holders = Some(holders);
+        self
     }
 
     /// Watches until cancelled, or until nobody receives.
@@ -158,6 +167,9 @@ impl Observer {
         if reported(pid) || reported(0) {
             return Ok(());
         }
+        if let Some(task) = holder_of(id) {
+            return self.holder_seen(task, pid, id).await;
+        }
         match self.runtime.identify(id).await {
             Ok(Some(identity)) => self.report(&identity, pid, code, at).await,
             // Not this instance's.
@@ -174,6 +186,17 @@ impl Observer {
         }
     }
 
+    /// The end of one that was made anew meanwhile, or of which that is not known, is not the end of what holds.
+    async fn holder_seen(&mut self, task: TaskId, pid: u32, id: &str) -> Result<(), Ended> {
+        if let Some(holders) = &self.holders
+            && self.runtime.holder_has_ended(&task).await
+        {
+            holders.send(task).await.map_err(|_| Ended)?;
+            self.reported.insert((id.to_owned(), pid));
+        }
+        Ok(())
+    }
+
     async fn report(&mut self, identity: &Identity, pid: u32, code: i32, at: Millis) -> Result<(), Ended> {
         let Identity {
             task,
@@ -181,6 +204,7 @@ impl Observer {
             attempt,
             ..
         } = identity.clone();
+        let holder_ended = self.runtime.holder_has_ended(&task).await;
         let oom_killed = self.oom.oom_kills(&task, &container) > 0;
         let exit = Exit {
             task,
@@ -190,6 +214,7 @@ impl Observer {
             code,
             at,
             oom_killed,
+            holder_ended,
         };
         self.exits.send(exit).await.map_err(|_| Ended)?;
         let id = identity.runtime_id();

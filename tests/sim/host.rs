@@ -7,7 +7,7 @@ use std::{
 
 use berth_agent_core::{
     addresses::QUARANTINE_MS,
-    desired::{Condition, ContainerSpec, Millis, NetworkMode, TaskSpec},
+    desired::{Condition, ContainerSpec, IpcMode, Millis, NetworkMode, PidMode, TaskSpec},
     effect::{Effect, SignalKind, StartContainer},
     environment::Variables,
     event::{Completion, Exit, Failure, Observed, ObservedState},
@@ -56,6 +56,8 @@ pub struct Host {
     fetches: u32,
     /// With what a container was first started: what servers say later is another answer.
     environments: BTreeMap<ContainerId, Vec<(String, String)>>,
+    /// Who has a process that holds shared namespaces, and whether it is alive.
+    holders: BTreeMap<TaskId, bool>,
 }
 
 /// The latest run of a container, and how it ended.
@@ -119,7 +121,16 @@ impl Host {
         }
         let mut exits = Vec::new();
         let completion = match effect {
+            // Nothing gives what runs its namespaces back.
+            Effect::PrepareHost(prepare)
+                if self.holders.get(&prepare.task) == Some(&false) && !prepare.running.is_empty() =>
+            {
+                return (failed(false), exits);
+            }
             Effect::PrepareHost(prepare) => {
+                if prepare.shared.is_some() {
+                    self.holders.insert(prepare.task.clone(), true);
+                }
                 self.prepare(&prepare.task, prepare.address, now);
                 Completion::HostReady {
                     mac_address: "02:00:00:00:00:01".into(),
@@ -137,6 +148,9 @@ impl Host {
                 let variables = |url: &String| Variables(vec![(url.clone(), self.fetches.to_string())]);
                 let files = fetch.urls.iter().map(|url| (url.clone(), variables(url)));
                 Completion::EnvironmentReady(files.collect())
+            }
+            Effect::Start(start) if shares(start) && !self.is_held(&start.task) => {
+                return (failed(false), exits);
             }
             // Created, and taken away again before it ran anything: that ends a process too.
             Effect::Start(start) if luck == Luck::FailsAfter && random.percent(50) && !self.exists(start) => {
@@ -197,6 +211,7 @@ impl Host {
                     self.alive_of(task).is_empty(),
                     "cgroups of {task} removed under its processes"
                 );
+                self.holders.remove(task);
                 if let Some(Some(address)) = self.prepared.remove(task) {
                     self.address_freed.insert(address, (now, task.clone()));
                 }
@@ -212,6 +227,30 @@ impl Host {
             return (failed(true), exits);
         }
         (completion, exits)
+    }
+
+    fn is_held(&self, task: &TaskId) -> bool {
+        self.holders.get(task) == Some(&true)
+    }
+
+    /// The tasks whose shared namespaces somebody holds.
+    pub fn held(&self) -> Vec<TaskId> {
+        let alive = self.holders.iter().filter(|(_, alive)| **alive);
+        alive.map(|(task, _)| task.clone()).collect()
+    }
+
+    /// The holder of a task dies; with a PID namespace, all that are in it do.
+    pub fn lose_holder(&mut self, task: &TaskId, pid: PidMode, now: Millis) -> Vec<Exit> {
+        self.holders.insert(task.clone(), false);
+        let all = self.running().into_iter();
+        let own = all.filter(|key| pid == PidMode::Task && self.containers[key].task == *task);
+        let own: Vec<Key> = own.collect();
+        let exits = own.iter().filter_map(|key| self.exit(key, 137, now));
+        let told = exits.map(|exit| Exit {
+            holder_ended: true,
+            ..exit
+        });
+        told.collect()
     }
 
     fn prepare(&mut self, task: &TaskId, address: Option<Ipv4Addr>, now: Millis) {
@@ -254,6 +293,10 @@ impl Host {
         assert!(
             self.prepared.contains_key(&start.task),
             "started without its host side"
+        );
+        assert!(
+            !shares(start) || self.holders.contains_key(&start.task),
+            "started without what it shares"
         );
         assert_eq!(
             start.network == NetworkMode::Awsvpc,
@@ -356,6 +399,7 @@ impl Host {
             code: 137,
             at: now,
             oom_killed: false,
+            holder_ended: false,
         }
     }
 
@@ -379,6 +423,7 @@ impl Host {
             code,
             at: now,
             oom_killed: false,
+            holder_ended: false,
         })
     }
 
@@ -449,6 +494,7 @@ impl Host {
                 instance.process = Process::Created;
             }
         }
+        self.holders.clear();
         self.ran.clear();
         self.healthy.clear();
         self.runs.clear();
@@ -458,6 +504,10 @@ impl Host {
             }
         }
     }
+}
+
+fn shares(start: &StartContainer) -> bool {
+    start.pid == PidMode::Task || start.ipc == IpcMode::Task
 }
 
 /// Healthy, unhealthy, or hung.

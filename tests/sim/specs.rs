@@ -26,8 +26,14 @@ pub fn task(number: u64, random: &mut Random) -> TaskSpec {
         revision: 1,
         desired: DesiredStatus::Running,
         network,
-        pid: PidMode::Container,
-        ipc: IpcMode::Container,
+        pid: match random.up_to(3) {
+            0 => PidMode::Task,
+            _ => PidMode::Container,
+        },
+        ipc: match random.up_to(3) {
+            0 => IpcMode::Task,
+            _ => IpcMode::Container,
+        },
         limits: Limits::default(),
         charge: Limits {
             cpu_units: 64 * u32::try_from(random.up_to(8)).unwrap(),

@@ -138,6 +138,7 @@ impl World {
             24 if self.faults && self.random.percent(10) => self.crash(true),
             25..=26 if self.faults => self.toggle_link(),
             27 if self.faults => self.repeat_an_exit(),
+            28 if self.faults => self.one_holder_dies(),
             _ => {}
         }
         self.deliver();
@@ -178,6 +179,18 @@ impl World {
         if let Some(exit) = self.host.exit(&key, code, self.now) {
             self.observe(Event::Exited(exit));
         }
+    }
+
+    fn one_holder_dies(&mut self) {
+        let held = self.host.held();
+        let Some(task) = self.random.pick(&held).cloned() else {
+            return;
+        };
+        let pid = self.specs[&task].pid;
+        for exit in self.host.lose_holder(&task, pid, self.now) {
+            self.observe(Event::Exited(exit));
+        }
+        self.observe(Event::HolderEnded { task });
     }
 
     fn repeat_an_exit(&mut self) {

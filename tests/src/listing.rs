@@ -16,6 +16,7 @@ pub fn host(instance: &str, run_dir: &Path, containerd: &Containerd) -> Listing 
     add("process", processes(instance));
     add("netns", directory(&run_dir.join("netns")));
     add("run directory", directory(&run_dir.join("tasks")));
+    add("shared memory", directory(&run_dir.join("shm")));
     add(
         "link",
         lines("ip", &["-br", "link"])

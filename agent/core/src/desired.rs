@@ -262,6 +262,8 @@ pub enum PidMode {
     Container,
     /// All of the host.
     Host,
+    /// All of the task.
+    Task,
 }
 
 /// Whose System V IPC, message queues and shared memory a task's containers have.
@@ -274,6 +276,20 @@ pub enum IpcMode {
     Host,
     /// Each its own, and no `/dev/shm`.
     None,
+    /// The task's containers share them.
+    Task,
+}
+
+/// Docker's size of `/dev/shm`, bytes.
+const SHARED_MEMORY_BYTES: u64 = 64 << 20;
+
+/// Namespaces that containers of a task share, and a process holds.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SharedNamespaces {
+    /// Size of the `/dev/shm` that they have together, the largest that one asks for. None: each has its own.
+    pub shared_memory_bytes: Option<u64>,
+    /// Of the task, by name; empty: the node's own choice.
+    pub runtime: String,
 }
 
 /// What a cgroup may use of memory, bytes.
@@ -370,6 +386,19 @@ impl TaskSpec {
     /// The container of that name.
     pub fn container_named(&self, name: &str) -> Option<&ContainerSpec> {
         self.containers.iter().find(|c| c.name == name)
+    }
+
+    /// What its containers share beside cgroups and network, if they do.
+    pub fn shared(&self) -> Option<SharedNamespaces> {
+        let ipc = self.ipc == IpcMode::Task;
+        if !ipc && self.pid != PidMode::Task {
+            return None;
+        }
+        let asked = self.containers.iter().map(|c| c.linux.shared_memory_bytes).max();
+        Some(SharedNamespaces {
+            shared_memory_bytes: ipc.then(|| asked.filter(|size| *size != 0).unwrap_or(SHARED_MEMORY_BYTES)),
+            runtime: self.runtime.clone(),
+        })
     }
 
     /// Swap that its containers may use together, bytes.

@@ -10,7 +10,7 @@ use std::collections::BTreeSet;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    desired::{ContainerSpec, IpcMode, Limits, MemoryCeiling, NetworkMode, PidMode},
+    desired::{ContainerSpec, IpcMode, Limits, MemoryCeiling, NetworkMode, PidMode, SharedNamespaces},
     ids::{Attempt, ContainerId, TaskId},
     image::ResolvedImage,
     volumes::{Volume, VolumeMount},
@@ -143,6 +143,9 @@ pub struct PrepareHost {
     pub swap_bytes: u64,
     #[serde(default)]
     pub volumes: Vec<Volume>,
+    /// A process holds them until the host is released.
+    #[serde(default)]
+    pub shared: Option<SharedNamespaces>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -39,6 +39,8 @@ pub enum Event {
     Completed { lane: Lane, completion: Completion },
     /// A container's process ended, as the runtime says. May repeat, and may come before `Started`.
     Exited(Exit),
+    /// The process ended that holds the namespaces of a task's containers. May repeat, and may come late.
+    HolderEnded { task: TaskId },
     /// A timer that the core asked for.
     Timer(TimerKey),
     /// The control plane applied every report up to this sequence number.
@@ -58,6 +60,7 @@ impl Event {
             Self::Delta { .. } => "delta",
             Self::Completed { .. } => "completed",
             Self::Exited(_) => "exited",
+            Self::HolderEnded { .. } => "holder ended",
             Self::Timer(_) => "timer",
             Self::Acknowledged { .. } => "acknowledged",
             Self::ClockStepped { .. } => "clock stepped",
@@ -131,6 +134,9 @@ pub struct Exit {
     pub at: Millis,
     /// The kernel killed a process of this container, in this attempt, for want of memory.
     pub oom_killed: bool,
+    /// The process that holds its task's shared namespaces had ended: the kernel then kills all that are in its PID namespace.
+    #[serde(default)]
+    pub holder_ended: bool,
 }
 
 /// What the agent finds when it starts.

@@ -12,7 +12,8 @@ use crate::ids::{Attempt, ContainerId, TaskId, parse_runtime_id};
 /// Something the agent answers for.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Owned {
-    /// Cgroups, network namespace, link, route, run directory and volumes of a task; not the node's shared volumes.
+    /// Cgroups, network namespace, link, route, run directory, shared memory, the process that holds shared namespaces, and
+    /// volumes of a task; not the node's shared volumes.
     Host(TaskId),
     /// Snapshot, container, shim and logger of one attempt.
     Attempt(TaskId, ContainerId, Attempt),

@@ -248,8 +248,14 @@ impl Node {
                     }
                     return BTreeSet::new();
                 };
-                task.on_exited(&exit);
+                task.on_exited(&exit, now);
                 BTreeSet::from([exit.task])
+            }
+            Event::HolderEnded { task: id } => {
+                if let Some(task) = self.tasks.get_mut(&id) {
+                    task.on_holder_ended(now);
+                }
+                BTreeSet::from([id])
             }
             Event::Timer(key) => self.on_timer(key, now, change),
             Event::Acknowledged { sequence } => {

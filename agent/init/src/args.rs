@@ -9,7 +9,9 @@ pub(crate) struct Args {
     pub open_stdin: bool,
     /// Stay, as the process that the container's own program and all that it leaves behind have above them.
     pub init: bool,
-    /// Program and arguments, at least one.
+    /// Run nothing: be there, for the namespaces.
+    pub hold: bool,
+    /// Program and arguments; none if and only if it holds.
     pub command: Vec<OsString>,
 }
 
@@ -18,6 +20,7 @@ pub(crate) struct Args {
 pub(crate) enum ArgsError {
     Unknown(OsString),
     NoCommand,
+    Superfluous,
 }
 
 impl fmt::Display for ArgsError {
@@ -26,8 +29,9 @@ impl fmt::Display for ArgsError {
             Self::Unknown(option) => write!(f, "option {} is not known", option.display()),
             Self::NoCommand => write!(
                 f,
-                "usage: berth-init [--open-stdin] [--init] -- PROGRAM [ARGUMENT…]"
+                "usage: berth-init [--open-stdin] [--init] -- PROGRAM [ARGUMENT…], or --hold"
             ),
+            Self::Superfluous => write!(f, "--hold goes with nothing else"),
         }
     }
 }
@@ -37,20 +41,22 @@ impl Args {
     pub(crate) fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Self, ArgsError> {
         let mut arguments = arguments.into_iter();
         let mut args = Self::default();
-        loop {
-            let option = arguments.next().ok_or(ArgsError::NoCommand)?;
+        while let Some(option) = arguments.next() {
             match option.to_str() {
                 Some("--open-stdin") => args.open_stdin = true,
                 Some("--init") => args.init = true,
+                Some("--hold") => args.hold = true,
                 Some("--") => break,
                 _ => return Err(ArgsError::Unknown(option)),
             }
         }
         args.command = arguments.collect();
-        if args.command.is_empty() {
-            return Err(ArgsError::NoCommand);
+        match (args.hold, args.command.is_empty()) {
+            (true, true) if !args.init && !args.open_stdin => Ok(args),
+            (true, _) => Err(ArgsError::Superfluous),
+            (false, true) => Err(ArgsError::NoCommand),
+            (false, false) => Ok(args),
         }
-        Ok(args)
     }
 }
 
@@ -71,6 +77,9 @@ mod tests {
         assert!(!parse("-- x").unwrap().open_stdin);
         assert_eq!(parse(""), Err(ArgsError::NoCommand));
         assert_eq!(parse("--open-stdin --"), Err(ArgsError::NoCommand));
+        assert!(parse("--hold").unwrap().hold);
+        assert_eq!(parse("--hold -- x"), Err(ArgsError::Superfluous));
+        assert_eq!(parse("--hold --init"), Err(ArgsError::Superfluous));
         assert_eq!(parse("sh"), Err(ArgsError::Unknown("sh".into())));
     }
 

@@ -1,5 +1,6 @@
 //! Owns what a container needs beside its own program, and only a process in it can give: a standard input that never
-//! ends (`--open-stdin`), and a first process that passes signals on and reaps (`--init`). It is mounted into the container, read-only, and its arguments end with what is to be run.
+//! ends (`--open-stdin`), and a first process that passes signals on and reaps (`--init`); and what a task's
+//! containers share needs, where nothing else runs: a process that its namespaces are held by (`--hold`). It is mounted into the container, read-only, and its arguments end with what is to be run.
 //!
 //! It never talks to the agent, reads no file, and takes nothing from its environment but the search path.
 
@@ -41,6 +42,9 @@ pub fn main() -> ExitCode {
 }
 
 fn run(args: Args) -> io::Result<u8> {
+    if args.hold {
+        sys::hold();
+    }
     if args.open_stdin {
         sys::open_stdin()?;
     }

@@ -45,6 +45,17 @@ pub fn open_stdin() -> io::Result<()> {
     Ok(())
 }
 
+/// Stays until it is killed. What is orphaned in its PID namespace comes to it, and the kernel reaps it at once: it is said to
+/// be of no interest.
+pub fn hold() -> ! {
+    // SAFETY: SIG_IGN is a valid disposition and no handler runs.
+    unsafe { libc::signal(libc::SIGCHLD, libc::SIG_IGN) };
+    loop {
+        // SAFETY: it only waits.
+        unsafe { libc::pause() };
+    }
+}
+
 /// As a program expects it: the standard library has it ignored, which would be inherited.
 pub fn default_sigpipe() {
     // SAFETY: SIG_DFL is a valid disposition and no handler runs.

@@ -150,7 +150,7 @@ fn orphans_come_to_it_and_are_reaped() {
 #[test]
 fn an_open_input_is_waited_for() {
     let said = |options: &[&str]| {
-        let script = "timeout 0.3 cat; echo $?; ls /proc/$$/fd | wc -l";
+        let script = "timeout 0.3 cat; echo $?; set -- /proc/$$/fd/*; echo $#";
         let mut child = under(options, script).stdin(Stdio::null()).spawn().unwrap();
         let mut said = String::new();
         child.stdout.take().unwrap().read_to_string(&mut said).unwrap();
@@ -163,4 +163,38 @@ fn an_open_input_is_waited_for() {
     for options in [&["--open-stdin"][..], &["--open-stdin", "--init"]] {
         assert_eq!(said(options), (124, descriptors), "{options:?}");
     }
+}
+
+#[test]
+fn what_holds_a_namespace_reaps_too_and_no_signal_from_inside_ends_it() {
+    // The shell is beside the holder in its namespace, and neither is the other's parent.
+    let mut holder = Command::new("unshare")
+        .args(["--pid", "--fork", "--kill-child", "--mount-proc"])
+        .arg(program())
+        .arg("--hold")
+        .spawn()
+        .unwrap();
+    let children = format!("/proc/{0}/task/{0}/children", holder.id());
+    let inside = (0..200).find_map(|_| {
+        std::thread::sleep(std::time::Duration::from_millis(20));
+        let pid = fs::read_to_string(&children).ok()?.trim().to_owned();
+        let name = fs::read_to_string(format!("/proc/{pid}/comm")).ok()?;
+        (name.trim() == "berth-init").then_some(pid)
+    });
+    let inside = inside.unwrap();
+    let script = "(sleep 0.2 & echo $! > /tmp/$0); orphan=$(cat /tmp/$0); kill -TERM 1; kill -KILL 1; sleep 0.6; \
+                  test -e /proc/1/comm && test -e /proc/$orphan && echo remains || cat /proc/1/comm";
+    let name = format!("berth-hold-{}", std::process::id());
+    let output = Command::new("nsenter")
+        .args(["--target", &inside, "--pid", "--mount", "sh", "-c", script, &name])
+        .output()
+        .unwrap();
+    let _ = fs::remove_file(format!("/tmp/{name}"));
+    let _ = holder.kill();
+    holder.wait().unwrap();
+    assert_eq!(
+        String::from_utf8_lossy(&output.stdout),
+        "berth-init\n",
+        "{output:?}"
+    );
 }

@@ -128,7 +128,9 @@ async fn features(host: &Host) -> Vec<String> {
     let can = |feature: &&str| match *feature {
         convert::SWAPPINESS => host.cgroups.version() == 1,
         convert::MAX_SWAP => host.runtime.counts_swap(),
-        convert::INIT | convert::INTERACTIVE => host.runtime.has_init(),
+        convert::INIT | convert::INTERACTIVE | convert::PID_TASK | convert::IPC_TASK => {
+            host.runtime.has_init()
+        }
         _ => true,
     };
     let own = convert::FEATURES.iter().copied().filter(can);
@@ -190,6 +192,15 @@ pub(super) async fn forward_exits(
 ) {
     while let Some(exit) = seen.recv().await {
         send(&inputs, Event::Exited(exit)).await;
+    }
+}
+
+pub(super) async fn forward_holders(
+    mut ended: mpsc::Receiver<berth_agent_core::ids::TaskId>,
+    inputs: mpsc::Sender<Input>,
+) {
+    while let Some(task) = ended.recv().await {
+        send(&inputs, Event::HolderEnded { task }).await;
     }
 }
 

@@ -4,8 +4,10 @@
 pub const SWAPPINESS: &str = "linux.swappiness";
 /// Only where the kernel counts swap.
 pub const MAX_SWAP: &str = "linux.max-swap";
-/// Only where berth-init is, both.
+/// Only where berth-init is, as what follows.
 pub const INIT: &str = "linux.init";
+pub const PID_TASK: &str = "pid.task";
+pub const IPC_TASK: &str = "ipc.task";
 pub const INTERACTIVE: &str = "interactive";
 /// What this agent honours beyond the plain fields of a spec. A spec that requires more is refused by that name.
 pub const FEATURES: &[&str] = &[
@@ -35,7 +37,9 @@ pub const FEATURES: &[&str] = &[
     MAX_SWAP,
     SWAPPINESS,
     "pid.host",
+    PID_TASK,
     "ipc.host",
+    IPC_TASK,
     "ipc.none",
     "networking.hostname",
     "networking.extra-hosts",

@@ -13,7 +13,7 @@ use std::{
 use anyhow::Context as _;
 use berth_agent_core::{
     container::Life,
-    desired::{ContainerSpec, NetworkMode},
+    desired::{ContainerSpec, NetworkMode, SharedNamespaces},
     effect::{Effect, PrepareHost, StartContainer},
     event::{Completion, Exit, Failure, Observed, ObservedState},
     ids::{ContainerId, TaskId},
@@ -31,6 +31,7 @@ use super::{
     network::{self, Network, NetworkConfig},
     probes::Probes,
     runtime::{OciRuntime, Runtime, RuntimeConfig, RuntimeError, init_usable},
+    shared_memory,
     volumes::{Places, VolumeError, Volumes},
 };
 use crate::{
@@ -211,9 +212,9 @@ impl Host {
         self.cgroups.reassert(&spec.id);
     }
 
-    /// Watches containers; exits go into `exits`.
-    pub fn observer(&self, exits: mpsc::Sender<Exit>) -> Observer {
-        Observer::new(self.runtime.clone(), Arc::new(self.cgroups.clone()), exits)
+    /// Watches containers; exits go into `exits`, tasks whose shared namespaces nobody holds any more into `holders`.
+    pub fn observer(&self, exits: mpsc::Sender<Exit>, holders: mpsc::Sender<TaskId>) -> Observer {
+        Observer::new(self.runtime.clone(), Arc::new(self.cgroups.clone()), exits).with_holders(holders)
     }
 
     /// What runs already, with whether the kernel killed it for want of memory.
@@ -374,8 +375,24 @@ impl Host {
             made.map_err(|error| volume_failure(&error))
         };
         let (mac, (), ()) = tokio::try_join!(network, files, volumes)?;
+        if let Some(shared) = &prepare.shared {
+            self.share(&prepare.task, shared, !prepare.running.is_empty())
+                .await?;
+        }
         self.sampler().register(&prepare.task, &prepare.containers);
         Ok(mac)
+    }
+
+    /// What the task's containers have together, in the task's cgroups, which are there.
+    async fn share(&self, task: &TaskId, shared: &SharedNamespaces, runs: bool) -> Result<(), Failure> {
+        if let Some(bytes) = shared.shared_memory_bytes {
+            shared_memory::make(&self.run_dir, task, bytes).map_err(|error| failure(&error, true))?;
+        }
+        let held = self.runtime.hold(task, &shared.runtime, runs).await;
+        held.map_err(|error| Failure {
+            kind: "ResourceInitializationError".into(),
+            ..error.failure()
+        })
     }
 
     async fn start_container(&self, start: &StartContainer, cancel: CancellationToken) -> Completion {
@@ -400,6 +417,9 @@ impl Host {
 
     async fn release(&self, task: &TaskId) -> Result<(), Failure> {
         self.sampler().unregister(task);
+        let holder = self.runtime.release_holder(task).await;
+        holder.map_err(|error| error.failure())?;
+        shared_memory::remove(&self.run_dir, task).map_err(|error| failure(&error, true))?;
         let network = async {
             self.network
                 .detach(task)
@@ -458,6 +478,25 @@ impl Host {
         let run = directories(&self.run_dir.join("tasks"), of_run, "run directory");
         objects.extend(run.map_err(|e| list_error("run directories", e))?);
         objects.extend(self.volumes.list().map_err(|e| list_error("volumes", e))?);
+        let of_shared = |task| HostObject::OfTask {
+            kind: "shared memory".into(),
+            task,
+        };
+        let shared = directories(
+            &shared_memory::directory(&self.run_dir),
+            of_shared,
+            "shared memory",
+        );
+        objects.extend(shared.map_err(|e| list_error("shared memory", e))?);
+        let holders = self
+            .runtime
+            .holders()
+            .await
+            .map_err(|e| list_error("holders", e))?;
+        objects.extend(holders.into_iter().map(|task| HostObject::OfTask {
+            kind: "holder of namespaces".into(),
+            task,
+        }));
         let kept = directories(&self.log_dir, HostObject::Logs, "log directory");
         objects.extend(kept.map_err(|e| list_error("log directories", e))?);
         Ok(objects)
@@ -491,6 +530,7 @@ impl Host {
     pub async fn remove_traces(&self) -> anyhow::Result<()> {
         self.images.close().await;
         self.volumes.remove_all().await?;
+        shared_memory::remove_all(&self.run_dir)?;
         self.network.stop().await?;
         self.cgroups.remove_parent()?;
         remove_directory(&self.run_dir).with_context(|| format!("remove {}", self.run_dir.display()))

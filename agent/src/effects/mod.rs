@@ -9,6 +9,7 @@ pub mod images;
 pub mod network;
 pub mod probes;
 pub mod runtime;
+pub mod shared_memory;
 pub mod volumes;
 
 pub use host::Host;

@@ -104,6 +104,12 @@ async fn end_containers(
         let (id, ended) = ended.context("end a task")?;
         ended.tell(&id);
     }
+    // After all that they hold.
+    for task in runtime.holders().await? {
+        if let Err(error) = runtime.end_holder(&task).await {
+            tracing::warn!(%task, error = %Chain(&error), "the holder of its namespaces does not end");
+        }
+    }
     Ok(())
 }
 

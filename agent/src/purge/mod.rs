@@ -25,6 +25,7 @@ use crate::{
     effects::{
         network::{HostObject, Network, NetworkConfig, NetworkError},
         runtime::{self, Runtime, RuntimeConfig},
+        shared_memory,
         volumes::{Places, Volumes},
     },
     place::Place,
@@ -137,6 +138,8 @@ pub async fn purge(place: &Place, through: Through, shared: SharedVolumes) -> an
         Ok(_) => {}
         Err(error) => outcome.note("volumes", Err(error.into())),
     }
+    let unmounted = shared_memory::remove_all(&place.run_dir);
+    outcome.note("shared memory", unmounted.map_err(anyhow::Error::from));
     // They say what is the instance's: as long as something of it is left, a repetition needs them.
     if outcome.left.is_empty() {
         outcome.note("directory", remove_directory(&place.run_dir));
@@ -241,6 +244,10 @@ async fn empty(place: &Place, channel: Channel, outcome: &mut Outcome) -> anyhow
     for container in &containers {
         let removed = runtime.remove(&container.container, container.attempt).await;
         outcome.note("container", removed.map_err(anyhow::Error::from));
+    }
+    for task in runtime.holders().await? {
+        let removed = runtime.release_holder(&task).await;
+        outcome.note("holder of namespaces", removed.map_err(anyhow::Error::from));
     }
     let removed = runtime.remove_probes().await;
     outcome.note("probe of a runtime", removed.map_err(anyhow::Error::from));

@@ -129,6 +129,8 @@ pub enum PidMode {
     Container,
     /// All of the host.
     Host,
+    /// All of the task.
+    Task,
 }
 
 /// Whose System V IPC, message queues and shared memory a task's containers have.
@@ -140,6 +142,8 @@ pub enum IpcMode {
     Host,
     /// Each its own, and no `/dev/shm`.
     None,
+    /// The task's containers share them.
+    Task,
 }
 
 /// What a container has of the network that is not its task's; the fields of the wire's message.

@@ -195,6 +195,7 @@ fn exit(task: &TaskId, container: &ContainerId, attempt: Attempt, code: i32) -> 
         code,
         at: Millis(9),
         oom_killed: false,
+        holder_ended: false,
     }
 }
 

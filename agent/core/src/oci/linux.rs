@@ -40,7 +40,7 @@ impl Limits {
 pub(super) fn linux(spec: &OciSpec, capabilities: &[&str]) -> Result<Value, OciError> {
     let mut linux = json!({
         "cgroupsPath": spec.cgroups_path,
-        "namespaces": namespaces(spec),
+        "namespaces": namespaces(spec)?,
         "resources": resources(spec)?,
     });
     if !spec.devices.is_empty() {
@@ -74,15 +74,23 @@ fn system_calls(spec: &OciSpec, capabilities: &[&str]) -> Result<Option<Value>, 
     }
 }
 
-fn namespaces(spec: &OciSpec) -> Vec<Value> {
+fn namespaces(spec: &OciSpec) -> Result<Vec<Value>, OciError> {
     let own = [
-        ("pid", spec.pid != PidMode::Host),
-        ("ipc", spec.ipc != IpcMode::Host),
+        ("pid", spec.pid == PidMode::Container),
+        ("ipc", matches!(spec.ipc, IpcMode::Container | IpcMode::None)),
         ("uts", true),
         ("mount", true),
     ];
     let own = own.iter().filter_map(|(kind, own)| own.then_some(kind));
     let mut all: Vec<Value> = own.map(|kind| json!({"type": kind})).collect();
+    let shared = [
+        ("pid", spec.pid == PidMode::Task),
+        ("ipc", spec.ipc == IpcMode::Task),
+    ];
+    for (kind, _) in shared.iter().filter(|(_, shared)| *shared) {
+        let holder = spec.holder.ok_or(OciError::NoHolder)?;
+        all.push(json!({"type": kind, "path": format!("/proc/{holder}/ns/{kind}")}));
+    }
     match &spec.network {
         Network::Join(path) => all.push(json!({"type": "network", "path": path})),
         Network::Private => all.push(json!({"type": "network"})),
@@ -92,7 +100,7 @@ fn namespaces(spec: &OciSpec) -> Vec<Value> {
         // Docker's default on v2: the container sees its own cgroup as the root.
         all.push(json!({"type": "cgroup"}));
     }
-    all
+    Ok(all)
 }
 
 fn resources(spec: &OciSpec) -> Result<Value, OciError> {

@@ -44,7 +44,7 @@ const OCI_VERSION: &str = "1.0.2";
 /// Linux's HOST_NAME_MAX, bytes.
 const HOSTNAME_BYTES_MAX: usize = 64;
 /// Makes the runc v2 shim serve every container with the same value from one process.
-const SHIM_GROUP: &str = "io.containerd.runc.v2.group";
+pub const SHIM_GROUP: &str = "io.containerd.runc.v2.group";
 
 /// Why no specification can be made of the inputs.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -89,6 +89,8 @@ pub enum OciError {
     SeccompMissing(String),
     #[error("cgroup path {0:?} is not absolute")]
     RelativeCgroup(String),
+    #[error("no process holds the namespaces which the task's containers share")]
+    NoHolder,
     #[error("the container needs berth-init, which is not on this node: install it beside berth-logger")]
     InitMissing,
     #[error("{0:?} is not a signal")]
@@ -169,6 +171,10 @@ pub struct TaskFacts {
     pub seccomp: Option<seccomp_profile::Profile>,
     /// For its GPUs.
     pub edits: DeviceEdits,
+    /// The process that holds the namespaces which the task's containers share, if they do.
+    pub holder: Option<u32>,
+    /// The directory of the task's `/dev/shm`, if its containers share one.
+    pub shared_memory: Option<String>,
     /// Where berth-init is on this host, if it is.
     pub init: Option<String>,
 }
@@ -192,6 +198,8 @@ pub struct OciSpec {
     task_swaps: bool,
     pid: PidMode,
     ipc: IpcMode,
+    holder: Option<u32>,
+    shared_memory: Option<String>,
     terminal: bool,
     interactive: bool,
     init: Option<String>,
@@ -226,6 +234,8 @@ impl OciSpec {
             task_swaps: false,
             pid: PidMode::Container,
             ipc: IpcMode::Container,
+            holder: None,
+            shared_memory: None,
             terminal: false,
             interactive: false,
             init: None,
@@ -264,6 +274,7 @@ impl OciSpec {
             .task_sysctls(&request.task_sysctls)
             .task_swaps(request.task_swaps)
             .sharing(request.pid, request.ipc)
+            .held_by(task.holder, task.shared_memory)
             .devices(task.devices)
             .edits(task.edits)
             .seccomp(task.seccomp)
@@ -354,6 +365,12 @@ impl OciSpec {
     /// Whose processes it sees, and whose IPC it has.
     pub fn sharing(mut self, pid: PidMode, ipc: IpcMode) -> Self {
         (self.pid, self.ipc) = (pid, ipc);
+        self
+    }
+
+    /// Where what is shared with the task's other containers comes from: a process, and a directory for `/dev/shm`.
+    pub fn held_by(mut self, holder: Option<u32>, shared_memory: Option<String>) -> Self {
+        (self.holder, self.shared_memory) = (holder, shared_memory);
         self
     }
 

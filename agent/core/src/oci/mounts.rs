@@ -259,8 +259,14 @@ pub(super) fn mounts(spec: &OciSpec) -> Result<Vec<Value>, OciError> {
     let mut own: Vec<(usize, Result<Value, OciError>)> = tmpfs.chain(binds).chain(devices).collect();
     own.sort_by_key(|(depth, _)| *depth);
     let own = own.into_iter().map(|(_, mount)| mount);
-    // The host's is what is there; with none there is nothing.
-    let shm = (spec.ipc == IpcMode::Host && !replaced(SHM)).then(|| Mount::bind(SHM, SHM).json(kernel));
+    // The host's is what is there, or the task's; with none there is nothing.
+    let shm = match spec.ipc {
+        _ if replaced(SHM) => None,
+        IpcMode::Host => Some(SHM),
+        IpcMode::Task => Some(spec.shared_memory.as_deref().ok_or(OciError::NoHolder)?),
+        IpcMode::Container | IpcMode::None => None,
+    };
+    let shm = shm.map(|source| Mount::bind(source, SHM).json(kernel));
     defaults
         .filter(usual)
         .map(default)

@@ -429,6 +429,8 @@ fn a_request_becomes_a_specification() {
         devices: vec![],
         seccomp: None,
         init: Some("/usr/bin/berth-init".into()),
+        holder: None,
+        shared_memory: None,
     };
     let spec = OciSpec::for_container(&request, User::ROOT, facts.clone(), V1)
         .build()

@@ -100,6 +100,7 @@ fn taken_up(
                 code: *code,
                 at: *at,
                 oom_killed: *oom_killed,
+                holder_ended: false,
             });
         }
     }

@@ -130,6 +130,7 @@ impl Task {
                 .collect(),
             volumes: self.spec.volumes.clone(),
             swap_bytes: self.spec.swap_bytes(),
+            shared: self.spec.shared(),
         }));
     }
 

@@ -32,6 +32,9 @@ use crate::{
 };
 pub use advance::Steps;
 
+/// Why a task ends that its shared namespaces are taken from.
+pub const HOLDER_ENDED: &str =
+    "The process that holds the namespaces which the task's containers share ended";
 /// How often a step that may succeed later is tried before the task fails to start.
 pub const START_TRIES_MAX: u32 = 4;
 
@@ -426,11 +429,22 @@ impl Task {
     }
 
     /// A container's process ended. Repeats, and exits of other attempts, change nothing.
-    pub fn on_exited(&mut self, exit: &Exit) {
+    pub fn on_exited(&mut self, exit: &Exit, now: Millis) {
+        if exit.holder_ended {
+            // First: that is why it ended, and why none may be started again.
+            self.on_holder_ended(now);
+        }
         if let Some(container) = self.container_mut(&exit.container)
             && container.attempt == exit.attempt
         {
             container.on_exited(exit);
+        }
+    }
+
+    /// What its containers share is gone: with a PID namespace they are too, and none can be started.
+    pub fn on_holder_ended(&mut self, now: Millis) {
+        if self.host == Host::Ready && self.spec.shared().is_some() {
+            self.begin_stop(StopCode::EssentialContainerExited, HOLDER_ENDED.into(), now);
         }
     }
 
@@ -462,6 +476,7 @@ impl Task {
                 code,
                 at,
                 oom_killed,
+                holder_ended: false,
             };
             container.on_agent_restarted(seen, exit, now);
         }

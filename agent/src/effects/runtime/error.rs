@@ -4,6 +4,7 @@ use std::{error::Error, io, path::PathBuf, time::Duration};
 
 use berth_agent_core::{
     event::Failure,
+    ids::TaskId,
     oci::{OciError, user::UserError},
 };
 use tonic::{Code, Status};
@@ -116,6 +117,14 @@ pub enum RuntimeError {
     /// It was taken out of the configuration after the task was placed.
     #[error("this node has no runtime {name:?}: `runtimes` of its configuration lacks it")]
     NoRuntime { id: String, name: String },
+    #[error(
+        "the process that holds the namespaces which the containers of task {task} share has ended: start the task anew"
+    )]
+    HolderEnded { task: TaskId },
+    #[error(
+        "{kind} cannot put containers into namespaces of another: pidMode and ipcMode task need runc or crun"
+    )]
+    CannotShare { id: String, kind: String },
     #[error("the logger of {id} did not register")]
     NoLogger { id: String },
     #[error("{id} was given up")]
@@ -216,6 +225,8 @@ impl RuntimeError {
             | Self::Volumes(_)
             | Self::Seccomp { .. }
             | Self::NoRuntime { .. }
+            | Self::HolderEnded { .. }
+            | Self::CannotShare { .. }
             | Self::NoNetwork { .. } => "CannotCreateContainerError",
             // Docker finds these when it starts a container.
             Self::User { .. }
@@ -255,6 +266,7 @@ impl RuntimeError {
             Self::NoNetwork { .. } | Self::NoRuntime { .. } | Self::Device { .. } | Self::Gpus { .. } => {
                 false
             }
+            Self::HolderEnded { .. } | Self::CannotShare { .. } => false,
             Self::Refused { message, .. } => passing(message),
             // The image's layers are gone, or the request is wrong: the same request meets the same answer.
             Self::Call { source, .. } => !matches!(

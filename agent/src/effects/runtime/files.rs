@@ -31,7 +31,7 @@ struct Contents {
 }
 
 impl Runtime {
-    fn task_directory(&self, task: &TaskId) -> PathBuf {
+    pub(super) fn task_directory(&self, task: &TaskId) -> PathBuf {
         self.config().run_dir.join(TASKS).join(task.as_str())
     }
 

@@ -56,7 +56,7 @@ impl Runtime {
     }
 
     /// The usual container has ended by now, and deleting it is one call.
-    async fn delete_process(&self, id: &str) -> Result<(), RuntimeError> {
+    pub(super) async fn delete_process(&self, id: &str) -> Result<(), RuntimeError> {
         match self.delete_ended(id).await {
             // Alive: containerd's versions say so with different codes.
             Err(RuntimeError::Call { .. }) => {}

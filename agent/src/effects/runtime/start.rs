@@ -9,7 +9,7 @@ use std::{
 };
 
 use berth_agent_core::{
-    desired::{ContainerSpec, NetworkMode},
+    desired::{ContainerSpec, IpcMode, NetworkMode, PidMode},
     effect::StartContainer,
     ids::{self, TaskId, runtime_id},
     oci::{self, Device, Network, OciError, OciSpec, TaskFacts, User},
@@ -67,6 +67,8 @@ struct Attempt<'a> {
     request: &'a StartContainer,
     netns: Option<&'a Path>,
     stop_signal: u32,
+    /// What its task shares is this process's.
+    holder: Option<u32>,
     cancel: &'a CancellationToken,
     /// This call asked for the process, so it may take it away again.
     asked: AtomicBool,
@@ -86,6 +88,35 @@ impl Runtime {
         let config = self.config();
         let programs = (config.logger.as_path(), config.logger_socket.as_path());
         LoggerCommand::of((task, spec, attempt), &config.log_dir, programs)
+    }
+
+    /// The process whose namespaces its task shares, if it does.
+    async fn holder_for(&self, request: &StartContainer) -> Result<Option<u32>, RuntimeError> {
+        if request.pid != PidMode::Task && request.ipc != IpcMode::Task {
+            return Ok(None);
+        }
+        match self.holder_pid(&request.task).await? {
+            Some(pid) => Ok(Some(pid)),
+            None => Err(RuntimeError::HolderEnded {
+                task: request.task.clone(),
+            }),
+        }
+    }
+
+    /// The one a task asks for, else the node's own choice.
+    pub(super) fn oci_runtime(&self, id: &str, name: &str) -> Result<OciRuntime, RuntimeError> {
+        let config = self.config();
+        if name.is_empty() {
+            return Ok(OciRuntime {
+                kind: config.runtime.clone(),
+                binary: config.binary_name.clone(),
+            });
+        }
+        let found = config.runtimes.get(name).cloned();
+        found.ok_or_else(|| RuntimeError::NoRuntime {
+            id: id.to_owned(),
+            name: name.to_owned(),
+        })
     }
 
     /// Creates and starts one attempt of a container. Its image is unpacked, its task's cgroups and network exist.
@@ -110,6 +141,7 @@ impl Runtime {
             request,
             netns,
             stop_signal,
+            holder: self.holder_for(request).await?,
             cancel: &cancel,
             asked: AtomicBool::new(false),
         };
@@ -242,6 +274,10 @@ impl Attempt<'_> {
             seccomp: self.seccomp()?,
             init: self.init(),
             edits: self.gpus()?,
+            holder: self.holder,
+            shared_memory: (self.request.ipc == IpcMode::Task)
+                .then(|| self.runtime.shared_memory_path(&self.request.task))
+                .map(|path| path.to_string_lossy().into_owned()),
         };
         let unfit = |source: OciError| RuntimeError::Spec {
             id: self.id.clone(),
@@ -339,26 +375,10 @@ impl Attempt<'_> {
         Ok(call(Step::Prepare, &self.id, DEADLINE, prepared).await?.mounts)
     }
 
-    /// The one its task asks for, else the node's own choice.
-    fn oci_runtime(&self) -> Result<OciRuntime, RuntimeError> {
-        let (config, name) = (self.runtime.config(), &self.request.runtime);
-        if name.is_empty() {
-            return Ok(OciRuntime {
-                kind: config.runtime.clone(),
-                binary: config.binary_name.clone(),
-            });
-        }
-        let found = config.runtimes.get(name).cloned();
-        found.ok_or_else(|| RuntimeError::NoRuntime {
-            id: self.id.clone(),
-            name: name.clone(),
-        })
-    }
-
     async fn record(&self, spec: &serde_json::Value) -> Result<(), RuntimeError> {
         let config = self.runtime.config();
         let shim_cgroup = oci::shim_cgroup(&config.cgroup_parent, &self.request.task);
-        let runtime = self.oci_runtime()?;
+        let runtime = self.runtime.oci_runtime(&self.id, &self.request.runtime)?;
         let container = Container {
             id: self.id.clone(),
             labels: labels::record(&config.instance, self.request, self.stop_signal),

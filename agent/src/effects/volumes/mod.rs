@@ -9,7 +9,7 @@ mod copy;
 mod error;
 mod host_path;
 mod image;
-mod mounts;
+pub(super) mod mounts;
 mod places;
 mod populate;
 mod record;

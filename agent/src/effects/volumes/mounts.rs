@@ -50,7 +50,7 @@ fn parse(options: &[String]) -> (MsFlags, String) {
 }
 
 /// A file system in memory at `target`, unless something is mounted there.
-pub(super) fn memory(target: &Path, options: &[String]) -> io::Result<()> {
+pub(in crate::effects) fn memory(target: &Path, options: &[String]) -> io::Result<()> {
     if is_mount_point(target)? {
         return Ok(());
     }
@@ -76,7 +76,7 @@ fn is_mount_point(path: &Path) -> io::Result<bool> {
 
 /// Takes away everything that is mounted at `path` and below it, the last mounted first, also what is in use. Never waits for
 /// a server.
-pub(super) fn unmount_all(path: &Path) -> io::Result<()> {
+pub(in crate::effects) fn unmount_all(path: &Path) -> io::Result<()> {
     for point in below(path)?.iter().rev() {
         umount2(point, MntFlags::MNT_DETACH)?;
     }

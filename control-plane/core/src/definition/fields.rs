@@ -77,16 +77,12 @@ const NETWORK_MODE: Choice = Choice {
 };
 
 const PID_MODE: Choice = Choice {
-    honoured: &["host"],
-    later: &["task"],
-    instead: "use host, or run the processes in one container",
+    honoured: &["host", "task"],
     ..all(&[])
 };
 
 const IPC_MODE: Choice = Choice {
-    honoured: &["host", "none"],
-    later: &["task"],
-    instead: "use host, or run the processes in one container",
+    honoured: &["host", "task", "none"],
     ..all(&[])
 };
 

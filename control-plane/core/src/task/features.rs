@@ -35,6 +35,8 @@ const INIT: &str = "linux.init";
 const MAX_SWAP: &str = "linux.max-swap";
 const SWAPPINESS: &str = "linux.swappiness";
 const PID_HOST: &str = "pid.host";
+const PID_TASK: &str = "pid.task";
+const IPC_TASK: &str = "ipc.task";
 const IPC_HOST: &str = "ipc.host";
 const IPC_NONE: &str = "ipc.none";
 const HOSTNAME: &str = "networking.hostname";
@@ -82,7 +84,9 @@ pub const FEATURES: &[&str] = &[
     MAX_SWAP,
     SWAPPINESS,
     PID_HOST,
+    PID_TASK,
     IPC_HOST,
+    IPC_TASK,
     IPC_NONE,
     HOSTNAME,
     EXTRA_HOSTS,
@@ -155,6 +159,8 @@ fn needs(definition: &Definition, feature: &str) -> bool {
         MAX_SWAP => any(|linux| linux.max_swap_bytes.is_some()),
         SWAPPINESS => any(|linux| linux.swappiness.is_some()),
         PID_HOST => definition.pid_mode == PidMode::Host,
+        PID_TASK => definition.pid_mode == PidMode::Task,
+        IPC_TASK => definition.ipc_mode == IpcMode::Task,
         IPC_HOST => definition.ipc_mode == IpcMode::Host,
         IPC_NONE => definition.ipc_mode == IpcMode::None,
         HOSTNAME => networking(|n| !n.hostname.is_empty()),

@@ -90,6 +90,7 @@ fn pid_mode(value: Option<String>) -> Result<PidMode, EchoError> {
     match value.as_deref() {
         None => Ok(PidMode::Container),
         Some("host") => Ok(PidMode::Host),
+        Some("task") => Ok(PidMode::Task),
         Some(_) => Err(EchoError::Value {
             field: "pidMode",
             value: value.unwrap_or_default(),
@@ -102,6 +103,7 @@ fn ipc_mode(value: Option<String>) -> Result<IpcMode, EchoError> {
         None => Ok(IpcMode::Container),
         Some("host") => Ok(IpcMode::Host),
         Some("none") => Ok(IpcMode::None),
+        Some("task") => Ok(IpcMode::Task),
         Some(_) => Err(EchoError::Value {
             field: "ipcMode",
             value: value.unwrap_or_default(),

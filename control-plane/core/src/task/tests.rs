@@ -486,7 +486,12 @@ fn every_feature_is_needed_by_some_definition() {
         "family": "a", "networkMode": "none", "ipcMode": "host",
         "containerDefinitions": [{"name": "a", "image": "x", "memory": 64}],
     }));
-    let needed: Vec<&str> = [start, awsvpc, host, full()]
+    let shared = definition(json!({
+        "family": "a", "networkMode": "none", "pidMode": "task", "ipcMode": "task",
+        "containerDefinitions": [{"name": "a", "image": "x", "memory": 64}],
+    }));
+    assert_eq!((shared.pid_mode, shared.ipc_mode), (PidMode::Task, IpcMode::Task));
+    let needed: Vec<&str> = [start, awsvpc, host, shared, full()]
         .iter()
         .flat_map(required_features)
         .chain([IMAGE_DIGEST, RESTART_AFTER_REBOOT])

@@ -123,6 +123,7 @@ fn pid_mode(mode: PidMode) -> wire::PidMode {
     match mode {
         PidMode::Container => wire::PidMode::Unspecified,
         PidMode::Host => wire::PidMode::Host,
+        PidMode::Task => wire::PidMode::Task,
     }
 }
 
@@ -131,6 +132,7 @@ fn ipc_mode(mode: IpcMode) -> wire::IpcMode {
         IpcMode::Container => wire::IpcMode::Unspecified,
         IpcMode::Host => wire::IpcMode::Host,
         IpcMode::None => wire::IpcMode::None,
+        IpcMode::Task => wire::IpcMode::Task,
     }
 }
 

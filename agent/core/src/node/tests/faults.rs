@@ -594,3 +594,104 @@ fn a_record_without_an_identity_has_one_from_the_next_start_on() {
     let ack = anew.apply(Millis(3), other).desired_ack.unwrap();
     assert_eq!(ack.refused, None);
 }
+
+/// A task that shares namespaces and runs, whose containers are started again when they end.
+fn sharing(node: &mut Node) -> TaskSpec {
+    let restart = crate::desired::RestartPolicy {
+        ignored_exit_codes: vec![],
+        attempt_period_ms: 60_000,
+    };
+    let containers = [(16, "a"), (17, "b")].map(|(n, name)| ContainerSpec {
+        restart: Some(restart.clone()),
+        ..container(n, name)
+    });
+    let mut spec = task(1, 0, containers.into());
+    spec.pid = crate::desired::PidMode::Task;
+    run(node, Millis(0), snapshot(1, vec![spec.clone()]));
+    assert_eq!(node.task(&spec.id).unwrap().status(), Status::Running);
+    spec
+}
+
+fn ended_for_its_holder(node: &Node, spec: &TaskSpec) {
+    let (code, reason) = node.task(&spec.id).unwrap().stop.clone().unwrap();
+    assert_eq!(code, StopCode::EssentialContainerExited);
+    assert_eq!(reason, crate::task::HOLDER_ENDED);
+}
+
+#[test]
+fn a_task_whose_namespaces_are_gone_ends_and_says_why() {
+    // The end of the holder is heard of before that of its containers, or after.
+    let mut node = node();
+    let spec = sharing(&mut node);
+    let ended = || Event::HolderEnded {
+        task: spec.id.clone(),
+    };
+    run(&mut node, Millis(1), ended());
+    ended_for_its_holder(&node, &spec);
+    run(&mut node, Millis(2), ended());
+
+    let mut node = self::node();
+    let spec = sharing(&mut node);
+    let exit = Exit {
+        task: spec.id.clone(),
+        container: spec.containers[0].id.clone(),
+        attempt: Attempt(1),
+        pid: 0,
+        code: 137,
+        at: Millis(1),
+        oom_killed: false,
+        holder_ended: true,
+    };
+    let change = node.apply(Millis(1), Event::Exited(exit));
+    assert!(
+        !change.effects.iter().any(|e| matches!(e, Effect::Start(_))),
+        "{change:?}"
+    );
+    ended_for_its_holder(&node, &spec);
+}
+
+#[test]
+fn the_end_of_a_holder_is_nothing_to_a_task_that_shares_nothing() {
+    let mut node = node();
+    let spec = task(1, 0, vec![container(16, "a")]);
+    run(&mut node, Millis(0), snapshot(1, vec![spec.clone()]));
+    run(
+        &mut node,
+        Millis(1),
+        Event::HolderEnded {
+            task: spec.id.clone(),
+        },
+    );
+    assert_eq!(node.task(&spec.id).unwrap().status(), Status::Running);
+    run(
+        &mut node,
+        Millis(2),
+        Event::HolderEnded {
+            task: format!("{:032x}", 9).parse().unwrap(),
+        },
+    );
+}
+
+#[test]
+fn what_is_shared_is_prepared_with_the_largest_memory_that_is_asked_for() {
+    let mut spec = task(1, 0, vec![container(16, "a"), container(17, "b")]);
+    assert_eq!(spec.shared(), None);
+    spec.pid = crate::desired::PidMode::Task;
+    assert_eq!(spec.shared().unwrap().shared_memory_bytes, None);
+    spec.ipc = crate::desired::IpcMode::Task;
+    assert_eq!(spec.shared().unwrap().shared_memory_bytes, Some(64 << 20));
+    spec.containers[1].linux.shared_memory_bytes = 8 << 20;
+    spec.runtime = "crun".into();
+    let shared = spec.shared().unwrap();
+    assert_eq!(
+        (shared.shared_memory_bytes, shared.runtime.as_str()),
+        (Some(8 << 20), "crun")
+    );
+    let mut node = node();
+    let change = node.apply(Millis(0), snapshot(1, vec![spec.clone()]));
+    let prepared = change.effects.iter().find_map(|effect| match effect {
+        Effect::PrepareHost(prepare) => Some(prepare.shared.clone()),
+        _ => None,
+    });
+    assert_eq!(prepared, Some(spec.shared()));
+}

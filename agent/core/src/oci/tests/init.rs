@@ -59,3 +59,50 @@ fn where_it_is_needed_and_missing_nothing_is_built() {
         .interactive(true);
     assert_eq!(nothing.build(), Err(OciError::NoCommand));
 }
+
+#[test]
+fn what_a_task_shares_is_its_holders() {
+    let shared = |pid, ipc| {
+        some()
+            .sharing(pid, ipc)
+            .held_by(Some(7), Some("/run/b/shm/t".into()))
+    };
+    let namespaces = |spec: &Value, kind: &str| {
+        let all = at(spec, "/linux/namespaces").as_array().unwrap().clone();
+        all.into_iter().find(|one| one["type"] == kind).unwrap()
+    };
+    let shm = |spec: &Value| {
+        let mounts = at(spec, "/mounts").as_array().unwrap();
+        let all: Vec<_> = mounts
+            .iter()
+            .filter(|m| m["destination"] == "/dev/shm")
+            .cloned()
+            .collect();
+        assert_eq!(all.len(), 1, "{all:?}");
+        all[0].clone()
+    };
+    let both = shared(PidMode::Task, IpcMode::Task).build().unwrap();
+    assert_eq!(
+        namespaces(&both, "pid"),
+        json!({"type": "pid", "path": "/proc/7/ns/pid"})
+    );
+    assert_eq!(
+        namespaces(&both, "ipc"),
+        json!({"type": "ipc", "path": "/proc/7/ns/ipc"})
+    );
+    assert_eq!(shm(&both)["source"], "/run/b/shm/t");
+    assert_eq!(shm(&both)["options"], json!(["rbind", "rprivate", "rw"]));
+    let pid = shared(PidMode::Task, IpcMode::Container).build().unwrap();
+    assert_eq!(namespaces(&pid, "ipc"), json!({"type": "ipc"}));
+    assert_eq!(shm(&pid)["type"], "tmpfs");
+    let ipc = shared(PidMode::Container, IpcMode::Task).build().unwrap();
+    assert_eq!(namespaces(&ipc, "pid"), json!({"type": "pid"}));
+    let volume = shared(PidMode::Task, IpcMode::Task).mount(Mount::volume("/v", "/dev/shm"));
+    assert_eq!(shm(&volume.build().unwrap())["source"], "/v");
+    for (pid, ipc) in [
+        (PidMode::Task, IpcMode::Container),
+        (PidMode::Container, IpcMode::Task),
+    ] {
+        assert_eq!(some().sharing(pid, ipc).build(), Err(OciError::NoHolder));
+    }
+}

@@ -53,3 +53,21 @@ fn what_is_the_nodes_or_not_there_cannot_be_changed() {
     assert_eq!(found, [says(0, "kernel.shmmax"), says(1, "fs.mqueue.msg_max")]);
     accepted(&with(controls, "/ipcMode", json!("none")));
 }
+
+#[test]
+fn what_a_task_shares_is_taken_and_only_its_processes_by_fargate() {
+    for name in ["pidMode", "ipcMode"] {
+        let definition = with(good(), &format!("/{name}"), json!("task"));
+        let echo = accepted(&definition).definition;
+        assert_eq!(echo[name], "task");
+        let fargate = echo["compatibilities"].to_string().contains("FARGATE");
+        assert_eq!(fargate, name == "pidMode", "{echo}");
+    }
+    let shared = container("linuxParameters", json!({"sharedMemorySize": 8}));
+    accepted(&with(shared, "/ipcMode", json!("task")));
+    let controls = container(
+        "systemControls",
+        json!([{"namespace": "kernel.shmmax", "value": "1"}]),
+    );
+    accepted(&with(controls, "/ipcMode", json!("task")));
+}
