@@ -10,7 +10,7 @@ const LOOP_CONTROL: &str = "/dev/loop-control";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn devices_are_there_and_open_as_far_as_they_are_allowed() {
-    use std::os::unix::fs::MetadataExt as _;
+    use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
     let cluster = Cluster::start().await;
     let rdev = std::fs::metadata(LOOP_CONTROL).unwrap().rdev();
     // Of a 64-bit dev_t, makedev(3).
@@ -58,7 +58,8 @@ async fn devices_are_there_and_open_as_far_as_they_are_allowed() {
     ] {
         assert!(said(what), "{what}: {:?}", with.lines);
     }
-    let all = format!("/dev/all {major:x} {minor:x} 600 0");
+    let mode = std::fs::metadata(LOOP_CONTROL).unwrap().permissions().mode() & 0o777;
+    let all = format!("/dev/all {major:x} {minor:x} {mode:o} 0");
     assert!(said(&all), "{all}: {:?}", with.lines);
     assert!(!said("writes-half"), "{:?}", with.lines);
     let without = &seen["without"].lines;

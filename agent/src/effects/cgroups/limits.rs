@@ -215,7 +215,10 @@ impl Setting {
             (Self::CpuWeight(units), true) => vec![("cpu.weight", text(&weight(shares(units))))],
             (Self::Memory(MemoryCeiling { bytes, swap_bytes }), v2) => {
                 let wanted = |number: u64| Wanted::Bytes(Some(number).filter(|_| bytes != 0));
-                if v2 {
+                if v2 && bytes == 0 {
+                    // What it may swap is said elsewhere: by its task, or by the specification of its container.
+                    vec![("memory.max", wanted(bytes))]
+                } else if v2 {
                     vec![
                         ("memory.max", wanted(bytes)),
                         ("memory.swap.max", wanted(swap_bytes)),
@@ -268,7 +271,7 @@ fn set_cpu(dir: &Path, v2: bool, cpu_units: u32) -> Result<(), CgroupError> {
         .map_err(failed(file, quota))
 }
 
-/// Writes the memory ceiling, and how far swap extends it; zero bytes take it away.
+/// Writes the memory ceiling, and how far swap extends it; zero bytes take the ceiling away, and leave swap as it is on v2.
 fn set_memory(dir: &Path, v2: bool, ceiling: MemoryCeiling) -> Result<(), CgroupError> {
     let memory_bytes = ceiling.bytes;
     let number = |bytes: u64| match i64::try_from(bytes) {
@@ -284,7 +287,7 @@ fn set_memory(dir: &Path, v2: bool, ceiling: MemoryCeiling) -> Result<(), Cgroup
         // Absent on kernels without swap accounting.
         let swap_file = dir.join("memory.swap.max");
         let swap = number(ceiling.swap_bytes);
-        if exists(&swap_file) {
+        if memory_bytes != 0 && exists(&swap_file) {
             memory.set_memswap_limit(swap).map_err(failed(swap_file, swap))?;
         }
         return Ok(());
@@ -477,7 +480,7 @@ mod tests {
         assert_eq!(read("cpu.max"), "max 100000");
         assert_eq!(
             (read("memory.max"), read("memory.swap.max")),
-            ("max".into(), "max".into())
+            ("max".into(), "0".into())
         );
     }
 

@@ -203,6 +203,21 @@ fn v2_keeps_up_a_containers_limits_while_it_runs() {
     fs::create_dir(fake.path(&dir)).unwrap();
     fresh_limits(&fake, &dir);
     assert_eq!(cgroups.reassert(&task()), 0, "not told of it");
+    // One without a ceiling, whose specification keeps it from the swap of its task.
+    fs::write(fake.path(&format!("{dir}memory.swap.max")), "0\n").unwrap();
+    fs::write(fake.path(&format!("{dir}memory.max")), "1\n").unwrap();
+    cgroups.keep_container(
+        &task(),
+        &container(),
+        MemoryCeiling {
+            bytes: 0,
+            swap_bytes: 0,
+        },
+    );
+    assert_eq!(cgroups.reassert(&task()), 2, "memory, processes");
+    assert_eq!(fake.read(&format!("{dir}memory.max")), "max");
+    assert_eq!(fake.read(&format!("{dir}memory.swap.max")), "0\n");
+    fresh_limits(&fake, &dir);
     cgroups.keep_container(
         &task(),
         &container(),
