@@ -86,6 +86,14 @@ fn memory(option: &str) -> wire::local_volume::Mount {
     })
 }
 
+fn nfs(server: &str, path: &str, options: &[&str]) -> wire::local_volume::Mount {
+    wire::local_volume::Mount::Nfs(wire::NfsMount {
+        server: server.into(),
+        path: path.into(),
+        options: options.iter().map(|&option| option.into()).collect(),
+    })
+}
+
 fn local(name: &str, shared: bool, mount: Option<wire::local_volume::Mount>) -> wire::Volume {
     let local = wire::LocalVolume {
         shared,
@@ -418,6 +426,24 @@ fn every_bound_is_checked_and_named() {
         ("volumes[0].local.bind.path", |t| {
             t.volumes = vec![local("x", true, Some(bind("x")))]
         }),
+        ("volumes[0].local.nfs.server", |t| {
+            t.volumes = vec![local("x", true, Some(nfs("a,sec=none", "/x", &[])))]
+        }),
+        ("volumes[0].local.nfs.server", |t| {
+            t.volumes = vec![local("x", true, Some(nfs("", "/x", &[])))]
+        }),
+        ("volumes[0].local.nfs.path", |t| {
+            t.volumes = vec![local("x", true, Some(nfs("a", "x", &[])))]
+        }),
+        ("volumes[0].local.nfs.options", |t| {
+            t.volumes = vec![local("x", true, Some(nfs("a", "/x", &["ro,addr=b"])))]
+        }),
+        ("volumes[0].local.nfs.options", |t| {
+            t.volumes = vec![local("x", true, Some(nfs("a", "/x", &["ro", "addr=b"])))]
+        }),
+        ("volumes[0].local.nfs.options", |t| {
+            t.volumes = vec![local("x", true, Some(nfs("a", "/x", &["ro"; ENTRIES_MAX + 1])))]
+        }),
         ("volumes[0].local.memory", |t| {
             t.volumes = vec![local("x", true, Some(memory("ro")))]
         }),
@@ -551,6 +577,11 @@ fn volumes_are_taken_over_field_for_field() {
         local("empty", false, None),
         local("memory", false, Some(memory("size=10m"))),
         local("shared", true, Some(bind("/data/"))),
+        local(
+            "far",
+            true,
+            Some(nfs("fd00::1", "/a/", &["ro", "timeo=9", "vers=4.1"])),
+        ),
     ];
     spec.containers[0].mount_points = vec![mounted("host", "/srv//x")];
     spec.containers[1].volumes_from = vec![taken("a")];
@@ -584,10 +615,22 @@ fn volumes_are_taken_over_field_for_field() {
             ),
         ),
     ];
-    let expected = expected.map(|(name, kind)| Volume {
-        name: name.into(),
-        kind,
-    });
+    let far = kind(
+        Scope::Shared { autoprovision: true },
+        LocalMount::Nfs {
+            server: "fd00::1".into(),
+            path: "/a".into(),
+            options: ["ro", "timeo=9", "vers=4.1"].map(str::to_owned).into(),
+        },
+    );
+    let expected: Vec<Volume> = expected
+        .into_iter()
+        .chain([("far", far)])
+        .map(|(name, kind)| Volume {
+            name: name.into(),
+            kind,
+        })
+        .collect();
     assert_eq!(task.volumes, expected);
     let point = MountPoint {
         volume: "host".into(),

@@ -71,6 +71,9 @@ enum Command {
 }
 
 fn main() -> ExitCode {
+    if let Some(code) = berth_agent::effects::volumes::run_if_asked() {
+        return code;
+    }
     match Arguments::parse().command {
         Command::Register(args) => register(args),
         Command::Purge(purge) => purge.run(),

@@ -21,6 +21,10 @@ use clap::Parser;
 use crate::arguments::Cli;
 
 fn main() -> ExitCode {
+    // `berth dev` runs an agent.
+    if let Some(code) = berth_agent::effects::volumes::run_if_asked() {
+        return code;
+    }
     let cli = Cli::parse();
     // Two providers could be compiled in; the choice must be made before the first connection.
     let _ = rustls::crypto::ring::default_provider().install_default();

@@ -1,7 +1,7 @@
 """Owns the machines' base images: Debian 12 with systemd, cgroup v2 and sshd, built once and never written to again.
 
-Two disks of one recipe: `fresh.img` is a host that nobody installed anything on, `containerd.img` has containerd, runc and
-nftables besides (their services masked), for tests that need no fresh host. The directory's name holds a hash of this
+Two disks of one recipe: `fresh.img` is a host that nobody installed anything on, `containerd.img` has containerd, runc,
+nftables, an NFS server and AppArmor's tools besides (their services do not start), for tests that need no fresh host. The directory's name holds a hash of this
 file: a changed recipe is another image. Knows nothing of Berth.
 """
 
@@ -17,7 +17,8 @@ ROOT = Path(__file__).resolve().parents[2]
 # Everything else that a host brings is what a package has to ask for itself.
 PACKAGES = "systemd,systemd-sysv,udev,dbus,kmod,iproute2,openssh-server,procps,ca-certificates,curl,busybox-static"
 KERNEL = "linux-image-cloud-amd64"
-RUNTIME = ["containerd", "runc", "nftables"]
+RUNTIME = ["containerd", "runc", "nftables", "apparmor", "nfs-kernel-server"]
+NOT_STARTED = "apparmor nfs-server nfs-client.target nfs-blkmap rpcbind.service rpcbind.socket rpc-statd-notify".split()
 # Sparse; what a test may fill.
 DISK = "6G"
 BUILD_SECONDS = 900
@@ -84,12 +85,19 @@ printf '#!/bin/sh\nexit 101\n' >root/usr/sbin/policy-rc.d
 chmod 755 root/usr/sbin/policy-rc.d
 mkdir root/debs
 for deb in debs/*.deb; do
-    case $(dpkg-deb -f "$deb" Package) in initramfs-tools*|linux-*|klibc-utils|libklibc|cpio|zstd|busybox) rm "$deb" ;; esac
+    case $(dpkg-deb -f "$deb" Package) in
+    initramfs-tools*|linux-*|klibc-utils|libklibc|cpio|zstd|busybox) rm "$deb" ;;
+    # For statistics of NFS that nobody asks for.
+    python3*|libpython3*) rm "$deb" ;;
+    esac
 done
 cp debs/*.deb root/debs/
-chroot root sh -c 'dpkg --force-unsafe-io -i /debs/*.deb' >/dev/null
+mount -t proc proc root/proc
+TMPDIR=/tmp DEBIAN_FRONTEND=noninteractive chroot root sh -c 'dpkg --force-unsafe-io --force-depends -i /debs/*.deb' >/dev/null
+umount root/proc
 rm -rf root/debs root/usr/sbin/policy-rc.d
 systemctl --quiet --root=root mask containerd.service
+systemctl --quiet --root=root disable $NOT_STARTED
 image containerd
 """
 
@@ -143,7 +151,7 @@ def _build(directory):
     environment = {
         "PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "OUT": str(out), "WORK": str(out / "work"), "DISK": DISK,
         "FILES": str(out / "files"), "PACKAGES": PACKAGES, "KERNEL": KERNEL, "RUNTIME": " ".join(RUNTIME),
-        "MASKED": " ".join(MASKED),
+        "MASKED": " ".join(MASKED), "NOT_STARTED": " ".join(NOT_STARTED),
     }
     proxies = {name: value for name, value in os.environ.items() if name.lower().endswith("_proxy")}
     built = subprocess.run(

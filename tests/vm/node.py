@@ -55,7 +55,7 @@ class ControlPlane:
 
     # -- tasks
 
-    def register(self, script, *, family="busy", cpu=128, memory=64, network="awsvpc", **more):
+    def register(self, script, *, family="busy", cpu=128, memory=64, network="awsvpc", volumes=(), **more):
         """A definition with one container that runs a shell script."""
         container = {
             "name": "main", "image": IMAGE, "essential": True, "command": ["sh", "-c", script], "memory": memory,
@@ -65,7 +65,7 @@ class ControlPlane:
         }
         answer = self.api.call(
             "RegisterTaskDefinition", family=family, networkMode=network, cpu=str(cpu), memory=str(memory),
-            containerDefinitions=[container | more],
+            containerDefinitions=[container | more], **({"volumes": list(volumes)} if volumes else {}),
         )
         return answer["taskDefinition"]["taskDefinitionArn"]
 

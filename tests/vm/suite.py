@@ -13,7 +13,7 @@ from story import Loader, Story
 
 # One file per subject; `SMOKE` is what continuous integration runs at every change.
 SMOKE = ["test_smoke"]
-FULL = ["test_node", "test_join", "test_bootstrap", "test_removal", "test_host"]
+FULL = ["test_node", "test_join", "test_bootstrap", "test_removal", "test_fields", "test_host"]
 
 
 class World:

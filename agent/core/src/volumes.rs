@@ -62,6 +62,15 @@ pub enum LocalMount {
         recursive: bool,
         read_only: bool,
     },
+    /// What a server exports. It is mounted for the task alone, in either scope.
+    Nfs {
+        /// A name or an address.
+        server: String,
+        /// Absolute, on the server.
+        path: String,
+        /// As nfs(5) spells them, without `addr`.
+        options: Vec<String>,
+    },
 }
 
 /// Where a volume appears in a container.
@@ -222,7 +231,17 @@ fn own(volume: &Volume, point: &MountPoint) -> VolumeMount {
             (source, *read_only, !read_only)
         }
         VolumeKind::Local {
+            mount: LocalMount::Nfs { options, .. },
+            ..
+        } => {
+            let mut options = options.iter().rev();
+            let last = options.find(|option| matches!(option.as_str(), "ro" | "rw"));
+            let read_only = last.is_some_and(|option| option == "ro");
+            (MountSource::Task { volume: name() }, read_only, !read_only)
+        }
+        VolumeKind::Local {
             scope: Scope::Shared { .. },
+            mount: LocalMount::Directory | LocalMount::Memory { .. },
             ..
         } => (MountSource::Shared { volume: name() }, false, true),
         VolumeKind::Local { .. } => (MountSource::Task { volume: name() }, false, true),

@@ -22,7 +22,7 @@ use crate::{
     convert,
     dial::Dialer,
     driver::{Input, send},
-    effects::{Host, images::ExpectedArchives},
+    effects::{Host, images::ExpectedArchives, volumes},
     identity::Identity,
     link::{Facts, Target},
     store::Loaded,
@@ -131,6 +131,7 @@ async fn features(host: &Host) -> Vec<String> {
         convert::INIT | convert::INTERACTIVE | convert::PID_TASK | convert::IPC_TASK => {
             host.runtime.has_init()
         }
+        convert::VOLUMES_NFS => volumes::kernel_has_nfs(),
         _ => true,
     };
     let own = convert::FEATURES.iter().copied().filter(can);

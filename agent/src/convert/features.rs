@@ -9,6 +9,8 @@ pub const INIT: &str = "linux.init";
 pub const PID_TASK: &str = "pid.task";
 pub const IPC_TASK: &str = "ipc.task";
 pub const INTERACTIVE: &str = "interactive";
+/// Only where the kernel has NFS.
+pub const VOLUMES_NFS: &str = "volumes.nfs";
 /// What this agent honours beyond the plain fields of a spec. A spec that requires more is refused by that name.
 pub const FEATURES: &[&str] = &[
     "image.digest",
@@ -52,6 +54,7 @@ pub const FEATURES: &[&str] = &[
     "volumes.local",
     "volumes.from",
     "gpu.cdi",
+    VOLUMES_NFS,
     "health-check",
     "environment-files",
     "restart.after-reboot",

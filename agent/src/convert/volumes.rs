@@ -12,6 +12,12 @@ use super::{ENTRIES_MAX, Refusal, is_name, linux::is_tmpfs_option, refuse};
 
 /// The kernel's PATH_MAX, without its end.
 const PATH_BYTES_MAX: usize = 4095;
+/// A name in the DNS, bytes.
+const HOST_BYTES_MAX: usize = 253;
+/// Of one mount option of NFS, bytes.
+const OPTION_BYTES_MAX: usize = 64;
+/// The server is named otherwise, and what would mount something else, or elsewhere.
+const NFS_OPTIONS_REFUSED: [&str; 6] = ["addr", "mountaddr", "mounthost", "bind", "rbind", "remount"];
 
 pub(super) fn volumes(wire: Vec<wire::Volume>) -> Result<Vec<Volume>, Refusal> {
     if wire.len() > ENTRIES_MAX {
@@ -84,12 +90,48 @@ fn local(local: wire::LocalVolume) -> Result<VolumeKind, Refusal> {
             recursive: bind.recursive,
             read_only: bind.read_only,
         },
+        Some(wire::local_volume::Mount::Nfs(nfs)) => self::nfs(nfs)?,
     };
     Ok(VolumeKind::Local {
         scope,
         mount,
         labels: local.labels.into_iter().collect(),
     })
+}
+
+fn nfs(wire: wire::NfsMount) -> Result<LocalMount, Refusal> {
+    let is_server = |server: &str| {
+        let plain = |b: u8| b.is_ascii_alphanumeric() || b".:_-".contains(&b);
+        (1..=HOST_BYTES_MAX).contains(&server.len()) && !server.starts_with('-') && server.bytes().all(plain)
+    };
+    if !is_server(&wire.server) {
+        return refuse("local.nfs.server", format!("{:?} names no host", wire.server));
+    }
+    if let Some(bad) = wire.options.iter().find(|option| !is_nfs_option(option)) {
+        return refuse("local.nfs.options", format!("{bad:?} is not an option of NFS"));
+    }
+    if wire.options.len() > ENTRIES_MAX {
+        return refuse("local.nfs.options", format!("more than {ENTRIES_MAX} entries"));
+    }
+    Ok(LocalMount::Nfs {
+        path: path("local.nfs.path", &wire.path)?,
+        server: wire.server,
+        options: wire.options,
+    })
+}
+
+/// A word, or a word and a plain value: one option to the kernel. Never the server's address, which the agent resolves.
+fn is_nfs_option(option: &str) -> bool {
+    let (name, value) = option
+        .split_once('=')
+        .map_or((option, None), |(name, value)| (name, Some(value)));
+    let word = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_';
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b".:".contains(&b);
+    (1..=OPTION_BYTES_MAX).contains(&option.len())
+        && !name.is_empty()
+        && name.bytes().all(word)
+        && !NFS_OPTIONS_REFUSED.contains(&name)
+        && value.is_none_or(|value| !value.is_empty() && value.bytes().all(plain))
 }
 
 /// `size=` as tmpfs(5) has it.

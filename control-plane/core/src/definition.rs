@@ -17,6 +17,7 @@ pub(crate) mod local_volume;
 pub(crate) mod log;
 mod namespaces;
 mod networking;
+pub(crate) mod nfs;
 mod overrides;
 mod ports;
 mod read;

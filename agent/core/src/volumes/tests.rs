@@ -41,6 +41,11 @@ fn task(containers: Vec<ContainerSpec>) -> TaskSpec {
         recursive,
         read_only,
     };
+    let nfs = |options: &[&str]| LocalMount::Nfs {
+        server: "vm1".into(),
+        path: "/export".into(),
+        options: options.iter().map(|&option| option.into()).collect(),
+    };
     let shared = Scope::Shared { autoprovision: true };
     let kinds = [
         ("host", VolumeKind::Host { path: "/h".into() }),
@@ -52,6 +57,8 @@ fn task(containers: Vec<ContainerSpec>) -> TaskSpec {
         ("shared", local(shared, LocalMount::Directory)),
         ("bound", local(Scope::Task, bind(false, false))),
         ("bound-ro", local(shared, bind(true, true))),
+        ("nfs", local(shared, nfs(&["ro", "rw", "hard"]))),
+        ("nfs-ro", local(Scope::Task, nfs(&["rw", "ro"]))),
     ];
     let id: TaskId = "a".repeat(32).parse().unwrap();
     TaskSpec {
@@ -126,6 +133,8 @@ fn mount_points_of_every_kind() {
         ("bound", "/7", false),
         ("bound-ro", "/8", false),
         ("nothing", "/9", false),
+        ("nfs", "/a", false),
+        ("nfs-ro", "/b", false),
     ];
     assert_eq!(
         seen(&task(vec![container("a", &all, &[])]), "a", &[]),
@@ -138,6 +147,8 @@ fn mount_points_of_every_kind() {
             "/6: shared shared filled",
             "/7: bound /srv alone filled",
             "/8: bound-ro /srv ro",
+            "/a: task nfs filled",
+            "/b: task nfs-ro ro",
         ]
     );
 }

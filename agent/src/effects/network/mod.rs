@@ -38,7 +38,7 @@ pub use self::{
     veth::GATEWAY,
 };
 pub(crate) use names::Names;
-pub(crate) use netns::mounts_under;
+pub(crate) use netns::{Mounted, mounted_under, mounts_under};
 pub(crate) use probe::{foreign_drops, probe};
 
 use self::{

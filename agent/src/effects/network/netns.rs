@@ -104,22 +104,44 @@ pub(super) fn is_namespace(path: &Path) -> bool {
     statfs(path).is_ok_and(|fs| fs.filesystem_type() == NSFS_MAGIC)
 }
 
+/// Something that is mounted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Mounted {
+    pub(crate) point: PathBuf,
+    /// Of the file system, as in /proc/filesystems.
+    pub(crate) kind: String,
+    pub(crate) source: String,
+}
+
 /// The mount points at `dir` and below it, as the kernel lists them.
 pub(crate) fn mounts_under(dir: &Path) -> Result<Vec<PathBuf>, NetworkError> {
+    let mounted = mounted_under(dir)?.into_iter();
+    Ok(mounted.map(|mounted| mounted.point).collect())
+}
+
+/// What is mounted at `dir` and below it, as the kernel lists it.
+pub(crate) fn mounted_under(dir: &Path) -> Result<Vec<Mounted>, NetworkError> {
     const PATH: &str = "/proc/thread-self/mountinfo";
     let table = read_bounded(Path::new(PATH), MOUNTINFO_BYTES_MAX)
         .map_err(NetworkError::directory("read", Path::new(PATH)))?;
-    Ok(mount_points(&table)
-        .filter(|point| point.starts_with(dir))
+    Ok(mounted(&table)
+        .filter(|mounted| mounted.point.starts_with(dir))
         .collect())
 }
 
-/// Field 5 of each line of proc_pid_mountinfo(5).
-fn mount_points(table: &[u8]) -> impl Iterator<Item = PathBuf> {
+/// Field 5 of each line of proc_pid_mountinfo(5), and the first two after the hyphen.
+fn mounted(table: &[u8]) -> impl Iterator<Item = Mounted> {
     use std::os::unix::ffi::OsStringExt;
     table.split(|&byte| byte == b'\n').filter_map(|line| {
-        let point = line.split(|&byte| byte == b' ').nth(4)?;
-        Some(PathBuf::from(std::ffi::OsString::from_vec(unescape(point))))
+        let mut fields = line.split(|&byte| byte == b' ');
+        let point = fields.by_ref().nth(4)?;
+        let mut after = fields.skip_while(|field| *field != b"-").skip(1);
+        let mut text = || String::from_utf8_lossy(&unescape(after.next().unwrap_or_default())).into_owned();
+        Some(Mounted {
+            point: PathBuf::from(std::ffi::OsString::from_vec(unescape(point))),
+            kind: text(),
+            source: text(),
+        })
     })
 }
 
@@ -158,9 +180,20 @@ mod tests {
 
     #[test]
     fn mount_points_are_unescaped() {
-        let table = b"22 27 0:21 / /proc rw - proc proc rw\n23 27 0:4 net:[1] /run/a\\040b/c\\134d rw - nsfs nsfs rw\n";
-        let points: Vec<_> = mount_points(table).collect();
-        assert_eq!(points, [PathBuf::from("/proc"), PathBuf::from("/run/a b/c\\d")]);
+        let table = b"22 27 0:21 / /proc rw - proc proc rw\n23 27 0:4 net:[1] /run/a\\040b/c\\134d rw - nsfs nsfs rw\n\
+            24 27 0:9 / /n rw shared:1 master:2 - nfs4 vm:/a\\040b rw,vers=4.2\n";
+        let all: Vec<_> = mounted(table).collect();
+        let expected = [
+            ("/proc", "proc", "proc"),
+            ("/run/a b/c\\d", "nsfs", "nsfs"),
+            ("/n", "nfs4", "vm:/a b"),
+        ];
+        let expected = expected.map(|(point, kind, source)| Mounted {
+            point: point.into(),
+            kind: kind.into(),
+            source: source.into(),
+        });
+        assert_eq!(all, expected);
     }
 
     #[test]

@@ -192,7 +192,7 @@ impl Attempt<'_> {
     async fn once(&self) -> Result<Started, RuntimeError> {
         let began = Instant::now();
         let mounts = self.guarded(self.make_ready()).await?;
-        if self.request.mounts.iter().any(|mount| mount.populate) {
+        if !self.request.mounts.is_empty() {
             self.guarded(self.fill_volumes(&mounts)).await?;
         }
         let ready = Instant::now();

@@ -22,6 +22,21 @@ pub enum VolumeError {
         "volume {volume}: this node's shared volume of that name has other driverOpts: use another name, or remove it"
     )]
     Differs { volume: String },
+    #[error("volume {volume}: {from} cannot be mounted: {says}")]
+    NotMounted {
+        volume: String,
+        /// As `server:/path`.
+        from: String,
+        says: String,
+    },
+    #[error("volume {volume}: the server of {from} does not answer, for {seconds} s")]
+    NoServer {
+        volume: String,
+        from: String,
+        seconds: u64,
+        /// It was there once.
+        mounted: bool,
+    },
     #[error("{what} of the volumes took longer than {seconds} s")]
     Late { what: &'static str, seconds: u64 },
     #[error("{what} of the volumes was given up")]
@@ -39,7 +54,9 @@ impl VolumeError {
                 io::ErrorKind::NotFound | io::ErrorKind::NotADirectory | io::ErrorKind::InvalidInput
             ),
             Self::Late { .. } | Self::Thread { .. } => true,
-            Self::NotAllowed { .. }
+            Self::NoServer { mounted, .. } => *mounted,
+            Self::NotMounted { .. }
+            | Self::NotAllowed { .. }
             | Self::AgentsOwn { .. }
             | Self::Missing { .. }
             | Self::Differs { .. }

@@ -7,9 +7,11 @@
 
 mod copy;
 mod error;
+mod helper;
 mod host_path;
 mod image;
 pub(super) mod mounts;
+mod nfs;
 mod places;
 mod populate;
 mod record;
@@ -39,8 +41,10 @@ use berth_agent_core::{
 use rustix::fs::{FlockOperation, flock};
 use tokio::sync::oneshot;
 
-pub use self::{error::VolumeError, image::ImageMount, places::Places};
-use self::{host_path::open_directory, record::Record};
+pub use self::{
+    error::VolumeError, helper::run_if_asked, image::ImageMount, nfs::kernel_has_nfs, places::Places,
+};
+use self::{helper::Export, host_path::open_directory, record::Record};
 use crate::audit::directories;
 
 /// Of making a task's volumes.
@@ -51,6 +55,8 @@ const POPULATE_SECONDS: u64 = 120;
 const REMOVE_SECONDS: u64 = 45;
 /// Beyond the deadline that the work itself keeps, for a call that does not come back.
 const GRACE: Duration = Duration::from_secs(5);
+/// Of a copy into a volume that was given up, to end by itself.
+const COPY_ENDS: Duration = Duration::from_secs(10);
 /// Between two looks whether a copy into a volume has ended that is to be removed.
 const POLL: Duration = Duration::from_millis(20);
 /// Of directories that only root may enter.
@@ -80,7 +86,10 @@ impl Volumes {
             return Ok(());
         }
         let (places, task, volumes) = (Arc::clone(&self.places), task.clone(), volumes.to_vec());
-        let work = move |_: &AtomicBool| volumes.iter().try_for_each(|v| prepare(&places, &task, v));
+        let work = move |given_up: &AtomicBool| {
+            let mut all = volumes.iter();
+            all.try_for_each(|volume| prepare(&places, &task, volume, given_up))
+        };
         run("making", PREPARE_SECONDS, work).await
     }
 
@@ -94,7 +103,8 @@ impl Volumes {
         (path, follows)
     }
 
-    /// Fills those of a container's volumes that begin with its image's content and are empty. Idempotent.
+    /// Looks whether what is to be mounted is there, and fills those of a container's volumes that begin with its image's content
+    /// and are empty. Idempotent.
     ///
     /// # Errors
     /// What cannot be copied; the next try goes on from there.
@@ -104,12 +114,16 @@ impl Volumes {
         mounts: &[VolumeMount],
         image: Option<ImageMount>,
     ) -> Result<(), VolumeError> {
+        let may_be_remote = mounts
+            .iter()
+            .any(|mount| matches!(mount.source, MountSource::Task { .. }));
         let mounts: Vec<VolumeMount> = mounts.iter().filter(|mount| mount.populate).cloned().collect();
-        if mounts.is_empty() {
+        if mounts.is_empty() && !may_be_remote {
             return Ok(());
         }
         let (places, task) = (Arc::clone(&self.places), task.clone());
         let work = move |given_up: &AtomicBool| {
+            nfs::check(&places.task(&task))?;
             let until = copy::Until {
                 deadline: Instant::now() + Duration::from_secs(POPULATE_SECONDS),
                 given_up,
@@ -158,7 +172,12 @@ impl Volumes {
     }
 }
 
-fn prepare(places: &Places, task: &TaskId, volume: &Volume) -> Result<(), VolumeError> {
+fn prepare(
+    places: &Places,
+    task: &TaskId,
+    volume: &Volume,
+    given_up: &AtomicBool,
+) -> Result<(), VolumeError> {
     let name = &volume.name;
     let home = places.named(task, name);
     match &volume.kind {
@@ -178,7 +197,7 @@ fn prepare(places: &Places, task: &TaskId, volume: &Volume) -> Result<(), Volume
             if let Scope::Shared { autoprovision } = scope {
                 prepare_shared(places, &record, *autoprovision)?;
             }
-            prepare_local(places, &home, &record, *scope)
+            prepare_local(places, &home, &record, *scope, given_up)
         }
     }
 }
@@ -202,13 +221,21 @@ fn prepare_shared(places: &Places, record: &Record, autoprovision: bool) -> Resu
         None if !autoprovision => Err(VolumeError::Missing { volume: name.clone() }),
         None => {
             make_home(name, &home)?;
-            make_data(&home).map_err(failed("make"))?;
+            if !matches!(record.mount, LocalMount::Nfs { .. }) {
+                make_data(&home).map_err(failed("make"))?;
+            }
             record.write(&home).map_err(failed("write the record of"))
         }
     }
 }
 
-fn prepare_local(places: &Places, home: &Path, record: &Record, scope: Scope) -> Result<(), VolumeError> {
+fn prepare_local(
+    places: &Places,
+    home: &Path,
+    record: &Record,
+    scope: Scope,
+    given_up: &AtomicBool,
+) -> Result<(), VolumeError> {
     let name = &record.name;
     let data = Places::data(home);
     let failed = |step| VolumeError::io(name, step, data.clone());
@@ -216,16 +243,29 @@ fn prepare_local(places: &Places, home: &Path, record: &Record, scope: Scope) ->
         make_home(name, home)?;
         return host_path::ready(places, name, path, false, &data);
     }
-    if scope != Scope::Task {
+    // What is on a server is shared there; its mount is the task's in any case.
+    if scope != Scope::Task && !matches!(record.mount, LocalMount::Nfs { .. }) {
         return Ok(());
     }
     make_home(name, home)?;
     make_data(home).map_err(failed("make"))?;
     record.write(home).map_err(failed("write the record of"))?;
-    if let LocalMount::Memory { options } = &record.mount {
-        mounts::memory(&data, options).map_err(failed("mount"))?;
+    match &record.mount {
+        LocalMount::Memory { options } => mounts::memory(&data, options).map_err(failed("mount")),
+        LocalMount::Nfs {
+            server,
+            path,
+            options,
+        } => {
+            let export = Export {
+                server,
+                path,
+                options,
+            };
+            nfs::mount(name, &data, &export, given_up)
+        }
+        LocalMount::Directory | LocalMount::Bind { .. } => Ok(()),
     }
-    Ok(())
 }
 
 fn make_home(volume: &str, home: &Path) -> Result<(), VolumeError> {
@@ -270,8 +310,23 @@ fn remove(places: &Places, task: &TaskId) -> Result<(), VolumeError> {
     let deadline = Instant::now() + Duration::from_secs(REMOVE_SECONDS);
     let directory = places.task(task);
     let failed = |step| VolumeError::io("of the task", step, directory.clone());
-    // A copy that was given up ends soon, and makes nothing after that.
-    let lock = match lock(&directory, Some(deadline)) {
+    // A copy that was given up ends soon, and makes nothing after that; but one to a server that does not answer.
+    let remote = mounts::remote_below(&directory).map_err(failed("list the mounts of"))?;
+    let patience = if remote.is_empty() {
+        deadline
+    } else {
+        Instant::now() + COPY_ENDS
+    };
+    let mut locked = lock(&directory, Some(patience));
+    if locked
+        .as_ref()
+        .is_err_and(|error| error.kind() == io::ErrorKind::TimedOut)
+        && !remote.is_empty()
+    {
+        nfs::unmount_by_force(&directory).map_err(failed("unmount by force"))?;
+        locked = lock(&directory, Some(deadline));
+    }
+    let lock = match locked {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         locked => locked.map_err(failed("wait for the copy into"))?,
     };

@@ -9,7 +9,8 @@ use std::{
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
-use crate::effects::network::mounts_under;
+use super::nfs;
+use crate::effects::network::{Mounted, mounted_under, mounts_under};
 
 /// Words of mount(8) that set a flag, and those that take it back.
 const FLAGS: [(&str, MsFlags, bool); 19] = [
@@ -35,7 +36,7 @@ const FLAGS: [(&str, MsFlags, bool); 19] = [
 ];
 
 /// The flags that options of mount(8) mean, and what is left for the file system.
-fn parse(options: &[String]) -> (MsFlags, String) {
+pub(super) fn parse(options: &[String]) -> (MsFlags, String) {
     let mut flags = MsFlags::empty();
     let mut data = Vec::new();
     for option in options {
@@ -70,17 +71,42 @@ pub(super) fn bind(source: impl AsFd, target: &Path) -> io::Result<()> {
     Ok(mount(Some(source.as_str()), target, none, flags, none)?)
 }
 
-fn is_mount_point(path: &Path) -> io::Result<bool> {
+pub(super) fn is_mount_point(path: &Path) -> io::Result<bool> {
     Ok(below(path)?.iter().any(|point| point == path))
 }
 
 /// Takes away everything that is mounted at `path` and below it, the last mounted first, also what is in use. Never waits for
 /// a server.
 pub(in crate::effects) fn unmount_all(path: &Path) -> io::Result<()> {
-    for point in below(path)?.iter().rev() {
-        umount2(point, MntFlags::MNT_DETACH)?;
+    for mounted in mounted_under(path).map_err(io::Error::other)?.iter().rev() {
+        if is_remote(mounted) {
+            nfs::unmount(&mounted.point, false)?;
+        } else {
+            umount2(&mounted.point, MntFlags::MNT_DETACH)?;
+        }
     }
     Ok(())
+}
+
+/// Something of a server that is mounted.
+#[derive(Debug)]
+pub(super) struct Remote {
+    pub(super) point: PathBuf,
+    /// As `server:/path`.
+    pub(super) from: String,
+}
+
+pub(super) fn remote_below(path: &Path) -> io::Result<Vec<Remote>> {
+    let all = mounted_under(path).map_err(io::Error::other)?;
+    let remote = all.into_iter().filter(is_remote).map(|mounted| Remote {
+        point: mounted.point,
+        from: mounted.source,
+    });
+    Ok(remote.collect())
+}
+
+fn is_remote(mounted: &Mounted) -> bool {
+    matches!(mounted.kind.as_str(), "nfs" | "nfs4")
 }
 
 fn below(path: &Path) -> io::Result<Vec<PathBuf>> {

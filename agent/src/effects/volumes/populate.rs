@@ -71,9 +71,9 @@ fn one(
     }
     make_own(&places.task(task))?;
     // All of a task's: who removes them waits for that. A shared one is filled by one task at a time.
-    let _task = lock(&places.task(task), None)?;
+    let _task = lock(&places.task(task), Some(until.deadline))?;
     let _shared = match mount.source {
-        MountSource::Shared { .. } => Some(lock(home, None)?),
+        MountSource::Shared { .. } => Some(lock(home, Some(until.deadline))?),
         _ => None,
     };
     let data = places.source(task, &mount.source);

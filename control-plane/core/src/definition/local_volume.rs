@@ -3,8 +3,9 @@
 
 use serde_json::Value;
 
+use super::nfs::Nfs;
 use super::read::{Object, inner, text};
-use super::{tmpfs, volumes};
+use super::{nfs, tmpfs, volumes};
 use crate::problems::{Problems, child, hint, shown};
 
 const LOCAL: &str = "local";
@@ -49,16 +50,16 @@ pub(super) fn check(path: &str, volume: &Object, problems: &mut Problems) {
         }
         return;
     };
-    let (name, checked) = match parse(kind, device, given("o").unwrap_or_default()) {
+    let wrong = match parse(kind, device, given("o").unwrap_or_default()) {
         Ok(Mount::Memory { .. }) if text(volume, "scope") == Some("shared") => {
             let message =
                 "a shared volume outlives its tasks, and memory is freed with the last: use scope task";
-            ("type", Err(message.to_owned()))
+            vec![("type", message.to_owned())]
         }
-        Ok(_) => return,
-        Err((name, message)) => (name, Err::<(), _>(message)),
+        Ok(_) => Vec::new(),
+        Err(wrong) => wrong,
     };
-    if let Err(message) = checked {
+    for (name, message) in wrong {
         problems.push(path_of(name), message);
     }
 }
@@ -74,10 +75,19 @@ pub(crate) enum Mount {
         recursive: bool,
         read_only: bool,
     },
+    /// What a server exports.
+    Nfs(Nfs),
 }
 
-/// Or which option is wrong, and why.
-pub(crate) fn parse(kind: &str, device: &str, o: &str) -> Result<Mount, (&'static str, String)> {
+/// Or which options are wrong, and why.
+pub(crate) fn parse(kind: &str, device: &str, o: &str) -> Result<Mount, Vec<(&'static str, String)>> {
+    if let "nfs" | "nfs4" = kind {
+        return nfs::parse(device, o, kind == "nfs4").map(Mount::Nfs);
+    }
+    parse_local(kind, device, o).map_err(|wrong| vec![wrong])
+}
+
+fn parse_local(kind: &str, device: &str, o: &str) -> Result<Mount, (&'static str, String)> {
     let options = || o.split(',').filter(|option| !option.is_empty());
     match kind {
         "tmpfs" => {
@@ -106,12 +116,11 @@ pub(crate) fn parse(kind: &str, device: &str, o: &str) -> Result<Mount, (&'stati
                 read_only: last == Some("ro"),
             })
         }
-        "nfs" | "nfs4" => Err((
-            "type",
-            format!("{kind}: not supported yet; use tmpfs, or none with o=bind"),
-        )),
         other => {
-            let message = format!("{}: not supported; use tmpfs, or none with o=bind", shown(other));
+            let message = format!(
+                "{}: not supported; use nfs, tmpfs, or none with o=bind",
+                shown(other)
+            );
             Err(("type", message))
         }
     }

@@ -2,8 +2,8 @@
 //! by name, and never placed on one, that lacks one it needs.
 
 use super::{
-    Condition, ContainerDefinition, Definition, IpcMode, LinuxOptions, NetworkMode, Networking, PidMode,
-    VolumeSource,
+    Condition, ContainerDefinition, Definition, IpcMode, LinuxOptions, LocalMount, NetworkMode, Networking,
+    PidMode, VolumeSource,
 };
 
 /// A property of one run, not of its definition: an earlier task of the revision resolved an image.
@@ -50,6 +50,7 @@ const VOLUMES_HOST: &str = "volumes.host";
 const VOLUMES_LOCAL: &str = "volumes.local";
 const VOLUMES_FROM: &str = "volumes.from";
 const GPU_CDI: &str = "gpu.cdi";
+const VOLUMES_NFS: &str = "volumes.nfs";
 /// A property of one run, not of its definition: its tag asks for it.
 pub const RESTART_AFTER_REBOOT: &str = "restart.after-reboot";
 
@@ -99,6 +100,7 @@ pub const FEATURES: &[&str] = &[
     VOLUMES_LOCAL,
     VOLUMES_FROM,
     GPU_CDI,
+    VOLUMES_NFS,
     HEALTH_CHECK,
     ENVIRONMENT_FILES,
     RESTART_AFTER_REBOOT,
@@ -171,6 +173,10 @@ fn needs(definition: &Definition, feature: &str) -> bool {
         VOLUMES_LOCAL => volumes(|source| matches!(source, VolumeSource::Local { .. })),
         VOLUMES_FROM => definition.containers.iter().any(|c| !c.volumes_from.is_empty()),
         GPU_CDI => definition.containers.iter().any(|c| c.gpus != 0),
+        VOLUMES_NFS => volumes(|source| {
+            let nfs = |mount: &LocalMount| matches!(mount, LocalMount::Nfs { .. });
+            matches!(source, VolumeSource::Local { mount, .. } if nfs(mount))
+        }),
         TERMINAL => definition.containers.iter().any(|c| c.pseudo_terminal),
         // A terminal stays open by itself.
         INTERACTIVE => definition

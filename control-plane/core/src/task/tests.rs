@@ -60,6 +60,9 @@ fn full() -> Definition {
             "scope": "shared", "autoprovision": true, "labels": {"a": "b"},
             "driverOpts": {"type": "none", "device": "/srv/", "o": "ro,rbind"},
         }},
+        {"name": "far", "dockerVolumeConfiguration": {
+            "driverOpts": {"type": "nfs4", "device": ":/x", "o": "addr=10.0.0.1,rw"},
+        }},
     ]);
     definition(input)
 }
@@ -186,6 +189,7 @@ fn a_task_is_resolved_field_for_field() {
             "volumes.host",
             "volumes.local",
             "volumes.from",
+            "volumes.nfs",
             "health-check",
             "environment-files",
             "image.digest",
@@ -207,6 +211,11 @@ fn a_task_is_resolved_field_for_field() {
         recursive: true,
         read_only: true,
     };
+    let nfs = LocalMount::Nfs {
+        server: "10.0.0.1".into(),
+        path: "/x".into(),
+        options: vec!["rw".into(), "nfsvers=4".into()],
+    };
     let memory = LocalMount::Memory {
         options: vec!["ro".into(), "size=1m".into()],
     };
@@ -220,6 +229,7 @@ fn a_task_is_resolved_field_for_field() {
         ("empty", local(false, LocalMount::Directory, &[])),
         ("memory", local(false, memory, &[])),
         ("bound", local(true, bind, &[("a", "b")])),
+        ("far", local(false, nfs, &[])),
     ];
     let expected = expected.map(|(name, source)| Volume {
         name: name.into(),

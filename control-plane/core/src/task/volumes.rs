@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 
 use super::read::EchoError;
-use crate::definition::{local_volume, volumes::normal};
+use crate::definition::{local_volume, nfs::Nfs, volumes::normal};
 
 /// A volume of a task, by the name that mount points use.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,6 +45,15 @@ pub enum LocalMount {
         path: String,
         recursive: bool,
         read_only: bool,
+    },
+    /// What a server exports. The node asks its kernel for it.
+    Nfs {
+        /// A name or an address.
+        server: String,
+        /// Absolute, on the server.
+        path: String,
+        /// As nfs(5) spells them, without `addr`.
+        options: Vec<String>,
     },
 }
 
@@ -141,7 +150,17 @@ fn local(echo: EchoDocker) -> Result<VolumeSource, EchoError> {
                 recursive,
                 read_only,
             },
-            Err((name, _)) => {
+            Ok(local_volume::Mount::Nfs(Nfs {
+                server,
+                path,
+                options,
+            })) => LocalMount::Nfs {
+                server,
+                path,
+                options,
+            },
+            Err(wrong) => {
+                let name = wrong.first().map_or("o", |(name, _)| name);
                 return Err(EchoError::Value {
                     field: "driverOpts",
                     value: format!("{name}={}", option(name)),

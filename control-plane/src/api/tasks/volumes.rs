@@ -39,6 +39,15 @@ fn local_mount(mount: LocalMount) -> Option<wire::local_volume::Mount> {
             recursive,
             read_only,
         })),
+        LocalMount::Nfs {
+            server,
+            path,
+            options,
+        } => Some(wire::local_volume::Mount::Nfs(wire::NfsMount {
+            server,
+            path,
+            options,
+        })),
     }
 }
 

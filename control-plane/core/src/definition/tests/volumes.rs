@@ -29,6 +29,9 @@ fn volumes_of_every_kind_are_echoed_and_only_a_scope_is_filled_in() {
         {"name": "bound", "configuredAtLaunch": false, "dockerVolumeConfiguration": {
             "scope": "shared", "driverOpts": {"type": "none", "device": "/srv", "o": "bind,ro"},
         }},
+        {"name": "far", "dockerVolumeConfiguration": {
+            "scope": "shared", "driverOpts": {"type": "nfs", "device": ":/export", "o": "addr=10.0.0.1,rw,nfsvers=4,soft"},
+        }},
     ]);
     let mount_points = json!([
         {"sourceVolume": "logs", "containerPath": "/logs", "readOnly": true},
@@ -194,14 +197,19 @@ fn drivers_and_their_options_are_those_of_dockers_local() {
             "\"noexce\" is not a mount option of ECS for a tmpfs (did you mean noexec?)",
         ),
         (
-            json!({"type": "nfs", "device": ":/x", "o": "addr=10.0.0.1"}),
-            "type",
-            "nfs: not supported yet; use tmpfs, or none with o=bind",
+            json!({"type": "nfs", "device": "/x", "o": "addr=10.0.0.1"}),
+            "device",
+            "\"/x\": expected :/PATH, what the server exports",
+        ),
+        (
+            json!({"type": "nfs4", "device": ":/x", "o": "rw,hart"}),
+            "o",
+            "needs addr=HOST, the server's name or address",
         ),
         (
             json!({"type": "ext4", "device": "/dev/sdb"}),
             "type",
-            "\"ext4\": not supported; use tmpfs, or none with o=bind",
+            "\"ext4\": not supported; use nfs, tmpfs, or none with o=bind",
         ),
     ] {
         let said = problems(&docker(json!({"driverOpts": options})));
