@@ -18,7 +18,8 @@ use berth_agent_core::{
 use berth_proto::node::v1 as wire;
 
 pub use features::{
-    FEATURES, INIT, INTERACTIVE, IPC_TASK, MAX_SWAP, PID_TASK, RUNTIME_PREFIX, SWAPPINESS, VOLUMES_NFS,
+    APPARMOR, FEATURES, INIT, INTERACTIVE, IPC_TASK, MAX_SWAP, PID_TASK, RUNTIME_PREFIX, SWAPPINESS,
+    VOLUMES_NFS,
 };
 pub use report::{state_change, status};
 

@@ -373,6 +373,15 @@ fn every_bound_is_checked_and_named() {
         ("containers[0].networking.hostname", |t| {
             networking(t).hostname = "h".repeat(65)
         }),
+        ("containers[0].linux.apparmor", |t| {
+            linux(t).apparmor = "a b".into()
+        }),
+        ("containers[0].linux.apparmor", |t| {
+            linux(t).apparmor = ":ns:x".into()
+        }),
+        ("containers[0].linux.apparmor", |t| {
+            linux(t).apparmor = "x".repeat(256)
+        }),
         ("containers[0].linux.seccomp", |t| {
             linux(t).seccomp = "../x".into()
         }),
@@ -506,6 +515,7 @@ fn what_may_be_done_to_the_kernel_is_taken_over_field_for_field() {
         privileged: true,
         no_new_privileges: true,
         seccomp: "mine".into(),
+        apparmor: "/usr/bin/x".into(),
         sysctls: [("net.core.somaxconn".to_owned(), "1".to_owned())].into(),
         shared_memory_bytes: 1 << 20,
         tmpfs: vec![wire::Tmpfs {
@@ -525,6 +535,7 @@ fn what_may_be_done_to_the_kernel_is_taken_over_field_for_field() {
         privileged: true,
         no_new_privileges: true,
         seccomp: "mine".into(),
+        apparmor: "/usr/bin/x".into(),
         sysctls: [("net.core.somaxconn".to_owned(), "1".to_owned())].into(),
         shared_memory_bytes: 1 << 20,
         tmpfs: vec![Tmpfs {

@@ -35,9 +35,9 @@ exec wget -q -O - "$@"
 """
 
 
-def write_archive(path):
-    """Busybox, with all its applets."""
-    _write(path, BUSYBOX, _layer(), {"Env": ["PATH=/bin", "FROM_IMAGE=yes"], "Cmd": ["sleep", "3600"]})
+def write_archive(path, reference=BUSYBOX, more=()):
+    """Busybox, with all its applets. `more`: tarfile's entries with their content, besides."""
+    _write(path, reference, _layer(more=more), {"Env": ["PATH=/bin", "FROM_IMAGE=yes"], "Cmd": ["sleep", "3600"]})
 
 
 def server(ports):
@@ -68,7 +68,7 @@ def _write(path, name, layer, config):
         _add(archive, "manifest.json", json.dumps(manifest).encode())
 
 
-def _layer(files=None):
+def _layer(files=None, more=()):
     applets = subprocess.run([BINARY, "--list"], capture_output=True, text=True, check=True).stdout.split()
     content = io.BytesIO()
     with tarfile.open(fileobj=content, mode="w") as layer:
@@ -85,6 +85,9 @@ def _layer(files=None):
         layer.addfile(directory)
         _add(layer, "etc/passwd", b"root:x:0:0::/root:/bin/sh\nweb:x:1000:1000::/:/bin/sh\n")
         _add(layer, "etc/group", b"root:x:0:\nweb:x:1000:\n")
+        for entry, data in more:
+            entry.size = len(data)
+            layer.addfile(entry, io.BytesIO(data))
     return content.getvalue()
 
 

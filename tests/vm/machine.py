@@ -238,12 +238,16 @@ class Machine:
         command = [*self._ssh(), "root@127.0.0.1", remote]
         lines = []
         with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, errors="replace") as ssh:
-            # Ends at the latest with the script's own limit, or when ssh misses the machine.
-            for line in ssh.stdout:
-                lines.append(line)
-                if show(line):
-                    print(f"       {line}", end="", flush=True)
-            return ssh.wait(GRACE_SECONDS), "".join(lines)
+            try:
+                # Ends at the latest with the script's own limit, or when ssh misses the machine.
+                for line in ssh.stdout:
+                    lines.append(line)
+                    if show(line):
+                        print(f"       {line}", end="", flush=True)
+                return ssh.wait(GRACE_SECONDS), "".join(lines)
+            finally:
+                # Who is told to end does not wait for the script.
+                ssh.kill()
 
     def shell(self):
         """A shell in the caller's terminal, if there is one."""

@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 from base import ROOT, store
@@ -88,6 +89,34 @@ def bundle_disk():
         if not debs.exists():
             shutil.copytree(made / "debs", debs)
         return disk("bundle", made)
+
+
+# In the image that `attributes_disk` has, in a directory of its own: name, mode, user, group.
+ATTRIBUTES = "127.0.0.1:1/attributes:latest"
+KEPT = [("srv/kept", 0o2750, 7, 8), ("srv/kept/setuid", 0o4755, 0, 0), ("srv/kept/setgid", 0o2711, 1000, 1001),
+        ("srv/kept/able", 0o755, 0, 0), ("srv/kept/sticky", 0o1777, 65534, 65534)]
+# capabilities(7): version 2, effective, CAP_NET_BIND_SERVICE.
+ABLE = b"\x01\x00\x00\x02\x00\x04" + bytes(14)
+
+
+def attributes_disk():
+    """An image with files that only a privileged copy keeps as they are."""
+    entries = []
+    for name, mode, user, group in KEPT:
+        entry = tarfile.TarInfo(name)
+        entry.mode, entry.uid, entry.gid = mode, user, group
+        entry.type = tarfile.DIRTYPE if name in ("srv/kept", "srv/kept/sticky") else tarfile.REGTYPE
+        if name.endswith("able"):
+            entry.pax_headers = {"SCHILY.xattr.security.capability": ABLE.decode("ascii")}
+        entries.append((entry, b"" if entry.type == tarfile.DIRTYPE else name.encode()))
+    with _lock("attributes"):
+        content = store() / "attributes"
+        shutil.rmtree(content, ignore_errors=True)
+        content.mkdir()
+        image.write_archive(content / "attributes.tar", ATTRIBUTES, entries)
+        made = disk("attributes", content)
+        shutil.rmtree(content)
+        return made
 
 
 def upgrade_disk():

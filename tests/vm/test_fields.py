@@ -1,11 +1,15 @@
-"""Fields of task definitions that need what only a whole machine has: a server of NFS, in its kernel."""
+"""Fields of task definitions that need what only a whole machine has: AppArmor and a server of NFS in its kernel, and the agent in
+its unit's sandbox."""
+
+import unittest
 
 import node
 import payload
-from node import ControlPlane, log_lines
-from story import Story
+from node import ControlPlane, kernel, log_lines
 from suite import world
 
+IMAGES = "/mnt/disk/c"
+PROFILE = "berth-test-denies"
 EXPORT = "/srv/export"
 VOLUMES = "/var/lib/berth/volumes"
 # Half a minute for a mount, and what all else takes here.
@@ -19,12 +23,12 @@ CUT = (
 MEND = "nft delete table ip cut 2>/dev/null || true"
 
 
-class Fields(Story):
+class Fields(unittest.TestCase):
     """One node, installed from its packages, on a machine that is an NFS server too."""
 
     @classmethod
     def setUpClass(cls):
-        cls.machine = world().machine(flavour="containerd", disks=[payload.bundle_disk()], memory_mib=2048)
+        cls.machine = world().machine(flavour="containerd", disks=[payload.bundle_disk(), payload.attributes_disk()], memory_mib=2048)
         cls.addClassCleanup(cls.machine.end)
         cls.machine.start().wait_booted()
         cls.machine.run("systemctl unmask --quiet containerd && systemctl start containerd")
@@ -72,29 +76,75 @@ class Fields(Story):
         lines = log_lines(self.machine, task)
         return lines if len(lines) >= count else None
 
+    # -- AppArmor
+
+    def test_a_profile_of_apparmor_denies_what_it_denies(self):
+        profile = f"profile {PROFILE} flags=(attach_disconnected) {{ file, network, capability, deny /etc/passwd r, }}"
+        self.machine.run("apparmor_parser -r", stdin=profile)
+        script = "cat /etc/passwd >/dev/null 2>&1 && echo read || echo denied; cat /proc/self/attr/current; sleep 3600"
+        for options, privileged, words in [
+            ([f"apparmor:{PROFILE}"], False, ["denied", f"{PROFILE} (enforce)"]),
+            ([f"apparmor={PROFILE}"], True, ["denied", f"{PROFILE} (enforce)"]),
+            ([f"apparmor:{PROFILE}", "apparmor:unconfined"], False, ["read", "unconfined"]),
+            ([], False, ["read", "unconfined"]),
+        ]:
+            task = self.plane.start(script, dockerSecurityOptions=options, privileged=privileged)
+            self.assertEqual(self.said(task, 2), words, options)
+            (process,) = kernel(self.machine, task)[1]
+            self.assertEqual(self.machine.said(f"cat /proc/{process.split()[1]}/attr/current"), words[1])
+            self.plane.stop(task)
+        task = self.plane.run(self.plane.register("true", dockerSecurityOptions=["apparmor:nobody-loaded-it"]))
+        stopped = self.plane.await_task(task, "STOPPED")
+        self.assertEqual(stopped["stopCode"], "TaskFailedToStart")
+        reason = stopped["containers"][0]["reason"]
+        print(reason)
+        for word in ("nobody-loaded-it", "not loaded on this node"):
+            self.assertIn(word, reason)
+
+    # -- the sandbox
+
+    def test_a_volume_keeps_what_the_image_has(self):
+        self.machine.run(f"cp {IMAGES}/attributes.tar {node.STATE}/images/ && systemctl restart berth-agent", seconds=120)
+        self.plane.await_connected(1)
+        self.assertEqual(self.machine.said("systemctl show -P NoNewPrivileges berth-agent"), "yes")
+        names = " ".join(f"/{name}" for name, *_ in payload.KEPT)
+        script = f"stat -c '%a %u %g' {names}; cat /srv/kept/able; sleep 3600"
+        task = self.plane.start(script, image=payload.ATTRIBUTES, volumes=[{"name": "kept"}],
+                                mountPoints=[{"sourceVolume": "kept", "containerPath": "/srv/kept"}])
+        wanted = [f"{mode:o} {user} {group}" for _, mode, user, group in payload.KEPT]
+        self.assertEqual(self.said(task, len(wanted) + 1), [*wanted, "srv/kept/able"])
+        data = f"{VOLUMES}/tasks/{task}/named/kept/data"
+        capability = self.machine.said(f"getcap {data}/able")
+        print(capability)
+        self.assertIn("cap_net_bind_service", capability)
+        self.plane.stop(task)
+        self.nothing_is_left(task)
+
     # -- NFS
 
     def test_a_volume_is_what_the_server_exports(self):
+        path = f"{EXPORT}/one"
+        self.machine.run(f"mkdir {path}")
         script = "cat /far/* 2>/dev/null; echo from-a-task >>/far/file; grep ' /far ' /proc/mounts; echo end; sleep 3600"
-        task = self.start(script, self.nfs("addr=127.0.0.1,rw,nfsvers=4.2,timeo=50"))
+        task = self.start(script, self.nfs("addr=127.0.0.1,rw,nfsvers=4.2,timeo=50", path=path))
         mounted = self.said(task, 2)[0].split()
-        self.assertEqual(mounted[:3], [f"127.0.0.1:{EXPORT}", "/far", "nfs4"])
+        self.assertEqual(mounted[:3], [f"127.0.0.1:{path}", "/far", "nfs4"])
         for option in ("rw", "vers=4.2", "timeo=50", "hard", "addr=127.0.0.1"):
             self.assertIn(option, mounted[3].split(","))
-        self.assertEqual(self.machine.read(f"{EXPORT}/file"), "from-a-task\n")
+        self.assertEqual(self.machine.read(f"{path}/file"), "from-a-task\n")
         self.plane.stop(task)
         self.nothing_is_left(task)
-        self.assertEqual(self.machine.read(f"{EXPORT}/file"), "from-a-task\n")
+        self.assertEqual(self.machine.read(f"{path}/file"), "from-a-task\n")
 
         # By name; the type says the version; and another task of the node, which shares it.
-        volume = self.nfs("addr=localhost,soft,ro", scope="shared", kind="nfs4")
-        script = "cat /far/file; touch /far/no || echo refused; grep ' /far ' /proc/mounts; sleep 3600"
+        volume = self.nfs("addr=localhost,soft,ro", scope="shared", kind="nfs4", path=path)
+        script = "cat /far/file; touch /far/no 2>/dev/null || echo refused; grep ' /far ' /proc/mounts; sleep 3600"
         tasks = [self.start(script, volume) for _ in range(2)]
         for task in tasks:
-            lines = self.said(task, 4)
-            self.assertEqual((lines[0], lines[2]), ("from-a-task", "refused"))
-            self.assertIn("ro,", lines[3])
-            self.assertIn("soft", lines[3])
+            *lines, mounted = self.said(task, 3)
+            self.assertEqual(lines, ["from-a-task", "refused"])
+            self.assertIn("ro,", mounted)
+            self.assertIn("soft", mounted)
         self.plane.stop(tasks[0])
         self.assertEqual(self.machine.said(f"grep -c {VOLUMES}/tasks/{tasks[1]} /proc/self/mountinfo"), "1")
         self.plane.stop(tasks[1])
@@ -131,6 +181,6 @@ class Fields(Story):
         finally:
             self.machine.run(MEND)
         self.machine.until("the end of helpers", lambda: not self.machine.said("pgrep -f [b]erth-volume-helper", check=False))
-        again = self.start("cat /far/file; sleep 3600", self.nfs())
-        self.assertEqual(self.said(again, 1), ["from-a-task"])
+        again = self.start("cat /far/log; sleep 3600", self.nfs())
+        self.assertTrue(self.said(again, 1))
         self.plane.stop(again)

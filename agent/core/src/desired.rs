@@ -225,6 +225,8 @@ pub struct LinuxOptions {
     /// The system call filter. Empty: Docker's default, none for the privileged. `unconfined`: none. Else the name of a
     /// profile that the node's operator wrote.
     pub seccomp: String,
+    /// The name of an AppArmor profile that is loaded on the node, or `unconfined`. Empty: none is asked for.
+    pub apparmor: String,
     /// Kernel parameters by name, of the container's own namespaces only.
     pub sysctls: BTreeMap<String, String>,
     /// Size of `/dev/shm`; zero: Docker's 64 MiB.

@@ -131,6 +131,7 @@ async fn features(host: &Host) -> Vec<String> {
         convert::INIT | convert::INTERACTIVE | convert::PID_TASK | convert::IPC_TASK => {
             host.runtime.has_init()
         }
+        convert::APPARMOR => host.runtime.has_apparmor(),
         convert::VOLUMES_NFS => volumes::kernel_has_nfs(),
         _ => true,
     };

@@ -2,6 +2,8 @@
 
 /// Only where cgroup v1 is.
 pub const SWAPPINESS: &str = "linux.swappiness";
+/// Only where the kernel has AppArmor and it is enabled.
+pub const APPARMOR: &str = "linux.apparmor";
 /// Only where the kernel counts swap.
 pub const MAX_SWAP: &str = "linux.max-swap";
 /// Only where berth-init is, as what follows.
@@ -31,6 +33,7 @@ pub const FEATURES: &[&str] = &[
     "linux.privileged",
     "linux.no-new-privileges",
     "linux.seccomp",
+    APPARMOR,
     "linux.sysctls",
     "linux.shm-size",
     "linux.tmpfs",

@@ -14,6 +14,8 @@ const TMPFS_MAX: usize = 100;
 const DEVICES_MAX: usize = 100;
 /// The kernel's.
 const SWAPPINESS_MAX: u32 = 100;
+/// Of an AppArmor profile's name, bytes.
+const APPARMOR_BYTES_MAX: usize = 255;
 /// Of a seccomp profile.
 const PROFILE_NAME_BYTES_MAX: usize = 64;
 /// More than any parameter takes.
@@ -58,6 +60,12 @@ pub(super) fn options(wire: wire::LinuxOptions) -> Result<LinuxOptions, Refusal>
             format!("{swappiness} is above {SWAPPINESS_MAX}"),
         );
     }
+    if !wire.apparmor.is_empty() && !is_apparmor_name(&wire.apparmor) {
+        return refuse(
+            "linux.apparmor",
+            format!("{:?} is not the name of a profile", wire.apparmor),
+        );
+    }
     if !wire.seccomp.is_empty() && !is_profile_name(&wire.seccomp) {
         return refuse(
             "linux.seccomp",
@@ -70,6 +78,7 @@ pub(super) fn options(wire: wire::LinuxOptions) -> Result<LinuxOptions, Refusal>
         privileged: wire.privileged,
         no_new_privileges: wire.no_new_privileges,
         seccomp: wire.seccomp,
+        apparmor: wire.apparmor,
         sysctls: wire.sysctls.into_iter().collect(),
         shared_memory_bytes: wire.shared_memory_bytes,
         tmpfs: tmpfs(wire.tmpfs)?,
@@ -151,6 +160,14 @@ fn devices(wire: Vec<wire::Device>) -> Result<Vec<DeviceMapping>, Refusal> {
         });
     }
     Ok(all)
+}
+
+/// One line to the kernel, and one word.
+fn is_apparmor_name(name: &str) -> bool {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b"_.-+/".contains(&b);
+    name.len() <= APPARMOR_BYTES_MAX
+        && name.starts_with(|c: char| c.is_ascii_alphanumeric() || c == '/')
+        && name.bytes().all(plain)
 }
 
 /// A part of a path, and never one that leads elsewhere.

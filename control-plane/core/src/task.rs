@@ -97,6 +97,8 @@ pub struct LinuxOptions {
     pub no_new_privileges: bool,
     /// Empty: Docker's default; `unconfined`; or the name of a profile on the node.
     pub seccomp: String,
+    /// The AppArmor profile; empty: none is asked for.
+    pub apparmor: String,
     /// By name, with dots.
     pub sysctls: BTreeMap<String, String>,
     /// Zero: Docker's 64 MiB.

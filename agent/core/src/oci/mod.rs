@@ -35,7 +35,7 @@ pub use edits::{DeviceEdits, NodeNumbers, contradicts, given};
 pub use init::INIT;
 pub use linux::{Limits, NOFILE_DEFAULT, PIDS_MAX_DEFAULT, SECCOMP_UNCONFINED};
 pub use mounts::Mount;
-pub use process::{DEFAULT_PATH, argv};
+pub use process::{APPARMOR_UNCONFINED, DEFAULT_PATH, argv};
 pub use sysctls::{SysctlNamespace, sysctl_namespace};
 pub use user::User;
 
@@ -85,6 +85,8 @@ pub enum OciError {
     SwapWithoutMemory,
     #[error("this node has cgroup v2, whose cgroups have no swappiness")]
     SwappinessOnV2,
+    #[error("AppArmor profile {0:?} is asked for, and AppArmor is not enabled on this node")]
+    AppArmorMissing(String),
     #[error("seccomp profile {0:?} was not given")]
     SeccompMissing(String),
     #[error("cgroup path {0:?} is not absolute")]
@@ -126,6 +128,8 @@ pub struct HostFacts {
     pub cgroups: Cgroups,
     /// The kernel can limit swap per cgroup; setting that limit without it fails the start.
     pub swap_limit: bool,
+    /// AppArmor is enabled; naming a profile without it fails the start.
+    pub apparmor: bool,
     /// The lowest OOM score adjustment a runtime may set here: 0, or its own where CAP_SYS_RESOURCE is missing.
     pub oom_score_adj_min: i32,
     /// The highest hard limit of open files a runtime may set here: its own where CAP_SYS_RESOURCE is missing.

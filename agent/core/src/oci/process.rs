@@ -12,6 +12,9 @@ use crate::{
 /// `PATH` where neither the image nor the definition sets one (Docker's `DefaultPathEnv`).
 pub const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
+/// What AppArmor calls a process without a profile.
+pub const APPARMOR_UNCONFINED: &str = "unconfined";
+
 /// ECS's names of resource limits and the kernel's.
 const ULIMITS: [(&str, &str); 15] = [
     ("core", "RLIMIT_CORE"),
@@ -51,7 +54,7 @@ pub(super) fn process(spec: &OciSpec, capabilities: &[&str]) -> Result<Value, Oc
     no_nul("the command", &spec.args)?;
     // For other users execve would clear these two anyway; Docker leaves them out.
     let own = if spec.user.uid == 0 { capabilities } else { &[] };
-    Ok(json!({
+    let mut process = json!({
         "terminal": spec.terminal,
         "user": {"uid": spec.user.uid, "gid": spec.user.gid, "additionalGids": spec.user.additional_gids},
         "args": init::arguments(spec),
@@ -63,7 +66,20 @@ pub(super) fn process(spec: &OciSpec, capabilities: &[&str]) -> Result<Value, Oc
         "noNewPrivileges": spec.linux.no_new_privileges,
         // Always written: without it the process inherits containerd's −998.
         "oomScoreAdj": spec.host.oom_score_adj_min.max(0),
-    }))
+    });
+    if let Some(profile) = apparmor(spec)? {
+        process["apparmorProfile"] = json!(profile);
+    }
+    Ok(process)
+}
+
+/// Runtimes know no profile of any name where there is no AppArmor, and there everything is unconfined.
+fn apparmor(spec: &OciSpec) -> Result<Option<&str>, OciError> {
+    match (spec.linux.apparmor.as_str(), spec.host.apparmor) {
+        ("", _) | (APPARMOR_UNCONFINED, false) => Ok(None),
+        (name, true) => Ok(Some(name)),
+        (name, false) => Err(OciError::AppArmorMissing(name.to_owned())),
+    }
 }
 
 /// `PATH` and `HOSTNAME`, then the image's, then the definition's: the last of a name wins and keeps the first's place.

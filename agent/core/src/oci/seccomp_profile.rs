@@ -299,6 +299,7 @@ mod tests {
         kernel: (6, 1),
         cgroups: Cgroups::Unified,
         swap_limit: true,
+        apparmor: true,
         oom_score_adj_min: 0,
         nofile_max: u64::MAX,
         capabilities: u64::MAX,

@@ -17,6 +17,7 @@ const V1: HostFacts = HostFacts {
     kernel: (6, 1),
     cgroups: Cgroups::V1,
     swap_limit: true,
+    apparmor: true,
     oom_score_adj_min: 0,
     nofile_max: u64::MAX,
     capabilities: (1 << 41) - 1,

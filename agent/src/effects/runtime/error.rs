@@ -9,7 +9,7 @@ use berth_agent_core::{
 };
 use tonic::{Code, Status};
 
-use super::SeccompError;
+use super::{AppArmorError, SeccompError};
 use crate::{
     effects::{gpus::GpuError, volumes::VolumeError},
     logs::UnsafeName,
@@ -95,6 +95,12 @@ pub enum RuntimeError {
         id: String,
         path: String,
         source: io::Error,
+    },
+    #[error("AppArmor profile {name:?} cannot be used")]
+    AppArmor {
+        id: String,
+        name: String,
+        source: AppArmorError,
     },
     #[error("seccomp profile {name:?} cannot be used")]
     Seccomp {
@@ -223,6 +229,7 @@ impl RuntimeError {
             | Self::File { .. }
             | Self::Devices { .. }
             | Self::Volumes(_)
+            | Self::AppArmor { .. }
             | Self::Seccomp { .. }
             | Self::NoRuntime { .. }
             | Self::HolderEnded { .. }
@@ -258,6 +265,7 @@ impl RuntimeError {
             | Self::Log { .. }
             | Self::User { .. }
             | Self::OpaqueSnapshot { .. }
+            | Self::AppArmor { .. }
             | Self::Seccomp { .. }
             | Self::Cancelled { .. } => false,
             Self::Accounts { .. } | Self::File { .. } | Self::Devices { .. } | Self::Deadline { .. } => true,

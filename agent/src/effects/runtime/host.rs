@@ -28,6 +28,7 @@ pub(super) fn facts(cgroup_version: u8) -> HostFacts {
         kernel: kernel(),
         cgroups,
         swap_limit: swap_limit(cgroups),
+        apparmor: super::apparmor::is_enabled(),
         oom_score_adj_min: if free { 0 } else { own_oom_score_adj.max(0) },
         nofile_max: if free { u64::MAX } else { own_nofile },
         // The agent's own service is bounded, containerd's is not: what init may have is what a runtime can give.

@@ -5,6 +5,7 @@
 //! runs can be told without the agent's own records.
 
 mod accounts;
+mod apparmor;
 mod call;
 mod connect;
 mod devices;
@@ -43,6 +44,7 @@ use tonic::{
 
 use super::{gpus::Gpus, volumes::Volumes};
 use crate::endpoints::Endpoints;
+pub use apparmor::AppArmorError;
 pub use connect::{ConnectError, VERSION_MIN, connect};
 pub use error::{Answer, RuntimeError, Step};
 pub use holder::holder_of;
@@ -185,6 +187,11 @@ impl Runtime {
     /// Containers can be started that need berth-init.
     pub fn has_init(&self) -> bool {
         self.config().init.is_some()
+    }
+
+    /// AppArmor is enabled: containers may have profiles of it.
+    pub fn has_apparmor(&self) -> bool {
+        self.shared.host.apparmor
     }
 
     /// A request in the instance's namespace.

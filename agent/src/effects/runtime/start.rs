@@ -25,7 +25,7 @@ use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Identity, OciRuntime, Runtime, RuntimeError, Step,
+    Identity, OciRuntime, Runtime, RuntimeError, Step, apparmor,
     call::{DEADLINE, PROCESS_DEADLINE, call, unless_cancelled},
     devices, labels,
     options::spec_any,
@@ -257,6 +257,19 @@ impl Attempt<'_> {
         }
     }
 
+    /// A runtime would say of a profile that is not loaded no more than that there is no such file.
+    fn check_apparmor(&self) -> Result<(), RuntimeError> {
+        let name = &self.request.spec.linux.apparmor;
+        if name.is_empty() || name == oci::APPARMOR_UNCONFINED || !self.runtime.has_apparmor() {
+            return Ok(());
+        }
+        apparmor::check(name).map_err(|source| RuntimeError::AppArmor {
+            id: self.id.clone(),
+            name: name.clone(),
+            source,
+        })
+    }
+
     fn spec(&self, user: User) -> Result<serde_json::Value, RuntimeError> {
         let network = match (self.request.network, self.netns) {
             (NetworkMode::Host, _) => Network::Host,
@@ -264,6 +277,7 @@ impl Attempt<'_> {
             (NetworkMode::None, None) => Network::Private,
             (NetworkMode::Awsvpc, None) => return Err(RuntimeError::NoNetwork { id: self.id.clone() }),
         };
+        self.check_apparmor()?;
         let facts = TaskFacts {
             cgroup_parent: self.runtime.config().cgroup_parent.clone(),
             hostname: self.runtime.hostname(self.request),

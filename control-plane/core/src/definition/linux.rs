@@ -51,6 +51,8 @@ const FARGATE_CAPABILITY: &str = "SYS_PTRACE";
 const NO_NEW_PRIVILEGES: &str = "no-new-privileges";
 /// Longest name of a seccomp profile, in bytes.
 const PROFILE_BYTES_MAX: usize = 64;
+/// Longest name of an AppArmor profile, in bytes.
+const APPARMOR_BYTES_MAX: usize = 255;
 
 /// One of `dockerSecurityOptions`, in Docker's spelling.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -58,6 +60,7 @@ enum SecurityOption {
     NoNewPrivileges(bool),
     /// Empty: Docker's default profile.
     Seccomp(String),
+    AppArmor(String),
 }
 
 pub(super) fn check(task: &Object, path: &str, container: &Object, problems: &mut Problems) {
@@ -138,7 +141,7 @@ fn check_capabilities(path: &str, capabilities: &Object, problems: &mut Problems
 pub(crate) fn no_new_privileges(options: &[String]) -> bool {
     let said = said(options, |option| match option {
         SecurityOption::NoNewPrivileges(forbidden) => Some(forbidden),
-        SecurityOption::Seccomp(_) => None,
+        _ => None,
     });
     said.unwrap_or(false)
 }
@@ -147,7 +150,16 @@ pub(crate) fn no_new_privileges(options: &[String]) -> bool {
 pub(crate) fn seccomp(options: &[String]) -> String {
     let said = said(options, |option| match option {
         SecurityOption::Seccomp(name) => Some(name),
-        SecurityOption::NoNewPrivileges(_) => None,
+        _ => None,
+    });
+    said.unwrap_or_default()
+}
+
+/// The AppArmor profile that these options, which were accepted, name last; empty: none is named.
+pub(crate) fn apparmor(options: &[String]) -> String {
+    let said = said(options, |option| match option {
+        SecurityOption::AppArmor(name) => Some(name),
+        _ => None,
     });
     said.unwrap_or_default()
 }
@@ -173,14 +185,31 @@ fn parse_security_option(option: &str) -> Result<SecurityOption, String> {
              1 to 64 letters, digits and _ . -, without its directory and .json"
                 .into(),
         ),
-        ("apparmor", _) => Err("apparmor: not supported yet; containers have no AppArmor profile".into()),
-        ("label", _) => Err("label: not supported; containers have no SELinux label of their own".into()),
+        ("apparmor", Some(name)) if is_apparmor_name(name) => Ok(SecurityOption::AppArmor(name.into())),
+        ("apparmor", _) => Err(
+            "apparmor: expected apparmor:unconfined, or apparmor: and the name of a profile that is loaded on the node, \
+             1 to 255 letters, digits and _ . - + /, beginning with a letter, a digit or /"
+                .into(),
+        ),
+        ("label", _) => Err(
+            "label: not supported: containers have no SELinux label of their own; leave it out, or use apparmor: \
+             where nodes have that"
+                .into(),
+        ),
         ("credentialspec", _) => Err("credentialspec: not supported; it is for Active Directory".into()),
         _ => {
             let expected = "expected no-new-privileges, no-new-privileges:true or no-new-privileges:false";
             Err(format!("{} is not a security option: {expected}", shown(option)))
         }
     }
+}
+
+/// As profiles are named, by a word or after a program's path, without those of other namespaces.
+fn is_apparmor_name(name: &str) -> bool {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b"_.-+/".contains(&b);
+    (1..=APPARMOR_BYTES_MAX).contains(&name.len())
+        && name.starts_with(|c: char| c.is_ascii_alphanumeric() || c == '/')
+        && name.bytes().all(plain)
 }
 
 /// The name of a file, and never of another directory.

@@ -27,6 +27,9 @@ const CAPABILITIES: &str = "linux.capabilities";
 const PRIVILEGED: &str = "linux.privileged";
 const NO_NEW_PRIVILEGES: &str = "linux.no-new-privileges";
 const SECCOMP: &str = "linux.seccomp";
+const APPARMOR: &str = "linux.apparmor";
+/// What every container is where there is no AppArmor.
+const UNCONFINED: &str = "unconfined";
 const SYSCTLS: &str = "linux.sysctls";
 const SHM_SIZE: &str = "linux.shm-size";
 const TMPFS: &str = "linux.tmpfs";
@@ -77,6 +80,7 @@ pub const FEATURES: &[&str] = &[
     PRIVILEGED,
     NO_NEW_PRIVILEGES,
     SECCOMP,
+    APPARMOR,
     SYSCTLS,
     SHM_SIZE,
     TMPFS,
@@ -153,6 +157,7 @@ fn needs(definition: &Definition, feature: &str) -> bool {
         PRIVILEGED => any(|linux| linux.privileged),
         NO_NEW_PRIVILEGES => any(|linux| linux.no_new_privileges),
         SECCOMP => any(|linux| !linux.seccomp.is_empty()),
+        APPARMOR => any(|linux| !matches!(linux.apparmor.as_str(), "" | UNCONFINED)),
         SYSCTLS => any(|linux| !linux.sysctls.is_empty()),
         SHM_SIZE => any(|linux| linux.shared_memory_bytes != 0),
         TMPFS => any(|linux| !linux.tmpfs.is_empty()),

@@ -12,7 +12,7 @@ use super::{
 };
 use crate::definition::{
     EnvironmentSource,
-    linux::{no_new_privileges, seccomp},
+    linux::{apparmor, no_new_privileges, seccomp},
 };
 use crate::expression::{Expression, ExpressionError};
 
@@ -173,6 +173,7 @@ fn container(echo: EchoContainer) -> Result<ContainerDefinition, EchoError> {
             privileged: echo.privileged,
             no_new_privileges: no_new_privileges(&echo.docker_security_options),
             seccomp: seccomp(&echo.docker_security_options),
+            apparmor: apparmor(&echo.docker_security_options),
             shared_memory_bytes: u64::from(echo.linux_parameters.shared_memory_size.unwrap_or(0)) * MIB,
             tmpfs: echo.linux_parameters.tmpfs.into_iter().map(tmpfs).collect(),
             devices: echo.linux_parameters.devices.into_iter().map(device).collect(),

@@ -37,7 +37,7 @@ fn full() -> Definition {
     });
     let rest = json!({
         "healthCheck": {"command": ["CMD-SHELL", "look", "x"], "interval": 7, "timeout": 2, "retries": 4, "startPeriod": 9},
-        "privileged": true, "pseudoTerminal": true, "interactive": true, "restartPolicy": {"enabled": true, "ignoredExitCodes": [3], "restartAttemptPeriod": 60}, "dockerSecurityOptions": ["seccomp:other", "seccomp=mine", "no-new-privileges"],
+        "privileged": true, "pseudoTerminal": true, "interactive": true, "restartPolicy": {"enabled": true, "ignoredExitCodes": [3], "restartAttemptPeriod": 60}, "dockerSecurityOptions": ["apparmor:other", "seccomp:other", "apparmor=my-profile", "seccomp=mine", "no-new-privileges"],
         "hostname": "web.local", "extraHosts": [{"hostname": "db", "ipAddress": "10.0.0.1"}],
         "dnsServers": ["10.0.0.2"], "dnsSearchDomains": ["a.b"],
         "systemControls": [{"namespace": "kernel.msgmax", "value": "9000"}],
@@ -172,6 +172,7 @@ fn a_task_is_resolved_field_for_field() {
             "linux.privileged",
             "linux.no-new-privileges",
             "linux.seccomp",
+            "linux.apparmor",
             "linux.sysctls",
             "linux.tmpfs",
             "linux.devices",
@@ -324,6 +325,7 @@ fn a_task_is_resolved_field_for_field() {
                 privileged: true,
                 no_new_privileges: true,
                 seccomp: "mine".into(),
+                apparmor: "my-profile".into(),
                 shared_memory_bytes: 0,
                 devices: vec![
                     device("/dev/fuse", "/dev/fuse", true),

@@ -196,6 +196,7 @@ fn linux(linux: LinuxOptions) -> wire::LinuxOptions {
         privileged: linux.privileged,
         no_new_privileges: linux.no_new_privileges,
         seccomp: linux.seccomp,
+        apparmor: linux.apparmor,
         sysctls: linux.sysctls.into_iter().collect(),
         shared_memory_bytes: linux.shared_memory_bytes,
         tmpfs: linux.tmpfs.into_iter().map(tmpfs).collect(),

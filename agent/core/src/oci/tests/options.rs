@@ -166,6 +166,28 @@ fn the_filter_is_dockers_none_or_the_one_that_is_named() {
 }
 
 #[test]
+fn an_apparmor_profile_is_named_where_there_is_apparmor() {
+    let of = |name: &str, privileged, apparmor| {
+        let options = LinuxOptions {
+            apparmor: name.into(),
+            privileged,
+            ..LinuxOptions::default()
+        };
+        let host = HostFacts { apparmor, ..V1 };
+        let spec = OciSpec::new(strings(&["x"]), "/c", host).linux(&options).build();
+        spec.map(|spec| spec["process"].get("apparmorProfile").cloned())
+    };
+    for privileged in [false, true] {
+        assert_eq!(of("mine", privileged, true), Ok(Some(json!("mine"))));
+        assert_eq!(of("unconfined", privileged, true), Ok(Some(json!("unconfined"))));
+        assert_eq!(of("unconfined", privileged, false), Ok(None));
+        assert_eq!(of("", privileged, true), Ok(None));
+        let missing = OciError::AppArmorMissing("mine".into());
+        assert_eq!(of("mine", privileged, false), Err(missing));
+    }
+}
+
+#[test]
 fn no_new_privileges_is_written() {
     let options = LinuxOptions {
         no_new_privileges: true,

@@ -43,6 +43,9 @@ fn security_options_are_dockers_as_far_as_they_are_honoured() {
         "seccomp=unconfined",
         "seccomp:builtin",
         "seccomp:my-app_2.x",
+        "apparmor:unconfined",
+        "apparmor=docker-default",
+        "apparmor:/usr/bin/my+app",
     ] {
         echoed("dockerSecurityOptions", json!([option]));
     }
@@ -52,13 +55,13 @@ fn security_options_are_dockers_as_far_as_they_are_honoured() {
         ("seccomp:../x", "seccomp: expected seccomp:unconfined"),
         ("seccomp:.x", "seccomp: expected seccomp:unconfined"),
         ("seccomp:{}", "seccomp: expected seccomp:unconfined"),
-        (
-            "apparmor:docker-default",
-            "apparmor: not supported yet; containers have no",
-        ),
+        ("apparmor", "apparmor: expected apparmor:unconfined"),
+        ("apparmor:", "apparmor: expected apparmor:unconfined"),
+        ("apparmor::root:x", "apparmor: expected apparmor:unconfined"),
+        ("apparmor:a b", "apparmor: expected apparmor:unconfined"),
         (
             "label:type:x",
-            "label: not supported; containers have no SELinux label",
+            "label: not supported: containers have no SELinux label",
         ),
         (
             "credentialspec:file://x",
