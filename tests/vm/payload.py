@@ -108,7 +108,7 @@ def attributes_disk():
         entry.type = tarfile.DIRTYPE if name in ("srv/kept", "srv/kept/sticky") else tarfile.REGTYPE
         if name.endswith("able"):
             entry.pax_headers = {"SCHILY.xattr.security.capability": ABLE.decode("ascii")}
-        entries.append((entry, b"" if entry.type == tarfile.DIRTYPE else name.encode()))
+        entries.append((entry, b"" if entry.type == tarfile.DIRTYPE else f"{name}\n".encode()))
     with _lock("attributes"):
         content = store() / "attributes"
         shutil.rmtree(content, ignore_errors=True)

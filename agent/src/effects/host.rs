@@ -14,7 +14,7 @@ use anyhow::Context as _;
 use berth_agent_core::{
     container::Life,
     desired::{ContainerSpec, NetworkMode, SharedNamespaces},
-    effect::{Effect, PrepareHost, StartContainer},
+    effect::{Effect, PrepareHost, SignalKind, StartContainer},
     event::{Completion, Exit, Failure, Observed, ObservedState},
     ids::{ContainerId, TaskId},
     ledger::HostObject,
@@ -277,12 +277,17 @@ impl Host {
             Effect::Start(start) => self.start_container(&start, cancel).await,
             Effect::Probe(probe) => self.probes.run(&probe, cancel).await,
             Effect::Signal {
+                task,
                 container,
                 attempt,
                 kind,
-                ..
             } => match self.runtime.signal(&container, attempt, kind).await {
                 Ok(()) => Completion::Signalled,
+                // A profile of AppArmor that takes no signals keeps them from the runtime, not from the kernel.
+                Err(error) if kind == SignalKind::Kill && self.cgroups.kill_container(&task, &container) => {
+                    tracing::warn!(%task, %container, error = %Chain(&error), "killed by its cgroup");
+                    Completion::Signalled
+                }
                 Err(error) => Completion::Failed(error.failure()),
             },
             Effect::Remove {

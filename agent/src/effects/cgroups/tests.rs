@@ -194,6 +194,19 @@ fn v2_has_every_limit_and_a_changed_one_is_brought_back_and_counted() {
 }
 
 #[test]
+fn a_container_is_killed_by_its_cgroup_where_that_can_be() {
+    let fake = FakeV2::new("cpu memory pids\n");
+    let dir = format!("c/{}", container());
+    fs::create_dir_all(fake.path(&dir)).unwrap();
+    assert!(!fake.cgroups.kill_container(&task(), &container()));
+    let file = format!("{dir}/cgroup.kill");
+    assert!(!fake.path(&file).exists());
+    fs::write(fake.path(&file), "").unwrap();
+    assert!(fake.cgroups.kill_container(&task(), &container()));
+    assert_eq!(fake.read(&file), "1");
+}
+
+#[test]
 fn v2_keeps_up_a_containers_limits_while_it_runs() {
     let fake = FakeV2::new("cpu memory pids\n");
     ["", "c/"].iter().for_each(|dir| fresh_limits(&fake, dir));
