@@ -1,6 +1,7 @@
 //! The edges of what is accepted: the last that is, and the first that is not, with the path that says so.
 
 use super::*;
+use crate::definition::linux;
 
 /// `good` is accepted; of `bad` a problem is told whose path is `path`, and no other.
 fn edge(path: &str, good: &Value, bad: &Value) {
@@ -137,4 +138,62 @@ fn attributes_are_required_by_what_a_definition_has() {
     assert!(!has(&without_sizes("")));
     assert!(has(&without_sizes("/cpu")));
     assert!(has(&without_sizes("/memory")));
+}
+
+#[test]
+fn the_last_security_option_that_speaks_of_a_thing_counts() {
+    let options = |all: &[&str]| all.iter().map(|one| (*one).to_owned()).collect::<Vec<_>>();
+    for (all, seccomp, forbidden) in [
+        (&[][..], "", false),
+        (&["seccomp:builtin"], "", false),
+        (&["seccomp:web", "seccomp=builtin"], "", false),
+        (
+            &["seccomp:builtin", "no-new-privileges", "seccomp:web"],
+            "web",
+            true,
+        ),
+        (
+            &[
+                "no-new-privileges:true",
+                "no-new-privileges=false",
+                "seccomp:unconfined",
+            ],
+            "unconfined",
+            false,
+        ),
+    ] {
+        let all = options(all);
+        assert_eq!(
+            (linux::seccomp(&all).as_str(), linux::no_new_privileges(&all)),
+            (seccomp, forbidden),
+            "{all:?}"
+        );
+    }
+}
+
+#[test]
+fn labels_of_a_volume_are_as_long_as_containerd_keeps_them() {
+    let volume = |name: &str, length: usize| {
+        let labels = json!({name: text(length)});
+        let volume = json!([{"name": "v", "dockerVolumeConfiguration": {"scope": "task", "labels": labels}}]);
+        with(good(), "/volumes", volume)
+    };
+    let path = "volumes[0].dockerVolumeConfiguration.labels";
+    edge(&format!("{path}.ab"), &volume("ab", 4094), &volume("ab", 4095));
+}
+
+#[test]
+fn the_last_of_ro_and_rw_counts() {
+    for (options, read_only) in [
+        ("bind", false),
+        ("bind,ro", true),
+        ("bind,ro,rw", false),
+        ("rw,rbind,ro", true),
+    ] {
+        let mount = local_volume::parse("none", "/srv", options).unwrap();
+        assert!(
+            matches!(mount, local_volume::Mount::Bind { read_only: found, .. } if found == read_only),
+            "{options}"
+        );
+    }
 }
