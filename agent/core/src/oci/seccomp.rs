@@ -186,6 +186,22 @@ mod tests {
     }
 
     #[test]
+    fn calls_that_depend_on_their_first_argument_are_rules_of_their_own() {
+        let profile = profile(X86_64, (6, 1), &DEFAULT_CAPABILITIES).unwrap();
+        let rules = profile["syscalls"].as_array().unwrap();
+        let linux32 = json!({
+            "names": ["personality"],
+            "action": "SCMP_ACT_ALLOW",
+            "args": [{"index": 0, "value": 8, "valueTwo": 0, "op": "SCMP_CMP_EQ"}],
+        });
+        assert!(rules.contains(&linux32));
+        for name in ["socket", "personality", "clone"] {
+            let of = rules.iter().filter(|rule| rule["names"] == json!([name]));
+            assert!(of.count() > 0, "{name}");
+        }
+    }
+
+    #[test]
     fn what_reaches_the_host_is_not_allowed_by_default() {
         let profile = profile(X86_64, (6, 1), &DEFAULT_CAPABILITIES).unwrap();
         let allowed = allowed(&profile);

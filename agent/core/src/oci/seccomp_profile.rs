@@ -428,6 +428,8 @@ mod tests {
             let error = Profile::parse(&text).unwrap_err().to_string();
             assert!(error.contains(says), "{error} lacks {says}");
         }
+        let longest = profile(json!([]));
+        Profile::parse(&format!("{longest}{}", " ".repeat(BYTES_MAX - longest.len()))).unwrap();
         Profile::parse(&profile(json!(vec![
             json!({"name": "a", "action": "SCMP_ACT_ALLOW"});
             1000

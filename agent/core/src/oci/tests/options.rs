@@ -35,6 +35,20 @@ fn capabilities_are_changed_as_docker_changes_them() {
     assert!(!all.contains(&"CAP_SYS_ADMIN".to_owned()));
 }
 
+#[test]
+fn open_files_are_limited_whatever_else_is() {
+    let kinds = |names: &[&str]| -> Vec<String> {
+        let ulimits: Vec<Ulimit> = names.iter().map(|name| ulimit(name, 5, 5)).collect();
+        let spec = some().ulimits(&ulimits).build().unwrap();
+        let all = at(&spec, "/process/rlimits").as_array().unwrap();
+        all.iter()
+            .map(|one| one["type"].as_str().unwrap().to_owned())
+            .collect()
+    };
+    assert_eq!(kinds(&["core"]), ["RLIMIT_CORE", "RLIMIT_NOFILE"]);
+    assert_eq!(kinds(&["nofile"]), ["RLIMIT_NOFILE"]);
+}
+
 /// The options of the mount at `destination`.
 fn options_at(spec: &Value, destination: &str) -> Vec<String> {
     let mounts = at(spec, "/mounts").as_array().unwrap();

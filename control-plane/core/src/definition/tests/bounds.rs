@@ -197,3 +197,79 @@ fn the_last_of_ro_and_rw_counts() {
         );
     }
 }
+
+#[test]
+fn sizes_of_logs_have_edges() {
+    let log = |option: &str, value: &str| {
+        let options = json!({"max-size": "1m", "mode": "non-blocking", option: value});
+        container(
+            "logConfiguration",
+            json!({"logDriver": "json-file", "options": options}),
+        )
+    };
+    for (option, good, bad) in [
+        ("max-size", "4096", "4095"),
+        ("max-size", "1024g", "1025g"),
+        ("max-file", "1", "0"),
+        ("max-file", "1000", "1001"),
+        ("max-file", "10", "+10"),
+        ("max-buffer-size", "1", "0"),
+        ("max-buffer-size", "256m", "257m"),
+    ] {
+        let path = format!("containerDefinitions[0].logConfiguration.options.{option}");
+        edge(&path, &log(option, good), &log(option, bad));
+    }
+}
+
+#[test]
+fn names_on_the_network_have_edges_and_are_told() {
+    let host = |name: &str, value: Value| {
+        let host = with(good(), "/networkMode", json!("host"));
+        with(host, &format!("/containerDefinitions/0/{name}"), value)
+    };
+    let path = |name: &str| format!("containerDefinitions[0].{name}");
+    edge(
+        &path("hostname"),
+        &host("hostname", json!(text(64))),
+        &host("hostname", json!(text(65))),
+    );
+    for (good, bad) in [
+        ("a.b-c.d1", "a..b"),
+        ("a-b", "a-"),
+        ("a", "-a"),
+        ("a.b", "a.b."),
+        ("a", "a_b"),
+    ] {
+        edge(
+            &path("hostname"),
+            &host("hostname", json!(good)),
+            &host("hostname", json!(bad)),
+        );
+    }
+    let domains = |name: &str| host("dnsSearchDomains", json!([name]));
+    edge(
+        &path("dnsSearchDomains[0]"),
+        &domains(&text(254)),
+        &domains(&text(255)),
+    );
+    assert_eq!(
+        problems(&domains("a b")),
+        [format!(
+            "{}: \"a b\" is not a name: 1 to 254 of letters, digits, -, _ and ., ending with a letter or digit",
+            path("dnsSearchDomains[0]")
+        )]
+    );
+}
+
+/// What overrides add does not count, whatever its characters.
+#[test]
+fn overrides_of_a_large_definition_fit() {
+    let large = container("command", json!(["x".repeat(DEFINITION_BYTES_MAX - 1_000)]));
+    let definition = accepted(&large).definition;
+    let value = "\u{1f980}".repeat(8_000);
+    let overrides =
+        json!({"containerOverrides": [{"name": "nginx", "environment": [{"name": "A", "value": value}]}]});
+    if let Err(problems) = override_definition(&definition, &overrides) {
+        panic!("{problems}");
+    }
+}
