@@ -273,3 +273,188 @@ fn overrides_of_a_large_definition_fit() {
         panic!("{problems}");
     }
 }
+
+#[test]
+fn overrides_with_bad_names_are_told_once() {
+    let definition = accepted(&good()).definition;
+    for (name, why) in [("", "is empty"), ("A=B", "\"A=B\" contains =")] {
+        let variable = json!([{"name": name, "value": "x"}]);
+        let overrides = json!({"containerOverrides": [{"name": "nginx", "environment": variable}]});
+        let problems = override_definition(&definition, &overrides).unwrap_err();
+        let told: Vec<String> = problems.iter().map(ToString::to_string).collect();
+        assert_eq!(
+            told,
+            [format!(
+                "overrides.containerOverrides[0].environment[0].name: {why}"
+            )]
+        );
+    }
+}
+
+#[test]
+fn ports_have_edges() {
+    let port = |mapping: Value| container("portMappings", json!([mapping]));
+    let path = |name: &str| format!("containerDefinitions[0].portMappings[0].{name}");
+    for (good, bad) in [(1, 0), (65_535, 65_536)] {
+        edge(
+            &path("containerPort"),
+            &port(json!({"containerPort": good})),
+            &port(json!({"containerPort": bad})),
+        );
+    }
+    for (good, bad) in [
+        (text(64), text(65)),
+        ("a-1_b".into(), "-a".into()),
+        ("0".into(), "a.b".into()),
+    ] {
+        let named = |name: &str| port(json!({"containerPort": 80, "name": name}));
+        edge(&path("name"), &named(&good), &named(&bad));
+    }
+    // Of all containers together.
+    let many = |count: usize| {
+        let ports = |from: usize, to: usize| {
+            (from..to)
+                .map(|n| json!({"containerPort": 1000 + n}))
+                .collect::<Value>()
+        };
+        let first = with(good(), "/containerDefinitions/0/portMappings", ports(0, 50));
+        with(first, "/containerDefinitions/1/portMappings", ports(50, count))
+    };
+    edge("containerDefinitions", &many(100), &many(101));
+}
+
+#[test]
+fn lists_and_maps_have_as_many_entries_as_a_node_takes() {
+    let command = |count: usize| container("command", json!(vec!["x"; count]));
+    edge(
+        "containerDefinitions[0].command",
+        &command(1_000),
+        &command(1_001),
+    );
+    let labels = |count: usize| {
+        let all: serde_json::Map<String, Value> = (0..count).map(|n| (format!("l{n}"), json!(""))).collect();
+        container("dockerLabels", all.into())
+    };
+    edge(
+        "containerDefinitions[0].dockerLabels",
+        &labels(1_000),
+        &labels(1_001),
+    );
+    let constraints = |count: usize| {
+        let one = json!({"type": "memberOf", "expression": "attribute:a == b"});
+        with(good(), "/placementConstraints", json!(vec![one; count]))
+    };
+    edge("placementConstraints", &constraints(10), &constraints(11));
+}
+
+#[test]
+fn kernel_parameters_have_edges() {
+    let control =
+        |name: &str, value: &str| container("systemControls", json!([{"namespace": name, "value": value}]));
+    let path = |name: &str| format!("containerDefinitions[0].systemControls[0].{name}");
+    let net = "net.core.somaxconn";
+    edge(
+        &path("value"),
+        &control(net, &text(1_024)),
+        &control(net, &text(1_025)),
+    );
+    for (good, bad) in [("1", ""), ("1\t2", "1\n2")] {
+        edge(&path("value"), &control(net, good), &control(net, bad));
+    }
+    for bad in [
+        "net.",
+        "net",
+        "net..a",
+        "net.a/b",
+        "fs.mqueue.",
+        "kernel.panic",
+        "x",
+    ] {
+        edge(
+            &path("namespace"),
+            &control("fs.mqueue.msg_max", "1"),
+            &control(bad, "1"),
+        );
+    }
+}
+
+#[test]
+fn swap_has_edges() {
+    let of = |parameters: Value| {
+        let host = with(good(), "/networkMode", json!("host"));
+        with(host, "/containerDefinitions/0/linuxParameters", parameters)
+    };
+    let path = |name: &str| format!("containerDefinitions[0].linuxParameters.{name}");
+    let swap = |max_swap: i64, swappiness: i64| of(json!({"maxSwap": max_swap, "swappiness": swappiness}));
+    edge(&path("maxSwap"), &swap(0, 60), &swap(-1, 60));
+    edge(&path("swappiness"), &swap(8, 0), &swap(8, -1));
+    edge(&path("swappiness"), &swap(8, 100), &swap(8, 101));
+    edge(&path("swappiness"), &swap(8, 60), &of(json!({"swappiness": 60})));
+}
+
+#[test]
+fn memory_file_systems_have_options_of_mount() {
+    let tmpfs = |option: &str| {
+        let one = json!({"containerPath": "/t", "size": 1, "mountOptions": [option]});
+        container("linuxParameters", json!({"tmpfs": [one]}))
+    };
+    for (good, bad) in [
+        ("mode=1777", "mode=01777"),
+        ("mode=7", "mode="),
+        ("mode=755", "mode=788"),
+        ("uid=4294967295", "uid=4294967296"),
+        ("gid=0", "gid=+1"),
+        ("gid=0", "gid="),
+        ("nr_inodes=10k", "nr_inodes=k"),
+        ("nr_blocks=1g", "nr_blocks=1t"),
+        ("mpol=bind:0-1", "mpol="),
+        ("mpol=interleave", "mpol=a,b"),
+        ("noexec", "noexec=1"),
+        ("ro", "uid"),
+        ("ro", "bind"),
+    ] {
+        let path = "containerDefinitions[0].linuxParameters.tmpfs[0].mountOptions[0]";
+        edge(path, &tmpfs(good), &tmpfs(bad));
+    }
+    let size = |size: i64| {
+        container(
+            "linuxParameters",
+            json!({"tmpfs": [{"containerPath": "/t", "size": size}]}),
+        )
+    };
+    edge(
+        "containerDefinitions[0].linuxParameters.tmpfs[0].size",
+        &size(1),
+        &size(0),
+    );
+    let shared = |size: i64| container("linuxParameters", json!({"sharedMemorySize": size}));
+    edge(
+        "containerDefinitions[0].linuxParameters.sharedMemorySize",
+        &shared(1),
+        &shared(0),
+    );
+}
+
+#[test]
+fn mounts_have_edges() {
+    let mount = |path: &str| {
+        let volumes = with(good(), "/volumes", json!([{"name": "v"}]));
+        with(
+            volumes,
+            "/containerDefinitions/0/mountPoints",
+            json!([{"sourceVolume": "v", "containerPath": path}]),
+        )
+    };
+    let long = |length: usize| format!("/{}", text(length - 1));
+    let path = "containerDefinitions[0].mountPoints[0].containerPath";
+    for (good, bad) in [
+        (long(4_095), long(4_096)),
+        ("/a/../..".replace("..", "b"), "/a/..".into()),
+        ("/proc.d".into(), "/proc".into()),
+        ("/data".into(), "/".into()),
+        ("/data".into(), "/proc/sys".into()),
+        ("/data".into(), "data".into()),
+    ] {
+        edge(path, &mount(&good), &mount(&bad));
+    }
+}
