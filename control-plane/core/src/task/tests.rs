@@ -108,7 +108,7 @@ fn run<'a>(container_ids: &'a [String], digests: &'a BTreeMap<String, String>) -
 fn gpus_are_dealt_to_the_containers_that_ask_for_them() {
     let asks = |n: &str| json!([{"type": "GPU", "value": n}]);
     let definition = definition(json!({
-        "family": "train", "memory": "512",
+        "family": "train", "networkMode": "awsvpc", "memory": "512",
         "containerDefinitions": [
             {"name": "a", "image": "a", "resourceRequirements": asks("2")},
             {"name": "b", "image": "b"},
@@ -500,7 +500,8 @@ fn every_feature_is_needed_by_some_definition() {
     }));
     let shared = definition(json!({
         "family": "a", "networkMode": "none", "pidMode": "task", "ipcMode": "task",
-        "containerDefinitions": [{"name": "a", "image": "x", "memory": 64}],
+        "containerDefinitions": [{"name": "a", "image": "x", "memory": 64,
+            "resourceRequirements": [{"type": "GPU", "value": "1"}]}],
     }));
     assert_eq!((shared.pid_mode, shared.ipc_mode), (PidMode::Task, IpcMode::Task));
     let needed: Vec<&str> = [start, awsvpc, host, shared, full()]
