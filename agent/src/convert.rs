@@ -26,6 +26,7 @@ pub use report::{state_change, status};
 use containers::{containers, is_name};
 
 const ENTRIES_MAX: usize = 1_000;
+const EPHEMERAL_STORAGE_BYTES_MAX: u64 = 1 << 40;
 const CPU_UNITS_MAX: u32 = 1_024 * 1_024;
 
 /// A spec that cannot be run as it is.
@@ -176,6 +177,13 @@ pub fn task_spec(wire: wire::TaskSpec) -> Result<TaskSpec, Refusal> {
             format!("{} is above {CPU_UNITS_MAX}", limits.cpu_units),
         );
     }
+    if wire.ephemeral_storage_bytes > EPHEMERAL_STORAGE_BYTES_MAX {
+        let problem = format!(
+            "{} is above {EPHEMERAL_STORAGE_BYTES_MAX}",
+            wire.ephemeral_storage_bytes
+        );
+        return refuse("ephemeral_storage_bytes", problem);
+    }
     let containers = containers(wire.containers)?;
     let volumes = volumes::volumes(wire.volumes)?;
     volumes::are_mounted(&volumes, &containers)?;
@@ -211,6 +219,7 @@ pub fn task_spec(wire: wire::TaskSpec) -> Result<TaskSpec, Refusal> {
         created_at: Millis(wire.created_at_ms),
         volumes,
         runtime: wire.runtime,
+        ephemeral_storage_bytes: wire.ephemeral_storage_bytes,
     })
 }
 

@@ -214,6 +214,9 @@ fn every_bound_is_checked_and_named() {
     let table: &[(&str, Spoil)] = &[
         ("task_id", |t| t.task_id = "../x".into()),
         ("desired_status", |t| t.desired_status = 0),
+        ("ephemeral_storage_bytes", |t| {
+            t.ephemeral_storage_bytes = (1 << 40) + 1
+        }),
         ("network_mode", |t| t.network_mode = 9),
         ("required_features", |t| t.required_features.push("gpu".into())),
         ("limits.cpu_units", |t| {

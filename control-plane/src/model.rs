@@ -162,6 +162,8 @@ pub struct Task {
     /// Echoed in DescribeTasks.
     pub cpu: Option<String>,
     pub memory: Option<String>,
+    #[serde(default)]
+    pub ephemeral_storage_gib: Option<u32>,
     pub overrides: Value,
     pub network_mode: String,
     /// Subnets and security groups as asked for.

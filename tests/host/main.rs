@@ -5,6 +5,7 @@
 mod bad_input;
 mod endpoints;
 mod environment_files;
+mod ephemeral_storage;
 mod fields;
 mod gpus;
 mod halt;

@@ -134,6 +134,7 @@ impl Host {
                 self.prepare(&prepare.task, prepare.address, now);
                 Completion::HostReady {
                     mac_address: "02:00:00:00:00:01".into(),
+                    warnings: vec![],
                 }
             }
             Effect::PullImage { image, .. } => Completion::ImageReady(Box::new(ResolvedImage {
@@ -165,6 +166,7 @@ impl Host {
                 Completion::Started {
                     attempt: start.attempt,
                     pid: self.containers[&(start.spec.id.clone(), start.attempt)].pid,
+                    warnings: vec![],
                 }
             }
             Effect::Signal {

@@ -47,6 +47,7 @@ pub fn task(number: u64, random: &mut Random) -> TaskSpec {
         created_at: Millis(0),
         volumes: Vec::new(),
         runtime: String::new(),
+        ephemeral_storage_bytes: 0,
     }
 }
 

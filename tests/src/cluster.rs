@@ -33,6 +33,8 @@ pub struct Options {
     pub agent_config: String,
     /// Where the agent's state goes instead of the test's directory.
     pub agent_state_dir: Option<PathBuf>,
+    /// Where all of the cluster is, containerd's root among it, instead of the system's place for such.
+    pub directory: Option<PathBuf>,
     /// The node joins by token, and its certificates are good for so long.
     pub joins: Option<Duration>,
     pub agent_environment: Vec<(String, String)>,
@@ -49,6 +51,7 @@ impl Default for Options {
             task_cidr: format!("10.91.{n}.0/24"),
             agent_config: String::new(),
             agent_state_dir: None,
+            directory: None,
             joins: None,
             agent_environment: Vec::new(),
             agent_fds: Vec::new(),
@@ -101,7 +104,11 @@ impl Cluster {
             nix::unistd::geteuid().is_root(),
             "these tests start containers: run them as root"
         );
-        let dir = tempfile::Builder::new().prefix("berth-test-").tempdir().unwrap();
+        let place = options.directory.clone().unwrap_or_else(std::env::temp_dir);
+        let dir = tempfile::Builder::new()
+            .prefix("berth-test-")
+            .tempdir_in(place)
+            .unwrap();
         let containerd = Containerd::start(&dir.path().join("containerd"));
         std::fs::create_dir(dir.path().join("images")).unwrap();
         image::busybox(&dir.path().join("images/busy.tar"));

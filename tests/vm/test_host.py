@@ -7,7 +7,7 @@ from suite import world
 
 SECONDS = 3000
 # Everything that cgroups, restarts and images touch.
-TESTS = ["limits::", "lifecycle::", "survival::", "reboot::", "bad_input::images"]
+TESTS = ["limits::", "lifecycle::", "survival::", "reboot::", "bad_input::images", "ephemeral_storage::"]
 
 
 class OnCgroupV2(unittest.TestCase):

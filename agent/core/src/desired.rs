@@ -93,6 +93,9 @@ pub struct TaskSpec {
     /// The name of a runtime this node may offer; empty: its own choice. Absent in what an older agent stored.
     #[serde(default)]
     pub runtime: String,
+    /// What its containers may write together; zero: no bound.
+    #[serde(default)]
+    pub ephemeral_storage_bytes: u64,
 }
 
 /// ECS allows ten containers in a task definition.

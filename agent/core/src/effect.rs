@@ -146,6 +146,9 @@ pub struct PrepareHost {
     /// A process holds them until the host is released.
     #[serde(default)]
     pub shared: Option<SharedNamespaces>,
+    /// What the task may write; zero: no bound.
+    #[serde(default)]
+    pub ephemeral_storage_bytes: u64,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -178,6 +181,9 @@ pub struct StartContainer {
     /// The task's runtime by name; empty: the node's own choice.
     #[serde(default)]
     pub runtime: String,
+    /// What the task may write, with its other containers; zero: no bound.
+    #[serde(default)]
+    pub ephemeral_storage_bytes: u64,
     /// For labels.
     pub task_arn: String,
     pub cluster: String,

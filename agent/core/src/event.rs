@@ -84,12 +84,17 @@ pub struct Refused {
 pub enum Completion {
     HostReady {
         mac_address: String,
+        /// Where the task does not get what it asked for.
+        #[serde(default)]
+        warnings: Vec<String>,
     },
     ImageReady(Box<ResolvedImage>),
     EnvironmentReady(FetchedFiles),
     Started {
         attempt: Attempt,
         pid: u32,
+        #[serde(default)]
+        warnings: Vec<String>,
     },
     Signalled,
     Probed {

@@ -52,6 +52,9 @@ pub struct Facts {
     pub waiting: Option<String>,
     pub address: Option<Ipv4Addr>,
     pub mac_address: Option<String>,
+    /// Where it did not get what it asked for.
+    #[serde(default)]
+    pub warnings: Vec<String>,
     pub containers: Vec<ContainerState>,
 }
 

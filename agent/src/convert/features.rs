@@ -56,6 +56,7 @@ pub const FEATURES: &[&str] = &[
     "volumes.host",
     "volumes.local",
     "volumes.from",
+    "storage.ephemeral",
     "gpu.cdi",
     VOLUMES_NFS,
     "health-check",

@@ -53,7 +53,7 @@ pub fn state_change(report: &Report) -> wire::StateChange {
         execution_stopped_at_ms: ms(times.execution_stopped),
         stopped_at_ms: ms(times.stopped),
         containers: facts.containers.iter().map(container).collect(),
-        warnings: vec![],
+        warnings: facts.warnings.clone(),
     };
     wire::StateChange {
         sequence: report.sequence,

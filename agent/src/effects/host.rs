@@ -30,6 +30,7 @@ use super::{
     images::{Images, ImagesConfig, Limits, Platform, RegistryCredential},
     network::{self, Network, NetworkConfig},
     probes::Probes,
+    quotas::{self, Quotas},
     runtime::{OciRuntime, Runtime, RuntimeConfig, RuntimeError, init_usable},
     shared_memory,
     volumes::{Places, VolumeError, Volumes},
@@ -60,6 +61,7 @@ pub struct Host {
     pub loggers: LoggerRegistry,
     pub endpoints: Endpoints,
     volumes: Volumes,
+    quotas: Quotas,
     run_dir: PathBuf,
     log_dir: PathBuf,
 }
@@ -143,6 +145,7 @@ impl Host {
             loggers,
             endpoints,
             volumes,
+            quotas: Quotas::new(&config.state_dir),
             run_dir: config.run_dir.clone(),
             log_dir: config.log_dir(),
         };
@@ -255,7 +258,10 @@ impl Host {
     pub async fn perform(&self, effect: Effect, cancel: CancellationToken) -> Completion {
         match effect {
             Effect::PrepareHost(prepare) => match self.prepare(&prepare).await {
-                Ok(mac_address) => Completion::HostReady { mac_address },
+                Ok((mac_address, warning)) => Completion::HostReady {
+                    mac_address,
+                    warnings: warning.into_iter().collect(),
+                },
                 Err(failure) => Completion::Failed(failure),
             },
             Effect::PullImage { image, .. } => match self.images.ensure(&image, cancel).await {
@@ -318,7 +324,9 @@ impl Host {
     }
 
     /// Cgroups, directories and volumes beside the network: none needs another.
-    async fn prepare(&self, prepare: &PrepareHost) -> Result<String, Failure> {
+    async fn prepare(&self, prepare: &PrepareHost) -> Result<(String, Option<String>), Failure> {
+        // Before there is anything that would not be counted.
+        let warning = self.bound_volumes(prepare)?;
         let network = async {
             match (prepare.network, prepare.address) {
                 (NetworkMode::Awsvpc, Some(address)) => {
@@ -385,7 +393,20 @@ impl Host {
                 .await?;
         }
         self.sampler().register(&prepare.task, &prepare.containers);
-        Ok(mac)
+        Ok((mac, warning))
+    }
+
+    /// Why what the task writes to its volumes is not bounded, if it should be.
+    fn bound_volumes(&self, prepare: &PrepareHost) -> Result<Option<String>, Failure> {
+        let bytes = prepare.ephemeral_storage_bytes;
+        if bytes == 0 {
+            return Ok(None);
+        }
+        let made = self.volumes.make_task(&prepare.task);
+        let (directory, all) = made.map_err(|error| volume_failure(&error))?;
+        let why = self.quotas.bound(&prepare.task, bytes, &all, &[directory]);
+        let why = why.map_err(|error| failure(&error, true))?;
+        Ok(why.map(|why| quotas::warning("in the task's volumes", &why)))
     }
 
     /// What the task's containers have together, in the task's cgroups, which are there.
@@ -412,6 +433,7 @@ impl Host {
                 Completion::Started {
                     attempt: start.attempt,
                     pid: started.pid,
+                    warnings: started.warnings,
                 }
             }
             Err(RuntimeError::Cancelled { .. }) => Completion::Cancelled,
@@ -443,6 +465,8 @@ impl Host {
         };
         let (network, cgroups, volumes) = tokio::join!(network, cgroups, volumes);
         network.and(cgroups).and(volumes)?;
+        // Last: as long as something of the task is there, it counts.
+        self.quotas.release(task).map_err(|error| failure(&error, true))?;
         remove_directory(&self.run_dir.join("tasks").join(task.as_str()))
             .map_err(|error| failure(&error, true))
     }
@@ -482,6 +506,11 @@ impl Host {
         };
         let run = directories(&self.run_dir.join("tasks"), of_run, "run directory");
         objects.extend(run.map_err(|e| list_error("run directories", e))?);
+        let bounded = self.quotas.tasks().map_err(|e| list_error("quotas", e))?;
+        objects.extend(bounded.into_iter().map(|task| HostObject::OfTask {
+            kind: "quota".into(),
+            task,
+        }));
         objects.extend(self.volumes.list().map_err(|e| list_error("volumes", e))?);
         let of_shared = |task| HostObject::OfTask {
             kind: "shared memory".into(),
@@ -596,6 +625,7 @@ fn runtime_config(config: &Config, logger: PathBuf, cgroup_version: u8, volumes:
         runtimes: runtimes(config),
         seccomp_dir: config.seccomp_dir.clone(),
         gpus: config.gpus.gpus(),
+        quotas: Quotas::new(&config.state_dir),
         logger,
         init: None,
         logger_socket: config.logger_socket(),

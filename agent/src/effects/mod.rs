@@ -8,6 +8,7 @@ mod host;
 pub mod images;
 pub mod network;
 pub mod probes;
+pub mod quotas;
 pub mod runtime;
 pub mod shared_memory;
 pub mod volumes;

@@ -24,6 +24,7 @@ use crate::{
     config::default_containerd,
     effects::{
         network::{HostObject, Network, NetworkConfig, NetworkError},
+        quotas::Quotas,
         runtime::{self, Runtime, RuntimeConfig},
         shared_memory,
         volumes::{Places, Volumes},
@@ -140,6 +141,7 @@ pub async fn purge(place: &Place, through: Through, shared: SharedVolumes) -> an
     }
     let unmounted = shared_memory::remove_all(&place.run_dir);
     outcome.note("shared memory", unmounted.map_err(anyhow::Error::from));
+    outcome.note("quotas", release_quotas(place));
     // They say what is the instance's: as long as something of it is left, a repetition needs them.
     if outcome.left.is_empty() {
         outcome.note("directory", remove_directory(&place.run_dir));
@@ -159,6 +161,14 @@ pub async fn purge(place: &Place, through: Through, shared: SharedVolumes) -> an
         unseen: outcome.unseen,
         kept,
     })
+}
+
+fn release_quotas(place: &Place) -> anyhow::Result<()> {
+    let quotas = Quotas::new(&place.state_dir);
+    for task in quotas.tasks()? {
+        quotas.release(&task)?;
+    }
+    Ok(())
 }
 
 fn volumes(place: &Place) -> Volumes {
@@ -318,6 +328,7 @@ pub(crate) fn runtime_config(place: &Place) -> RuntimeConfig {
         runtimes: std::collections::BTreeMap::new(),
         seccomp_dir: PathBuf::new(),
         gpus: Default::default(),
+        quotas: Quotas::new(&place.state_dir),
         logger: PathBuf::new(),
         init: None,
         logger_socket: PathBuf::new(),

@@ -12,6 +12,7 @@ fn report(sequence: u64) -> Report {
         waiting: None,
         address: None,
         mac_address: None,
+        warnings: Vec::new(),
         containers: Vec::new(),
     };
     Report {

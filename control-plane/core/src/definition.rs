@@ -9,6 +9,7 @@ mod dependencies;
 mod devices;
 mod echo;
 mod environment_files;
+mod ephemeral_storage;
 mod fields;
 pub(crate) mod gpus;
 mod health;
@@ -96,6 +97,7 @@ fn examine(input: &Value, bytes_max: usize, problems: &mut Problems) -> Register
     volumes::check(&task, problems);
     namespaces::check(&task, problems);
     ports::check(&task, problems);
+    ephemeral_storage::check(&task, problems);
     let tags = tags::check("tags", task.remove("tags").as_ref(), problems);
     let family = read::text(&task, "family").unwrap_or_default().to_string();
     // The size is that of the echo, so that an echo is never too large to be registered again.

@@ -210,6 +210,8 @@ pub struct Definition {
     pub ipc_mode: IpcMode,
     pub cpu_units: Option<u32>,
     pub memory_mib: Option<u32>,
+    /// What it may write, GiB.
+    pub ephemeral_storage_gib: Option<u32>,
     pub architecture: Option<Architecture>,
     /// Its `memberOf` constraints.
     pub constraints: Vec<Expression>,

@@ -256,6 +256,7 @@ impl Node {
             waiting: None,
             address: None,
             mac_address: None,
+            warnings: Vec::new(),
             containers: Vec::new(),
         };
         let times = Times {

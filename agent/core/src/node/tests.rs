@@ -100,6 +100,7 @@ fn task(n: u64, cpu_units: u32, containers: Vec<ContainerSpec>) -> TaskSpec {
         created_at: Millis(0),
         volumes: vec![],
         runtime: String::new(),
+        ephemeral_storage_bytes: 0,
     }
 }
 
@@ -152,12 +153,14 @@ fn settle(node: &mut Node, now: Millis, first: Change) -> Vec<Report> {
         let completion = match &effect {
             Effect::PrepareHost(_) => Completion::HostReady {
                 mac_address: "02:00:00:00:00:01".into(),
+                warnings: vec![],
             },
             Effect::PullImage { .. } => image(),
             Effect::FetchEnvironment(fetch) => environment::fetched(fetch),
             Effect::Start(start) => Completion::Started {
                 attempt: start.attempt,
                 pid: 7,
+                warnings: vec![],
             },
             Effect::Signal { .. } => Completion::Signalled,
             Effect::Remove { .. } => Completion::Removed,
@@ -476,6 +479,7 @@ fn who_takes_volumes_waits_for_their_start_and_sees_them_but_does_not_stop_first
             let completion = match &effect {
                 Effect::PrepareHost(_) => Completion::HostReady {
                     mac_address: String::new(),
+                    warnings: vec![],
                 },
                 Effect::PullImage { .. } => match image() {
                     Completion::ImageReady(mut image) => {
@@ -493,6 +497,7 @@ fn who_takes_volumes_waits_for_their_start_and_sees_them_but_does_not_stop_first
                     Completion::Started {
                         attempt: start.attempt,
                         pid: 1,
+                        warnings: vec![],
                     }
                 }
                 other => panic!("{other:?}"),

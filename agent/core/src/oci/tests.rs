@@ -412,6 +412,7 @@ fn a_request_becomes_a_specification() {
         task_sysctls: vec![],
         mounts: vec![],
         task_swaps: false,
+        ephemeral_storage_bytes: 0,
         pid: Default::default(),
         ipc: Default::default(),
         runtime: String::new(),

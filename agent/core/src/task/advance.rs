@@ -131,6 +131,7 @@ impl Task {
             volumes: self.spec.volumes.clone(),
             swap_bytes: self.spec.swap_bytes(),
             shared: self.spec.shared(),
+            ephemeral_storage_bytes: self.spec.ephemeral_storage_bytes,
         }));
     }
 
@@ -230,6 +231,7 @@ impl Task {
             pid: self.spec.pid,
             ipc: self.spec.ipc,
             runtime: self.spec.runtime.clone(),
+            ephemeral_storage_bytes: self.spec.ephemeral_storage_bytes,
             task_arn: self.spec.arn.clone(),
             cluster: self.spec.cluster.clone(),
             family: self.spec.family.clone(),

@@ -37,6 +37,8 @@ pub const HOLDER_ENDED: &str =
     "The process that holds the namespaces which the task's containers share ended";
 /// How often a step that may succeed later is tried before the task fails to start.
 pub const START_TRIES_MAX: u32 = 4;
+/// Warnings of one task that are kept.
+const WARNINGS_MAX: usize = 16;
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Task {
@@ -48,6 +50,9 @@ pub struct Task {
     pub host_retry: Retry,
     pub address: Option<Ipv4Addr>,
     pub mac_address: Option<String>,
+    /// Where it did not get what it asked for: for people.
+    #[serde(default)]
+    pub warnings: Vec<String>,
     containers: BTreeMap<ContainerId, Container>,
     pub stop: Option<(StopCode, String)>,
     pub times: Times,
@@ -124,6 +129,7 @@ impl Task {
             host_retry: Retry::default(),
             address: None,
             mac_address: None,
+            warnings: Vec::new(),
             containers,
             stop: None,
             times: Times::default(),
@@ -221,6 +227,7 @@ impl Task {
             waiting: self.waiting(),
             address: self.address,
             mac_address: self.mac_address.clone(),
+            warnings: self.warnings.clone(),
             containers,
         };
         TaskState {
@@ -290,6 +297,15 @@ impl Task {
         self.phase = Phase::Stopping;
     }
 
+    /// Each is kept once.
+    fn warn(&mut self, warnings: Vec<String>) {
+        for warning in warnings {
+            if self.warnings.len() < WARNINGS_MAX && !self.warnings.contains(&warning) {
+                self.warnings.push(warning);
+            }
+        }
+    }
+
     /// An effect ended. Says what was impossible.
     pub fn on_completed(&mut self, lane: &Lane, completion: Completion, now: Millis) -> Result<(), String> {
         match lane {
@@ -303,7 +319,14 @@ impl Task {
 
     fn on_host(&mut self, completion: Completion, now: Millis) -> Result<(), String> {
         match (self.host, completion) {
-            (Host::Preparing { .. }, Completion::HostReady { mac_address }) => {
+            (
+                Host::Preparing { .. },
+                Completion::HostReady {
+                    mac_address,
+                    warnings,
+                },
+            ) => {
+                self.warn(warnings);
                 self.host = Host::Ready;
                 self.host_retry = Retry::default();
                 self.mac_address = Some(mac_address).filter(|mac| !mac.is_empty());
@@ -371,7 +394,10 @@ impl Task {
             return Err(format!("nothing under way at {completion:?}"));
         };
         match (doing, completion) {
-            (Doing::Start, Completion::Started { pid, .. }) => container.on_started(pid, now),
+            (Doing::Start, Completion::Started { pid, warnings, .. }) => {
+                container.on_started(pid, now);
+                self.warn(warnings);
+            }
             (Doing::Start, Completion::Cancelled) => {
                 container.uncertain = true;
                 container.give_up(None, None);

@@ -11,7 +11,7 @@ use tonic::{Code, Status};
 
 use super::{AppArmorError, SeccompError};
 use crate::{
-    effects::{gpus::GpuError, volumes::VolumeError},
+    effects::{gpus::GpuError, quotas::QuotaError, volumes::VolumeError},
     logs::UnsafeName,
 };
 
@@ -108,6 +108,8 @@ pub enum RuntimeError {
         name: String,
         source: SeccompError,
     },
+    #[error("ephemeralStorage of {id}")]
+    Quota { id: String, source: QuotaError },
     #[error("GPUs of {id}")]
     Gpus { id: String, source: GpuError },
     #[error("{step} of {id}")]
@@ -239,6 +241,7 @@ impl RuntimeError {
             Self::User { .. }
             | Self::Device { .. }
             | Self::Gpus { .. }
+            | Self::Quota { .. }
             | Self::Accounts { .. }
             | Self::OpaqueSnapshot { .. }
             | Self::NoLogger { .. } => "CannotStartContainerError",
@@ -269,7 +272,7 @@ impl RuntimeError {
             | Self::Seccomp { .. }
             | Self::Cancelled { .. } => false,
             Self::Accounts { .. } | Self::File { .. } | Self::Devices { .. } | Self::Deadline { .. } => true,
-            Self::NoLogger { .. } | Self::StillAlive { .. } => true,
+            Self::NoLogger { .. } | Self::StillAlive { .. } | Self::Quota { .. } => true,
             Self::Volumes(error) => error.retryable(),
             Self::NoNetwork { .. } | Self::NoRuntime { .. } | Self::Device { .. } | Self::Gpus { .. } => {
                 false

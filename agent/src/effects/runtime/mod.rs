@@ -42,7 +42,7 @@ use tonic::{
     transport::Channel,
 };
 
-use super::{gpus::Gpus, volumes::Volumes};
+use super::{gpus::Gpus, quotas::Quotas, volumes::Volumes};
 use crate::endpoints::Endpoints;
 pub use apparmor::AppArmorError;
 pub use connect::{ConnectError, VERSION_MIN, connect};
@@ -101,6 +101,7 @@ pub struct RuntimeConfig {
     /// Seccomp profiles are `<seccomp_dir>/<name>.json`.
     pub seccomp_dir: PathBuf,
     pub gpus: Gpus,
+    pub quotas: Quotas,
     /// Starts at a time; more than 2–4 × cores is no faster, and each waits longer. Zero is taken as one.
     pub start_concurrency: usize,
 }

@@ -4,7 +4,10 @@
 use std::{
     collections::BTreeSet,
     path::Path,
-    sync::atomic::{AtomicBool, Ordering::Relaxed},
+    sync::{
+        OnceLock,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
     time::{Duration, Instant},
 };
 
@@ -31,7 +34,10 @@ use super::{
     options::spec_any,
     seccomp,
 };
-use crate::logs::{LoggerCommand, UnsafeName};
+use crate::{
+    effects::quotas,
+    logs::{LoggerCommand, UnsafeName},
+};
 
 /// The first, one after leftovers were cleared, one after a shim that was leaving took the call.
 const ROUNDS_MAX: usize = 3;
@@ -45,6 +51,8 @@ pub struct Started {
     pub pid: u32,
     /// Zero for one that was running already.
     pub timings: Timings,
+    /// Where it does not get what its task asked for.
+    pub warnings: Vec<String>,
 }
 
 /// Where a start's time went.
@@ -72,6 +80,8 @@ struct Attempt<'a> {
     cancel: &'a CancellationToken,
     /// This call asked for the process, so it may take it away again.
     asked: AtomicBool,
+    /// Why what the task may write is not bounded here.
+    unbounded: OnceLock<String>,
 }
 
 impl Runtime {
@@ -144,6 +154,7 @@ impl Runtime {
             holder: self.holder_for(request).await?,
             cancel: &cancel,
             asked: AtomicBool::new(false),
+            unbounded: OnceLock::new(),
         };
 
         let began = Instant::now();
@@ -158,6 +169,7 @@ impl Runtime {
         let queued = began.elapsed();
         let mut started = attempt.run().await?;
         started.timings.queued = queued;
+        started.warnings.extend(attempt.unbounded.get().cloned());
         tracing::debug!(task = %request.task, id = %attempt.id, pid = started.pid, timings = ?started.timings, "started");
         self.shared.index.put(attempt.identity(), true);
         Ok(started)
@@ -175,6 +187,7 @@ impl Attempt<'_> {
                         return Ok(Started {
                             pid,
                             timings: Timings::default(),
+                            warnings: Vec::new(),
                         });
                     }
                 }
@@ -206,7 +219,12 @@ impl Attempt<'_> {
             create: created - ready,
             start: created.elapsed(),
         };
-        Ok(Started { pid, timings })
+        let warnings = Vec::new();
+        Ok(Started {
+            pid,
+            timings,
+            warnings,
+        })
     }
 
     async fn guarded<T>(
@@ -386,7 +404,42 @@ impl Attempt<'_> {
         };
         let mut client = self.runtime.snapshot_service();
         let prepared = client.prepare(self.runtime.request(request));
-        Ok(call(Step::Prepare, &self.id, DEADLINE, prepared).await?.mounts)
+        let mounts = call(Step::Prepare, &self.id, DEADLINE, prepared).await?.mounts;
+        self.bound(&mounts)?;
+        Ok(mounts)
+    }
+
+    /// Counts what is written to the container's own layer for its task, before anything is.
+    fn bound(&self, mounts: &[Mount]) -> Result<(), RuntimeError> {
+        let bytes = self.request.ephemeral_storage_bytes;
+        if bytes == 0 {
+            return Ok(());
+        }
+        let layer = match mounts {
+            [one] => quotas::overlay_layer(&one.options),
+            _ => None,
+        };
+        let why = match layer {
+            Some((snapshots, own)) => {
+                let quotas = &self.runtime.config().quotas;
+                let bounded = quotas.bound(&self.request.task, bytes, &snapshots, &own);
+                bounded.map_err(|source| RuntimeError::Quota {
+                    id: self.id.clone(),
+                    source,
+                })?
+            }
+            None => Some(format!(
+                "snapshotter {} has no layers that can be bounded",
+                self.runtime.config().snapshotter
+            )),
+        };
+        if let Some(why) = why {
+            // Kept by the first of several tries, which all say the same.
+            let _ = self
+                .unbounded
+                .set(quotas::warning("in the containers' own layers", &why));
+        }
+        Ok(())
     }
 
     async fn record(&self, spec: &serde_json::Value) -> Result<(), RuntimeError> {
@@ -501,6 +554,7 @@ impl Attempt<'_> {
             Ok(Some(process)) if process.status() != TaskStatus::Created => Ok(Started {
                 pid: process.pid,
                 timings: Timings::default(),
+                warnings: Vec::new(),
             }),
             Ok(_) | Err(_) => Err(error),
         }

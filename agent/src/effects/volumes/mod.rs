@@ -93,6 +93,17 @@ impl Volumes {
         run("making", PREPARE_SECONDS, work).await
     }
 
+    /// A directory that holds all that a task's volumes write to the node's disk, but for shared ones, and one above it that
+    /// outlives the task. Makes both.
+    ///
+    /// # Errors
+    /// They cannot be made.
+    pub fn make_task(&self, task: &TaskId) -> Result<(PathBuf, PathBuf), VolumeError> {
+        let (directory, all) = (self.places.task(task), self.places.tasks());
+        make_own(&directory).map_err(VolumeError::io("of the task", "make", directory.clone()))?;
+        Ok((directory, all))
+    }
+
     /// What is mounted into a container for a volume, and whether what is unmounted below it has to go there too.
     pub fn source(&self, task: &TaskId, source: &MountSource) -> (PathBuf, bool) {
         let path = self.places.source(task, source);

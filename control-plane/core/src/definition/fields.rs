@@ -49,11 +49,7 @@ pub(super) const TASK_DEFINITION: &[Field] = &[
         list(&object(INFERENCE_ACCELERATOR)),
         "AWS has ended Elastic Inference, and no other host has its accelerators; leave it out",
     ),
-    later_but(
-        "ephemeralStorage",
-        object(&[must("sizeInGiB", Integer)]),
-        "what a task writes is bounded by its node's disk alone; leave it out",
-    ),
+    yes("ephemeralStorage", object(&[must("sizeInGiB", Integer)])),
     yes("runtimePlatform", object(RUNTIME_PLATFORM)),
     never(
         "enableFaultInjection",

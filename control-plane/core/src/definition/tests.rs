@@ -3,6 +3,7 @@
 mod accepted;
 mod bounds;
 mod environment_files;
+mod ephemeral_storage;
 mod gpus;
 mod health;
 mod laws;

@@ -52,6 +52,7 @@ const RESTART_POLICY: &str = "restart.policy";
 const VOLUMES_HOST: &str = "volumes.host";
 const VOLUMES_LOCAL: &str = "volumes.local";
 const VOLUMES_FROM: &str = "volumes.from";
+const STORAGE_EPHEMERAL: &str = "storage.ephemeral";
 const GPU_CDI: &str = "gpu.cdi";
 const VOLUMES_NFS: &str = "volumes.nfs";
 /// A property of one run, not of its definition: its tag asks for it.
@@ -103,6 +104,7 @@ pub const FEATURES: &[&str] = &[
     VOLUMES_HOST,
     VOLUMES_LOCAL,
     VOLUMES_FROM,
+    STORAGE_EPHEMERAL,
     GPU_CDI,
     VOLUMES_NFS,
     HEALTH_CHECK,
@@ -177,6 +179,7 @@ fn needs(definition: &Definition, feature: &str) -> bool {
         VOLUMES_HOST => volumes(|source| matches!(source, VolumeSource::Host { .. })),
         VOLUMES_LOCAL => volumes(|source| matches!(source, VolumeSource::Local { .. })),
         VOLUMES_FROM => definition.containers.iter().any(|c| !c.volumes_from.is_empty()),
+        STORAGE_EPHEMERAL => definition.ephemeral_storage_gib.is_some(),
         GPU_CDI => definition.containers.iter().any(|c| c.gpus != 0),
         VOLUMES_NFS => volumes(|source| {
             let nfs = |mount: &LocalMount| matches!(mount, LocalMount::Nfs { .. });

@@ -64,6 +64,7 @@ impl Definition {
             family: echo.family,
             cpu_units: size("cpu", echo.cpu)?,
             memory_mib: size("memory", echo.memory)?,
+            ephemeral_storage_gib: echo.ephemeral_storage.map(|storage| storage.size_in_gi_b),
             architecture: echo
                 .runtime_platform
                 .cpu_architecture
@@ -322,6 +323,7 @@ struct Echo {
     ipc_mode: Option<String>,
     cpu: Option<String>,
     memory: Option<String>,
+    ephemeral_storage: Option<EchoStorage>,
     #[serde(default)]
     runtime_platform: EchoPlatform,
     #[serde(default)]
@@ -333,6 +335,12 @@ struct Echo {
     #[serde(default)]
     volumes: Vec<volumes::EchoVolume>,
     container_definitions: Vec<EchoContainer>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct EchoStorage {
+    size_in_gi_b: u32,
 }
 
 #[derive(Default, Deserialize)]

@@ -78,6 +78,8 @@ pub struct ResolvedTask {
     /// Ceilings of all containers together; zero: none.
     pub limit_cpu_units: u32,
     pub limit_memory_bytes: u64,
+    /// What it may write; zero: no bound.
+    pub ephemeral_storage_bytes: u64,
     /// What admission charges: the same figures as in `Requirements`.
     pub charged_cpu_units: u32,
     pub charged_memory_bytes: u64,
@@ -165,6 +167,7 @@ pub fn resolve(definition: &Definition, run: &Run<'_>) -> Result<ResolvedTask, R
         ipc_mode: definition.ipc_mode,
         limit_cpu_units: definition.cpu_units.unwrap_or(0),
         limit_memory_bytes: bytes(definition.memory_mib),
+        ephemeral_storage_bytes: u64::from(definition.ephemeral_storage_gib.unwrap_or(0)) << 30,
         charged_cpu_units: requirements.cpu_units,
         charged_memory_bytes: requirements.memory_bytes,
         volumes: definition.volumes.clone(),

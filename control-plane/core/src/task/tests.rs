@@ -500,6 +500,7 @@ fn every_feature_is_needed_by_some_definition() {
     }));
     let shared = definition(json!({
         "family": "a", "networkMode": "none", "pidMode": "task", "ipcMode": "task",
+        "ephemeralStorage": {"sizeInGiB": 21},
         "containerDefinitions": [{"name": "a", "image": "x", "memory": 64,
             "resourceRequirements": [{"type": "GPU", "value": "1"}]}],
     }));

@@ -262,6 +262,7 @@ impl Launch {
             last_status: "PROVISIONING".to_owned(),
             cpu: self.parsed.cpu_units.map(|units| units.to_string()),
             memory: self.parsed.memory_mib.map(|mib| mib.to_string()),
+            ephemeral_storage_gib: self.parsed.ephemeral_storage_gib,
             overrides: self.overrides.clone(),
             attachment_id: (mode == "awsvpc").then(|| uuid::Uuid::new_v4().to_string()),
             network_mode: mode.to_owned(),

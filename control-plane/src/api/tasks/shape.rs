@@ -50,6 +50,11 @@ pub(in crate::api) fn task(api: &Api, task: &Task, node: Option<&Node>, with_tag
     put("lastStatus", task.last_status.clone().into());
     put("launchType", task.launch_type.clone().into());
     put("memory", json!(task.memory));
+    let storage = task.ephemeral_storage_gib;
+    put(
+        "ephemeralStorage",
+        storage.map_or(Value::Null, |size| json!({"sizeInGiB": size})),
+    );
     put("overrides", task.overrides.clone());
     if task.launch_type == "FARGATE" {
         put("platformVersion", "1.4.0".into());

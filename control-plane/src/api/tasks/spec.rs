@@ -34,6 +34,7 @@ pub(super) fn message(task: ResolvedTask) -> wire::TaskSpec {
         required_features: task.required_features.into_iter().map(Cow::into_owned).collect(),
         restart_after_reboot: task.restart_after_reboot,
         runtime: task.runtime,
+        ephemeral_storage_bytes: task.ephemeral_storage_bytes,
         stop_reason: String::new(),
         created_at_ms: task.created_at_ms,
         volumes: task.volumes.into_iter().map(volumes::volume).collect(),

@@ -391,6 +391,7 @@ pub(crate) fn task_record(node: &str, task: &str) -> Task {
         waiting_reason: None,
         warnings: vec![],
         node_warnings: vec![],
+        ephemeral_storage_gib: None,
         created_at: 1,
         pull_started_at: None,
         pull_stopped_at: None,

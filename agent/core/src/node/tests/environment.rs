@@ -70,6 +70,7 @@ fn ready(node: &mut Node, spec: &TaskSpec) -> Change {
         let completion = match &lane {
             Lane::Host(_) => Completion::HostReady {
                 mac_address: "02:00:00:00:00:01".into(),
+                warnings: vec![],
             },
             Lane::Pull(..) => image(),
             _ => continue,

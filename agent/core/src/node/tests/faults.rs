@@ -97,6 +97,7 @@ fn starting(node: &mut Node, spec: &TaskSpec) -> Lane {
     node.apply(Millis(0), done(Lane::Pull(id.clone(), first.clone()), image()));
     let ready = Completion::HostReady {
         mac_address: String::new(),
+        warnings: vec![],
     };
     node.apply(Millis(0), done(Lane::Host(id.clone()), ready));
     Lane::Lifecycle(id.clone(), first.clone())
@@ -228,6 +229,7 @@ fn the_end_of_a_start_that_was_undone_is_not_the_end_of_the_next_try() {
     node.apply(Millis(0), done(Lane::Pull(id.clone(), first.clone()), image()));
     let ready = Completion::HostReady {
         mac_address: String::new(),
+        warnings: vec![],
     };
     node.apply(Millis(0), done(Lane::Host(id.clone()), ready));
     // The runtime took the process of the failed start away, and tells its end.
@@ -242,6 +244,7 @@ fn the_end_of_a_start_that_was_undone_is_not_the_end_of_the_next_try() {
     let started = Completion::Started {
         attempt: Attempt(1),
         pid: 8,
+        warnings: vec![],
     };
     node.apply(Millis(601), done(lane, started));
     assert_eq!(node.task(id).unwrap().status(), Status::Running);

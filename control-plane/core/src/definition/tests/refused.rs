@@ -39,8 +39,12 @@ fn unknown_and_unsupported_fields_are_told_apart() {
         only(&container(name, value), says);
     }
     only(
-        &with(good(), "/ephemeralStorage", json!({"sizeInGiB": 30})),
-        "ephemeralStorage: not supported yet; what a task writes is bounded by its node's disk alone; leave it out",
+        &with(good(), "/ephemeralStorage", json!({"sizeInGiB": 20})),
+        "ephemeralStorage.sizeInGiB: 20 is below the minimum of 21 GiB",
+    );
+    only(
+        &with(good(), "/ephemeralStorage", json!({"sizeInGiB": 201})),
+        "ephemeralStorage.sizeInGiB: 201 is above the maximum of 200 GiB",
     );
     only(
         &with(good(), "/netwrokMode", json!("host")),
