@@ -259,6 +259,14 @@ fn every_bound_is_checked_and_named() {
             let log = t.containers[0].log.as_mut().unwrap();
             log.max_buffer_bytes = (256 << 20) + 1;
         }),
+        ("containers[0].log.attributes", |t| {
+            let log = t.containers[0].log.as_mut().unwrap();
+            log.attributes.insert("a".into(), "x".repeat(16 << 10));
+        }),
+        ("containers[0].log.attributes", |t| {
+            let log = t.containers[0].log.as_mut().unwrap();
+            log.attributes.insert("a".into(), "\0".into());
+        }),
         ("containers[0].environment", |t| {
             t.containers[0].environment.push(wire::KeyValue {
                 key: "A=B".into(),

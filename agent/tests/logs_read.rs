@@ -84,6 +84,8 @@ fn command(task_dir: &Path, digit: char, max_size_bytes: u64, max_files: u32) ->
         max_files,
         blocking: false,
         max_buffer_bytes: 0,
+        discard: false,
+        attributes: Default::default(),
     }
 }
 

@@ -83,6 +83,8 @@ fn command(directory: &Path, digit: char) -> LoggerCommand {
         max_files: 1,
         blocking: false,
         max_buffer_bytes: 0,
+        discard: false,
+        attributes: Default::default(),
     }
 }
 

@@ -234,6 +234,9 @@ pub struct TaskContainer {
     /// Absent in what an earlier version stored, as is what has to do with health.
     #[serde(default)]
     pub essential: bool,
+    /// Its log driver is `none`.
+    #[serde(default)]
+    pub discards_output: bool,
     /// None: it has no health check.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub health: Option<ContainerHealth>,

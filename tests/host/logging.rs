@@ -93,3 +93,69 @@ async fn options_reach_the_logger_and_absent_drivers_keep_their_output_here() {
     let stopped = cluster.stop(&task).await;
     assert_eq!(stopped["stopCode"], "UserInitiated");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_that_keeps_nothing_says_so_and_attributes_are_in_every_line() {
+    let cluster = Cluster::start().await;
+    // More than a pipe holds: its output is taken all the same.
+    let mut quiet = container("quiet", "yes secret | head -c 1000000; exec sleep 3601");
+    quiet["logConfiguration"] = json!({"logDriver": "none", "options": {"mode": "blocking"}});
+    let mut marked = container("marked", "echo said; sleep 3600");
+    marked["dockerLabels"] = json!({"team": "a & b", "other": "x"});
+    marked["logConfiguration"] =
+        json!({"logDriver": "json-file", "options": {"labels": "team", "tag": "{{.Name}}/{{.ID}}"}});
+    let task = cluster
+        .running("", |d| d["containerDefinitions"] = json!([quiet, marked]))
+        .await;
+    let logs = cluster
+        .until(
+            "the other one to say something",
+            Duration::from_secs(20),
+            async || {
+                let logs = cluster.client.logs(&task).await;
+                (logs.len() == 2).then_some(logs)
+            },
+        )
+        .await;
+    assert_eq!(
+        (&logs[0]["container"], &logs[0]["line"]),
+        (
+            &json!("quiet"),
+            &json!("berth: nothing of container quiet is kept: its log driver is none\n")
+        )
+    );
+    assert_eq!(
+        (&logs[1]["container"], &logs[1]["line"]),
+        (&json!("marked"), &json!("said\n"))
+    );
+
+    let described = cluster.describe(&task).await;
+    let runtime_id = |name: &str| {
+        let containers = described["containers"].as_array().unwrap();
+        let one = containers.iter().find(|one| one["name"] == name).unwrap();
+        one["runtimeId"].as_str().unwrap().to_owned()
+    };
+    let arguments = logger_of(&runtime_id("quiet"));
+    assert_eq!(told(&arguments, "discard"), Some("yes"));
+    assert!(!std::path::Path::new(told(&arguments, "path").unwrap()).exists());
+    // It wrote more than a pipe holds, and was not kept waiting.
+    cluster
+        .until("all of it to be taken", Duration::from_secs(20), async || {
+            let pids = cluster.pids(&task);
+            let done = |pid: &i32| {
+                let command = std::fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+                command.contains("sleep\03601")
+            };
+            pids.iter().any(done).then_some(())
+        })
+        .await;
+
+    let id = runtime_id("marked");
+    let arguments = logger_of(&id);
+    assert_eq!(told(&arguments, "discard"), None);
+    let text = std::fs::read_to_string(told(&arguments, "path").unwrap()).unwrap();
+    let record: Value = serde_json::from_str(text.lines().next().unwrap()).unwrap();
+    let tag = format!("marked/{}", &id[..12]);
+    assert_eq!(record["attrs"], json!({"team": "a & b", "tag": tag}));
+    assert_eq!(record["log"], "said\n");
+}

@@ -118,6 +118,8 @@ fn container(task: u64, i: u64, essential: bool, network: NetworkMode, random: &
             max_files: 2,
             blocking: false,
             max_buffer_bytes: 0,
+            discard: false,
+            attributes: Default::default(),
         },
         linux: Default::default(),
         networking: Default::default(),

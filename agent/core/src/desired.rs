@@ -360,7 +360,7 @@ pub struct Ulimit {
 }
 
 /// json-file: at most `max_size_bytes` × `max_files` are kept per container.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LogSpec {
     pub max_size_bytes: u64,
     pub max_files: u32,
@@ -370,6 +370,12 @@ pub struct LogSpec {
     /// Where it does not: bytes kept in memory meanwhile. Zero: the logger's default.
     #[serde(default)]
     pub max_buffer_bytes: u64,
+    /// Nothing is kept.
+    #[serde(default)]
+    pub discard: bool,
+    /// Added to every line.
+    #[serde(default)]
+    pub attributes: BTreeMap<String, String>,
 }
 
 impl ContainerSpec {

@@ -46,6 +46,10 @@ pub struct Args {
     pub mode: Mode,
     /// Bytes of records that wait for the disk at most, in mode non-blocking.
     pub max_buffer_size: usize,
+    /// A JSON object that is added to every record; empty: nothing.
+    pub attrs: Vec<u8>,
+    /// Nothing is kept.
+    pub discard: bool,
     /// The agent's socket. None: nobody to register with.
     pub socket: Option<PathBuf>,
     /// Set when the agent starts the logger in place of one that died: the descriptors to go on from.
@@ -81,6 +85,7 @@ impl Args {
         let (mut id, mut path, mut socket, mut resume) = (container_id, None, None, None);
         let (mut max_size, mut max_file) = (0, 1);
         let (mut mode, mut max_buffer_size) = (Mode::NonBlocking, MAX_BUFFER_SIZE);
+        let (mut attrs, mut discard) = (Vec::new(), false);
         while let Some(key) = words.next() {
             let value = words.next().ok_or_else(|| ArgsError::NoValue(key.clone()))?;
             match key.as_bytes() {
@@ -91,6 +96,8 @@ impl Args {
                 b"max-file" => max_file = number("max-file", &value)?,
                 b"mode" => mode = of_mode(&value)?,
                 b"max-buffer-size" => max_buffer_size = number("max-buffer-size", &value)?,
+                b"attrs" => attrs = object(value)?,
+                b"discard" => discard = yes(&value)?,
                 b"resume" => resume = Some(fds(&value)?),
                 _ => return Err(ArgsError::Unknown(key)),
             }
@@ -104,6 +111,8 @@ impl Args {
             max_file: max_file.clamp(1, MAX_FILE_LIMIT),
             mode,
             max_buffer_size: usize::try_from(max_buffer_size).unwrap_or(usize::MAX),
+            attrs,
+            discard,
             socket,
             resume,
         })
@@ -124,6 +133,12 @@ impl Args {
         if self.max_buffer_size as u64 != MAX_BUFFER_SIZE {
             pairs.push(("max-buffer-size", self.max_buffer_size.to_string().into_bytes()));
         }
+        if !self.attrs.is_empty() {
+            pairs.push(("attrs", self.attrs.clone()));
+        }
+        if self.discard {
+            pairs.push(("discard", b"yes".to_vec()));
+        }
         pairs.extend(self.socket.as_ref().map(|socket| ("socket", bytes(socket))));
         pairs
     }
@@ -143,6 +158,25 @@ fn absolute(key: &'static str, value: OsString) -> Result<PathBuf, ArgsError> {
             value: path.into(),
         })
     }
+}
+
+/// The agent made it. A line end in it would make two records of one.
+fn object(value: OsString) -> Result<Vec<u8>, ArgsError> {
+    let bytes = value.as_bytes();
+    if bytes.starts_with(b"{") && bytes.ends_with(b"}") && !bytes.contains(&b'\n') {
+        return Ok(bytes.to_vec());
+    }
+    Err(ArgsError::Bad { key: "attrs", value })
+}
+
+fn yes(value: &OsStr) -> Result<bool, ArgsError> {
+    if value == "yes" {
+        return Ok(true);
+    }
+    Err(ArgsError::Bad {
+        key: "discard",
+        value: value.into(),
+    })
 }
 
 fn number(key: &'static str, value: &OsStr) -> Result<u64, ArgsError> {
@@ -219,6 +253,9 @@ mod tests {
             &["path", "/x", "max-size", "-1"],
             &["path", "/x", "mode", "maybe"],
             &["path", "/x", "max-buffer-size", "1m"],
+            &["path", "/x", "attrs", "x"],
+            &["path", "/x", "attrs", "{\n}"],
+            &["path", "/x", "discard", "no"],
             &["path", "/x", "resume", "0"],
             &["path", "/x", "resume", "3,3"],
             &["path", "/x", "socket", "agent.sock"],
@@ -238,6 +275,10 @@ mod tests {
             "blocking",
             "max-buffer-size",
             "77",
+            "attrs",
+            "{\"a\":\"b\"}",
+            "discard",
+            "yes",
             "socket",
             "/run/a.sock",
             "id",

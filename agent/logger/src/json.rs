@@ -30,8 +30,9 @@ pub struct Record<'a> {
 }
 
 impl Record<'_> {
-    /// Appends `{"log":"…","stream":"…","time":"…"}` and a line end: the only byte 0x0a in it.
-    pub fn encode(&self, out: &mut Vec<u8>) {
+    /// Appends `{"log":"…","stream":"…","time":"…"}` and a line end: the only byte 0x0a in it. `attrs` is a JSON object
+    /// that goes into it, or nothing.
+    pub fn encode(&self, attrs: &[u8], out: &mut Vec<u8>) {
         out.extend_from_slice(b"{\"log\":\"");
         escape(out, self.data);
         if self.add_newline {
@@ -39,7 +40,12 @@ impl Record<'_> {
         }
         out.extend_from_slice(b"\",\"stream\":\"");
         out.extend_from_slice(self.stream.name());
-        out.extend_from_slice(b"\",\"time\":\"");
+        out.push(b'"');
+        if !attrs.is_empty() {
+            out.extend_from_slice(b",\"attrs\":");
+            out.extend_from_slice(attrs);
+        }
+        out.extend_from_slice(b",\"time\":\"");
         out.extend_from_slice(self.time.as_bytes());
         out.extend_from_slice(b"\"}\n");
     }
@@ -126,7 +132,7 @@ mod tests {
             stream,
             time,
         }
-        .encode(&mut out);
+        .encode(b"", &mut out);
         out
     }
 
@@ -151,6 +157,21 @@ mod tests {
             text,
             format!("{{\"log\":\"hello \\\"w\\\"\\n\",\"stream\":\"stderr\",\"time\":\"{time}\"}}\n")
         );
+    }
+
+    #[test]
+    fn attributes_are_where_docker_has_them() {
+        let mut out = Vec::new();
+        Record {
+            data: b"x\n",
+            add_newline: false,
+            stream: Stream::Stdout,
+            time: Timestamp::new(0, 0),
+        }
+        .encode(br#"{"tag":"web"}"#, &mut out);
+        let text = String::from_utf8(out).unwrap();
+        let start = r#"{"log":"x\n","stream":"stdout","attrs":{"tag":"web"},"time":"1970-"#;
+        assert!(text.starts_with(start) && text.ends_with("Z\"}\n"), "{text}");
     }
 
     #[test]

@@ -24,6 +24,8 @@ const LAST_TRIES: u32 = 10;
 #[derive(Debug)]
 pub struct Sink {
     way: Way,
+    /// Goes into every record.
+    attrs: Vec<u8>,
     /// Whole records, not yet written.
     pending: Vec<u8>,
     /// Tries left after the container's end.
@@ -36,6 +38,8 @@ enum Way {
     Blocking(Writer),
     /// It does not.
     Buffered(Buffer),
+    /// Nothing is kept.
+    Nowhere,
 }
 
 impl Sink {
@@ -44,6 +48,14 @@ impl Sink {
     /// # Errors
     /// There is no thread for the writer.
     pub fn open(args: &Args) -> io::Result<Self> {
+        if args.discard {
+            return Ok(Self {
+                way: Way::Nowhere,
+                attrs: Vec::new(),
+                pending: Vec::new(),
+                tries_left: 0,
+            });
+        }
         let mut writer = Writer::new(args);
         let way = match args.mode {
             Mode::Blocking => {
@@ -54,6 +66,7 @@ impl Sink {
         };
         Ok(Self {
             way,
+            attrs: args.attrs.clone(),
             pending: Vec::with_capacity(FLUSH_BYTES + RECORD_ENCODED_MAX),
             tries_left: LAST_TRIES,
         })
@@ -61,7 +74,9 @@ impl Sink {
 
     /// Takes one record. It may be consumed at its source after [`Sink::flush`].
     pub fn record(&mut self, record: &Record<'_>) {
-        record.encode(&mut self.pending);
+        if !matches!(self.way, Way::Nowhere) {
+            record.encode(&self.attrs, &mut self.pending);
+        }
     }
 
     /// Enough is gathered to be worth a write.
@@ -77,6 +92,7 @@ impl Sink {
         }
         match &mut self.way {
             Way::Buffered(buffer) => buffer.put(&mut self.pending),
+            Way::Nowhere => self.pending.clear(),
             Way::Blocking(writer) => {
                 let mut written = 0;
                 while let (more, Err(error)) = writer.try_write(&self.pending[written..]) {
@@ -98,6 +114,7 @@ impl Sink {
         match &self.way {
             Way::Blocking(writer) => writer.owes_report(),
             Way::Buffered(buffer) => buffer.owes_report(),
+            Way::Nowhere => false,
         }
     }
 
@@ -106,6 +123,7 @@ impl Sink {
         match &mut self.way {
             Way::Blocking(writer) => drop(writer.report()),
             Way::Buffered(buffer) => buffer.want_report(),
+            Way::Nowhere => {}
         }
     }
 
@@ -114,6 +132,7 @@ impl Sink {
         match &mut self.way {
             Way::Blocking(writer) => writer.take_untold(),
             Way::Buffered(buffer) => buffer.take_untold(),
+            Way::Nowhere => 0,
         }
     }
 
@@ -122,6 +141,7 @@ impl Sink {
         let writer = match self.way {
             Way::Blocking(writer) => Some(writer),
             Way::Buffered(buffer) => buffer.finish(),
+            Way::Nowhere => None,
         };
         let Some(mut writer) = writer else {
             return;

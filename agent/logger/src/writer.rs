@@ -101,7 +101,7 @@ impl Writer {
             stream: Stream::Stderr,
             time: Timestamp::new(seconds, nanoseconds),
         }
-        .encode(&mut line);
+        .encode(b"", &mut line);
         match self.try_write(&line) {
             (_, Ok(())) => {
                 self.dropped = 0;

@@ -211,3 +211,38 @@ fn an_unfinished_line_costs_no_processor_time_and_is_not_lost() {
     container.exit();
     assert!(logger.finish().success());
 }
+
+#[test]
+fn what_is_to_be_discarded_is_taken_and_kept_nowhere() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("t/c.log");
+    let mut container = Container::new();
+    let pairs = [("path", path.to_str().unwrap()), ("discard", "yes")];
+    let mut logger = Logger::spawn(&container, &pairs);
+    logger.wait_ready();
+    // Many times what a pipe holds: nobody is kept waiting.
+    let line = "x".repeat(1023) + "\n";
+    let stdout = container.stdout.as_mut().unwrap();
+    (0..4_096).for_each(|_| stdout.write_all(line.as_bytes()).unwrap());
+    container.exit();
+    assert!(logger.finish().success());
+    assert!(!path.exists() && !path.parent().unwrap().exists());
+}
+
+#[test]
+fn attributes_are_in_every_record() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("c.log");
+    let mut container = Container::new();
+    let pairs = [("path", path.to_str().unwrap()), ("attrs", r#"{"team":"a"}"#)];
+    let mut logger = Logger::spawn(&container, &pairs);
+    logger.wait_ready();
+    container.stdout.as_mut().unwrap().write_all(b"one\ntwo").unwrap();
+    container.exit();
+    assert!(logger.finish().success());
+    let text = fs::read_to_string(&path).unwrap();
+    let with = text
+        .lines()
+        .filter(|line| line.contains(r#""stream":"stdout","attrs":{"team":"a"},"time":"#));
+    assert_eq!((with.count(), text.lines().count()), (2, 2), "{text}");
+}

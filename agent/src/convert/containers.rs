@@ -22,6 +22,8 @@ const GPUS_MAX: usize = 64;
 const LOG_FILES_MAX: u32 = 1_000;
 const LOG_FILE_BYTES_MIN: u64 = 4096;
 const LOG_BUFFER_BYTES_MAX: u64 = 256 << 20;
+/// They are in every line, and among the arguments of the container's logger.
+const LOG_ATTRIBUTES_BYTES_MAX: usize = 16 << 10;
 
 pub(super) fn containers(wire: Vec<wire::ContainerSpec>) -> Result<Vec<ContainerSpec>, Refusal> {
     if !(1..=CONTAINERS_PER_TASK_MAX).contains(&wire.len()) {
@@ -294,10 +296,28 @@ fn log(wire: Option<wire::LogSpec>) -> Result<LogSpec, Refusal> {
             format!("a buffer of more than {LOG_BUFFER_BYTES_MAX} bytes"),
         );
     }
+    let bytes: usize = log
+        .attributes
+        .iter()
+        .map(|(name, value)| name.len() + value.len())
+        .sum();
+    if bytes > LOG_ATTRIBUTES_BYTES_MAX
+        || log
+            .attributes
+            .iter()
+            .any(|(name, value)| (name.clone() + value).contains('\0'))
+    {
+        return refuse(
+            "log.attributes",
+            format!("{bytes} bytes are more than {LOG_ATTRIBUTES_BYTES_MAX}, or there is a NUL"),
+        );
+    }
     Ok(LogSpec {
         max_size_bytes: log.max_size_bytes,
         max_files: log.max_files,
         blocking: log.blocking,
         max_buffer_bytes: log.max_buffer_bytes,
+        discard: log.discard,
+        attributes: log.attributes.into_iter().collect(),
     })
 }

@@ -21,6 +21,8 @@ pub const FEATURES: &[&str] = &[
     "net.none",
     "log.json-file",
     "log.buffer",
+    "log.none",
+    "log.attributes",
     "depends.start",
     "depends.complete",
     "depends.success",

@@ -2,6 +2,7 @@
 //! file.
 
 use std::{
+    collections::BTreeMap,
     ffi::OsString,
     fmt::Write,
     os::unix::ffi::OsStrExt,
@@ -56,6 +57,10 @@ pub struct LoggerCommand {
     pub blocking: bool,
     /// Zero: the logger's default.
     pub max_buffer_bytes: u64,
+    /// Nothing is kept.
+    pub discard: bool,
+    /// Added to every line.
+    pub attributes: BTreeMap<String, String>,
 }
 
 impl LoggerCommand {
@@ -77,6 +82,8 @@ impl LoggerCommand {
             max_files: spec.log.max_files,
             blocking: spec.log.blocking,
             max_buffer_bytes: spec.log.max_buffer_bytes,
+            discard: spec.log.discard,
+            attributes: spec.log.attributes.clone(),
         })
     }
 
@@ -93,6 +100,12 @@ impl LoggerCommand {
         }
         if self.max_buffer_bytes != 0 {
             arguments.push(("max-buffer-size", self.max_buffer_bytes.to_string().into()));
+        }
+        if self.discard {
+            arguments.push(("discard", "yes".into()));
+        }
+        if !self.attributes.is_empty() {
+            arguments.push(("attrs", serde_json::json!(self.attributes).to_string().into()));
         }
         arguments
     }
@@ -153,11 +166,13 @@ mod tests {
             max_files: 3,
             blocking: true,
             max_buffer_bytes: 7,
+            discard: true,
+            attributes: BTreeMap::from([("a".into(), "\"b\"".into())]),
         };
         assert_eq!(
             command.uri(),
             "binary:///opt/my%20berth/berth-logger?id=c-1&path=/l/a%26b%3Dc%25d%3Fe&max-size=10&max-file=3&mode=blocking&max-buffer-size=7\
-             &socket=/run/berth/l.sock"
+             &discard=yes&attrs=%7B%22a%22%3A%22%5C%22b%5C%22%22%7D&socket=/run/berth/l.sock"
         );
     }
 }

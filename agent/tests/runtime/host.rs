@@ -192,6 +192,8 @@ impl Host {
                     max_files: 1,
                     blocking: false,
                     max_buffer_bytes: 0,
+                    discard: false,
+                    attributes: Default::default(),
                 },
                 linux: Default::default(),
                 networking: Default::default(),

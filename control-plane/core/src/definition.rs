@@ -16,6 +16,7 @@ mod health;
 pub(crate) mod linux;
 pub(crate) mod local_volume;
 pub(crate) mod log;
+pub(crate) mod log_attributes;
 mod namespaces;
 mod networking;
 pub(crate) mod nfs;

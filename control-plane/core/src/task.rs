@@ -191,7 +191,7 @@ pub struct HealthCheck {
 }
 
 /// json-file: at most `max_size_bytes` × `max_files` are kept per container.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LogSpec {
     pub max_size_bytes: u64,
     pub max_files: u32,
@@ -199,6 +199,10 @@ pub struct LogSpec {
     pub blocking: bool,
     /// Where it does not: bytes kept in memory meanwhile. Zero: the node's default, 1 MiB.
     pub max_buffer_bytes: u64,
+    /// Nothing is kept.
+    pub discard: bool,
+    /// Added to every line.
+    pub attributes: BTreeMap<String, String>,
 }
 
 /// A task definition as it was registered, typed. Absent values are `None`: defaults are [`resolve`]'s.

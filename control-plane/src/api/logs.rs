@@ -6,7 +6,7 @@ use std::sync::Arc;
 use axum::body::Body;
 use berth_proto::node::v1::{LogLine, LogRequest};
 use bytes::Bytes;
-use futures_util::stream;
+use futures_util::{StreamExt as _, stream};
 use serde_json::json;
 use tokio::sync::OwnedSemaphorePermit;
 
@@ -20,7 +20,7 @@ use crate::{
 const TAIL_LINES_MAX: i64 = 1_000_000;
 
 /// `{"container","stream","timeMs","line"}` per line, then the end; `{"error"}` as the last line if it broke.
-/// `line` is as the container wrote it, with its line end where it wrote one; bytes that are not UTF-8 are
+/// A container that discards its output has one line that says so. `line` is as the container wrote it, with its line end where it wrote one; bytes that are not UTF-8 are
 /// replaced.
 pub(super) async fn stream(api: &Arc<Api>, mut input: Fields) -> Result<Body, ApiError> {
     let cluster = input.string("cluster")?;
@@ -35,6 +35,16 @@ pub(super) async fn stream(api: &Arc<Api>, mut input: Fields) -> Result<Body, Ap
         let names: Vec<&str> = task.containers.iter().map(|one| one.name.as_str()).collect();
         let problem = format!("the task has no '{container}': it has {}", names.join(", "));
         return Err(ApiError::field("container", problem));
+    }
+    let asked = task
+        .containers
+        .iter()
+        .filter(|one| container.is_empty() || one.name == container);
+    let (discarded, kept): (Vec<_>, Vec<_>) = asked.partition(|one| one.discards_output);
+    let said: Vec<LogLine> = discarded.iter().map(|one| discarding(&task, &one.name)).collect();
+    let said = encode(&said);
+    if kept.is_empty() {
+        return Ok(Body::from(said));
     }
     let permit = Arc::clone(&api.streams)
         .try_acquire_owned()
@@ -54,7 +64,7 @@ pub(super) async fn stream(api: &Arc<Api>, mut input: Fields) -> Result<Body, Ap
             NodeError::NotConnected(_) => ApiError::Client(error.to_string()),
             NodeError::TimedOut(..) | NodeError::Busy(_) => ApiError::Unavailable(error.to_string()),
         })?;
-    Ok(body(lines, permit))
+    Ok(body(said, lines, permit))
 }
 
 /// The task a request of ours names.
@@ -69,18 +79,32 @@ pub(super) async fn find(api: &Api, cluster: Option<&str>, reference: &str) -> R
     })
 }
 
-fn body(lines: LogReceiver, permit: OwnedSemaphorePermit) -> Body {
+/// In place of what a container wrote.
+fn discarding(task: &Task, name: &str) -> LogLine {
+    let text = format!("berth: nothing of container {name} is kept: its log driver is none\n");
+    LogLine {
+        container_name: name.to_owned(),
+        stream: "stderr".to_owned(),
+        time_ms: task.created_at,
+        data: text.into_bytes(),
+    }
+}
+
+fn body(first: Bytes, lines: LogReceiver, permit: OwnedSemaphorePermit) -> Body {
     // When the client goes away the body is dropped, and with it the receiver, which ends the node's stream.
-    Body::from_stream(stream::unfold(Some((lines, permit)), |open| async move {
-        let (mut lines, permit) = open?;
-        match lines.recv().await? {
-            Ok(batch) => Some((
-                Ok::<_, std::convert::Infallible>(encode(&batch)),
-                Some((lines, permit)),
-            )),
-            Err(reason) => Some((Ok(Bytes::from(format!("{}\n", json!({"error": reason})))), None)),
-        }
-    }))
+    let first = stream::iter((!first.is_empty()).then_some(Ok(first)));
+    Body::from_stream(
+        first.chain(stream::unfold(Some((lines, permit)), |open| async move {
+            let (mut lines, permit) = open?;
+            match lines.recv().await? {
+                Ok(batch) => Some((
+                    Ok::<_, std::convert::Infallible>(encode(&batch)),
+                    Some((lines, permit)),
+                )),
+                Err(reason) => Some((Ok(Bytes::from(format!("{}\n", json!({"error": reason})))), None)),
+            }
+        })),
+    )
 }
 
 fn encode(batch: &[LogLine]) -> Bytes {

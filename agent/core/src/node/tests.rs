@@ -66,6 +66,8 @@ fn container(n: u64, name: &str) -> ContainerSpec {
             max_files: 2,
             blocking: false,
             max_buffer_bytes: 0,
+            discard: false,
+            attributes: Default::default(),
         },
         linux: Default::default(),
         networking: Default::default(),

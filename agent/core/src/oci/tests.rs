@@ -68,6 +68,8 @@ pub(crate) fn container() -> ContainerSpec {
             max_files: 1,
             blocking: false,
             max_buffer_bytes: 0,
+            discard: false,
+            attributes: Default::default(),
         },
         linux: Default::default(),
         networking: Default::default(),

@@ -11,7 +11,7 @@ fn container(name: &str, mount_points: &[(&str, &str, bool)], from: &[(&str, boo
         "working_directory": "", "user": "", "cpu_units": 0, "memory_bytes": 0, "memory_reservation_bytes": 0,
         "essential": true, "depends_on": [], "stop_timeout_ms": 1, "start_timeout_ms": 1, "ports": [], "labels": {},
         "readonly_root_filesystem": false, "ulimits": [],
-        "log": LogSpec { max_size_bytes: 1, max_files: 1, blocking: false, max_buffer_bytes: 0 },
+        "log": LogSpec { max_size_bytes: 1, max_files: 1, blocking: false, max_buffer_bytes: 0, discard: false, attributes: Default::default() },
     });
     let mut spec: ContainerSpec = serde_json::from_value(spec).unwrap();
     let point = |(volume, path, read_only): &(&str, &str, bool)| MountPoint {

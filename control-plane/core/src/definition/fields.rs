@@ -273,9 +273,11 @@ const LOG_CONFIGURATION: &[Field] = &[
 ];
 
 const LOG_DRIVER: Choice = Choice {
-    // But for json-file they do not exist yet: what becomes of their output is in `log`.
+    // But for the first two they do not exist yet: what becomes of their output is in `log`.
     honoured: &[
         "json-file",
+        // Of ECS's agent, though not of its API model.
+        "none",
         "syslog",
         "journald",
         "gelf",

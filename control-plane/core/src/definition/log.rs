@@ -1,9 +1,11 @@
 //! Owns the values of `logConfiguration`, and which drivers do not exist yet. Never writes a log.
 
+use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 
 use serde_json::Value;
 
+use super::log_attributes::{self, Named};
 use super::read::{Object, container_path, inner, objects, text};
 use super::sizes::parse_bytes;
 use crate::problems::{Problems, child, hint, shown};
@@ -14,15 +16,28 @@ const LOG_BYTES_MIN: u64 = 4096;
 const LOG_BYTES_MAX: u64 = 1 << 40;
 /// Most log files of one container.
 const LOG_FILES_MAX: u64 = 1_000;
-/// Options that Docker's json-file driver has and Berth has not yet.
-const OPTIONS_LATER: &[&str] = &["compress", "env", "env-regex", "labels", "labels-regex", "tag"];
-const OPTIONS: &[&str] = &["max-size", "max-file", "mode", "max-buffer-size"];
+const OPTIONS: &[&str] = &[
+    "max-size",
+    "max-file",
+    "mode",
+    "max-buffer-size",
+    "labels",
+    "labels-regex",
+    "tag",
+    "compress",
+    "env",
+    "env-regex",
+];
+/// Those of a driver that keeps nothing: ECS has them for every driver.
+const OPTIONS_OF_NONE: &[&str] = &["mode", "max-buffer-size"];
 /// Largest buffer of one container: it is memory of the node, used while its disk does not keep up.
 const BUFFER_BYTES_MAX: u64 = 256 << 20;
 const BLOCKING: &str = "blocking";
 const NON_BLOCKING: &str = "non-blocking";
 /// What a container without a `logConfiguration` has.
 pub(crate) const JSON_FILE: &str = "json-file";
+/// Discards all output.
+pub(crate) const NONE: &str = "none";
 /// Drivers that ship output elsewhere, and the attribute by which ECS asks for each. None exists yet.
 const ABSENT_DRIVERS: &[(&str, &str)] = &[
     ("awslogs", "com.amazonaws.ecs.capability.logging-driver.awslogs"),
@@ -33,6 +48,7 @@ const ABSENT_DRIVERS: &[(&str, &str)] = &[
     ("syslog", "com.amazonaws.ecs.capability.logging-driver.syslog"),
 ];
 const JSON_FILE_CAPABILITY: &str = "com.amazonaws.ecs.capability.logging-driver.json-file";
+const NONE_CAPABILITY: &str = "com.amazonaws.ecs.capability.logging-driver.none";
 const AWSLOGS_BY_EXECUTION_ROLE: &str = "ecs.capability.execution-role-awslogs";
 
 /// What becomes of a container whose log driver does not exist yet.
@@ -82,6 +98,9 @@ pub(super) fn check(path: &str, container: &Object, problems: &mut Problems) {
         let path = child(&format!("{path}.logConfiguration.options"), name);
         let value = value.as_str().unwrap_or_default();
         match name.as_str() {
+            kept if driver == NONE && OPTIONS.contains(&kept) && !OPTIONS_OF_NONE.contains(&kept) => {
+                problems.push(path, "log driver none keeps nothing: leave it out, or use json-file");
+            }
             "max-size" => check_size(&path, value, LOG_BYTES_MIN..=LOG_BYTES_MAX, problems),
             "mode" if [BLOCKING, NON_BLOCKING].contains(&value) => {}
             "mode" => problems.push(
@@ -98,12 +117,63 @@ pub(super) fn check(path: &str, container: &Object, problems: &mut Problems) {
             "max-file" => check_files(&path, value, problems),
             // They are for the driver, which does not exist: the task's warning says so.
             _ if absent => {}
-            later if OPTIONS_LATER.contains(&later) => problems.push(path, "not supported yet"),
+            // Judged with the labels that they choose.
+            "labels" => {}
+            "labels-regex" => {
+                if let Err(problem) = log_attributes::regex(value) {
+                    problems.push(path, problem);
+                }
+            }
+            "tag" => {
+                let any = Named { id: "", name: "", image: "" };
+                if let Err(problem) = log_attributes::tag(value, any) {
+                    problems.push(path, problem);
+                }
+            }
+            "compress" if value == "false" => {}
+            "compress" => problems.push(
+                path,
+                "not supported: rotated files stay as they are, for those who read them; choose a smaller max-size or \
+                 max-file",
+            ),
+            "env" | "env-regex" => problems.push(
+                path,
+                "not supported: it would write parts of the environment, which may be secret, into every line; use \
+                 labels",
+            ),
             unknown => {
-                let hint = hint(unknown, OPTIONS.iter().chain(OPTIONS_LATER).copied());
+                let hint = hint(unknown, OPTIONS.iter().copied());
                 problems.push(path, format!("unknown option of {driver}{hint}"));
             }
         }
+    }
+    if driver == JSON_FILE {
+        check_labels(
+            &format!("{path}.logConfiguration.options"),
+            container,
+            options,
+            problems,
+        );
+    }
+}
+
+fn check_labels(path: &str, container: &Object, options: Option<&Object>, problems: &mut Problems) {
+    let texts = |object: Option<&Object>| -> BTreeMap<String, String> {
+        let entries = object.into_iter().flatten();
+        let texts = entries.filter_map(|(name, value)| Some((name.clone(), value.as_str()?.to_owned())));
+        texts.collect()
+    };
+    let mut options = texts(options);
+    // A bad one was told already.
+    if options
+        .get("labels-regex")
+        .is_some_and(|pattern| log_attributes::regex(pattern).is_err())
+    {
+        options.remove("labels-regex");
+    }
+    let labels = texts(inner(container, "dockerLabels"));
+    if let Err(problem) = log_attributes::of_labels(&options, &labels) {
+        problems.push(path, problem);
     }
 }
 
@@ -113,7 +183,7 @@ pub(super) fn required_attributes(task: &Object) -> Vec<&'static str> {
         let configured = objects(task, "containerDefinitions").filter_map(|(_, c)| c.get("logConfiguration"));
         configured.filter_map(|log| log.get("logDriver")?.as_str())
     };
-    let known = [(JSON_FILE, JSON_FILE_CAPABILITY)];
+    let known = [(JSON_FILE, JSON_FILE_CAPABILITY), (NONE, NONE_CAPABILITY)];
     let all = known.iter().chain(ABSENT_DRIVERS);
     let mut attributes: Vec<_> = all
         .filter(|(name, _)| drivers().any(|driver| driver == *name))

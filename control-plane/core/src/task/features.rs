@@ -13,6 +13,8 @@ const NET_HOST: &str = "net.host";
 const NET_NONE: &str = "net.none";
 const LOG_JSON_FILE: &str = "log.json-file";
 const LOG_BUFFER: &str = "log.buffer";
+const LOG_NONE: &str = "log.none";
+const LOG_ATTRIBUTES: &str = "log.attributes";
 const DEPENDS_START: &str = "depends.start";
 const DEPENDS_COMPLETE: &str = "depends.complete";
 const DEPENDS_SUCCESS: &str = "depends.success";
@@ -69,6 +71,8 @@ pub const FEATURES: &[&str] = &[
     NET_NONE,
     LOG_JSON_FILE,
     LOG_BUFFER,
+    LOG_NONE,
+    LOG_ATTRIBUTES,
     DEPENDS_START,
     DEPENDS_COMPLETE,
     DEPENDS_SUCCESS,
@@ -140,6 +144,8 @@ fn needs(definition: &Definition, feature: &str) -> bool {
             .containers
             .iter()
             .any(|c| c.log.blocking || c.log.max_buffer_bytes.is_some()),
+        LOG_NONE => definition.containers.iter().any(|c| c.log.is_discarded()),
+        LOG_ATTRIBUTES => definition.containers.iter().any(|c| c.log.has_attributes()),
         DEPENDS_START => waits_for(Condition::Start),
         DEPENDS_COMPLETE => waits_for(Condition::Complete),
         DEPENDS_SUCCESS => waits_for(Condition::Success),

@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use super::{Definition, EchoError, LOG, LogSpec};
-use crate::definition::log::{self, JSON_FILE};
+use crate::definition::log::{self, JSON_FILE, NONE};
+use crate::definition::log_attributes::{self, Named};
 use crate::definition::sizes::parse_bytes;
 
 /// How a container's output is asked to be kept. Absent values are `None`.
@@ -16,6 +17,10 @@ pub struct LogOptions {
     /// The container waits for a disk that does not keep up.
     pub blocking: bool,
     pub max_buffer_bytes: Option<u64>,
+    /// Of the container's labels, added to every line.
+    pub attributes: BTreeMap<String, String>,
+    /// Likewise; names what only a run knows.
+    pub tag: Option<String>,
 }
 
 impl Default for LogOptions {
@@ -26,12 +31,29 @@ impl Default for LogOptions {
             max_files: None,
             blocking: false,
             max_buffer_bytes: None,
+            attributes: BTreeMap::new(),
+            tag: None,
         }
     }
 }
 
 impl LogOptions {
-    pub(super) fn read(driver: String, options: &BTreeMap<String, String>) -> Result<Self, EchoError> {
+    /// Its output is kept nowhere.
+    pub fn is_discarded(&self) -> bool {
+        self.driver == NONE
+    }
+
+    /// Something is added to every line.
+    pub fn has_attributes(&self) -> bool {
+        !self.attributes.is_empty() || self.tag.is_some()
+    }
+
+    /// `labels` are the container's.
+    pub(super) fn read(
+        driver: String,
+        options: &BTreeMap<String, String>,
+        labels: &BTreeMap<String, String>,
+    ) -> Result<Self, EchoError> {
         let option = |name: &str| options.get(name).cloned();
         let bad = |field, value| move || EchoError::Value { field, value };
         let bytes = |name| {
@@ -39,7 +61,15 @@ impl LogOptions {
             let parsed = value.map(|value| parse_bytes(&value).ok_or_else(bad(name, value)));
             parsed.transpose()
         };
+        // Those of other drivers are theirs.
+        let own = driver == JSON_FILE;
+        let attributes = own.then(|| log_attributes::of_labels(options, labels));
+        let attributes = attributes
+            .transpose()
+            .map_err(|problem| bad("labels", problem)())?;
         Ok(Self {
+            attributes: attributes.unwrap_or_default(),
+            tag: option("tag").filter(|tag| own && !tag.is_empty()),
             driver,
             max_size_bytes: bytes("max-size")?,
             max_buffer_bytes: bytes("max-buffer-size")?,
@@ -50,8 +80,15 @@ impl LogOptions {
         })
     }
 
-    pub(super) fn resolve(&self) -> LogSpec {
+    pub(super) fn resolve(&self, container: Named<'_>) -> LogSpec {
+        let mut attributes = self.attributes.clone();
+        if let Some(tag) = &self.tag {
+            // It was judged when it was registered: what it names is known of every container.
+            let _ = log_attributes::add_tag(&mut attributes, tag, container);
+        }
         LogSpec {
+            discard: self.is_discarded(),
+            attributes,
             max_size_bytes: self.max_size_bytes.unwrap_or(LOG.max_size_bytes),
             max_files: self.max_files.unwrap_or(LOG.max_files),
             blocking: self.blocking,

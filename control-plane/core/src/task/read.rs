@@ -126,7 +126,7 @@ fn architecture(value: String) -> Result<Architecture, EchoError> {
 fn container(echo: EchoContainer) -> Result<ContainerDefinition, EchoError> {
     let log = echo
         .log_configuration
-        .map(|log| LogOptions::read(log.log_driver, &log.options));
+        .map(|log| LogOptions::read(log.log_driver, &log.options, &echo.docker_labels));
     Ok(ContainerDefinition {
         name: echo.name,
         image: echo.image,

@@ -11,7 +11,7 @@ use super::{
     LogSpec, MIB, MountPoint, NetworkMode, Networking, PidMode, PortMapping, RUNTIME_PREFIX, RestartPolicy,
     StoredFiles, Ulimit, Volume, VolumesFrom,
 };
-use crate::arn::is_id;
+use crate::{arn::is_id, definition::log_attributes::Named};
 
 /// From the stop signal to SIGKILL, unless the definition says otherwise: as in ECS.
 pub const STOP_TIMEOUT_S: u32 = 30;
@@ -23,6 +23,8 @@ pub const LOG: LogSpec = LogSpec {
     max_files: 3,
     blocking: false,
     max_buffer_bytes: 0,
+    discard: false,
+    attributes: BTreeMap::new(),
 };
 
 /// What is particular to one run of a definition.
@@ -227,6 +229,11 @@ fn resolve_container(
     let environment_files = files
         .collect::<Option<_>>()
         .ok_or_else(|| ResolveError::EnvironmentFile(container.name.clone()))?;
+    let log = container.log.resolve(Named {
+        id,
+        name: &container.name,
+        image: &container.image,
+    });
     Ok(ResolvedContainer {
         image_digest: run
             .image_digests
@@ -262,7 +269,7 @@ fn resolve_container(
         volumes_from: container.volumes_from,
         health_check: container.health_check,
         gpus,
-        log: container.log.resolve(),
+        log,
     })
 }
 

@@ -346,6 +346,8 @@ fn a_task_is_resolved_field_for_field() {
                 max_files: 3,
                 blocking: false,
                 max_buffer_bytes: 0,
+                discard: false,
+                attributes: BTreeMap::new(),
             },
         }
     );
@@ -368,6 +370,8 @@ fn defaults_are_filled_in() {
             max_files: 2,
             blocking: false,
             max_buffer_bytes: 2 << 20,
+            discard: false,
+            attributes: BTreeMap::new(),
         }
     );
     assert_eq!(
@@ -492,11 +496,13 @@ fn every_feature_is_needed_by_some_definition() {
     let awsvpc = definition(json!({
         "family": "a", "networkMode": "awsvpc",
         "containerDefinitions": [{"name": "a", "image": "x", "memory": 64, "disableNetworking": true,
+            "logConfiguration": {"logDriver": "none"},
             "linuxParameters": {"sharedMemorySize": 8}}],
     }));
     let host = definition(json!({
         "family": "a", "networkMode": "none", "ipcMode": "host",
-        "containerDefinitions": [{"name": "a", "image": "x", "memory": 64}],
+        "containerDefinitions": [{"name": "a", "image": "x", "memory": 64,
+            "logConfiguration": {"logDriver": "json-file", "options": {"tag": "x"}}}],
     }));
     let shared = definition(json!({
         "family": "a", "networkMode": "none", "pidMode": "task", "ipcMode": "task",

@@ -345,6 +345,7 @@ fn container(definition: &ContainerDefinition) -> TaskContainer {
             .collect(),
         gpus: vec![],
         essential: definition.essential,
+        discards_output: definition.log.is_discarded(),
         health: definition
             .health_check
             .as_ref()

@@ -233,5 +233,7 @@ fn log(log: LogSpec) -> wire::LogSpec {
         max_files: log.max_files,
         blocking: log.blocking,
         max_buffer_bytes: log.max_buffer_bytes,
+        discard: log.discard,
+        attributes: log.attributes.into_iter().collect(),
     }
 }

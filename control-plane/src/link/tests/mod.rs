@@ -361,6 +361,7 @@ pub(crate) fn task_record(node: &str, task: &str) -> Task {
         ports: vec![],
         gpus: vec![],
         essential: true,
+        discards_output: false,
         health: None,
     };
     Task {

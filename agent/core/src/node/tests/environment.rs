@@ -54,11 +54,11 @@ fn fetches(change: &Change) -> usize {
 }
 
 fn starts(change: &Change) -> Vec<&crate::effect::StartContainer> {
-    let start = |effect| match effect {
-        &Effect::Start(ref start) => Some(&**start),
+    let starts = change.effects.iter().filter_map(|effect| match effect {
+        Effect::Start(start) => Some(start.as_ref()),
         _ => None,
-    };
-    change.effects.iter().filter_map(start).collect()
+    });
+    starts.collect()
 }
 
 /// Everything of the task is ready but what is fetched.

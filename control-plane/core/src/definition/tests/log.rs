@@ -181,3 +181,70 @@ fn who_waits_has_no_buffer() {
     let blocking = accepted(&log("json-file", json!({"mode": "blocking"}))).definition;
     assert!(required_features(&Definition::from_echo(&blocking).unwrap()).contains(&"log.buffer"));
 }
+
+#[test]
+fn a_driver_that_keeps_nothing_takes_what_every_driver_takes() {
+    let input = log("none", json!({"mode": "blocking"}));
+    let definition = Definition::from_echo(&accepted(&input).definition).unwrap();
+    assert!(definition.containers[0].log.is_discarded());
+    let plain = &definition.containers[1].log;
+    assert!(!plain.is_discarded() && !plain.has_attributes());
+    assert!(required_features(&definition).contains(&"log.none"));
+    assert!(definition.warnings("0a").is_empty());
+    assert_eq!(
+        attributes(&input),
+        ["com.amazonaws.ecs.capability.logging-driver.none"]
+    );
+    accepted(&container("logConfiguration", json!({"logDriver": "none"})));
+    let at = "containerDefinitions[0].logConfiguration.options";
+    for option in ["max-size", "max-file", "labels", "tag", "compress", "env"] {
+        assert_eq!(
+            problems(&log("none", json!({option: "1m"}))),
+            [format!(
+                "{at}.{option}: log driver none keeps nothing: leave it out, or use json-file"
+            )]
+        );
+    }
+    assert_eq!(
+        problems(&log("none", json!({"colour": "red", "mode": "maybe"}))),
+        [
+            format!("{at}.colour: unknown option of none"),
+            format!("{at}.mode: expected one of blocking, non-blocking; got \"maybe\""),
+        ]
+    );
+}
+
+#[test]
+fn labels_and_a_tag_go_into_every_line() {
+    let options = json!({"labels": "team", "labels-regex": "^x", "tag": "{{.Name}}", "compress": "false"});
+    let labelled = with(
+        log("json-file", options.clone()),
+        "/containerDefinitions/0/dockerLabels",
+        json!({"team": "a", "xy": "b", "other": "c"}),
+    );
+    let definition = Definition::from_echo(&accepted(&labelled).definition).unwrap();
+    let log_of = &definition.containers[0].log;
+    let expected = [("team", "a"), ("xy", "b")].map(|(name, value)| (name.to_owned(), value.to_owned()));
+    assert_eq!(log_of.attributes, BTreeMap::from(expected));
+    assert_eq!(log_of.tag.as_deref(), Some("{{.Name}}"));
+    assert!(required_features(&definition).contains(&"log.attributes"));
+    // Those of a driver that does not exist yet are its own.
+    let absent = accepted(&log("fluentd", options)).definition;
+    assert!(
+        !Definition::from_echo(&absent).unwrap().containers[0]
+            .log
+            .has_attributes()
+    );
+    let large = with(
+        labelled,
+        "/containerDefinitions/0/dockerLabels/xy",
+        json!("b".repeat(4090)),
+    );
+    assert_eq!(
+        problems(&large),
+        [
+            "containerDefinitions[0].logConfiguration.options: the labels come to 4097 bytes in every line, the limit is \
+             4096"
+        ]
+    );
+}

@@ -594,7 +594,35 @@ fn log_options_are_refused_by_name() {
             "257m",
             "max-buffer-size: 257m is above the maximum of 268435456 bytes",
         ),
-        ("compress", "true", "compress: not supported yet"),
+        (
+            "compress",
+            "true",
+            "compress: not supported: rotated files stay as they are, for those who read them; choose a smaller \
+             max-size or max-file",
+        ),
+        (
+            "env",
+            "A",
+            "env: not supported: it would write parts of the environment, which may be secret, into every line; use \
+             labels",
+        ),
+        (
+            "env-regex",
+            "A",
+            "env-regex: not supported: it would write parts of the environment, which may be secret, into every \
+             line; use labels",
+        ),
+        (
+            "labels-regex",
+            "(",
+            "labels-regex: \"(\" is not a regular expression",
+        ),
+        (
+            "tag",
+            "{{.DaemonName}}",
+            "tag: \".DaemonName\" is not known here: expected a text, in which {{.ID}}, {{.FullID}}, {{.Name}} and \
+             {{.ImageName}} stand for the container's",
+        ),
         (
             "max-sise",
             "1m",

@@ -15,6 +15,8 @@ const REQUIRED_BESIDES: &[(&str, &str)] = &[
         "[{name!:str, image!:str, repository",
     ),
     ("environment:[{name:str", "environment:[{name!:str"),
+    // No driver of the model, but of ECS's agent and of its documentation.
+    ("logDriver!:(json-file|", "logDriver!:(json-file|none|"),
     (
         "placementConstraints : [{type:",
         "placementConstraints : [{type!:",
