@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use berth_tests::cluster::{Cluster, build_init, container};
+use berth_tests::cluster::{Cluster, binary, build_init, container};
 use serde_json::{Value, json};
 
 use crate::fields::{Seen, look};
@@ -272,4 +272,65 @@ async fn a_holder_is_there_once_whatever_moment_the_agent_dies() {
         cluster.wait_status(&task, "STOPPED").await;
     }
     cluster.assert_nothing_left(&before).await;
+}
+
+/// Says whether what a container of the boot before left is there, and leaves something.
+const MARKS: &str = "test -e /dev/shm/mark && echo stale || echo fresh; echo x > /dev/shm/mark; trap 'exit 0' TERM; \
+                     while true; do sleep 0.1; done";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_shared_is_new_after_a_boot_and_after_a_halt_and_is_purged() {
+    build_init();
+    let mut cluster = Cluster::start().await;
+    let definition = cluster.register(MARKS, sharing).await;
+    let answer = cluster
+        .run_tagged(&definition, &[("berth.restart-after-reboot", "true")])
+        .await;
+    let task = answer["tasks"][0]["taskArn"].as_str().unwrap().to_owned();
+    let runs = async |cluster: &Cluster, times: usize| {
+        let said = async || {
+            let lines = cluster.client.try_logs(&task).await.ok()?;
+            (lines.len() == times).then_some(lines)
+        };
+        let lines = cluster.until("another run", Duration::from_secs(30), said).await;
+        assert!(
+            lines
+                .iter()
+                .all(|l| l["line"].as_str().unwrap().trim() == "fresh"),
+            "{lines:?}"
+        );
+        cluster.wait_status(&task, "RUNNING").await;
+        assert!(holder(cluster, &task) > 1);
+    };
+    runs(&cluster, 1).await;
+    cluster.power_off_and_boot();
+    cluster.start_agent();
+    runs(&cluster, 2).await;
+
+    let agent = |cluster: &Cluster, command: &str| {
+        let output = std::process::Command::new(binary("berth-agent"))
+            .args([command, "--yes", "--config"])
+            .arg(cluster.agent_config_file())
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{output:?}");
+    };
+    cluster.stop_agent();
+    let begun = std::time::Instant::now();
+    agent(&cluster, "halt");
+    let took = begun.elapsed();
+    assert!(
+        took < berth_tests::emulated(Duration::from_secs(8)),
+        "nothing is waited for: {took:?}"
+    );
+    assert_eq!(cluster.pids(&task), Vec::<i32>::new());
+    cluster.start_agent();
+    runs(&cluster, 3).await;
+
+    cluster.kill_agent();
+    agent(&cluster, "purge");
+    assert_eq!(cluster.pids(&task), Vec::<i32>::new());
+    assert!(!cluster.run_dir().exists());
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+    assert!(!mounts.contains(&cluster.instance), "{mounts}");
 }

@@ -2,8 +2,8 @@
 
 use std::{fs, os::unix::fs::PermissionsExt as _, path::Path, time::Duration};
 
-use berth_tests::cluster::{Cluster, Options};
-use serde_json::Value;
+use berth_tests::cluster::{Cluster, Options, build_init};
+use serde_json::{Value, json};
 
 const END: &str = "the-end";
 const SCRIPT: &str = "cat /proc/version; echo the-end; sleep 3600";
@@ -143,4 +143,33 @@ async fn a_runtime_that_does_not_work_here_is_not_offered() {
             .any(|l| l.contains("is not offered") && l.contains(runtime));
         assert!(told, "{runtime}: {said}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_containers_share_is_had_with_crun_and_refused_where_it_cannot_be() {
+    build_init();
+    let dir = tempfile::tempdir().unwrap();
+    let cluster = cluster(dir.path()).await;
+    let script = "tr '\\0' ' ' < /proc/1/cmdline; echo; echo the-end; sleep 3600";
+    let definition = cluster
+        .register(script, |d| {
+            (d["pidMode"], d["ipcMode"]) = (json!("task"), json!("task"));
+            let first = &mut d["containerDefinitions"][0];
+            first["linuxParameters"] = json!({"initProcessEnabled": true});
+            first["interactive"] = json!(true);
+        })
+        .await;
+    let task = |answer: &Value| answer["tasks"][0]["taskArn"].as_str().unwrap().to_owned();
+    let crun = task(&run_on(&cluster, &definition, "crun").await);
+    cluster.wait_status(&crun, "RUNNING").await;
+    assert_eq!(version_inside(&cluster, &crun).await, "/sbin/berth-init --hold");
+    cluster.stop(&crun).await;
+    let runsc = task(&run_on(&cluster, &definition, "runsc").await);
+    let stopped = cluster.wait_status(&runsc, "STOPPED").await;
+    let reason = stopped["stoppedReason"].as_str().unwrap();
+    assert!(reason.contains("need runc or crun"), "{reason}");
+    let left = cluster
+        .containerd
+        .list(&cluster.instance, &["containers", "ls", "-q"]);
+    assert_eq!(left, Vec::<String>::new());
 }

@@ -612,6 +612,7 @@ fn clean_up(instance: &str, dir: &Path) {
          for d in {2}; do [ -d $d ] && find $d -name cgroup.procs | \
          xargs cat 2>/dev/null | xargs -r kill -9; done; sleep 0.2; \
          for n in /run/{0}/netns/*; do umount -l $n; done; umount -l /run/{0}/netns; \
+         for m in /run/{0}/shm/*; do umount -l $m; done; \
          rm -rf --one-file-system /run/{0}; \
          for d in {2}; do [ -d $d ] && find $d -depth -type d -exec rmdir {{}} +; done; \
          nft delete table inet {0}; \

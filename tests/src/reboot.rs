@@ -18,7 +18,8 @@ impl Cluster {
                2>/dev/null) 2>/dev/null); [ -z \"$pids\" ] || kill -9 $pids 2>/dev/null; [ -z \"$pids\" ]; }}; \
              for i in $(seq 50); do kill_all && break; sleep 0.1; done; kill_all || exit 1; \
              for n in /run/{instance}/netns/*; do umount -l $n; done; umount -l /run/{instance}/netns; \
-             rm -rf /run/{instance}; nft delete table inet {instance}; \
+             for m in /run/{instance}/shm/*; do umount -l $m; done; \
+             rm -rf /run/{instance} /run/containerd/runc/{instance}; nft delete table inet {instance}; \
              for m in $(cut -d' ' -f5 /proc/self/mountinfo | grep -e '^{state}/' -e '^{agent}/'); do umount -l $m; done; \
              rm -rf {state}; \
              for d in {cgroups}; do [ ! -d $d ] || find $d -depth -type d -exec rmdir {{}} +; done; exit 0",

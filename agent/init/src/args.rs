@@ -41,7 +41,7 @@ impl Args {
     pub(crate) fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Self, ArgsError> {
         let mut arguments = arguments.into_iter();
         let mut args = Self::default();
-        while let Some(option) = arguments.next() {
+        for option in arguments.by_ref() {
             match option.to_str() {
                 Some("--open-stdin") => args.open_stdin = true,
                 Some("--init") => args.init = true,

@@ -411,6 +411,15 @@ impl Host {
 
     /// What the task's containers have together, in the task's cgroups, which are there.
     async fn share(&self, task: &TaskId, shared: &SharedNamespaces, runs: bool) -> Result<(), Failure> {
+        let held = self
+            .runtime
+            .holder_pid(task)
+            .await
+            .map_err(|error| error.failure())?;
+        if held.is_none() && !runs {
+            // What the halt or the try before left in it is nothing to who comes now.
+            shared_memory::remove(&self.run_dir, task).map_err(|error| failure(&error, true))?;
+        }
         if let Some(bytes) = shared.shared_memory_bytes {
             shared_memory::make(&self.run_dir, task, bytes).map_err(|error| failure(&error, true))?;
         }

@@ -130,9 +130,9 @@ pub enum RuntimeError {
     )]
     HolderEnded { task: TaskId },
     #[error(
-        "{kind} cannot put containers into namespaces of another: pidMode and ipcMode task need runc or crun"
+        "{runtime} cannot put containers into namespaces of another: pidMode and ipcMode task need runc or crun"
     )]
-    CannotShare { id: String, kind: String },
+    CannotShare { id: String, runtime: String },
     #[error("the logger of {id} did not register")]
     NoLogger { id: String },
     #[error("{id} was given up")]

@@ -4,7 +4,7 @@
 //! A PID namespace lives with its first process. This one is made before the first container and removed after the last;
 //! it is in no list of containers, for it has no attempts and runs nothing of the user's.
 
-use std::{fs, io, path::PathBuf};
+use std::{fs, io, path::PathBuf, time::Duration};
 
 use berth_agent_core::{
     desired::LinuxOptions,
@@ -34,6 +34,9 @@ const NAME: &str = "pause";
 const USER: u32 = 65_534;
 /// What a runtime can put into namespaces of others: gVisor's containers each have a kernel of their own.
 const SHARING: &str = "io.containerd.runc.";
+/// Until the runtime has become the program.
+const EXECUTED_LOOKS: u32 = 200;
+const EXECUTED_PAUSE: Duration = Duration::from_millis(5);
 /// The kernel's mark of a process that is on its way out: PF_EXITING.
 const EXITING: u64 = 0x4;
 
@@ -77,7 +80,7 @@ impl Runtime {
         if !runtime.kind.starts_with(SHARING) {
             return Err(RuntimeError::CannotShare {
                 id: id.to_owned(),
-                kind: runtime.kind,
+                runtime: runtime.kind,
             });
         }
         let unfit = |source| RuntimeError::Spec {
@@ -153,7 +156,14 @@ impl Runtime {
             ..StartRequest::default()
         };
         let started = tasks.start(self.request(request));
-        call(Step::Start, id, PROCESS_DEADLINE, started).await.map(drop)
+        let pid = call(Step::Start, id, PROCESS_DEADLINE, started).await?.pid;
+        match is_process_of_host(pid).await {
+            true => Ok(()),
+            false => Err(RuntimeError::CannotShare {
+                id: id.to_owned(),
+                runtime: runtime.binary.unwrap_or(runtime.kind),
+            }),
+        }
     }
 
     /// The holder's process on the host. None: there is none, or it has ended.
@@ -213,6 +223,19 @@ impl Runtime {
     pub(super) fn shared_memory_path(&self, task: &TaskId) -> PathBuf {
         crate::effects::shared_memory::path(&self.config().run_dir, task)
     }
+}
+
+/// The program itself, which has become what was started: not that of a kernel between it and the host's, whatever shim and
+/// name that has. It may be a moment until it has.
+async fn is_process_of_host(pid: u32) -> bool {
+    for _ in 0..EXECUTED_LOOKS {
+        let name = fs::read_to_string(format!("/proc/{pid}/comm"));
+        if name.is_ok_and(|name| INIT.ends_with(&format!("/{}", name.trim()))) {
+            return true;
+        }
+        tokio::time::sleep(EXECUTED_PAUSE).await;
+    }
+    false
 }
 
 /// proc_pid_stat(5): gone, a zombie, or on its way there.
