@@ -75,13 +75,25 @@ mod tests {
             ("SIGSYS", 31),
             ("SIGRTMIN", 34),
             ("SIGRTMIN+3", 37),
+            ("RTMIN+30", 64),
+            ("RTMAX-30", 34),
             ("RTMAX-1", 63),
             ("SIGPOLL", 29),
         ];
         for (text, number) in good {
             assert_eq!(parse(text), Ok(number), "{text}");
         }
-        for bad in ["0", "65", "-1", "SIG", "SIGNOPE", "SIGRTMIN+31", "RTMAX+1", "15 "] {
+        for bad in [
+            "0",
+            "65",
+            "-1",
+            "SIG",
+            "SIGNOPE",
+            "SIGRTMIN+31",
+            "RTMAX-31",
+            "RTMAX+1",
+            "15 ",
+        ] {
             assert_eq!(parse(bad), Err(OciError::StopSignal(bad.to_owned())), "{bad}");
         }
     }

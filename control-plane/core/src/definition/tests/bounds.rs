@@ -458,3 +458,54 @@ fn mounts_have_edges() {
         edge(path, &mount(&good), &mount(&bad));
     }
 }
+
+#[test]
+fn what_is_inside_a_refused_field_is_not_refused_again() {
+    use crate::definition::{
+        schema::{Field, Shape, never, object, yes},
+        shape,
+    };
+    const INNER: &[Field] = &[never("inner", Shape::Text, "for a reason")];
+    const OUTER: &[Field] = &[
+        never("refused", object(INNER), "as a whole"),
+        yes("honoured", object(INNER)),
+    ];
+    let given = json!({"refused": {"inner": "x"}, "honoured": {"inner": "x"}});
+    let mut problems = Problems::default();
+    shape::object("", given.as_object().unwrap(), OUTER, true, &mut problems);
+    let told: Vec<String> = problems.iter().map(ToString::to_string).collect();
+    assert_eq!(told.len(), 2, "{told:?}");
+    assert!(
+        told[0].starts_with("refused: ") && told[1].starts_with("honoured.inner: "),
+        "{told:?}"
+    );
+}
+
+#[test]
+fn what_was_given_instead_is_named() {
+    for (given, kind) in [
+        (json!("1"), "a string"),
+        (json!(true), "a boolean"),
+        (json!({}), "an object"),
+        (json!([1]), "an array"),
+    ] {
+        let told = problems(&container("memory", given));
+        let expected = format!("containerDefinitions[0].memory: expected an integer, got {kind}");
+        assert_eq!(told, [expected]);
+    }
+    let told = problems(&container("memory", json!(1.5)));
+    assert_eq!(
+        told,
+        ["containerDefinitions[0].memory: expected an integer of 32 bits, got 1.5"]
+    );
+    let told = problems(&container("user", json!(1.5)));
+    assert_eq!(
+        told,
+        ["containerDefinitions[0].user: expected a string, got a number with a fraction"]
+    );
+    let told = problems(&container("user", json!(7)));
+    assert_eq!(
+        told,
+        ["containerDefinitions[0].user: expected a string, got an integer"]
+    );
+}
