@@ -144,7 +144,7 @@ async fn one_that_keeps_nothing_says_so_and_attributes_are_in_every_line() {
             let pids = cluster.pids(&task);
             let done = |pid: &i32| {
                 let command = std::fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-                command.contains("sleep\03601")
+                command.contains("sleep\x003601")
             };
             pids.iter().any(done).then_some(())
         })
