@@ -287,15 +287,15 @@ impl Host {
                 container,
                 attempt,
                 kind,
-            } => match self.runtime.signal(&container, attempt, kind).await {
-                Ok(()) => Completion::Signalled,
-                // A profile of AppArmor that takes no signals keeps them from the runtime, not from the kernel.
-                Err(error) if kind == SignalKind::Kill && self.cgroups.kill_container(&task, &container) => {
-                    tracing::warn!(%task, %container, error = %Chain(&error), "killed by its cgroup");
-                    Completion::Signalled
+            } => {
+                let signalled = self.runtime.signal(&container, attempt, kind).await;
+                // A profile of AppArmor may take no signals of the runtime, which runc does not tell; the kernel's own it takes.
+                let killed = kind == SignalKind::Kill && self.cgroups.kill_container(&task, &container);
+                match signalled {
+                    Err(error) if !killed => Completion::Failed(error.failure()),
+                    _ => Completion::Signalled,
                 }
-                Err(error) => Completion::Failed(error.failure()),
-            },
+            }
             Effect::Remove {
                 task,
                 container,
