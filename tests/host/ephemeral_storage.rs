@@ -92,7 +92,7 @@ async fn said(cluster: &Cluster, task: &str) -> Vec<String> {
 async fn a_task_writes_no_more_than_it_may_where_the_file_system_can_keep_it() {
     let dir = tempfile::tempdir().unwrap();
     let disk = Disk::mount(dir.path());
-    let cluster = Cluster::with(Options {
+    let cluster = Cluster::alone_with(Options {
         directory: Some(disk.place.clone()),
         ..Options::default()
     })

@@ -56,7 +56,7 @@ async fn ids(cluster: &Cluster, field: &str) -> Vec<String> {
 async fn a_gpu_is_one_tasks_alone_with_all_that_it_needs() {
     let dir = tempfile::tempdir().unwrap();
     specification(dir.path());
-    let mut cluster = Cluster::with(Options {
+    let mut cluster = Cluster::alone_with(Options {
         agent_config: format!(
             "gpus.cdi_dirs = [{:?}]\ngpus.kinds = [\"test.berth/gpu\"]\n",
             dir.path()

@@ -90,8 +90,12 @@ impl Cluster {
 
     /// With the host to itself.
     pub async fn alone() -> Self {
+        Self::alone_with(Options::default()).await
+    }
+
+    pub async fn alone_with(options: Options) -> Self {
         let share = Share::Exclusive(Arc::clone(&HOST).write_owned().await);
-        Self::build(Options::default(), share).await
+        Self::build(options, share).await
     }
 
     pub async fn with(options: Options) -> Self {
