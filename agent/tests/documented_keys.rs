@@ -68,7 +68,8 @@ fn in_code() -> BTreeMap<String, String> {
         let default = match value {
             _ if required.contains(&key) => "required".into(),
             Value::Null => "none".into(),
-            value => value.to_string(),
+            // As people write a list.
+            value => value.to_string().replace("\",\"", "\", \""),
         };
         (key, default)
     };

@@ -509,3 +509,49 @@ fn what_was_given_instead_is_named() {
         ["containerDefinitions[0].user: expected a string, got an integer"]
     );
 }
+
+#[test]
+fn sizes_of_tasks_have_edges() {
+    let task = |name: &str, value: &str| with(good(), &format!("/{name}"), json!(value));
+    edge("cpu", &task("cpu", "196608"), &task("cpu", "196609"));
+    edge(
+        "memory",
+        &task("memory", "2147483647"),
+        &task("memory", "2147483648"),
+    );
+    // What all containers have together is at most the task's.
+    let units = |of_first: u32| container("cpu", json!(of_first));
+    edge("cpu", &units(512 - 128), &units(512 - 127));
+    edge(
+        "containerDefinitions[0].memory",
+        &container("memory", json!(1024)),
+        &container("memory", json!(1025)),
+    );
+    // What is no text is told once.
+    let constraint = json!([{"type": "memberOf", "expression": 5}]);
+    let told = problems(&with(good(), "/placementConstraints", constraint));
+    assert_eq!(
+        told,
+        ["placementConstraints[0].expression: expected a string, got an integer"]
+    );
+}
+
+#[test]
+fn options_of_a_memory_volume_are_of_its_mount() {
+    for good in ["size=64m", "size=50%", "size=1", "noexec,mode=700", "ro,nosuid"] {
+        local_volume::parse("tmpfs", "tmpfs", good).unwrap();
+    }
+    for bad in [
+        "size=0",
+        "size=",
+        "size=1mm",
+        "size=m",
+        "size=+1",
+        "shared",
+        "rprivate",
+        "ro,unbindable",
+        "bind",
+    ] {
+        assert!(local_volume::parse("tmpfs", "tmpfs", bad).is_err(), "{bad}");
+    }
+}
