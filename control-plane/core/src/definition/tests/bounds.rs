@@ -555,3 +555,67 @@ fn options_of_a_memory_volume_are_of_its_mount() {
         assert!(local_volume::parse("tmpfs", "tmpfs", bad).is_err(), "{bad}");
     }
 }
+
+#[test]
+fn environment_files_have_edges() {
+    let file = |value: &str| container("environmentFiles", json!([{"type": "s3", "value": value}]));
+    let url = |length: usize| format!("https://h/{}", text(length - "https://h/".len()));
+    let key = |length: usize| format!("arn:aws:s3:::abc/{}.env", text(length - ".env".len()));
+    let bucket = |length: usize| format!("arn:aws:s3:::{}/a.env", text(length));
+    for (good, bad) in [
+        (url(2_048), url(2_049)),
+        (key(512), key(513)),
+        (bucket(3), bucket(2)),
+        (bucket(63), bucket(64)),
+        (
+            "arn:aws-cn:s3:::a.b-c/a.env".into(),
+            "arn:aws-xx:s3:::abc/a.env".into(),
+        ),
+        (
+            "arn:aws:s3:::abc/a b.env".into(),
+            "arn:aws:s3:::abc/a\tb.env".into(),
+        ),
+        (key(8), "arn:aws:s3:::abc/a.txt".into()),
+        (key(8), "arn:aws:s3:::Abc/a.env".into()),
+        (
+            format!("https://{}/", text(253)),
+            format!("https://{}/", text(254)),
+        ),
+        ("https://h".into(), "https://".into()),
+        ("https://h:65535/a?b=c".into(), "https://h:65536/".into()),
+        ("https://h:1".into(), "https://h:0".into()),
+        ("https://[::1]:8080/".into(), "https://[::g]/".into()),
+        ("https://[::1]".into(), "https://[::1]x".into()),
+        ("https://h:80".into(), "https://h:+80".into()),
+        ("https://a_b.c/".into(), "https://a b/".into()),
+        ("https://h/@".into(), "https://user@h/".into()),
+        ("http://h/a".into(), "ftp://h/a".into()),
+        ("http://h/a".into(), "http://h/a#b".into()),
+    ] {
+        edge(
+            "containerDefinitions[0].environmentFiles[0].value",
+            &file(&good),
+            &file(&bad),
+        );
+    }
+    let many = |count: usize| {
+        let one = json!({"type": "s3", "value": "https://h/a.env"});
+        container("environmentFiles", json!(vec![one; count]))
+    };
+    edge("containerDefinitions[0].environmentFiles", &many(10), &many(11));
+    for (value, open) in [
+        ("http://h/a", true),
+        ("http://127.0.0.1:80/a", false),
+        ("http://localhost?a", false),
+        ("http://[::1]:80", false),
+        ("http://127.0.0.1.example/a", true),
+        ("https://h/a", false),
+        ("arn:aws:s3:::abc/a.env", false),
+    ] {
+        assert_eq!(
+            EnvironmentSource::parse(value).unwrap().is_open(),
+            open,
+            "{value}"
+        );
+    }
+}
