@@ -619,3 +619,11 @@ fn environment_files_have_edges() {
         );
     }
 }
+
+#[test]
+fn what_is_no_number_of_gpus_is_told_once() {
+    let path = "containerDefinitions[0].resourceRequirements[0].value";
+    let gpus = |value: Value| container("resourceRequirements", json!([{"type": "GPU", "value": value}]));
+    edge(path, &gpus(json!("1")), &gpus(json!(1)));
+    edge(path, &gpus(json!("1")), &gpus(json!("0")));
+}
