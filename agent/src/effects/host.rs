@@ -292,7 +292,11 @@ impl Host {
                 // A profile of AppArmor may take no signals of the runtime, which runc does not tell; the kernel's own it takes.
                 let killed = kind == SignalKind::Kill && self.cgroups.kill_container(&task, &container);
                 match signalled {
-                    Err(error) if !killed => Completion::Failed(error.failure()),
+                    Err(error) if !killed => Completion::Failed(Failure {
+                        // What the runtime cannot do to a process it can no more do later.
+                        retryable: !error.is_refusal(),
+                        ..error.failure()
+                    }),
                     _ => Completion::Signalled,
                 }
             }

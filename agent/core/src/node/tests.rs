@@ -659,6 +659,40 @@ fn a_stop_signal_that_could_not_be_sent_is_sent_again() {
     assert!(again, "{:?}", change.effects);
 }
 
+/// As where a profile of AppArmor takes no signals.
+#[test]
+fn a_stop_signal_that_cannot_be_sent_at_all_is_followed_by_the_kill() {
+    let mut node = node();
+    let spec = task(1, 0, vec![container(10, "a")]);
+    run(&mut node, Millis(0), snapshot(1, vec![spec.clone()]));
+    let (id, timeout) = (spec.containers[0].id.clone(), spec.containers[0].stop_timeout_ms);
+    let lane = Lane::Lifecycle(spec.id.clone(), id.clone());
+    let key = TimerKey::Stop(spec.id.clone(), id);
+    let change = node.apply(Millis(100), stop(2, spec));
+    let kill_at = Millis(100).plus(i64::from(timeout));
+    assert!(
+        change.timers.contains(&(key.clone(), kill_at)),
+        "{:?}",
+        change.timers
+    );
+    let failure = Failure {
+        kind: "RuntimeError".into(),
+        message: "permission denied".into(),
+        retryable: false,
+    };
+    let change = node.apply(Millis(110), done(lane, Completion::Failed(failure)));
+    assert_eq!(change.effects, []);
+    let change = node.apply(kill_at, Event::Timer(key));
+    let killed = matches!(
+        change.effects.as_slice(),
+        [Effect::Signal {
+            kind: SignalKind::Kill,
+            ..
+        }]
+    );
+    assert!(killed, "{:?}", change.effects);
+}
+
 #[test]
 fn a_pull_that_fails_stops_the_task_with_ecs_words() {
     let mut node = node();

@@ -420,6 +420,8 @@ impl Task {
                     self.on_cannot_start(id, failure, now);
                 }
             }
+            // The runtime answers that it cannot, and would again: SIGKILL follows when the time is over.
+            (Doing::Signal(SignalKind::Stop), Completion::Failed(failure)) if !failure.retryable => {}
             // A container that never heard of its stop gets another chance to end by itself.
             (Doing::Signal(SignalKind::Stop), Completion::Failed(_) | Completion::Cancelled)
                 if container.life == Life::Running =>

@@ -287,6 +287,12 @@ impl RuntimeError {
         }
     }
 
+    /// containerd was there, and its runtime answered that it cannot.
+    pub fn is_refusal(&self) -> bool {
+        matches!(self, Self::Call { source, .. }
+            if matches!(source.code, Code::Unknown | Code::PermissionDenied | Code::FailedPrecondition))
+    }
+
     /// For the core: the kind, and the whole chain of causes in one line.
     pub fn failure(&self) -> Failure {
         let mut message = self.to_string();
