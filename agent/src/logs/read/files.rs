@@ -12,19 +12,25 @@ use super::file::{Inode, LogFile};
 /// The logger keeps no more.
 const FILES_MAX: u32 = 1000;
 
-/// Every file of a log, oldest first. None of those that stay is missed, however often it is rotated meanwhile: a file
-/// moves only to higher numbers, and is looked for in rising order.
+/// Every file of a log, oldest first. None of those that stay is missed and none is out of order, however often the log
+/// is rotated meanwhile: a file moves only to higher numbers, and is looked for in rising order, so what was not met yet
+/// is still ahead; what is met twice has moved, and so has all that is older, which is then met again behind it.
 pub(super) fn open_all(path: &Path) -> io::Result<Vec<LogFile>> {
-    let last = highest_number(path)?;
     let mut files: Vec<LogFile> = Vec::new();
-    // One more than was seen: a rotation may have made it since.
-    for number in 0..=last.saturating_add(1) {
-        match LogFile::open(numbered(path, number)) {
-            Ok(file) if files.iter().any(|known| known.inode == file.inode) => {}
-            Ok(file) => files.push(file),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => return Err(error),
+    let mut next = 0;
+    // A rotation may have made a higher number since it was looked for.
+    while let Some(last) = highest_number(path)?.filter(|&last| last >= next) {
+        for number in next..=last {
+            match LogFile::open(numbered(path, number)) {
+                Ok(file) => {
+                    files.retain(|known| known.inode != file.inode);
+                    files.push(file);
+                }
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(error),
+            }
         }
+        next = last + 1;
     }
     files.reverse();
     Ok(files)
@@ -49,26 +55,30 @@ fn numbered(path: &Path, number: u32) -> PathBuf {
     name.into()
 }
 
-fn highest_number(path: &Path) -> io::Result<u32> {
+/// None: there is no log.
+fn highest_number(path: &Path) -> io::Result<Option<u32>> {
     let (Some(directory), Some(name)) = (path.parent(), path.file_name()) else {
-        return Ok(0);
+        return Ok(None);
     };
     let entries = match fs::read_dir(directory) {
         Ok(entries) => entries,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(0),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error),
     };
-    let mut highest = 0;
+    let mut highest = None;
     for entry in entries {
         let entry = entry?.file_name();
-        let number = entry
-            .as_bytes()
-            .strip_prefix(name.as_bytes())
-            .and_then(|rest| rest.strip_prefix(b"."))
-            .and_then(|digits| std::str::from_utf8(digits).ok()?.parse::<u32>().ok());
-        highest = highest.max(number.unwrap_or(0));
+        let number = match entry.as_bytes().strip_prefix(name.as_bytes()) {
+            Some(b"") => Some(0),
+            Some(rest) => rest
+                .strip_prefix(b".")
+                .and_then(|digits| std::str::from_utf8(digits).ok()?.parse::<u32>().ok())
+                .map(|number| number.min(FILES_MAX)),
+            None => None,
+        };
+        highest = highest.max(number);
     }
-    Ok(highest.min(FILES_MAX))
+    Ok(highest)
 }
 
 #[cfg(test)]
@@ -98,5 +108,40 @@ mod tests {
             .collect();
         assert_eq!(names, ["10", "2", "log"]);
         assert!(current_inode(&path).unwrap().is_some());
+    }
+
+    /// A writer that rotates as fast as it can, from the first file on.
+    #[test]
+    fn no_file_is_missed_or_out_of_order_while_rotations_go_on() {
+        const FILES: u32 = 12;
+        for _ in 0..500 {
+            let directory = tempfile::tempdir().unwrap();
+            let path = directory.path().join("c-json.log");
+            // The length of each file tells when it came.
+            fs::write(&path, "").unwrap();
+            let first = current_inode(&path).unwrap().unwrap();
+            let (written, prepared) = (path.clone(), directory.path().join("prepared"));
+            let writer = std::thread::spawn(move || {
+                for n in 1..FILES {
+                    for number in (0..n).rev() {
+                        fs::rename(numbered(&written, number), numbered(&written, number + 1)).unwrap();
+                    }
+                    fs::write(&prepared, "x".repeat(n as usize)).unwrap();
+                    fs::rename(&prepared, &written).unwrap();
+                }
+            });
+            loop {
+                let ended = writer.is_finished();
+                let files = open_all(&path).unwrap();
+                assert_eq!(files.first().map(|file| file.inode), Some(first));
+                let lengths: Vec<_> = files.iter().map(|file| file.length().unwrap()).collect();
+                assert!(lengths.is_sorted(), "{lengths:?}");
+                if ended {
+                    assert_eq!(files.len(), FILES as usize);
+                    break;
+                }
+            }
+            writer.join().unwrap();
+        }
     }
 }
