@@ -158,6 +158,18 @@ mod tests {
         for bad in ["{{.ImageID}}", "{{", "{{.Name", "{{}}", &"x".repeat(256)] {
             assert!(tag(bad, CONTAINER).is_err(), "{bad}");
         }
+        let longest = "x".repeat(TAG_CHARS_MAX);
+        assert_eq!(tag(&longest, CONTAINER).as_deref(), Ok(longest.as_str()));
+        let mut attributes = map(&[("a", "1")]);
+        add_tag(&mut attributes, "{{.Name}}", CONTAINER).unwrap();
+        assert_eq!(attributes, map(&[("a", "1"), (TAG, "web")]));
+    }
+
+    #[test]
+    fn an_expression_is_as_long_as_it_may_be() {
+        regex(&"x".repeat(REGEX_CHARS_MAX)).unwrap();
+        regex(&"x".repeat(REGEX_CHARS_MAX + 1)).unwrap_err();
+        regex(&"x".repeat(REGEX_CHARS_MAX + 2)).unwrap_err();
     }
 
     #[test]

@@ -284,6 +284,10 @@ mod tests {
             parse("[fd00::1]:/a//b/", "addr=fd00::1,proto=tcp6,vers=4.1", true),
             Ok(nfs("fd00::1", "/a/b", &["proto=tcp6", "vers=4.1"]))
         );
+        assert_eq!(
+            parse(":/x", "addr=a,clientaddr=10.0.0.7", false),
+            Ok(nfs("a", "/x", &["clientaddr=10.0.0.7"]))
+        );
         // As AWS writes it for its own file systems.
         let aws = "addr=fs-1.efs.us-east-1.amazonaws.com,nfsvers=4.1,rsize=1048576,wsize=1048576,hard,timeo=600,retrans=2,noresvport";
         assert_eq!(parse(":/", aws, false).unwrap().options.len(), 7);
@@ -314,6 +318,14 @@ mod tests {
             wrong(":/x", "rw"),
             ["o: needs addr=HOST, the server's name or address"]
         );
+        assert_eq!(
+            wrong(":/x", "addr=a,udp,fsc,sec=tls"),
+            [
+                "o: udp: not supported: kernels have it no more; leave it out",
+                "o: fsc: not supported: it needs a cachefilesd that the agent knows nothing of",
+                "o: \"sec=tls\": expected sec=sys, none",
+            ]
+        );
         assert_eq!(wrong(":/x", "addr=a,hard,soft"), ["o: hard is there twice"]);
         assert_eq!(
             wrong(":/x", "addr=a,vers=3,nfsvers=4"),
@@ -329,6 +341,8 @@ mod tests {
             ["device: \"/x/../y\" is not an absolute path without .."]
         );
         assert_eq!(wrong(&format!(":/{}", "x".repeat(1024)), "addr=a").len(), 1);
+        let longest = format!("addr=a{}", ",".repeat(OPTIONS_BYTES_MAX - 6));
+        assert!(wrong(":/x", &longest).is_empty());
         assert_eq!(
             wrong(":/x", &format!("addr=a{}", ",".repeat(1024))),
             ["o: 1030 bytes, the limit is 1024"]
