@@ -340,7 +340,8 @@ mod tests {
             wrong(":/x/../y", "addr=a"),
             ["device: \"/x/../y\" is not an absolute path without .."]
         );
-        assert_eq!(wrong(&format!(":/{}", "x".repeat(1024)), "addr=a").len(), 1);
+        let of = |bytes: usize| wrong(&format!(":/{}", "x".repeat(bytes - 1)), "addr=a").len();
+        assert_eq!((of(PATH_BYTES_MAX), of(PATH_BYTES_MAX + 1)), (0, 1));
         let longest = format!("addr=a{}", ",".repeat(OPTIONS_BYTES_MAX - 6));
         assert!(wrong(":/x", &longest).is_empty());
         assert_eq!(
