@@ -208,12 +208,14 @@ impl Host {
                 self.containers.remove(&key);
                 Completion::Removed
             }
-            Effect::ReleaseHost { task, .. } => {
+            Effect::ReleaseHost { task, shares, .. } => {
                 assert!(
                     self.alive_of(task).is_empty(),
                     "cgroups of {task} removed under its processes"
                 );
-                self.holders.remove(task);
+                if *shares {
+                    self.holders.remove(task);
+                }
                 if let Some(Some(address)) = self.prepared.remove(task) {
                     self.address_freed.insert(address, (now, task.clone()));
                 }

@@ -74,7 +74,12 @@ pub enum Effect {
         attempt: Attempt,
     },
     /// Remove cgroups, directories, volumes and network of the task. Completes with `HostReleased`.
-    ReleaseHost { task: TaskId, network: NetworkMode },
+    ReleaseHost {
+        task: TaskId,
+        network: NetworkMode,
+        /// The containers share namespaces: a process may hold them.
+        shares: bool,
+    },
     /// Give up what the lane is doing. Has no completion of its own: the lane's effect completes as cancelled.
     Cancel(Lane),
     /// Delete the logs of a task whose retention ended. Completes with `LogsRemoved`.

@@ -1,5 +1,9 @@
-//! Owns the host as the executor sees it: each effect of the core, made of calls to the modules beside this one; and
-//! the list of everything that this instance has on the host. Never decides.
+//! Owns the host as the executor sees it: each effect of the core, made of calls to the modules beside this one. Never
+//! decides.
+
+mod objects;
+mod settings;
+mod shared;
 
 use std::{
     collections::BTreeMap,
@@ -13,40 +17,36 @@ use std::{
 use anyhow::Context as _;
 use berth_agent_core::{
     container::Life,
-    desired::{ContainerSpec, NetworkMode, SharedNamespaces},
+    desired::{ContainerSpec, NetworkMode},
     effect::{Effect, PrepareHost, SignalKind, StartContainer},
     event::{Completion, Exit, Failure, Observed, ObservedState},
     ids::{ContainerId, TaskId},
-    ledger::HostObject,
     task::Task,
 };
 use berth_service::notify::Notifier;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+use self::settings::{images_config, init_program, runtime_config};
 use super::{
     cgroups::{Cgroups, TaskLimits},
     environment::EnvironmentFiles,
-    images::{Images, ImagesConfig, Limits, Platform, RegistryCredential},
+    images::Images,
     network::{self, Network, NetworkConfig},
     probes::Probes,
     quotas::{self, Quotas},
-    runtime::{OciRuntime, Runtime, RuntimeConfig, RuntimeError, init_usable},
+    runtime::{Runtime, RuntimeConfig, RuntimeError},
     shared_memory,
     volumes::{Places, VolumeError, Volumes},
 };
 use crate::{
-    audit::{ListError, directories},
-    config::{Config, NamedRuntime},
+    config::Config,
     endpoints::{self, Endpoints},
     logs::{self, AdoptError, LoggerRegistry, RegistryConfig},
     observe::{Observer, OomCounter},
-    sys::{self, Chain},
+    sys::Chain,
     telemetry::Sampler,
 };
-
-/// Starts at a time per core: more is no faster, and each waits longer.
-const STARTS_PER_CORE: usize = 3;
 
 /// Everything the agent has to do with the host.
 #[derive(Debug)]
@@ -314,7 +314,7 @@ impl Host {
                     Err(error) => Completion::Failed(error.failure()),
                 }
             }
-            Effect::ReleaseHost { task, .. } => match self.release(&task).await {
+            Effect::ReleaseHost { task, shares, .. } => match self.release(&task, shares).await {
                 Ok(()) => Completion::HostReleased,
                 Err(failure) => Completion::Failed(failure),
             },
@@ -400,40 +400,6 @@ impl Host {
         Ok((mac, warning))
     }
 
-    /// Why what the task writes to its volumes is not bounded, if it should be.
-    fn bound_volumes(&self, prepare: &PrepareHost) -> Result<Option<String>, Failure> {
-        let bytes = prepare.ephemeral_storage_bytes;
-        if bytes == 0 {
-            return Ok(None);
-        }
-        let made = self.volumes.make_task(&prepare.task);
-        let (directory, all) = made.map_err(|error| volume_failure(&error))?;
-        let why = self.quotas.bound(&prepare.task, bytes, &all, &[directory]);
-        let why = why.map_err(|error| failure(&error, true))?;
-        Ok(why.map(|why| quotas::warning("in the task's volumes", &why)))
-    }
-
-    /// What the task's containers have together, in the task's cgroups, which are there.
-    async fn share(&self, task: &TaskId, shared: &SharedNamespaces, runs: bool) -> Result<(), Failure> {
-        let held = self
-            .runtime
-            .holder_pid(task)
-            .await
-            .map_err(|error| error.failure())?;
-        if held.is_none() && !runs {
-            // What the halt or the try before left in it is nothing to who comes now.
-            shared_memory::remove(&self.run_dir, task).map_err(|error| failure(&error, true))?;
-        }
-        if let Some(bytes) = shared.shared_memory_bytes {
-            shared_memory::make(&self.run_dir, task, bytes).map_err(|error| failure(&error, true))?;
-        }
-        let held = self.runtime.hold(task, &shared.runtime, runs).await;
-        held.map_err(|error| Failure {
-            kind: "ResourceInitializationError".into(),
-            ..error.failure()
-        })
-    }
-
     async fn start_container(&self, start: &StartContainer, cancel: CancellationToken) -> Completion {
         let netns = (start.network != NetworkMode::Host).then(|| self.network.netns_path(&start.task));
         match self.runtime.start(start, netns.as_deref(), cancel).await {
@@ -455,11 +421,12 @@ impl Host {
         }
     }
 
-    async fn release(&self, task: &TaskId) -> Result<(), Failure> {
+    /// `shares`: its containers do, or that is not known.
+    async fn release(&self, task: &TaskId, shares: bool) -> Result<(), Failure> {
         self.sampler().unregister(task);
-        let holder = self.runtime.release_holder(task).await;
-        holder.map_err(|error| error.failure())?;
-        shared_memory::remove(&self.run_dir, task).map_err(|error| failure(&error, true))?;
+        if shares {
+            self.unshare(task).await?;
+        }
         let network = async {
             self.network
                 .detach(task)
@@ -486,91 +453,6 @@ impl Host {
 
     fn sampler(&self) -> MutexGuard<'_, Sampler> {
         self.sampler.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Everything of this instance on the host, as the host says.
-    ///
-    /// # Errors
-    /// When a list cannot be had: never a partial list.
-    pub async fn list(&self) -> Result<Vec<HostObject>, ListError> {
-        let mut objects = Vec::new();
-        let containers = self
-            .runtime
-            .list()
-            .await
-            .map_err(|e| list_error("containers", e))?;
-        let id =
-            |c: &super::runtime::ListedContainer| berth_agent_core::ids::runtime_id(&c.container, c.attempt);
-        objects.extend(containers.iter().map(|c| HostObject::Container(id(c))));
-        let snapshots = self
-            .runtime
-            .snapshots()
-            .await
-            .map_err(|e| list_error("snapshots", e))?;
-        objects.extend(snapshots.into_iter().map(|s| HostObject::Snapshot(s.key)));
-        let network = self.network.list().await.map_err(|e| list_error("network", e))?;
-        objects.extend(network.iter().map(network_object));
-        for name in self.cgroups.list().map_err(|e| list_error("cgroups", e))? {
-            objects.push(named("cgroup", name));
-        }
-        let of_run = |task| HostObject::OfTask {
-            kind: "run directory".into(),
-            task,
-        };
-        let run = directories(&self.run_dir.join("tasks"), of_run, "run directory");
-        objects.extend(run.map_err(|e| list_error("run directories", e))?);
-        let bounded = self.quotas.tasks().map_err(|e| list_error("quotas", e))?;
-        objects.extend(bounded.into_iter().map(|task| HostObject::OfTask {
-            kind: "quota".into(),
-            task,
-        }));
-        objects.extend(self.volumes.list().map_err(|e| list_error("volumes", e))?);
-        let of_shared = |task| HostObject::OfTask {
-            kind: "shared memory".into(),
-            task,
-        };
-        let shared = directories(
-            &shared_memory::directory(&self.run_dir),
-            of_shared,
-            "shared memory",
-        );
-        objects.extend(shared.map_err(|e| list_error("shared memory", e))?);
-        let holders = self
-            .runtime
-            .holders()
-            .await
-            .map_err(|e| list_error("holders", e))?;
-        objects.extend(holders.into_iter().map(|task| HostObject::OfTask {
-            kind: "holder of namespaces".into(),
-            task,
-        }));
-        let kept = directories(&self.log_dir, HostObject::Logs, "log directory");
-        objects.extend(kept.map_err(|e| list_error("log directories", e))?);
-        Ok(objects)
-    }
-
-    /// Removes what nobody answers for; says what cannot be removed. Strangers in our directories are left alone.
-    pub async fn remove_unowned(&self, leaks: &[HostObject]) {
-        for leak in leaks {
-            let removed: anyhow::Result<()> = match leak {
-                HostObject::Container(id) => match berth_agent_core::ids::parse_runtime_id(id) {
-                    Some((container, attempt)) => {
-                        self.runtime.remove(&container, attempt).await.map_err(Into::into)
-                    }
-                    None => Ok(()),
-                },
-                HostObject::Snapshot(key) => self.runtime.remove_snapshot(key).await.map_err(Into::into),
-                HostObject::OfTask { task, .. } => self
-                    .release(task)
-                    .await
-                    .map_err(|failure| anyhow::anyhow!(failure.message)),
-                HostObject::Logs(task) => logs::remove_task_logs(&self.log_dir, task).map_err(Into::into),
-                HostObject::Unnamed { .. } => Ok(()),
-            };
-            if let Err(error) = removed {
-                tracing::error!(object = ?leak, error = %Chain(error.as_ref()), "cannot remove an object that nobody answers for");
-            }
-        }
     }
 
     /// Removes what tasks share: for a private agent on its way out.
@@ -600,78 +482,6 @@ fn place_logger(runtime: Runtime, cgroups: Cgroups) -> logs::registry::PlaceLogg
     })
 }
 
-fn images_config(config: &Config) -> anyhow::Result<ImagesConfig> {
-    let registries = &config.registries;
-    let credential = |c: &crate::config::Credential| -> anyhow::Result<RegistryCredential> {
-        let password = crate::config::read_secret(&c.password_file)?;
-        Ok(RegistryCredential {
-            host: c.host.clone(),
-            username: c.username.clone(),
-            password,
-        })
-    };
-    Ok(ImagesConfig {
-        containerd_namespace: config.instance.clone(),
-        instance: config.instance.clone(),
-        snapshotter: config.snapshotter.clone(),
-        plain_http_hosts: registries.plain_http_hosts.clone(),
-        credentials: registries
-            .credentials
-            .iter()
-            .map(credential)
-            .collect::<Result<_, _>>()?,
-        extra_ca_pem: registries.extra_ca.clone(),
-        archives_dir: config.images_dir.clone(),
-        platform: Platform::detect(),
-        resolve_ttl: std::time::Duration::from_secs(registries.resolve_ttl_s.into()),
-        limits: Limits::default(),
-    })
-}
-
-fn runtime_config(config: &Config, logger: PathBuf, cgroup_version: u8, volumes: Volumes) -> RuntimeConfig {
-    RuntimeConfig {
-        instance: config.instance.clone(),
-        namespace: config.instance.clone(),
-        snapshotter: config.snapshotter.clone(),
-        runtime: config.runtime.clone(),
-        binary_name: config.runtime_binary.clone(),
-        runtimes: runtimes(config),
-        seccomp_dir: config.seccomp_dir.clone(),
-        gpus: config.gpus.gpus(),
-        quotas: Quotas::new(&config.state_dir),
-        logger,
-        init: None,
-        logger_socket: config.logger_socket(),
-        log_dir: config.log_dir(),
-        run_dir: config.run_dir.clone(),
-        cgroup_parent: config.cgroup_parent(),
-        cgroup_version,
-        volumes,
-        start_concurrency: config
-            .start_concurrency
-            .unwrap_or(usize::try_from(sys::cpu_count()).unwrap_or(1) * STARTS_PER_CORE),
-    }
-}
-
-/// Without it the node takes no tasks that need it, and all others.
-fn init_program(config: &Config) -> Option<PathBuf> {
-    let path = config.init_path().ok()?;
-    match init_usable(&path) {
-        Ok(()) => Some(path),
-        Err(error) => {
-            tracing::warn!(error = %Chain(&error), "this node takes no task that needs berth-init");
-            None
-        }
-    }
-}
-
-/// Those that tasks may ask for.
-fn runtimes(config: &Config) -> BTreeMap<String, OciRuntime> {
-    let all = crate::config::runtimes::with_default(&config.runtimes).into_iter();
-    all.map(|(name, NamedRuntime { kind, binary })| (name, OciRuntime { kind, binary }))
-        .collect()
-}
-
 fn failure(error: &(dyn std::error::Error + 'static), retryable: bool) -> Failure {
     Failure {
         kind: "ResourceInitializationError".into(),
@@ -686,39 +496,6 @@ fn network_failure(error: &network::NetworkError) -> Failure {
 
 fn volume_failure(error: &VolumeError) -> Failure {
     failure(error, error.retryable())
-}
-
-fn list_error(what: &'static str, source: impl std::error::Error + Send + Sync + 'static) -> ListError {
-    ListError {
-        what,
-        source: Box::new(source),
-    }
-}
-
-fn named(kind: &str, name: String) -> HostObject {
-    match name.parse() {
-        Ok(task) => HostObject::OfTask {
-            kind: kind.into(),
-            task,
-        },
-        Err(_) => HostObject::Unnamed {
-            kind: kind.into(),
-            name,
-        },
-    }
-}
-
-fn network_object(object: &network::HostObject) -> HostObject {
-    match object.task() {
-        Some(task) => HostObject::OfTask {
-            kind: "network".into(),
-            task: task.clone(),
-        },
-        None => HostObject::Unnamed {
-            kind: "network".into(),
-            name: format!("{object:?}"),
-        },
-    }
 }
 
 fn remove_directory(path: &Path) -> std::io::Result<()> {

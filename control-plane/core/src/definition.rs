@@ -17,6 +17,7 @@ pub(crate) mod linux;
 pub(crate) mod local_volume;
 pub(crate) mod log;
 pub(crate) mod log_attributes;
+mod mount_options;
 mod namespaces;
 mod networking;
 pub(crate) mod nfs;

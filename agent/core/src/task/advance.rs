@@ -419,6 +419,7 @@ impl Task {
                 steps.effects.push(Effect::ReleaseHost {
                     task,
                     network: self.spec.network,
+                    shares: self.spec.shared().is_some(),
                 });
             }
             Host::Ready | Host::HalfMade => {

@@ -3,6 +3,7 @@
 
 use serde_json::Value;
 
+use super::mount_options::{For, word};
 use super::nfs::Nfs;
 use super::read::{Object, inner, text};
 use super::{nfs, tmpfs, volumes};
@@ -11,17 +12,6 @@ use crate::problems::{Problems, child, hint, shown};
 const LOCAL: &str = "local";
 /// Docker's options of the driver: a file system's type, what is mounted, and mount options.
 const OPTIONS: [&str; 3] = ["type", "device", "o"];
-/// Words of `linuxParameters.tmpfs` that have a meaning only in a container.
-const PROPAGATION: [&str; 8] = [
-    "unbindable",
-    "runbindable",
-    "private",
-    "rprivate",
-    "shared",
-    "rshared",
-    "slave",
-    "rslave",
-];
 /// Labels, and with them what is kept beside a volume, bytes.
 const LABEL_BYTES_MAX: usize = 4096;
 
@@ -140,7 +130,8 @@ fn parse_local(kind: &str, device: &str, o: &str) -> Result<Mount, (&'static str
 /// As those of `linuxParameters.tmpfs`, and `size`, which is an option here.
 fn check_memory_option(option: &str) -> Result<(), String> {
     let Some(size) = option.strip_prefix("size=") else {
-        if PROPAGATION.contains(&option) {
+        // They have a meaning only in a container.
+        if word(option) == Some(For::Propagation) {
             return Err(format!(
                 "{option}: not supported; the mount is the node's, and what containers mount below it stays theirs"
             ));

@@ -3,6 +3,7 @@
 
 use std::net::IpAddr;
 
+use super::mount_options::{For, word, words};
 use super::volumes;
 use crate::problems::{hint, shown};
 
@@ -14,49 +15,8 @@ const HOST_BYTES_MAX: usize = 253;
 const PATH_BYTES_MAX: usize = 1024;
 const ADDR: &str = "addr";
 const CLIENT_ADDR: &str = "clientaddr";
-/// Options that are one word: of every mount, then of NFS.
-const WORDS: [&str; 40] = [
-    "ro",
-    "rw",
-    "suid",
-    "nosuid",
-    "dev",
-    "nodev",
-    "exec",
-    "noexec",
-    "sync",
-    "async",
-    "dirsync",
-    "atime",
-    "noatime",
-    "diratime",
-    "nodiratime",
-    "relatime",
-    "norelatime",
-    "strictatime",
-    "nostrictatime",
-    "hard",
-    "soft",
-    "softerr",
-    "softreval",
-    "nosoftreval",
-    "ac",
-    "noac",
-    "cto",
-    "nocto",
-    "lock",
-    "nolock",
-    "resvport",
-    "noresvport",
-    "rdirplus",
-    "nordirplus",
-    "sharecache",
-    "nosharecache",
-    "acl",
-    "noacl",
-    "intr",
-    "nointr",
-];
+/// Options that are one word.
+const WORDS: &[For] = &[For::Any, For::Nfs];
 /// Options whose value is one of these words.
 const CHOICES: [(&str, &[&str]); 8] = [
     ("nfsvers", &VERSIONS),
@@ -162,7 +122,7 @@ fn check_option(option: &str) -> Result<(), String> {
         None => (option, None),
     };
     match (name, value) {
-        (name, None) if WORDS.contains(&name) => return Ok(()),
+        (name, None) if word(name).is_some_and(|purpose| WORDS.contains(&purpose)) => return Ok(()),
         (CLIENT_ADDR, Some(address)) if address.parse::<IpAddr>().is_ok() => return Ok(()),
         (CLIENT_ADDR, _) => return Err(format!("{}: expected an address", shown(option))),
         ("sec", Some(flavour)) if flavour.starts_with("krb5") => {
@@ -204,7 +164,7 @@ fn check_option(option: &str) -> Result<(), String> {
     }
     let names = CHOICES.iter().map(|(name, _)| *name);
     let names = names.chain(NUMBERS.iter().map(|(name, ..)| *name));
-    let hint = hint(name, WORDS.into_iter().chain(names).chain([ADDR, CLIENT_ADDR]));
+    let hint = hint(name, words(WORDS).chain(names).chain([ADDR, CLIENT_ADDR]));
     Err(format!(
         "{} is not an option of NFS that is supported{hint}",
         shown(option)

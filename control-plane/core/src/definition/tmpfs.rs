@@ -1,47 +1,15 @@
 //! Owns the values of `sharedMemorySize` and `tmpfs`: file systems in memory. Never mounts one.
 
+use super::mount_options::{For, word, words};
 use super::read::{Object, integer, objects, text, texts};
 use crate::problems::{Problems, hint, shown};
 
 /// File systems in memory of one container: what nodes take.
 const TMPFS_MAX: usize = 100;
 /// ECS's options that are one word.
-const WORDS: [&str; 30] = [
-    "defaults",
-    "ro",
-    "rw",
-    "suid",
-    "nosuid",
-    "dev",
-    "nodev",
-    "exec",
-    "noexec",
-    "sync",
-    "async",
-    "dirsync",
-    "mand",
-    "nomand",
-    "atime",
-    "noatime",
-    "diratime",
-    "nodiratime",
-    "unbindable",
-    "runbindable",
-    "private",
-    "rprivate",
-    "shared",
-    "rshared",
-    "slave",
-    "rslave",
-    "relatime",
-    "norelatime",
-    "strictatime",
-    "nostrictatime",
-];
+const WORDS: &[For] = &[For::Any, For::Memory, For::Propagation];
 /// ECS's options that have a value.
 const WITH_VALUE: [&str; 6] = ["mode", "uid", "gid", "nr_inodes", "nr_blocks", "mpol"];
-/// ECS's options that make another mount than one of memory.
-const NO_TMPFS: [&str; 3] = ["bind", "rbind", "remount"];
 
 /// `path` is that of `linuxParameters`.
 pub(super) fn check(path: &str, parameters: &Object, problems: &mut Problems) {
@@ -102,13 +70,13 @@ pub(super) fn check_option(option: &str) -> Result<(), String> {
         .split_once('=')
         .map_or((option, None), |(name, value)| (name, Some(value)));
     let good = match (name, value) {
-        (name, _) if NO_TMPFS.contains(&name) => {
+        (name, _) if word(name) == Some(For::OtherMount) => {
             return Err(format!("{name} makes no file system in memory"));
         }
         (name, None) if WITH_VALUE.contains(&name) => {
             return Err(format!("{name} needs a value, as in {name}=…"));
         }
-        (name, None) => WORDS.contains(&name),
+        (name, None) => word(name).is_some_and(|purpose| WORDS.contains(&purpose)),
         ("mode", Some(value)) => {
             (1..=4).contains(&value.len()) && value.bytes().all(|b| b.is_ascii_digit() && b < b'8')
         }
@@ -128,7 +96,7 @@ pub(super) fn check_option(option: &str) -> Result<(), String> {
     // Where the name is right it is the value that is not.
     let hint = match WITH_VALUE.contains(&name) {
         true => String::new(),
-        false => hint(name, WORDS.into_iter().chain(WITH_VALUE)),
+        false => hint(name, words(WORDS).chain(WITH_VALUE)),
     };
     Err(format!(
         "{} is not a mount option of ECS for a tmpfs{hint}",

@@ -1,0 +1,130 @@
+//! Owns the list of everything that this instance has on the host, and the removal of what nobody answers for.
+
+use berth_agent_core::ledger::HostObject;
+
+use super::{Host, network, shared_memory};
+use crate::{
+    audit::{ListError, directories},
+    effects::runtime::ListedContainer,
+    logs,
+    sys::Chain,
+};
+
+impl Host {
+    /// Everything of this instance on the host, as the host says.
+    ///
+    /// # Errors
+    /// When a list cannot be had: never a partial list.
+    pub async fn list(&self) -> Result<Vec<HostObject>, ListError> {
+        let mut objects = Vec::new();
+        let containers = self
+            .runtime
+            .list()
+            .await
+            .map_err(|e| list_error("containers", e))?;
+        let id = |c: &ListedContainer| berth_agent_core::ids::runtime_id(&c.container, c.attempt);
+        objects.extend(containers.iter().map(|c| HostObject::Container(id(c))));
+        let snapshots = self
+            .runtime
+            .snapshots()
+            .await
+            .map_err(|e| list_error("snapshots", e))?;
+        objects.extend(snapshots.into_iter().map(|s| HostObject::Snapshot(s.key)));
+        let network = self.network.list().await.map_err(|e| list_error("network", e))?;
+        objects.extend(network.iter().map(network_object));
+        for name in self.cgroups.list().map_err(|e| list_error("cgroups", e))? {
+            objects.push(named("cgroup", name));
+        }
+        let of_run = |task| HostObject::OfTask {
+            kind: "run directory".into(),
+            task,
+        };
+        let run = directories(&self.run_dir.join("tasks"), of_run, "run directory");
+        objects.extend(run.map_err(|e| list_error("run directories", e))?);
+        let bounded = self.quotas.tasks().map_err(|e| list_error("quotas", e))?;
+        objects.extend(bounded.into_iter().map(|task| HostObject::OfTask {
+            kind: "quota".into(),
+            task,
+        }));
+        objects.extend(self.volumes.list().map_err(|e| list_error("volumes", e))?);
+        let of_shared = |task| HostObject::OfTask {
+            kind: "shared memory".into(),
+            task,
+        };
+        let shared = directories(
+            &shared_memory::directory(&self.run_dir),
+            of_shared,
+            "shared memory",
+        );
+        objects.extend(shared.map_err(|e| list_error("shared memory", e))?);
+        let holders = self
+            .runtime
+            .holders()
+            .await
+            .map_err(|e| list_error("holders", e))?;
+        objects.extend(holders.into_iter().map(|task| HostObject::OfTask {
+            kind: "holder of namespaces".into(),
+            task,
+        }));
+        let kept = directories(&self.log_dir, HostObject::Logs, "log directory");
+        objects.extend(kept.map_err(|e| list_error("log directories", e))?);
+        Ok(objects)
+    }
+
+    /// Removes what nobody answers for; says what cannot be removed. Strangers in our directories are left alone.
+    pub async fn remove_unowned(&self, leaks: &[HostObject]) {
+        for leak in leaks {
+            let removed: anyhow::Result<()> = match leak {
+                HostObject::Container(id) => match berth_agent_core::ids::parse_runtime_id(id) {
+                    Some((container, attempt)) => {
+                        self.runtime.remove(&container, attempt).await.map_err(Into::into)
+                    }
+                    None => Ok(()),
+                },
+                HostObject::Snapshot(key) => self.runtime.remove_snapshot(key).await.map_err(Into::into),
+                HostObject::OfTask { task, .. } => self
+                    .release(task, true)
+                    .await
+                    .map_err(|failure| anyhow::anyhow!(failure.message)),
+                HostObject::Logs(task) => logs::remove_task_logs(&self.log_dir, task).map_err(Into::into),
+                HostObject::Unnamed { .. } => Ok(()),
+            };
+            if let Err(error) = removed {
+                tracing::error!(object = ?leak, error = %Chain(error.as_ref()), "cannot remove an object that nobody answers for");
+            }
+        }
+    }
+}
+
+fn list_error(what: &'static str, source: impl std::error::Error + Send + Sync + 'static) -> ListError {
+    ListError {
+        what,
+        source: Box::new(source),
+    }
+}
+
+fn named(kind: &str, name: String) -> HostObject {
+    match name.parse() {
+        Ok(task) => HostObject::OfTask {
+            kind: kind.into(),
+            task,
+        },
+        Err(_) => HostObject::Unnamed {
+            kind: kind.into(),
+            name,
+        },
+    }
+}
+
+fn network_object(object: &network::HostObject) -> HostObject {
+    match object.task() {
+        Some(task) => HostObject::OfTask {
+            kind: "network".into(),
+            task: task.clone(),
+        },
+        None => HostObject::Unnamed {
+            kind: "network".into(),
+            name: format!("{object:?}"),
+        },
+    }
+}
