@@ -681,6 +681,7 @@ fn one_bad_spec_is_refused_and_the_others_are_taken() {
         position,
         tasks: vec![good(), bad],
         removals_confirmed: false,
+        more: false,
     })
     .unwrap();
     let Event::Snapshot { tasks, refused, .. } = event else {

@@ -314,6 +314,7 @@ fn hear(heard: &Heard, message: Up, link: &mpsc::Sender<Result<ControlMessage, S
                 position: Some(position(1)),
                 tasks: Vec::new(),
                 removals_confirmed: false,
+                more: false,
             };
             vec![Down::Welcome(welcome), Down::Snapshot(snapshot)]
         }

@@ -12,5 +12,9 @@ pub mod node {
         pub const VERSION: u32 = 1;
         /// Limit of one message in either direction, bytes.
         pub const MESSAGE_BYTES_MAX: usize = 4 << 20;
+        /// Limit of one node's desired state, all parts of the snapshot together, bytes.
+        pub const SNAPSHOT_BYTES_MAX: usize = 64 << 20;
+        /// Feature of a node that takes a snapshot in parts.
+        pub const SNAPSHOT_PARTS: &str = "link.snapshot-parts";
     }
 }

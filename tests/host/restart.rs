@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use berth_tests::cluster::Cluster;
+use berth_tests::{cluster::Cluster, kernel::is_v2};
 use serde_json::{Value, json};
 
 const MEMORY_MIB: u64 = 32;
@@ -55,7 +55,11 @@ async fn a_container_that_fails_is_started_again_in_the_same_log() {
         .cgroup("memory", &task)
         .join("c")
         .join(id.split('-').next().unwrap())
-        .join("memory.limit_in_bytes");
+        .join(if is_v2() {
+            "memory.max"
+        } else {
+            "memory.limit_in_bytes"
+        });
     // Between two attempts there is none.
     let limit = cluster
         .until("an attempt to run", LIMIT, async || {
@@ -72,7 +76,8 @@ async fn a_container_that_fails_is_started_again_in_the_same_log() {
 async fn an_ignored_code_ends_it_and_a_wait_is_explained_and_can_be_stopped() {
     let cluster = Cluster::alone().await;
     let before = cluster.listing();
-    let ends = cluster.running("sleep 0.3; exit 42", policed).await;
+    let definition = cluster.register("exit 42", policed).await;
+    let ends = cluster.run(&definition).await;
     let stopped = cluster.wait_status(&ends, "STOPPED").await;
     assert_eq!(stopped["stopCode"], "EssentialContainerExited");
     assert_eq!(stopped["containers"][0]["exitCode"], 42);

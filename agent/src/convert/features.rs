@@ -13,8 +13,9 @@ pub const IPC_TASK: &str = "ipc.task";
 pub const INTERACTIVE: &str = "interactive";
 /// Only where the kernel has NFS.
 pub const VOLUMES_NFS: &str = "volumes.nfs";
-/// What this agent honours beyond the plain fields of a spec. A spec that requires more is refused by that name.
+/// What this agent honours beyond the plain fields of a spec, and of the link. A spec that requires more is refused by that name.
 pub const FEATURES: &[&str] = &[
+    berth_proto::node::v1::SNAPSHOT_PARTS,
     "image.digest",
     "net.awsvpc",
     "net.host",

@@ -3,6 +3,7 @@
 
 mod bulk;
 mod hello;
+mod parts;
 mod pulls;
 mod session;
 mod state;

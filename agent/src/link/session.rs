@@ -17,7 +17,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Streaming, transport::Channel};
 
-use super::{Connection, Link, LinkError, LinkState, bulk, pulls, usage};
+use super::{Connection, Link, LinkError, LinkState, bulk, parts::Parts, pulls, usage};
 use crate::{
     convert,
     driver::{now, send},
@@ -106,6 +106,7 @@ pub(super) async fn run(link: &mut Link, stop: &CancellationToken) -> Result<(),
         sent: welcome.applied_sequence,
         reports_due: true,
         has_snapshot: false,
+        parts: Parts::default(),
     }
     .serve(incoming, &welcome, stop)
     .await
@@ -128,6 +129,8 @@ struct Session<'a> {
     reports_due: bool,
     /// Deltas mean something from now on.
     has_snapshot: bool,
+    /// Of a snapshot that is still coming.
+    parts: Parts,
 }
 
 impl Session<'_> {
@@ -217,9 +220,17 @@ impl Session<'_> {
             what: refusal.to_string(),
         };
         let event = match message {
-            In::Snapshot(snapshot) => {
+            In::Snapshot(part) => {
+                let Some(snapshot) = self.parts.add(part)? else {
+                    return Ok(None);
+                };
                 self.has_snapshot = true;
                 convert::snapshot(snapshot).map_err(refused)?
+            }
+            In::Delta(_) if self.parts.begun() => {
+                return Err(LinkError::Protocol {
+                    what: "a delta between two parts of a snapshot".into(),
+                });
             }
             // What it changes is not known: this node may have missed anything since the last session.
             In::Delta(_) if !self.has_snapshot => {

@@ -1,8 +1,10 @@
 //! Owns what a node is told of its desired state: all of it, then every change, in the order of the store. Never
 //! decides any of it.
 
+use std::collections::VecDeque;
+
 use berth_proto::node::v1::{
-    Delta, MESSAGE_BYTES_MAX, Position, Snapshot, TaskSpec, control_message::Message,
+    Delta, MESSAGE_BYTES_MAX, Position, SNAPSHOT_BYTES_MAX, Snapshot, TaskSpec, control_message::Message,
 };
 use prost::Message as _;
 
@@ -15,6 +17,8 @@ use crate::{
 const ATTEMPTS_MAX: u32 = 5;
 /// A message's own tag and length, around the snapshot or delta in it.
 const ENVELOPE_BYTES: usize = 16;
+/// A flag in a message.
+const FLAG_BYTES: usize = 2;
 
 #[derive(Debug, thiserror::Error)]
 pub(super) enum DispatchError {
@@ -25,8 +29,8 @@ pub(super) enum DispatchError {
     },
     #[error("{key:?} does not hold a valid task spec")]
     Decode { key: String, source: prost::DecodeError },
-    #[error("the desired state of the node takes {bytes} bytes; one message takes {MESSAGE_BYTES_MAX}")]
-    TooLarge { bytes: usize },
+    #[error("the desired state of the node takes {bytes} bytes; it takes no more than {limit} at once")]
+    TooLarge { bytes: usize, limit: usize },
 }
 
 /// Where in the store's history a node is.
@@ -41,6 +45,10 @@ pub(super) struct Dispatch {
     confirmations: Box<dyn Watch>,
     /// The node has to be told everything again.
     stale: bool,
+    /// It takes a snapshot in parts.
+    takes_parts: bool,
+    /// What is to be told before anything else.
+    parts: VecDeque<Snapshot>,
 }
 
 pub(super) fn desired_prefix(node: &str) -> String {
@@ -48,12 +56,13 @@ pub(super) fn desired_prefix(node: &str) -> String {
 }
 
 impl Dispatch {
-    /// Everything the node is to run, and what follows it.
+    /// The first part of everything the node is to run, how many tasks that is in all, and what follows it.
     pub(super) async fn begin(
         store: SharedStore,
         identity: StoreIdentity,
         node: &str,
-    ) -> Result<(Snapshot, Self), DispatchError> {
+        takes_parts: bool,
+    ) -> Result<(Snapshot, usize, Self), DispatchError> {
         let prefix = desired_prefix(node);
         let confirmation = keys::confirmation(node);
         let Everything {
@@ -61,22 +70,27 @@ impl Dispatch {
             watch,
             confirmations,
         } = read(&store, &identity, &prefix, &confirmation).await?;
-        Ok((
-            snapshot,
-            Self {
-                store,
-                identity,
-                prefix,
-                confirmation,
-                watch,
-                confirmations,
-                stale: false,
-            },
-        ))
+        let tasks = snapshot.tasks.len();
+        let (first, parts) = in_parts(snapshot, takes_parts)?;
+        let dispatch = Self {
+            store,
+            identity,
+            prefix,
+            confirmation,
+            watch,
+            confirmations,
+            stale: false,
+            takes_parts,
+            parts,
+        };
+        Ok((first, tasks, dispatch))
     }
 
     /// The next thing to tell. Cancel-safe: what is stale stays stale until it was read whole.
     pub(super) async fn next(&mut self) -> Result<Message, DispatchError> {
+        if let Some(part) = self.parts.pop_front() {
+            return Ok(Message::Snapshot(part));
+        }
         while !self.stale {
             let changes = tokio::select! {
                 changes = self.watch.next() => changes,
@@ -100,9 +114,10 @@ impl Dispatch {
             }
         }
         let all = read(&self.store, &self.identity, &self.prefix, &self.confirmation).await?;
-        (self.watch, self.confirmations) = (all.watch, all.confirmations);
+        let (first, parts) = in_parts(all.snapshot, self.takes_parts)?;
+        (self.watch, self.confirmations, self.parts) = (all.watch, all.confirmations, parts);
         self.stale = false;
-        Ok(Message::Snapshot(all.snapshot))
+        Ok(Message::Snapshot(first))
     }
 
     /// One revision's changes; None if they do not fit into a message.
@@ -137,6 +152,49 @@ fn fits(bytes: usize) -> bool {
     bytes + ENVELOPE_BYTES <= MESSAGE_BYTES_MAX
 }
 
+/// The snapshot as the node takes it: the first part, and those that follow.
+fn in_parts(snapshot: Snapshot, takes_parts: bool) -> Result<(Snapshot, VecDeque<Snapshot>), DispatchError> {
+    let bytes = snapshot.encoded_len();
+    if fits(bytes) {
+        return Ok((snapshot, VecDeque::new()));
+    }
+    let limit = if takes_parts {
+        SNAPSHOT_BYTES_MAX
+    } else {
+        MESSAGE_BYTES_MAX
+    };
+    // The parts' own positions come on top.
+    if !takes_parts || bytes + bytes / 8 > limit {
+        return Err(DispatchError::TooLarge { bytes, limit });
+    }
+    let mut first = snapshot;
+    let mut tasks = std::mem::take(&mut first.tasks).into_iter().peekable();
+    let mut filled = |part: &mut Snapshot| {
+        let mut bytes = part.encoded_len() + FLAG_BYTES;
+        while let Some(task) = tasks.next_if(|task| fits(bytes + task.encoded_len() + ENVELOPE_BYTES)) {
+            bytes += task.encoded_len() + ENVELOPE_BYTES;
+            part.tasks.push(task);
+        }
+        part.more = !part.tasks.is_empty() && tasks.peek().is_some();
+    };
+    let empty = first.clone();
+    filled(&mut first);
+    let mut parts = VecDeque::new();
+    let mut more = first.more;
+    while more {
+        let mut part = empty.clone();
+        filled(&mut part);
+        more = part.more;
+        parts.push_back(part);
+    }
+    if tasks.peek().is_some() {
+        // One task alone: the store takes none so large.
+        let limit = MESSAGE_BYTES_MAX;
+        return Err(DispatchError::TooLarge { bytes, limit });
+    }
+    Ok((first, parts))
+}
+
 fn decode(key: &str, value: &[u8]) -> Result<TaskSpec, DispatchError> {
     TaskSpec::decode(value).map_err(|source| DispatchError::Decode {
         key: key.to_owned(),
@@ -169,6 +227,7 @@ async fn read(
             position: Some(position(identity, revision)),
             tasks: vec![],
             removals_confirmed: store.get(confirmation).await?.is_some(),
+            more: false,
         };
         let mut page = first;
         loop {
@@ -181,10 +240,6 @@ async fn read(
                 }
                 _ => break,
             }
-        }
-        let bytes = snapshot.encoded_len();
-        if !fits(bytes) {
-            return Err(DispatchError::TooLarge { bytes });
         }
         let watches = async {
             let watch = store.watch(prefix, revision + 1).await?;

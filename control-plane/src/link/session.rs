@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use berth_proto::node::v1::{
-    ControlMessage, DesiredAck, Hello, NodeMessage, StateAck, StateChange, VERSION, Welcome,
+    ControlMessage, DesiredAck, Hello, NodeMessage, SNAPSHOT_PARTS, StateAck, StateChange, VERSION, Welcome,
     control_message::Message as ToNode, node_message::Message as FromNode,
 };
 use futures_util::FutureExt;
@@ -220,9 +220,11 @@ async fn converse(
         ToNode::Welcome(welcome(shared, peer, applier.applied())),
     )
     .await?;
-    let (snapshot, mut dispatch) =
-        Dispatch::begin(shared.store.clone(), shared.identity.clone(), &peer.node_id).await?;
-    let (version, tasks) = (hello.description.map(|d| d.agent_version), snapshot.tasks.len());
+    let takes_parts = hello.features.iter().any(|feature| feature == SNAPSHOT_PARTS);
+    let (store, identity) = (shared.store.clone(), shared.identity.clone());
+    let (snapshot, tasks, mut dispatch) =
+        Dispatch::begin(store, identity, &peer.node_id, takes_parts).await?;
+    let version = hello.description.map(|d| d.agent_version);
     if shared.log_limit.allows(&peer.node_id) {
         tracing::info!(node = %peer.node_id, cluster = %peer.cluster, version, tasks, "link established");
     }

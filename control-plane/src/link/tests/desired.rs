@@ -1,5 +1,7 @@
 //! What a node is told to run.
 
+use berth_proto::node::v1::{MESSAGE_BYTES_MAX, SNAPSHOT_PARTS, Snapshot};
+
 use super::*;
 
 #[tokio::test]
@@ -121,7 +123,7 @@ async fn a_compacted_history_is_made_up_for_by_a_snapshot() {
     let node = id('a');
     let store: SharedStore = plane.store.clone();
     let identity = typed::identity(&*store).await.unwrap();
-    let (_, mut dispatch) = super::super::dispatch::Dispatch::begin(store.clone(), identity, &node)
+    let (_, _, mut dispatch) = super::super::dispatch::Dispatch::begin(store.clone(), identity, &node, false)
         .await
         .unwrap();
     plane
@@ -152,19 +154,7 @@ async fn a_change_too_large_for_a_message_comes_as_a_snapshot_or_ends_the_link_w
     let plane = Plane::start().await;
     let node = id('a');
     let mut link = plane.connect(&node).await;
-    let large = |task: char| {
-        let spec = TaskSpec {
-            task_id: id(task),
-            stop_reason: "x".repeat(1_000_000),
-            ..Default::default()
-        };
-        let value = spec.encode_to_vec().into();
-        Operation::Put {
-            key: format!("/desired/{node}/{}", id(task)),
-            value,
-            lease: None,
-        }
-    };
+    let large = |task| large(&node, task);
     plane.put("1234".chars().map(large).collect()).await;
     let ToNode::Delta(delta) = link.next().await else {
         panic!()
@@ -176,7 +166,68 @@ async fn a_change_too_large_for_a_message_comes_as_a_snapshot_or_ends_the_link_w
     plane.put("12345".chars().map(large).collect()).await;
     let status = link.end().await;
     assert_eq!(status.code(), tonic::Code::ResourceExhausted);
-    assert!(status.message().contains("one message takes"), "{status:?}");
+    assert!(status.message().contains("takes no more than"), "{status:?}");
+}
+
+/// A task of which a message holds four.
+fn large(node: &str, task: char) -> Operation {
+    let spec = TaskSpec {
+        task_id: id(task),
+        stop_reason: "x".repeat(1_000_000),
+        ..Default::default()
+    };
+    Operation::Put {
+        key: format!("/desired/{node}/{}", id(task)),
+        value: spec.encode_to_vec().into(),
+        lease: None,
+    }
+}
+
+#[tokio::test]
+async fn what_one_message_does_not_hold_comes_in_parts_to_a_node_that_takes_them() {
+    let plane = Plane::start().await;
+    let node = id('a');
+    plane
+        .put("123456789".chars().map(|task| large(&node, task)).collect())
+        .await;
+    let mut link = Link::open(plane.client(&node).await).await;
+    let mut hello = hello(&node, 0);
+    hello.features.push(SNAPSHOT_PARTS.into());
+    link.send(FromNode::Hello(hello)).await;
+    let (_, first) = link.expect_start().await;
+    let mut known = whole(&mut link, first).await;
+    assert_eq!(known, "123456789".chars().map(id).collect::<Vec<_>>());
+    // What one delta does not hold comes in parts too, and the deltas after it.
+    plane
+        .put("12345b".chars().map(|task| large(&node, task)).collect())
+        .await;
+    let ToNode::Snapshot(first) = link.next().await else {
+        panic!()
+    };
+    known.push(id('b'));
+    assert_eq!(whole(&mut link, first).await, known);
+    plane
+        .put(vec![desired(&node, &id('c'), DesiredStatus::Running)])
+        .await;
+    assert!(matches!(link.next().await, ToNode::Delta(_)));
+}
+
+/// The tasks of a snapshot that has several parts.
+async fn whole(link: &mut Link, first: Snapshot) -> Vec<String> {
+    let (mut tasks, mut part) = (Vec::new(), first);
+    assert!(part.more);
+    loop {
+        assert!(part.encoded_len() < MESSAGE_BYTES_MAX && !part.tasks.is_empty());
+        tasks.extend(part.tasks.iter().map(|task| task.task_id.clone()));
+        if !part.more {
+            return tasks;
+        }
+        let ToNode::Snapshot(next) = link.next().await else {
+            panic!()
+        };
+        assert_eq!(next.position, part.position);
+        part = next;
+    }
 }
 
 #[tokio::test]

@@ -276,7 +276,9 @@ fn overrides_of_a_large_definition_fit() {
 
 #[test]
 fn overrides_with_bad_names_are_told_once() {
-    let definition = accepted(&good()).definition;
+    // One of its own, so that what is added stands at another place than in the overrides.
+    let own = container("environment", json!([{"name": "B", "value": "y"}]));
+    let definition = accepted(&own).definition;
     for (name, why) in [("", "is empty"), ("A=B", "\"A=B\" contains =")] {
         let variable = json!([{"name": name, "value": "x"}]);
         let overrides = json!({"containerOverrides": [{"name": "nginx", "environment": variable}]});
