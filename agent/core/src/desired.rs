@@ -343,6 +343,16 @@ pub enum Protocol {
     Udp,
 }
 
+impl Protocol {
+    /// As ECS spells it, and nftables.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
+        }
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct PortMapping {
     pub container_port: u16,

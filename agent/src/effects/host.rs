@@ -111,6 +111,7 @@ impl Host {
             task_cidr: config.task_cidr,
             kept: kept_addresses,
             endpoint_port: endpoints.port(),
+            published: Vec::new(),
         })
         .await?;
         let images = Images::new(channel.clone(), images_config(config)?)?;

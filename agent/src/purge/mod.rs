@@ -300,6 +300,7 @@ async fn remove_network_objects(place: &Place) -> Result<(), NetworkError> {
         kept: Vec::new(),
         // Of no rule that is made here.
         endpoint_port: 0,
+        published: Vec::new(),
     })?;
     let mut objects = network.list().await?;
     // Those of our links go with them; a route to another link is somebody else's.

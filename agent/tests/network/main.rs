@@ -5,5 +5,6 @@
 
 mod host;
 mod lifecycle;
+mod published;
 mod refusals;
 mod traffic;

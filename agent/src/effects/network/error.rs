@@ -7,6 +7,7 @@ use std::{
     time::Duration,
 };
 
+use berth_agent_core::desired::Protocol;
 use ipnet::Ipv4Net;
 
 /// Why something about the network could not be done.
@@ -70,6 +71,8 @@ pub enum NetworkError {
         subject: String,
         deadline: Duration,
     },
+    #[error("a process of the host has {}", named(ports))]
+    PortsTaken { ports: Vec<(Protocol, u16)> },
     #[error("{} still holds {count} namespaces", path.display())]
     NotEmpty { path: PathBuf, count: usize },
 }
@@ -90,6 +93,7 @@ impl NetworkError {
             Self::InstanceName { .. }
             | Self::TaskRange { .. }
             | Self::AddressOutside { .. }
+            | Self::PortsTaken { .. }
             | Self::LinkTaken { .. } => Retry::Never,
             Self::Directory { .. }
             | Self::Setting { .. }
@@ -114,4 +118,18 @@ impl NetworkError {
         let path = path.to_owned();
         move |source| Self::Directory { step, path, source }
     }
+}
+
+/// Ports as people name them, not all of a long list.
+fn named(ports: &[(Protocol, u16)]) -> String {
+    const NAMED_MAX: usize = 5;
+    let mut text: Vec<_> = ports
+        .iter()
+        .take(NAMED_MAX)
+        .map(|(protocol, port)| format!("port {port}/{}", protocol.as_str()))
+        .collect();
+    if ports.len() > NAMED_MAX {
+        text.push(format!("{} others", ports.len() - NAMED_MAX));
+    }
+    text.join(", ")
 }

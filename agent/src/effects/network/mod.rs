@@ -12,6 +12,7 @@ mod locks;
 mod names;
 mod netlink;
 mod netns;
+mod ports;
 mod probe;
 mod threads;
 mod veth;
@@ -34,6 +35,7 @@ use tracing::warn;
 
 pub use self::{
     error::{NetworkError, Retry},
+    firewall::Published,
     inventory::HostObject,
     veth::GATEWAY,
 };
@@ -42,6 +44,7 @@ pub(crate) use netns::{Mounted, mounted_under, mounts_under};
 pub(crate) use probe::{foreign_drops, probe};
 
 use self::{
+    firewall::{Firewall, Wanted, foreign_forward_drops},
     locks::TaskLocks,
     netlink::{Link, Netlink, Socket},
     threads::{Threads, block_on},
@@ -71,6 +74,8 @@ pub struct NetworkConfig {
     pub kept: Vec<Ipv4Addr>,
     /// Of the task metadata endpoint.
     pub endpoint_port: u16,
+    /// Ports of the host that lead to tasks from before.
+    pub published: Vec<(TaskId, Published)>,
 }
 
 /// A task that has its network.
@@ -88,6 +93,7 @@ pub struct Network {
     names: Arc<Names>,
     range: Ipv4Net,
     kept: Vec<Ipv4Addr>,
+    firewall: Firewall,
     run_dir: PathBuf,
     netns_dir: PathBuf,
     ipv6: bool,
@@ -102,13 +108,18 @@ impl Network {
     /// # Errors
     /// On a bad configuration, or when the host refuses; nothing is then left half made that a second start minds.
     pub async fn start(config: NetworkConfig) -> Result<Self, NetworkError> {
-        let names = Names::new(&config.instance)?;
+        let names = Arc::new(Names::new(&config.instance)?);
         let range = check_range(config.task_cidr)?;
         let netns_dir = netns::prepare_directory(&config.run_dir.join("netns"))?;
         let run_dir = netns_dir.parent().unwrap_or(&config.run_dir).to_owned();
         enable_forwarding()?;
-        firewall::apply(&names, range, &config.kept, config.endpoint_port).await?;
-        for chain in firewall::foreign_forward_drops(&names).await? {
+        let mut wanted = Wanted::new(range, config.kept.clone(), config.endpoint_port);
+        for (task, port) in config.published {
+            wanted.publish(&task, [port]);
+        }
+        let firewall = Firewall::new(Arc::clone(&names), wanted);
+        firewall.apply().await?;
+        for chain in foreign_forward_drops(&names).await? {
             warn!(
                 chain,
                 "another firewall drops forwarded packets by policy: tasks reach nothing beyond this host until \
@@ -116,9 +127,10 @@ impl Network {
             );
         }
         Ok(Self {
-            names: names.into(),
+            names,
             range,
             kept: config.kept,
+            firewall,
             run_dir,
             netns_dir,
             ipv6: Path::new("/proc/sys/net/ipv6").exists(),
@@ -132,10 +144,12 @@ impl Network {
     /// # Errors
     /// When the instance's name cannot be one.
     pub fn left_behind(config: NetworkConfig) -> Result<Self, NetworkError> {
-        let names = Names::new(&config.instance)?;
+        let names = Arc::new(Names::new(&config.instance)?);
+        let wanted = Wanted::new(config.task_cidr, config.kept.clone(), config.endpoint_port);
         let netns_dir = config.run_dir.join("netns");
         Ok(Self {
-            names: names.into(),
+            firewall: Firewall::new(Arc::clone(&names), wanted),
+            names,
             range: config.task_cidr,
             kept: config.kept,
             // As the kernel names its mounts.
@@ -213,12 +227,30 @@ impl Network {
         self.threads.run(step, task.as_str(), lock, work).await
     }
 
-    /// Takes the task's network away: the namespace is unmounted and unlinked, and the kernel removes link, routes and
+    /// Leads ports of the host to the task's. Idempotent: those that lead there already are not asked about again.
+    ///
+    /// # Errors
+    /// [`NetworkError::PortsTaken`] when processes of the host have some of them: none leads to the task then that did not
+    /// before.
+    pub async fn publish(&self, task: &TaskId, ports: &[Published]) -> Result<(), NetworkError> {
+        if ports.is_empty() {
+            return Ok(());
+        }
+        // What the host sends to its own 127.0.0.1 goes through this link, and comes back.
+        set(&format!(
+            "/proc/sys/net/ipv4/conf/{}/route_localnet",
+            self.names.link(task)
+        ))?;
+        self.firewall.publish(task, ports).await
+    }
+
+    /// Takes the task's network away: its published ports; then the namespace is unmounted and unlinked, and the kernel removes link, routes and
     /// neighbours in its own time, which is waited for. Idempotent; nothing to do is success.
     ///
     /// # Errors
     /// [`NetworkError::LinkRemains`] when even deleting the link did not help.
     pub async fn detach(&self, task: &TaskId) -> Result<(), NetworkError> {
+        self.firewall.withdraw(task).await?;
         let path = self.netns_path(task);
         let (was_mounted, lock) = self.locked("detach", task, move || netns::remove(&path)).await?;
         let name = self.names.link(task);
@@ -288,7 +320,7 @@ impl Network {
                 count,
             });
         }
-        let table = firewall::remove(&self.names).await;
+        let table = self.firewall.remove().await;
         netns::remove_directory(&self.netns_dir)?;
         match fs::remove_dir(&self.run_dir) {
             // The run directory may hold what others put there.
@@ -337,9 +369,13 @@ fn check_range(range: Ipv4Net) -> Result<Ipv4Net, NetworkError> {
 
 /// Lets the host route between its links. Written only when it is off: writing it resets other settings of every link.
 fn enable_forwarding() -> Result<(), NetworkError> {
-    let path = Path::new("/proc/sys/net/ipv4/ip_forward");
+    set("/proc/sys/net/ipv4/ip_forward")
+}
+
+/// Switches a setting of the kernel on that is off.
+fn set(path: &str) -> Result<(), NetworkError> {
     let failed = |source| NetworkError::Setting {
-        path: path.to_owned(),
+        path: path.into(),
         value: "1",
         source,
     };

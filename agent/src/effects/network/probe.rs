@@ -8,7 +8,7 @@ use nix::sched::{CloneFlags, unshare};
 
 use super::{
     error::NetworkError,
-    firewall,
+    firewall::{Firewall, Wanted, foreign_forward_drops},
     names::Names,
     netlink::{Socket, VethPair},
     threads::{Threads, block_on},
@@ -52,7 +52,9 @@ pub(crate) async fn probe(instance: &str, range: Ipv4Net) -> Result<(), NetworkE
                     netlink.create_veth(&pair).await
                 })
                 .await?;
-            firewall::apply(&names, range, &[], ENDPOINT_PORT).await
+            Firewall::new(names.into(), Wanted::new(range, vec![], ENDPOINT_PORT))
+                .apply()
+                .await
         })
     };
     Threads::default().run("probe", "the kernel", (), work).await?;
@@ -66,6 +68,6 @@ pub(crate) async fn probe(instance: &str, range: Ipv4Net) -> Result<(), NetworkE
 /// When `nft` cannot list.
 pub(crate) async fn foreign_drops(instance: &str) -> Result<(Vec<String>, String), NetworkError> {
     let names = Names::new(instance)?;
-    let chains = firewall::foreign_forward_drops(&names).await?;
+    let chains = foreign_forward_drops(&names).await?;
     Ok((chains, names.prefix().to_owned()))
 }

@@ -1,0 +1,259 @@
+//! Owns what the table is to hold, as `nft -f -` takes it: the rules, whose number does not grow with tasks, and the elements
+//! of its maps and sets, which are of tasks. Never looks at the host.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::Ipv4Addr,
+};
+
+use berth_agent_core::{desired::Protocol, ids::TaskId};
+use ipnet::Ipv4Net;
+
+use super::super::names::Names;
+use crate::endpoints::ADDRESS;
+
+/// A port of the host that leads to one of a task's.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Published {
+    pub protocol: Protocol,
+    pub host_port: u16,
+    pub address: Ipv4Addr,
+    pub port: u16,
+}
+
+/// Everything that the table holds.
+#[derive(Clone, Debug)]
+pub(in super::super) struct Wanted {
+    /// Where task addresses come from.
+    range: Ipv4Net,
+    /// Addresses outside of it that tasks have.
+    kept: Vec<Ipv4Addr>,
+    /// Of the task metadata endpoint.
+    endpoint_port: u16,
+    published: BTreeMap<(Protocol, u16), Target>,
+}
+
+/// Where a published port leads.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Target {
+    task: TaskId,
+    address: Ipv4Addr,
+    port: u16,
+}
+
+/// Elements that come or go together.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Elements {
+    published: Vec<String>,
+    hairpin: BTreeSet<String>,
+}
+
+impl Wanted {
+    pub(in super::super) fn new(range: Ipv4Net, kept: Vec<Ipv4Addr>, endpoint_port: u16) -> Self {
+        Self {
+            range,
+            kept,
+            endpoint_port,
+            published: BTreeMap::new(),
+        }
+    }
+
+    /// Adds ports of a task. A port that another task has becomes this one's: who has which is decided elsewhere.
+    pub(in super::super) fn publish(&mut self, task: &TaskId, ports: impl IntoIterator<Item = Published>) {
+        for port in ports {
+            let target = Target {
+                task: task.clone(),
+                address: port.address,
+                port: port.port,
+            };
+            self.published.insert((port.protocol, port.host_port), target);
+        }
+    }
+
+    /// Takes all ports of a task away. Whether there were any.
+    pub(super) fn withdraw(&mut self, task: &TaskId) -> bool {
+        let before = self.published.len();
+        self.published.retain(|_, target| target.task != *task);
+        self.published.len() < before
+    }
+
+    pub(super) fn is_of(&self, protocol: Protocol, host_port: u16, task: &TaskId) -> bool {
+        let target = self.published.get(&(protocol, host_port));
+        target.is_some_and(|target| target.task == *task)
+    }
+
+    /// What makes a table that holds `self` one that holds `wanted`, where only elements differ.
+    pub(super) fn changes_to(&self, wanted: &Self, names: &Names) -> String {
+        let (mine, theirs) = (self.elements(), wanted.elements());
+        let table = names.table();
+        let without = |mine: &Elements, theirs: &Elements| {
+            let published = mine.published.iter().filter(|e| !theirs.published.contains(e));
+            Elements {
+                published: published.cloned().collect(),
+                hairpin: mine.hairpin.difference(&theirs.hairpin).cloned().collect(),
+            }
+        };
+        let statement = |verb: &str, elements: &Elements| {
+            let of = |name: &str, all: String| match all.as_str() {
+                "" => String::new(),
+                all => format!("{verb} element inet {table} {name} {{ {all} }}\n"),
+            };
+            let hairpin: Vec<_> = elements.hairpin.iter().cloned().collect();
+            of("published", elements.published.join(", ")) + &of("hairpin", hairpin.join(", "))
+        };
+        statement("delete", &without(&mine, &theirs)) + &statement("add", &without(&theirs, &mine))
+    }
+
+    fn elements(&self) -> Elements {
+        let mut elements = Elements::default();
+        for ((protocol, host_port), target) in &self.published {
+            let Target { task, address, port } = target;
+            let protocol = protocol.as_str();
+            let element = format!("{protocol} . {host_port} comment \"{task}\" : {address} . {port}");
+            elements.published.push(element);
+            elements.hairpin.insert(format!("{address} . {address}"));
+        }
+        elements
+    }
+
+    /// The whole table: made if missing, deleted, made anew, in one transaction.
+    ///
+    /// - A task reaches nothing in 169.254.0.0/16 through the host: metadata services of the host's own cloud are not its.
+    /// - Tasks have no IPv6 yet, and IPv6 has no strict reverse path filter: nothing of it is forwarded for them.
+    /// - A source that the host does not route back through the very link it came in on is spoofed, and dropped. Each task
+    ///   link has `rp_filter=1` as well, but the kernel takes the larger of that and `conf.all.rp_filter`, and 2, which many
+    ///   distributions set there, is the weaker check.
+    /// - Port 80 of [`ADDRESS`] is the task metadata endpoint, which listens on `endpoint_port` of it: tasks reach that and
+    ///   nothing else of the host there, and nobody else reaches it.
+    /// - A published port is one of every address of the host's, 127.0.0.1 too, for who comes from outside, from a task and
+    ///   from the host itself. What is sent to 127.0.0.1 leaves loopback through links with `route_localnet`; whoever is at
+    ///   their other end reaches nothing of the host's loopback (CVE-2020-8558).
+    /// - A task that comes to itself by the host's address, or the host by 127.0.0.1, needs another source: the answer would
+    ///   not come back by the way on which it is translated.
+    pub(super) fn render(&self, names: &Names) -> String {
+        let Self {
+            range, endpoint_port, ..
+        } = self;
+        let kept: String = self.kept.iter().map(|address| format!(", {address}")).collect();
+        let (table, prefix) = (names.table(), names.prefix());
+        let elements = self.elements();
+        let elements_of = |all: Vec<String>| match all.as_slice() {
+            [] => String::new(),
+            all => format!("elements = {{ {} }}", all.join(", ")),
+        };
+        let published = elements_of(elements.published);
+        let hairpin = elements_of(elements.hairpin.into_iter().collect());
+        let publish = "ip daddr != 169.254.170.0/24 fib daddr type local meta l4proto { tcp, udp } \
+                       dnat ip to meta l4proto . th dport map @published";
+        format!(
+            r#"table inet {table} {{ }}
+delete table inet {table}
+table inet {table} {{
+  map published {{
+    type inet_proto . inet_service : ipv4_addr . inet_service
+    {published}
+  }}
+  set hairpin {{
+    type ipv4_addr . ipv4_addr
+    {hairpin}
+  }}
+  chain prerouting {{
+    type filter hook prerouting priority raw; policy accept;
+    iifname "{prefix}*" meta nfproto ipv4 fib saddr . iif oif missing counter drop
+    iifname "{prefix}*" ip daddr 127.0.0.0/8 counter drop
+  }}
+  chain dstnat {{
+    type nat hook prerouting priority dstnat; policy accept;
+    iifname "{prefix}*" ip daddr {ADDRESS} tcp dport 80 dnat ip to {ADDRESS}:{endpoint_port}
+    {publish}
+  }}
+  chain output {{
+    type nat hook output priority -100; policy accept;
+    {publish}
+  }}
+  chain input {{
+    type filter hook input priority filter; policy accept;
+    iifname "{prefix}*" ip daddr {ADDRESS} tcp dport {endpoint_port} accept
+    iifname "{prefix}*" ip daddr {ADDRESS} counter drop
+    ip daddr {ADDRESS} tcp dport {endpoint_port} counter drop
+  }}
+  chain forward {{
+    type filter hook forward priority filter; policy accept;
+    iifname "{prefix}*" ip daddr 169.254.0.0/16 counter drop
+    iifname "{prefix}*" ip saddr 169.254.0.0/16 counter drop
+    iifname "{prefix}*" meta nfproto ipv6 counter drop
+    iifname "{prefix}*" accept
+    oifname "{prefix}*" accept
+  }}
+  chain postrouting {{
+    type nat hook postrouting priority srcnat; policy accept;
+    ip saddr . ip daddr @hairpin masquerade
+    oifname "{prefix}*" ip saddr 127.0.0.0/8 masquerade
+    ip saddr {{ {range}{kept} }} oifname != "lo" oifname != "{prefix}*" masquerade
+  }}
+}}
+"#
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn task(n: u8) -> TaskId {
+        format!("{n:032x}").parse().unwrap()
+    }
+
+    fn port(host_port: u16, address: &str) -> Published {
+        Published {
+            protocol: Protocol::Tcp,
+            host_port,
+            address: address.parse().unwrap(),
+            port: 80,
+        }
+    }
+
+    #[test]
+    fn the_table_is_replaced_in_one_transaction() {
+        let names = Names::new("berth-t").unwrap();
+        let range = "10.1.0.0/16".parse().unwrap();
+        let rules = Wanted::new(range, vec![], 51679).render(&names);
+        let lines: Vec<_> = rules.lines().collect();
+        assert_eq!(lines[0], "table inet berth-t { }");
+        assert_eq!(lines[1], "delete table inet berth-t");
+        assert!(rules.contains("ip saddr { 10.1.0.0/16 } oifname != "));
+        assert!(!rules.contains("elements"));
+        let kept = vec!["10.9.0.1".parse().unwrap()];
+        let rules = Wanted::new(range, kept, 51679).render(&names);
+        assert!(rules.contains("ip saddr { 10.1.0.0/16, 10.9.0.1 } oifname != "));
+    }
+
+    #[test]
+    fn elements_come_and_go_with_their_task_and_are_in_the_whole_table() {
+        let names = Names::new("t").unwrap();
+        let empty = Wanted::new("10.1.0.0/16".parse().unwrap(), vec![], 51679);
+        let mut one = empty.clone();
+        one.publish(&task(1), [port(8080, "10.1.0.1"), port(8081, "10.1.0.1")]);
+        let first = format!("tcp . 8080 comment \"{}\" : 10.1.0.1 . 80", task(1));
+        let second = format!("tcp . 8081 comment \"{}\" : 10.1.0.1 . 80", task(1));
+        let added = format!(
+            "add element inet t published {{ {first}, {second} }}\nadd element inet t hairpin {{ 10.1.0.1 . 10.1.0.1 }}\n"
+        );
+        assert_eq!(empty.changes_to(&one, &names), added);
+        assert!(
+            one.render(&names)
+                .contains(&format!("elements = {{ {first}, {second} }}"))
+        );
+        let mut two = one.clone();
+        two.publish(&task(2), [port(9090, "10.1.0.2")]);
+        assert!(two.is_of(Protocol::Tcp, 9090, &task(2)) && !two.is_of(Protocol::Udp, 9090, &task(2)));
+        let mut rest = two.clone();
+        assert!(rest.withdraw(&task(2)) && !rest.withdraw(&task(2)));
+        assert!(
+            two.changes_to(&rest, &names)
+                .starts_with("delete element inet t published { tcp . 9090")
+        );
+        assert_eq!(one.changes_to(&rest, &names), "");
+    }
+}
