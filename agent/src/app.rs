@@ -24,6 +24,7 @@ use crate::{
     audit::Audit,
     boot,
     config::Config,
+    dns,
     driver::{ClockWatch, Driver, INPUTS_MAX, Input, NodeStatus, Outputs, send},
     effects::{Host, runtime},
     endpoints,
@@ -88,10 +89,11 @@ impl Agent {
         let node_config = node_config(&config)?;
         make_directories(&config)?;
         let (boot_id, life) = boot::ids(&config.run_dir).context("read the host's boot id")?;
-        let (store, loaded) = Store::open(&config.database())?;
+        let (store, mut loaded) = Store::open(&config.database())?;
         for problem in &loaded.quarantined {
             tracing::error!(%problem, "a record of the database cannot be read; it is set aside");
         }
+        let names = dns::NameTable::new(store.clone(), std::mem::take(&mut loaded.names));
         let health = Health::default();
         health.stored(None);
         let introspection = Introspection::default();
@@ -138,7 +140,12 @@ impl Agent {
         let (link_state, link_seen) = watch::channel(Link::initial_state());
         let timers = Timers::default();
         let executor = Executor::new(Arc::clone(&host), &inputs, stop.clone());
-        let outputs = Outputs { status, desired_acks };
+        let (addresses, addresses_seen) = watch::channel(dns::Own::default());
+        let outputs = Outputs {
+            status,
+            desired_acks,
+            addresses,
+        };
         let driver = Driver {
             node,
             store: store.clone(),
@@ -217,6 +224,7 @@ impl Agent {
             store: store.clone(),
             sampler: Arc::clone(&host.sampler),
             cgroups: host.cgroups.clone(),
+            names: names.clone(),
             loggers: host.loggers.clone(),
             health,
             run_dir: config.run_dir.clone(),
@@ -232,6 +240,14 @@ impl Agent {
             served.await;
             Ok(())
         });
+        if let Some(listeners) = listening.names {
+            let resolver = dns::Resolver::new(&config.dns, addresses_seen, names.clone());
+            let served = resolver.serve(listeners, stop.clone()).context("serve names")?;
+            parts.spawn(async move {
+                served.await;
+                Ok(())
+            });
+        }
         let link = Link {
             target,
             facts,
@@ -241,6 +257,7 @@ impl Agent {
             desired_acks: acks,
             sampler: Arc::clone(&host.sampler),
             pulls: host.images.progress(),
+            names,
             log_dir: config.log_dir(),
             trust,
             identity: identity_seen.clone(),

@@ -19,6 +19,7 @@ pub use gpus::Gpus;
 pub use runtimes::NamedRuntime;
 
 use crate::{
+    dns::Dns,
     effects::cgroups::{CgroupError, TASK_PIDS_MAX_DEFAULT, check_parent},
     identity::{Identity, IdentityError, IdentityFiles, Source},
 };
@@ -84,6 +85,8 @@ pub struct Config {
     pub volumes: Volumes,
     #[serde(default)]
     pub gpus: Gpus,
+    #[serde(default)]
+    pub dns: Dns,
     /// OCI and docker archives in this directory are imported at start: for sites without a registry.
     pub images_dir: Option<PathBuf>,
     /// The cgroup that holds the tasks' cgroups, from the root; by default `/<instance>.slice`.
@@ -252,6 +255,9 @@ impl Config {
             return bad("task_pids_max", &self.task_pids_max, "must be 16 to 4194304");
         }
         self.gpus.check()?;
+        if let Err(problem) = self.dns.check() {
+            return bad("dns.servers", &self.dns.servers.len(), &problem);
+        }
         runtimes::check(&self.runtimes)
     }
 

@@ -6,6 +6,7 @@ mod environment;
 mod features;
 mod health;
 mod linux;
+mod names;
 mod networking;
 mod report;
 mod volumes;
@@ -21,6 +22,7 @@ pub use features::{
     APPARMOR, FEATURES, INIT, INTERACTIVE, IPC_TASK, MAX_SWAP, PID_TASK, RUNTIME_PREFIX, SWAPPINESS,
     VOLUMES_NFS,
 };
+pub use names::names;
 pub use report::{state_change, status};
 
 use containers::{containers, is_name};

@@ -21,6 +21,7 @@ use berth_agent_core::{
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::{
+    dns::Own,
     executor::Executor,
     health::Health,
     introspection::NodeView,
@@ -102,6 +103,8 @@ pub struct NodeStatus {
 pub struct Outputs {
     pub status: watch::Sender<NodeStatus>,
     pub desired_acks: mpsc::Sender<DesiredAck>,
+    /// For names: where tasks of this node are reached.
+    pub addresses: watch::Sender<Own>,
 }
 
 #[derive(Debug)]
@@ -289,11 +292,8 @@ impl Driver {
                 .chain(self.node.impairments())
                 .collect(),
         };
-        self.outputs.status.send_if_modified(|last| {
-            let changed = *last != status;
-            *last = status;
-            changed
-        });
+        replace(&self.outputs.status, status);
+        replace(&self.outputs.addresses, Own::of(self.node.tasks()));
     }
 
     fn answer(&self, query: Input) {
@@ -318,6 +318,15 @@ impl Driver {
             }
         }
     }
+}
+
+/// Tells only what is news.
+fn replace<T: PartialEq>(watched: &watch::Sender<T>, value: T) {
+    watched.send_if_modified(|last| {
+        let changed = *last != value;
+        *last = value;
+        changed
+    });
 }
 
 /// Notices that the host's clock was set, against the one that only counts.

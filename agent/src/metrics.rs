@@ -73,6 +73,50 @@ pub const LEAK_KINDS: [&str; 6] = [
     "logs",
 ];
 
+/// Questions of tasks for names, by what became of them.
+#[derive(Debug)]
+pub struct Questions {
+    /// From what is known of tasks.
+    pub answered: AtomicU64,
+    pub cached: AtomicU64,
+    /// By other servers.
+    pub forwarded: AtomicU64,
+    /// No other server answered.
+    pub failed: AtomicU64,
+    /// Not allowed, or of nobody known.
+    pub refused: AtomicU64,
+    /// More than a task may ask.
+    pub dropped: AtomicU64,
+    pub malformed: AtomicU64,
+}
+
+impl Questions {
+    const fn new() -> Self {
+        Self {
+            answered: AtomicU64::new(0),
+            cached: AtomicU64::new(0),
+            forwarded: AtomicU64::new(0),
+            failed: AtomicU64::new(0),
+            refused: AtomicU64::new(0),
+            dropped: AtomicU64::new(0),
+            malformed: AtomicU64::new(0),
+        }
+    }
+
+    /// Each with its name.
+    pub fn all(&self) -> [(&'static str, &AtomicU64); 7] {
+        [
+            ("answered", &self.answered),
+            ("cached", &self.cached),
+            ("forwarded", &self.forwarded),
+            ("failed", &self.failed),
+            ("refused", &self.refused),
+            ("dropped", &self.dropped),
+            ("malformed", &self.malformed),
+        ]
+    }
+}
+
 /// See [`METRICS`].
 #[derive(Debug)]
 pub struct Metrics {
@@ -95,6 +139,7 @@ pub struct Metrics {
     pub log_lines_dropped: AtomicU64,
     pub loggers_replaced: AtomicU64,
     pub store_failures: AtomicU64,
+    pub dns: Questions,
     /// Of the latest audit, by [`LEAK_KINDS`].
     pub leaked: [AtomicU64; LEAK_KINDS.len()],
 }
@@ -113,6 +158,7 @@ impl Metrics {
             log_lines_dropped: AtomicU64::new(0),
             loggers_replaced: AtomicU64::new(0),
             store_failures: AtomicU64::new(0),
+            dns: Questions::new(),
             leaked: [const { AtomicU64::new(0) }; LEAK_KINDS.len()],
         }
     }

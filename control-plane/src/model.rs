@@ -12,6 +12,7 @@
 //! | `/nodes/{cluster}/{node}` | [`Node`] |
 //! | `/node-clusters/{node}` | the cluster's name, as JSON string |
 //! | `/tasks/{cluster}/{task}` | [`Task`] |
+//! | `/names/{cluster}/{task}` | [`TaskName`] |
 //! | `/desired/{node}/{task}` | `berth.node.v1.TaskSpec`, protobuf |
 //! | `/applied/{node}` | highest applied `StateChange.sequence`, as JSON number |
 //! | `/api-keys/{access key id}` | [`ApiKeyRecord`] |
@@ -27,7 +28,8 @@
 //!
 //! A placed task is one transaction: the node's record by compare, the task, the desired spec. A stop is one too:
 //! the task's desired status, the desired spec's, and the node's allocation. When a node reports STOPPED, one
-//! transaction writes the task, `/applied`, removes the allocation, and deletes the desired spec.
+//! transaction writes the task, `/applied`, removes the allocation, and deletes the desired spec and the name. A name comes
+//! with the report of the task's address.
 
 pub mod attribute;
 pub mod keys;
@@ -287,6 +289,12 @@ impl Task {
             (false, false) => "UNKNOWN",
         }
     }
+}
+
+/// Where a task is reached, for resolvers: all that a node of the cluster has to know of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TaskName {
+    pub ipv4_address: Option<String>,
 }
 
 /// The answer to a call that carried a client token.

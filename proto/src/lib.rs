@@ -16,5 +16,7 @@ pub mod node {
         pub const SNAPSHOT_BYTES_MAX: usize = 64 << 20;
         /// Feature of a node that takes a snapshot in parts.
         pub const SNAPSHOT_PARTS: &str = "link.snapshot-parts";
+        /// Names of tasks that a node is told, and keeps. So many fit into one message.
+        pub const NAMES_MAX: usize = 20_000;
     }
 }

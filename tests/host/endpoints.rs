@@ -131,6 +131,7 @@ async fn a_container_reads_what_it_and_its_task_are() {
     // What was told to a container holds when the agent is another. It is not asked more often than it may be.
     assert_eq!(ask(seen["a"].pid, &theirs, "1"), "200");
     cluster.kill_agent();
+    cluster.wait_connected(false).await;
     cluster.start_agent();
     cluster.wait_connected(true).await;
     assert_eq!(endpoint_port(&cluster), port);

@@ -11,7 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use berth_control_plane::{api::ApiKey, app::ControlPlane, config::Config};
+use berth_control_plane::{api::ApiKey, app::ControlPlane, config::Config, store::SharedStore};
 use serde_json::{Value, json};
 use tokio::sync::{OwnedRwLockReadGuard, OwnedRwLockWriteGuard, RwLock};
 
@@ -323,6 +323,11 @@ impl Cluster {
     pub async fn start_control_plane(&mut self) {
         let config = control_plane_config(&self.dir, self.api, self.nodes, self.options.joins);
         self.control_plane = Some(ControlPlane::start(config).await.unwrap());
+    }
+
+    /// The control plane's.
+    pub fn store(&self) -> SharedStore {
+        self.control_plane.as_ref().unwrap().store()
     }
 
     /// As the control plane has it; also while it does not run.

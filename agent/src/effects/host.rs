@@ -41,6 +41,7 @@ use super::{
 };
 use crate::{
     config::Config,
+    dns,
     endpoints::{self, Endpoints},
     logs::{self, AdoptError, LoggerRegistry, RegistryConfig},
     observe::{Observer, OomCounter},
@@ -71,6 +72,8 @@ pub struct Host {
 pub struct Listening {
     pub loggers: logs::Server,
     pub endpoints: endpoints::Listeners,
+    /// None: tasks ask the host's servers.
+    pub names: Option<dns::Listeners>,
 }
 
 impl OomCounter for Cgroups {
@@ -105,6 +108,10 @@ impl Host {
         );
         let cgroups = Cgroups::new(&config.cgroup_parent())?.task_pids_max(config.task_pids_max);
         let (endpoints, listeners) = Endpoints::bind(&config.run_dir)?;
+        let names = match config.dns.enabled {
+            true => Some(dns::listen(&config.run_dir)?),
+            false => None,
+        };
         let network = Network::start(NetworkConfig {
             instance: config.instance.clone(),
             run_dir: config.run_dir.clone(),
@@ -112,6 +119,7 @@ impl Host {
             kept: kept_addresses,
             endpoint_port: endpoints.port(),
             published: Vec::new(),
+            resolver_port: names.as_ref().map(|(_, port)| *port),
         })
         .await?;
         let images = Images::new(channel.clone(), images_config(config)?)?;
@@ -153,6 +161,7 @@ impl Host {
         let listening = Listening {
             loggers: server,
             endpoints: listeners,
+            names: names.map(|(listeners, _)| listeners),
         };
         Ok((host, listening))
     }

@@ -9,7 +9,6 @@
 
 mod document;
 mod key;
-mod rate;
 mod stats;
 
 use std::{
@@ -42,8 +41,12 @@ use serde_json::{Value, json};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
-use self::{key::Key, rate::Rates};
-use crate::{driver::Input, telemetry::Sampler};
+use self::key::Key;
+use crate::{
+    driver::Input,
+    rate::{Limit, Rates},
+    telemetry::Sampler,
+};
 
 /// Where a task with a network of its own finds it, on port 80, as in ECS.
 pub const ADDRESS: Ipv4Addr = Ipv4Addr::new(169, 254, 170, 2);
@@ -51,6 +54,11 @@ pub const ADDRESS: Ipv4Addr = Ipv4Addr::new(169, 254, 170, 2);
 const PORT: u16 = 51_679;
 /// As many tasks' worth of askers at a time, and of each.
 const PLACES: Places = Places { all: 256, of_one: 16 };
+/// The ECS agent's defaults (`ECS_TASK_METADATA_RPS_LIMIT`).
+const RATE: Limit = Limit {
+    per_second: 40,
+    burst: 60,
+};
 /// The driver has so long to answer.
 const DRIVER_PATIENCE: Duration = Duration::from_secs(2);
 const BACKLOG: i32 = 128;
@@ -131,7 +139,7 @@ impl Endpoints {
         let asked = Asked {
             key: Arc::clone(&self.key),
             sources,
-            rates: Arc::default(),
+            rates: Arc::new(Mutex::new(Rates::new(RATE))),
         };
         let routes = asked.routes();
         let of_tasks = serve_tcp(listeners.of_tasks, routes.clone(), PLACES, stop.clone())?;
@@ -151,20 +159,29 @@ impl Listeners {
     fn bind(port: u16) -> io::Result<(Self, u16)> {
         let of_host = TcpListener::bind((Ipv4Addr::LOCALHOST, port))?;
         let port = of_host.local_addr()?.port();
-        let of_tasks = bind_free(SocketAddrV4::new(ADDRESS, port))?;
+        let of_tasks = listen_free(SocketAddrV4::new(ADDRESS, port))?;
         Ok((Self { of_tasks, of_host }, port))
     }
 }
 
 /// Listens on an address that this host has only while there are tasks.
-fn bind_free(address: SocketAddrV4) -> io::Result<TcpListener> {
-    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
-    let socket: OwnedFd = socket(AddressFamily::Inet, SockType::Stream, flags, None)?;
-    setsockopt(&socket, sockopt::IpFreebind, &true)?;
-    setsockopt(&socket, sockopt::ReuseAddr, &true)?;
-    bind(socket.as_raw_fd(), &SockaddrIn::from(address))?;
+pub(crate) fn listen_free(address: SocketAddrV4) -> io::Result<TcpListener> {
+    let socket = bind_free(SockType::Stream, address)?;
     listen(&socket, Backlog::new(BACKLOG)?)?;
     Ok(socket.into())
+}
+
+/// A socket that has such an address.
+pub(crate) fn bind_free(kind: SockType, address: SocketAddrV4) -> io::Result<OwnedFd> {
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let socket: OwnedFd = socket(AddressFamily::Inet, kind, flags, None)?;
+    setsockopt(&socket, sockopt::IpFreebind, &true)?;
+    if kind == SockType::Stream {
+        // What an earlier agent's connections left; two sockets of datagrams would take turns.
+        setsockopt(&socket, sockopt::ReuseAddr, &true)?;
+    }
+    bind(socket.as_raw_fd(), &SockaddrIn::from(address))?;
+    Ok(socket)
 }
 
 /// One router's state.
@@ -172,7 +189,7 @@ fn bind_free(address: SocketAddrV4) -> io::Result<TcpListener> {
 struct Asked {
     key: Arc<Key>,
     sources: Sources,
-    rates: Arc<Mutex<Rates>>,
+    rates: Arc<Mutex<Rates<TaskId>>>,
 }
 
 /// What is asked for.
@@ -190,7 +207,7 @@ enum Subject {
 enum Refused {
     #[error("no container of the task that asks has this endpoint")]
     Unknown,
-    #[error("more than {} requests a second", rate::PER_SECOND)]
+    #[error("more than {} requests a second", RATE.per_second)]
     TooMany,
     #[error("the agent does not answer now; try again")]
     Away,

@@ -29,7 +29,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use self::slots::{Living, Slots};
 use crate::{
-    driver::Input, effects::cgroups::Cgroups, effects::images::PullProgress, health::Health,
+    dns::NameTable, driver::Input, effects::cgroups::Cgroups, effects::images::PullProgress, health::Health,
     identity::IdentityState, link::LinkState, logs::LoggerRegistry, store::Store, telemetry::Sampler,
 };
 pub use view::{NodeView, status};
@@ -52,6 +52,7 @@ pub struct Sources {
     pub store: Store,
     pub sampler: Arc<Mutex<Sampler>>,
     pub cgroups: Cgroups,
+    pub names: NameTable,
     pub loggers: LoggerRegistry,
     pub health: Health,
     /// Keeps the numbers of tasks in metrics.

@@ -159,6 +159,17 @@ fn own(text: &mut Exposition, sources: &Sources, outbox: Option<u64>) {
     for (kind, found) in LEAK_KINDS.iter().zip(&METRICS.leaked) {
         text.sample("berth_leaked_objects", &[("kind", *kind)], count(found));
     }
+    let help = "Questions of tasks for names, by what became of them.";
+    text.family("berth_dns_questions_total", Counter, help);
+    for (became, questions) in METRICS.dns.all() {
+        text.sample(
+            "berth_dns_questions_total",
+            &[("became", became)],
+            count(questions),
+        );
+    }
+    let help = "Tasks of the cluster whose names are known.";
+    text.single("berth_dns_names", Gauge, help, sources.names.len());
     let help = "Limits of tasks that somebody changed, and that were set again.";
     let repairs = sources.cgroups.repairs();
     text.single("berth_limits_repaired_total", Counter, help, repairs);

@@ -26,6 +26,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    dns::NameTable,
     driver::{Input, NodeStatus},
     effects::images::PullProgress,
     identity::{IdentityError, IdentityState, TrustOrder, verify::moment},
@@ -79,6 +80,8 @@ pub struct Link {
     pub desired_acks: mpsc::Receiver<DesiredAck>,
     pub sampler: Arc<Mutex<Sampler>>,
     pub pulls: watch::Receiver<PullProgress>,
+    /// Of the cluster's tasks.
+    pub names: NameTable,
     pub log_dir: PathBuf,
     /// Where the control plane's word on whom to believe goes.
     pub trust: mpsc::Sender<TrustOrder>,

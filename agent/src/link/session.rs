@@ -243,6 +243,13 @@ impl Session<'_> {
                 sequence: ack.sequence,
             },
             In::OpenBulk(open) => return Ok(Some(open)),
+            In::Names(names) => {
+                self.link
+                    .names
+                    .apply(convert::names(names).map_err(refused)?)
+                    .await;
+                return Ok(None);
+            }
             In::Trust(trust) => {
                 let proved_by = self.proved_by.clone();
                 // Sent again with the next link or change.

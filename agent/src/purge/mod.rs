@@ -301,6 +301,7 @@ async fn remove_network_objects(place: &Place) -> Result<(), NetworkError> {
         // Of no rule that is made here.
         endpoint_port: 0,
         published: Vec::new(),
+        resolver_port: None,
     })?;
     let mut objects = network.list().await?;
     // Those of our links go with them; a route to another link is somebody else's.
@@ -335,6 +336,7 @@ pub(crate) fn runtime_config(place: &Place) -> RuntimeConfig {
         logger_socket: PathBuf::new(),
         log_dir: PathBuf::new(),
         run_dir: place.run_dir.clone(),
+        name_server: None,
         cgroup_parent: place.cgroup_parent(),
         cgroup_version: 2,
         volumes: volumes(place),

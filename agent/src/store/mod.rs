@@ -3,6 +3,7 @@
 //! One thread has the connection. A batch is one transaction, so state and effects' intents are stored together.
 //! Syncs fully only where a promise is made to somebody else: `Batch::promise`.
 
+mod names;
 mod sqlite;
 #[cfg(test)]
 mod tests;
@@ -18,7 +19,10 @@ use berth_agent_core::{
 };
 use tokio::sync::{mpsc, oneshot};
 
-use crate::metrics::METRICS;
+use crate::{
+    dns::{Addresses, Key},
+    metrics::METRICS,
+};
 
 /// Requests that may wait for the database.
 const QUEUE_MAX: usize = 64;
@@ -55,6 +59,23 @@ impl Batch {
     }
 }
 
+/// What of the names of tasks is to be stored.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NamesWrite {
+    /// Whose names these are.
+    pub cluster: String,
+    /// What was there before goes first.
+    pub whole: bool,
+    pub changed: Vec<(Key, Addresses)>,
+    pub removed: Vec<Key>,
+}
+
+impl NamesWrite {
+    pub fn is_empty(&self) -> bool {
+        !self.whole && self.changed.is_empty() && self.removed.is_empty()
+    }
+}
+
 /// What an earlier run left.
 #[derive(Debug, Default)]
 pub struct Loaded {
@@ -65,6 +86,8 @@ pub struct Loaded {
     pub boot_id: Option<String>,
     /// The highest sequence number in the outbox; zero when it is empty.
     pub last_reported: u64,
+    /// Names of tasks, as the control plane said them last.
+    pub names: NamesWrite,
     /// Records that could not be read; they are set aside in a table of their own.
     pub quarantined: Vec<String>,
 }
@@ -107,6 +130,7 @@ enum Request {
     OutboxLength {
         reply: oneshot::Sender<Result<u64, StoreError>>,
     },
+    Names(NamesWrite, oneshot::Sender<Result<(), StoreError>>),
 }
 
 /// A handle on the database thread, which ends when the last handle is dropped.
@@ -132,6 +156,7 @@ impl Store {
                         METRICS.store_commit.observe(begun.elapsed());
                         drop(reply.send(result));
                     }
+                    Request::Names(write, reply) => drop(reply.send(connection.write_names(&write))),
                     Request::OutboxLength { reply } => drop(reply.send(connection.outbox_length())),
                     Request::Outbox { after, limit, reply } => {
                         drop(reply.send(connection.outbox(after, limit)))
@@ -157,6 +182,12 @@ impl Store {
     pub async fn outbox(&self, after: u64, limit: usize) -> Result<Vec<Report>, StoreError> {
         let (reply, answer) = oneshot::channel();
         self.ask(Request::Outbox { after, limit, reply }, answer).await
+    }
+
+    /// Stores what changed of the names of tasks, as one transaction. It promises nothing to anybody: they are told again.
+    pub async fn write_names(&self, write: NamesWrite) -> Result<(), StoreError> {
+        let (reply, answer) = oneshot::channel();
+        self.ask(Request::Names(write, reply), answer).await
     }
 
     /// How many reports wait for the control plane to acknowledge them.

@@ -32,13 +32,14 @@ const SCHEMA: &str = "
     CREATE TABLE IF NOT EXISTS tasks (id TEXT PRIMARY KEY, json TEXT NOT NULL) WITHOUT ROWID;
     CREATE TABLE IF NOT EXISTS ledger (json TEXT PRIMARY KEY) WITHOUT ROWID;
     CREATE TABLE IF NOT EXISTS outbox (sequence INTEGER PRIMARY KEY, json TEXT NOT NULL);
+    CREATE TABLE IF NOT EXISTS names (task TEXT PRIMARY KEY, ipv4 TEXT, ipv6 TEXT) WITHOUT ROWID;
     CREATE TABLE IF NOT EXISTS quarantine (what TEXT NOT NULL, json TEXT NOT NULL, error TEXT NOT NULL);
     PRAGMA user_version = 1;
 ";
 
 #[derive(Debug)]
 pub(super) struct Database {
-    connection: Connection,
+    pub(super) connection: Connection,
     reserve: std::path::PathBuf,
     /// When the reserve was given back, or was last looked for room.
     spent: Option<Instant>,
@@ -103,6 +104,7 @@ impl Database {
     fn load(&mut self) -> rusqlite::Result<Loaded> {
         let mut loaded = Loaded {
             boot_id: self.meta("boot_id")?,
+            names: self.names()?,
             ..Loaded::default()
         };
         let mut bad = Vec::new();
@@ -135,7 +137,7 @@ impl Database {
         Ok(loaded)
     }
 
-    fn meta(&self, key: &str) -> rusqlite::Result<Option<String>> {
+    pub(super) fn meta(&self, key: &str) -> rusqlite::Result<Option<String>> {
         self.connection
             .query_row("SELECT value FROM meta WHERE key = ?1", params![key], |row| {
                 row.get(0)
@@ -277,7 +279,7 @@ fn keep_private(path: &Path) -> std::io::Result<()> {
     file.set_permissions(std::fs::Permissions::from_mode(0o600))
 }
 
-fn execute(
+pub(super) fn execute(
     transaction: &rusqlite::Transaction<'_>,
     sql: &str,
     params: impl rusqlite::Params,
@@ -303,7 +305,7 @@ fn parse<T: DeserializeOwned>(
     }
 }
 
-fn classify(source: rusqlite::Error, action: &'static str) -> StoreError {
+pub(super) fn classify(source: rusqlite::Error, action: &'static str) -> StoreError {
     match source.sqlite_error_code() {
         Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => StoreError::Corrupt { source },
         _ => StoreError::Unavailable { action, source },

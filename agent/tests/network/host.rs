@@ -100,6 +100,7 @@ impl Host {
             kept: Vec::new(),
             endpoint_port: 51_679,
             published: Vec::new(),
+            resolver_port: Some(51_680),
         }
     }
 

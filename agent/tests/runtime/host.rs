@@ -105,6 +105,7 @@ impl Host {
             logger_socket: at("socket"),
             log_dir: at("logs"),
             run_dir: at("run"),
+            name_server: None,
             cgroup_parent: name,
             cgroup_version: cgroups::version(),
             volumes: Volumes::new(Places::new(&at("state"), &at("run"), Vec::new())),

@@ -13,7 +13,7 @@ use self::pins::Pins;
 use super::{
     dispatch::desired_prefix,
     map::{self, Progress},
-    now,
+    names, now,
     records::{ATTEMPTS_MAX, back_off, node_key},
 };
 use crate::{
@@ -25,8 +25,8 @@ use crate::{
     },
 };
 
-/// Most reports in one transaction: each takes at most three operations, and three are the node's own.
-pub(super) const BATCH_CHANGES_MAX: usize = (TRANSACTION_OPERATIONS_MAX - 3) / 3;
+/// Most reports in one transaction: each takes at most four operations, and three are the node's own.
+pub(super) const BATCH_CHANGES_MAX: usize = (TRANSACTION_OPERATIONS_MAX - 3) / 4;
 /// Unusable reports are logged once for each task, and for so many tasks of one link.
 const NOTED_MAX: usize = 1_000;
 
@@ -206,6 +206,7 @@ impl Applier {
         let (compare, operations) = (&mut batch.transaction.compare, &mut batch.transaction.operations);
         compare.push(task.unchanged());
         operations.push(typed::put_json(task.key.clone(), &task.value)?);
+        operations.extend(names::operation(&task.value, progress.addressed)?);
         let desired_key = format!("{}{}", desired_prefix(&self.peer.node_id), task.value.id);
         if progress.stopped {
             operations.push(Operation::Delete { key: desired_key });

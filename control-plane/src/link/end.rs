@@ -50,6 +50,8 @@ pub(super) enum End {
     Connect(#[from] ConnectError),
     #[error("apply a report")]
     Apply(#[from] ApplyError),
+    #[error("tell the node where tasks are reached")]
+    Names(#[source] RecordError),
     #[error("tell the node what to run")]
     Dispatch(#[from] DispatchError),
 }
@@ -73,7 +75,9 @@ impl End {
                 ConnectError::Incomplete(_) | ConnectError::Port { .. } | ConnectError::TooMuch(_),
             ) => Code::InvalidArgument,
             Self::Dispatch(DispatchError::TooLarge { .. }) => Code::ResourceExhausted,
-            Self::Connect(_) | Self::Apply(_) | Self::Dispatch(_) | Self::Identity(_) => Code::Unavailable,
+            Self::Connect(_) | Self::Apply(_) | Self::Dispatch(_) | Self::Names(_) | Self::Identity(_) => {
+                Code::Unavailable
+            }
         };
         Status::new(code, chain(self))
     }

@@ -24,6 +24,8 @@ pub(super) struct Progress {
     /// that lost its state would run it again.
     pub(super) ends_by_itself: bool,
     pub(super) stopped: bool,
+    /// It has an address, or another than before.
+    pub(super) addressed: bool,
     /// A container that may decide what its revision runs has resolved its image.
     pub(super) resolved: bool,
 }
@@ -35,6 +37,7 @@ impl Progress {
             changed: self.changed || other.changed,
             ends_by_itself: self.ends_by_itself || other.ends_by_itself,
             stopped: self.stopped || other.stopped,
+            addressed: self.addressed || other.addressed,
             resolved: self.resolved || other.resolved,
         }
     }
@@ -91,6 +94,7 @@ pub(super) fn fold(task: &mut Task, state: &TaskState, now: Millis) -> Result<Pr
     let warnings = state.warnings.iter().filter_map(|warning| text(warning));
     seen.set(&mut task.node_warnings, warnings.take(WARNINGS_MAX).collect());
     let address = state.ipv4_address.parse::<Ipv4Addr>().ok();
+    let addressed = address.is_some_and(|address| task.ipv4_address != Some(address.to_string()));
     seen.fill(&mut task.ipv4_address, address.map(|address| address.to_string()));
     seen.fill(&mut task.mac_address, text(&state.mac_address));
     seen.fill(&mut task.pull_started_at, time(state.pull_started_at_ms, now));
@@ -130,6 +134,7 @@ pub(super) fn fold(task: &mut Task, state: &TaskState, now: Millis) -> Result<Pr
         changed: seen.changed,
         ends_by_itself,
         stopped: status == TaskStatus::Stopped,
+        addressed,
         resolved: seen.resolved,
     })
 }

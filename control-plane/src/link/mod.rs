@@ -6,7 +6,7 @@
 //! ([`join`]); for all other calls the certificate says which node and cluster it is.
 //!
 //! One link is one [`session`]: it reads the node's messages, applies reports ([`apply`]), and sends what
-//! [`dispatch`] finds in the store. Logs go over streams of their own ([`bulk`]).
+//! [`dispatch`] and [`names`] find in the store. Logs go over streams of their own ([`bulk`]).
 
 mod admission;
 mod apply;
@@ -21,6 +21,7 @@ mod join;
 mod limits;
 mod listener;
 mod map;
+mod names;
 mod records;
 mod registry;
 mod renew;
@@ -200,6 +201,7 @@ impl LinkServer {
         let tls = Tls::new(authorities.clone(), config.names.clone(), lifetime)?;
         let identity = typed::identity(&*store).await?;
         records::disconnect_all(&*store, now()).await?;
+        names::make_good(&*store).await?;
         let shared = Arc::new(Shared {
             store,
             identity,

@@ -23,6 +23,7 @@ use super::{
     dispatch::Dispatch,
     end::End,
     join::clipped,
+    names::Names,
     node_event, now, records,
     registry::{Agent, Dismissal, Entry, Place},
     standing::{still_good, trust, until},
@@ -232,6 +233,10 @@ async fn converse(
     let mut authorities = shared.authorities.watch();
     let trusted = authorities.borrow_and_update().clone();
     send(outbound, trust(shared, &peer.node_id, &trusted).await?).await?;
+    let (all, mut names) = Names::begin(shared.store.clone(), &peer.cluster)
+        .await
+        .map_err(End::Names)?;
+    send(outbound, ToNode::Names(all)).await?;
     let mut heard = Instant::now();
     let mut good_until = caller.not_after.unwrap_or_default();
     loop {
@@ -259,6 +264,7 @@ async fn converse(
                 send(outbound, trust(shared, &peer.node_id, &trusted).await?).await?;
             }
             message = dispatch.next() => send(outbound, message?).await?,
+            changed = names.next() => send(outbound, ToNode::Names(changed.map_err(End::Names)?)).await?,
             Some(command) = place.commands.recv() => send(outbound, ToNode::OpenBulk(command)).await?,
             () = sleep_until(heard + shared.config.node_silence) => {
                 return Err(End::Silent(shared.config.node_silence));

@@ -16,6 +16,7 @@ impl Metrics {
             ToNode::StateAck(_) => "state_ack",
             ToNode::OpenBulk(_) => "open_bulk",
             ToNode::Trust(_) => "trust",
+            ToNode::Names(_) => "names",
         };
         self.count("sent", kind);
     }

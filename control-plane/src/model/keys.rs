@@ -74,6 +74,21 @@ pub fn task(cluster: &str, task: &str) -> String {
     format!("/tasks/{cluster}/{task}")
 }
 
+/// Every task of every cluster.
+pub const ALL_TASKS: &str = "/tasks/";
+/// Every name of a task.
+pub const NAMES: &str = "/names/";
+
+/// Where a task is reached.
+pub fn name(cluster: &str, task: &str) -> String {
+    format!("{NAMES}{cluster}/{task}")
+}
+
+/// Likewise, of every task of a cluster.
+pub fn names(cluster: &str) -> String {
+    format!("{NAMES}{cluster}/")
+}
+
 /// Every task of a cluster.
 pub fn tasks(cluster: &str) -> String {
     format!("/tasks/{cluster}/")

@@ -4,6 +4,7 @@ use std::{collections::BTreeMap, path::PathBuf};
 
 use crate::{
     config::{Config, NamedRuntime},
+    dns,
     effects::{
         images::{ImagesConfig, Limits, Platform, RegistryCredential},
         quotas::Quotas,
@@ -65,6 +66,7 @@ pub(super) fn runtime_config(
         logger_socket: config.logger_socket(),
         log_dir: config.log_dir(),
         run_dir: config.run_dir.clone(),
+        name_server: config.dns.enabled.then_some(dns::ADDRESS),
         cgroup_parent: config.cgroup_parent(),
         cgroup_version,
         volumes,

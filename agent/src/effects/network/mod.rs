@@ -76,6 +76,8 @@ pub struct NetworkConfig {
     pub endpoint_port: u16,
     /// Ports of the host that lead to tasks from before.
     pub published: Vec<(TaskId, Published)>,
+    /// Of the resolver; None: there is none.
+    pub resolver_port: Option<u16>,
 }
 
 /// A task that has its network.
@@ -113,7 +115,8 @@ impl Network {
         let netns_dir = netns::prepare_directory(&config.run_dir.join("netns"))?;
         let run_dir = netns_dir.parent().unwrap_or(&config.run_dir).to_owned();
         enable_forwarding()?;
-        let mut wanted = Wanted::new(range, config.kept.clone(), config.endpoint_port);
+        let mut wanted =
+            Wanted::new(range, config.kept.clone(), config.endpoint_port).resolver(config.resolver_port);
         for (task, port) in config.published {
             wanted.publish(&task, [port]);
         }

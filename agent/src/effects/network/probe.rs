@@ -16,6 +16,7 @@ use super::{
 
 /// As good as any for what nobody asks.
 const ENDPOINT_PORT: u16 = 51_679;
+const RESOLVER_PORT: u16 = 51_680;
 const LINK: &str = "probe0";
 const PEER: &str = "probe1";
 /// Locally administered, as every one of ours.
@@ -52,9 +53,12 @@ pub(crate) async fn probe(instance: &str, range: Ipv4Net) -> Result<(), NetworkE
                     netlink.create_veth(&pair).await
                 })
                 .await?;
-            Firewall::new(names.into(), Wanted::new(range, vec![], ENDPOINT_PORT))
-                .apply()
-                .await
+            Firewall::new(
+                names.into(),
+                Wanted::new(range, vec![], ENDPOINT_PORT).resolver(Some(RESOLVER_PORT)),
+            )
+            .apply()
+            .await
         })
     };
     Threads::default().run("probe", "the kernel", (), work).await?;

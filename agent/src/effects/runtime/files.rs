@@ -77,12 +77,11 @@ impl Runtime {
             mode => (self.hostname(request), mode, request.address),
         };
         let own = request.spec.networking.clone();
+        let name_server = self.config().name_server;
         let at = directory.clone();
         let write = move || {
-            write_all(
-                &directory,
-                &Contents::new(&hostname, mode, address).with(&hostname, mode, &own),
-            )
+            let contents = Contents::new(&hostname, mode, address, name_server);
+            write_all(&directory, &contents.with(&hostname, mode, &own))
         };
         let written = tokio::task::spawn_blocking(write).await.map_err(io::Error::other);
         written
@@ -160,7 +159,13 @@ fn gone_is_fine(result: io::Result<()>) -> io::Result<()> {
 }
 
 impl Contents {
-    fn new(hostname: &str, mode: NetworkMode, address: Option<Ipv4Addr>) -> Self {
+    /// `name_server` is for those who reach nothing of the host else.
+    fn new(
+        hostname: &str,
+        mode: NetworkMode,
+        address: Option<Ipv4Addr>,
+        name_server: Option<Ipv4Addr>,
+    ) -> Self {
         let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
         let hostname_line = format!("{hostname}\n");
         match mode {
@@ -168,6 +173,11 @@ impl Contents {
                 hosts: read("/etc/hosts"),
                 hostname: hostname_line,
                 resolv_conf: read("/etc/resolv.conf"),
+            },
+            NetworkMode::Awsvpc if let Some(server) = name_server => Self {
+                hosts: hosts(hostname, address),
+                hostname: hostname_line,
+                resolv_conf: asking(server, &read("/etc/resolv.conf")),
             },
             NetworkMode::Awsvpc | NetworkMode::None => {
                 let mut resolv_conf = outside_resolv_conf(&read("/etc/resolv.conf"));
@@ -214,6 +224,11 @@ impl Contents {
         }
         self
     }
+}
+
+/// The host's list with one server, which is asked first: what else it says of searching holds.
+fn asking(server: Ipv4Addr, host: &str) -> String {
+    format!("nameserver {server}\n{}", without(host, &["nameserver"]))
 }
 
 /// The lines of a resolv.conf that say something else.
@@ -269,6 +284,16 @@ mod tests {
     }
 
     #[test]
+    fn whoever_asks_the_agent_searches_as_the_host_does() {
+        let host = "nameserver 127.0.0.53\noptions edns0\nsearch a.b\nnameserver 10.0.0.1\n";
+        let server = Ipv4Addr::new(169, 254, 170, 3);
+        assert_eq!(
+            asking(server, host),
+            "nameserver 169.254.170.3\noptions edns0\nsearch a.b\n"
+        );
+    }
+
+    #[test]
     fn a_task_knows_its_own_name() {
         assert!(hosts("abc", Some(Ipv4Addr::new(10, 1, 2, 3))).ends_with("10.1.2.3\tabc\n"));
         assert!(hosts("abc", None).starts_with("127.0.0.1\tlocalhost\n"));
@@ -304,7 +329,7 @@ mod tests {
     fn the_tasks_directory_goes_with_its_last_container() {
         let root = tempfile::tempdir().unwrap();
         let task = root.path().join("t");
-        let contents = Contents::new("h", NetworkMode::None, None);
+        let contents = Contents::new("h", NetworkMode::None, None, None);
         write_all(&task.join("a-1"), &contents).unwrap();
         write_all(&task.join("a-1"), &contents).unwrap();
         write_all(&task.join("b-1"), &contents).unwrap();

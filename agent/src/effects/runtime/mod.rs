@@ -30,6 +30,7 @@ mod watch;
 
 use std::{
     collections::BTreeMap,
+    net::Ipv4Addr,
     path::PathBuf,
     sync::{Arc, Mutex},
 };
@@ -93,6 +94,8 @@ pub struct RuntimeConfig {
     pub log_dir: PathBuf,
     /// Files of containers are below `<run_dir>/tasks/<task>`.
     pub run_dir: PathBuf,
+    /// Whom containers with a network of their own ask for names; None: the host's servers.
+    pub name_server: Option<Ipv4Addr>,
     /// Tasks' cgroups are `/<cgroup_parent>/<task>`.
     pub cgroup_parent: String,
     /// 1 or 2.

@@ -59,6 +59,7 @@ impl Applier {
                 changed: true,
                 stopped: true,
                 ends_by_itself: false,
+                addressed: false,
                 resolved: false,
             };
             self.add_task(&mut batch, task, progress).await?;

@@ -8,6 +8,7 @@ mod identity;
 mod joining;
 mod liveness;
 mod logs;
+mod names;
 mod renewal;
 mod reports;
 mod restored;
@@ -17,8 +18,8 @@ mod rotation;
 use std::{sync::Arc, time::Duration};
 
 use berth_proto::node::v1::{
-    Capacity, ControlMessage, DesiredStatus, Hello, NodeDescription, NodeMessage, TaskSpec, Trust, Welcome,
-    control_message::Message as ToNode, node_message::Message as FromNode,
+    Capacity, ControlMessage, DesiredStatus, Hello, NodeDescription, NodeMessage, TaskNames, TaskSpec, Trust,
+    Welcome, control_message::Message as ToNode, node_message::Message as FromNode,
     node_service_client::NodeServiceClient,
 };
 use prost::Message as _;
@@ -212,6 +213,8 @@ pub(super) struct Link {
     pub(super) receiver: Streaming<ControlMessage>,
     /// Whom it was told to believe.
     pub(super) trust: Option<Trust>,
+    /// What it was told of names.
+    pub(super) names: Vec<TaskNames>,
 }
 
 impl Link {
@@ -227,6 +230,7 @@ impl Link {
             sender,
             receiver,
             trust: None,
+            names: vec![],
         }
     }
 
@@ -244,10 +248,27 @@ impl Link {
     }
 
     pub(super) async fn receive(&mut self) -> Result<Option<ToNode>, Status> {
-        let message = timeout(SOON, self.receiver.message())
-            .await
-            .expect("a message was due")?;
-        Ok(message.map(|m| m.message.expect("an empty message")))
+        loop {
+            let message = timeout(SOON, self.receiver.message())
+                .await
+                .expect("a message was due")?;
+            match message.map(|m| m.message.expect("an empty message")) {
+                Some(ToNode::Names(names)) => self.names.push(names),
+                message => return Ok(message),
+            }
+        }
+    }
+
+    /// Waits until it was told of names anew.
+    pub(super) async fn told_names(&mut self) -> TaskNames {
+        if self.names.is_empty() {
+            let message = timeout(SOON, self.receiver.message()).await;
+            match message.expect("names were due").unwrap().unwrap().message {
+                Some(ToNode::Names(names)) => return names,
+                other => panic!("{other:?} instead of names"),
+            }
+        }
+        self.names.remove(0)
     }
 
     pub(super) async fn next(&mut self) -> ToNode {
@@ -265,6 +286,9 @@ impl Link {
             panic!("no trust")
         };
         self.trust = Some(trust);
+        let names = self.told_names().await;
+        assert!(names.whole && names.cluster == CLUSTER, "{names:?}");
+        self.names.push(names);
         (welcome, snapshot)
     }
 

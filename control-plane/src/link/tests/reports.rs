@@ -21,7 +21,7 @@ fn state(task: &str, status: TaskStatus) -> TaskState {
     }
 }
 
-fn running(task: &str) -> TaskState {
+pub(super) fn running(task: &str) -> TaskState {
     TaskState {
         ipv4_address: "10.0.0.7".into(),
         started_at_ms: 5_000,
@@ -29,7 +29,7 @@ fn running(task: &str) -> TaskState {
     }
 }
 
-fn stopped(task: &str) -> TaskState {
+pub(super) fn stopped(task: &str) -> TaskState {
     let mut state = state(task, TaskStatus::Stopped);
     state.set_stop_code(StopCode::EssentialContainerExited);
     state.stopped_reason = "Essential container in task exited".into();
@@ -40,7 +40,7 @@ fn stopped(task: &str) -> TaskState {
 }
 
 impl Link {
-    async fn report(&self, sequence: u64, task: TaskState) {
+    pub(super) async fn report(&self, sequence: u64, task: TaskState) {
         self.send(FromNode::StateChange(StateChange {
             sequence,
             task: Some(task),
@@ -49,7 +49,7 @@ impl Link {
     }
 
     /// Waits until all up to `sequence` is acknowledged.
-    async fn acknowledged(&mut self, sequence: u64) {
+    pub(super) async fn acknowledged(&mut self, sequence: u64) {
         loop {
             match self.next().await {
                 ToNode::StateAck(StateAck {

@@ -10,7 +10,7 @@ use berth_agent_core::{desired::Protocol, ids::TaskId};
 use ipnet::Ipv4Net;
 
 use super::super::names::Names;
-use crate::endpoints::ADDRESS;
+use crate::{dns, endpoints::ADDRESS};
 
 /// A port of the host that leads to one of a task's.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,6 +30,8 @@ pub(in super::super) struct Wanted {
     kept: Vec<Ipv4Addr>,
     /// Of the task metadata endpoint.
     endpoint_port: u16,
+    /// Of the resolver, if there is one.
+    resolver_port: Option<u16>,
     published: BTreeMap<(Protocol, u16), Target>,
 }
 
@@ -54,7 +56,16 @@ impl Wanted {
             range,
             kept,
             endpoint_port,
+            resolver_port: None,
             published: BTreeMap::new(),
+        }
+    }
+
+    /// With a resolver that listens on this port.
+    pub(in super::super) fn resolver(self, resolver_port: Option<u16>) -> Self {
+        Self {
+            resolver_port,
+            ..self
         }
     }
 
@@ -125,6 +136,7 @@ impl Wanted {
     ///   distributions set there, is the weaker check.
     /// - Port 80 of [`ADDRESS`] is the task metadata endpoint, which listens on `endpoint_port` of it: tasks reach that and
     ///   nothing else of the host there, and nobody else reaches it.
+    /// - Port 53 of [`dns::ADDRESS`], which no link has, is the resolver, on `resolver_port` of [`ADDRESS`]: likewise.
     /// - A published port is one of every address of the host's, 127.0.0.1 too, for who comes from outside, from a task and
     ///   from the host itself. What is sent to 127.0.0.1 leaves loopback through links with `route_localnet`; whoever is at
     ///   their other end reaches nothing of the host's loopback (CVE-2020-8558).
@@ -141,6 +153,7 @@ impl Wanted {
             [] => String::new(),
             all => format!("elements = {{ {} }}", all.join(", ")),
         };
+        let resolver = Resolver::rules(names, self.resolver_port);
         let published = elements_of(elements.published);
         let hairpin = elements_of(elements.hairpin.into_iter().collect());
         let publish = "ip daddr != 169.254.170.0/24 fib daddr type local meta l4proto { tcp, udp } \
@@ -164,7 +177,7 @@ table inet {table} {{
   }}
   chain dstnat {{
     type nat hook prerouting priority dstnat; policy accept;
-    iifname "{prefix}*" ip daddr {ADDRESS} tcp dport 80 dnat ip to {ADDRESS}:{endpoint_port}
+    iifname "{prefix}*" ip daddr {ADDRESS} tcp dport 80 dnat ip to {ADDRESS}:{endpoint_port}{}
     {publish}
   }}
   chain output {{
@@ -173,9 +186,9 @@ table inet {table} {{
   }}
   chain input {{
     type filter hook input priority filter; policy accept;
-    iifname "{prefix}*" ip daddr {ADDRESS} tcp dport {endpoint_port} accept
+    iifname "{prefix}*" ip daddr {ADDRESS} tcp dport {endpoint_port} accept{}
     iifname "{prefix}*" ip daddr {ADDRESS} counter drop
-    ip daddr {ADDRESS} tcp dport {endpoint_port} counter drop
+    ip daddr {ADDRESS} tcp dport {endpoint_port} counter drop{}
   }}
   chain forward {{
     type filter hook forward priority filter; policy accept;
@@ -192,8 +205,35 @@ table inet {table} {{
     ip saddr {{ {range}{kept} }} oifname != "lo" oifname != "{prefix}*" masquerade
   }}
 }}
-"#
+"#,
+            resolver.leads, resolver.admits, resolver.closes
         )
+    }
+}
+
+/// What the resolver adds to the chains; nothing without one.
+#[derive(Default)]
+struct Resolver {
+    leads: String,
+    admits: String,
+    closes: String,
+}
+
+impl Resolver {
+    fn rules(names: &Names, port: Option<u16>) -> Self {
+        let (prefix, asked) = (names.prefix(), dns::ADDRESS);
+        let Some(port) = port else {
+            return Self::default();
+        };
+        let both = "meta l4proto { tcp, udp } th dport";
+        let ours = format!("ip daddr {ADDRESS} {both} {port}");
+        Self {
+            leads: format!(
+                "\n    iifname \"{prefix}*\" ip daddr {asked} {both} 53 dnat ip to {ADDRESS}:{port}"
+            ),
+            admits: format!("\n    iifname \"{prefix}*\" {ours} accept"),
+            closes: format!("\n    {ours} counter drop"),
+        }
     }
 }
 
@@ -223,7 +263,13 @@ mod tests {
         assert_eq!(lines[0], "table inet berth-t { }");
         assert_eq!(lines[1], "delete table inet berth-t");
         assert!(rules.contains("ip saddr { 10.1.0.0/16 } oifname != "));
-        assert!(!rules.contains("elements"));
+        assert!(!rules.contains("elements") && !rules.contains("dport 53"));
+        let rules = Wanted::new(range, vec![], 51679)
+            .resolver(Some(51680))
+            .render(&names);
+        assert!(rules.contains(
+            "ip daddr 169.254.170.3 meta l4proto { tcp, udp } th dport 53 dnat ip to 169.254.170.2:51680\n"
+        ));
         let kept = vec!["10.9.0.1".parse().unwrap()];
         let rules = Wanted::new(range, kept, 51679).render(&names);
         assert!(rules.contains("ip saddr { 10.1.0.0/16, 10.9.0.1 } oifname != "));
