@@ -204,7 +204,7 @@ impl Zone<'_> {
             Some(None) => None,
             Some(Some(address)) => {
                 let of_asker = self.own.cluster_of(IpAddr::V4(*address)) == Some(self.cluster);
-                of_asker.then(|| Addresses {
+                of_asker.then_some(Addresses {
                     ipv4: Some(*address),
                     ipv6: None,
                 })
