@@ -26,7 +26,7 @@ use crate::{
     config::Config,
     dns,
     driver::{ClockWatch, Driver, INPUTS_MAX, Input, NodeStatus, Outputs, send},
-    effects::{Host, runtime},
+    effects::{Given, Host, runtime},
     endpoints,
     executor::Executor,
     health::Health,
@@ -34,6 +34,7 @@ use crate::{
     introspection::{Introspection, Sources},
     link::{Link, LinkState},
     metrics::{METRICS, Starts},
+    ranges::{Answer, Ranges},
     service::{self, Starting},
     store::Store,
     sys::Chain,
@@ -86,9 +87,9 @@ impl Agent {
         let ServiceManager { notifier, fds } = manager;
         config.check()?;
         let identity = config.load_identity()?;
-        let node_config = node_config(&config)?;
         make_directories(&config)?;
         let (boot_id, life) = boot::ids(&config.run_dir).context("read the host's boot id")?;
+        let node_config = node_config(&config, &life)?;
         let (store, mut loaded) = Store::open(&config.database())?;
         for problem in &loaded.quarantined {
             tracing::error!(%problem, "a record of the database cannot be read; it is set aside");
@@ -110,11 +111,10 @@ impl Agent {
         let (inputs, received) = mpsc::channel(INPUTS_MAX);
         let stop = CancellationToken::new();
         let mut parts = JoinSet::new();
-        let kept = loaded
-            .node
-            .as_ref()
-            .map_or_else(Vec::new, |node| node.addresses.held_outside(config.task_cidr));
-        let host = Host::start(&config, channel, notifier.clone(), kept);
+        let given = loaded.node.as_ref().map_or_else(Given::default, |node| {
+            Given::of(&node.addresses, config.task_cidr)
+        });
+        let host = Host::start(&config, channel, notifier.clone(), given);
         let (host, listening) = starting.step("setting up network and cgroups", host).await?;
         let host = Arc::new(host);
         host.loggers.take_back(fds);
@@ -141,10 +141,13 @@ impl Agent {
         let timers = Timers::default();
         let executor = Executor::new(Arc::clone(&host), &inputs, stop.clone());
         let (addresses, addresses_seen) = watch::channel(dns::Own::default());
+        let (network, network_wanted) = watch::channel(node.wanted_network());
+        let (network_answers, network_answered) = watch::channel(Answer::default());
         let outputs = Outputs {
             status,
             desired_acks,
             addresses,
+            network,
         };
         let driver = Driver {
             node,
@@ -177,7 +180,14 @@ impl Agent {
             host: Arc::clone(&host),
             inputs: inputs.clone(),
         };
+        let ranges = Ranges {
+            host: Arc::clone(&host),
+            inputs: inputs.clone(),
+            wanted: network_wanted.clone(),
+            answers: network_answers,
+        };
         let mut work: Vec<BoxFuture> = vec![
+            Box::pin(ranges.run()),
             Box::pin(timers.run(inputs.clone())),
             Box::pin(observer.run(stop.clone())),
             Box::pin(forward_exits(seen, inputs.clone())),
@@ -232,7 +242,8 @@ impl Agent {
         let sources = endpoints::Sources {
             inputs: inputs.downgrade(),
             sampler: Arc::clone(&host.sampler),
-            task_cidr: config.task_cidr.to_string(),
+            task_cidr: config.task_cidr,
+            network: network_wanted,
         };
         let served = host.endpoints.serve(listening.endpoints, sources, &stop);
         let served = served.context("serve the task metadata endpoint")?;
@@ -255,6 +266,7 @@ impl Agent {
             store,
             status: status_seen.clone(),
             desired_acks: acks,
+            network: network_answered,
             sampler: Arc::clone(&host.sampler),
             pulls: host.images.progress(),
             names,

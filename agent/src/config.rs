@@ -3,6 +3,7 @@
 //! Every key is described in `docs/configuration.md`.
 
 mod gpus;
+mod network;
 pub(crate) mod runtimes;
 
 use std::{
@@ -16,6 +17,7 @@ use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
 
 pub use gpus::Gpus;
+pub use network::{Between, Network};
 pub use runtimes::NamedRuntime;
 
 use crate::{
@@ -61,7 +63,7 @@ pub struct Config {
     pub authority: Option<PathBuf>,
     /// The logger's executable; by default the one beside the agent's.
     pub logger: Option<PathBuf>,
-    /// Where task addresses come from.
+    /// Where addresses of tasks that are in no subnet come from.
     #[serde(default = "default_task_cidr")]
     pub task_cidr: Ipv4Net,
     /// containerd's runtime for tasks.
@@ -87,6 +89,8 @@ pub struct Config {
     pub gpus: Gpus,
     #[serde(default)]
     pub dns: Dns,
+    #[serde(default)]
+    pub network: Network,
     /// OCI and docker archives in this directory are imported at start: for sites without a registry.
     pub images_dir: Option<PathBuf>,
     /// The cgroup that holds the tasks' cgroups, from the root; by default `/<instance>.slice`.
@@ -258,6 +262,7 @@ impl Config {
         if let Err(problem) = self.dns.check() {
             return bad("dns.servers", &self.dns.servers.len(), &problem);
         }
+        self.network.check()?;
         runtimes::check(&self.runtimes)
     }
 

@@ -7,6 +7,7 @@ mod features;
 mod health;
 mod linux;
 mod names;
+mod network;
 mod networking;
 mod report;
 mod volumes;
@@ -23,6 +24,7 @@ pub use features::{
     VOLUMES_NFS,
 };
 pub use names::names;
+pub use network::network;
 pub use report::{state_change, status};
 
 use containers::{containers, is_name};
@@ -205,6 +207,7 @@ pub fn task_spec(wire: wire::TaskSpec) -> Result<TaskSpec, Refusal> {
         revision: wire.revision,
         desired,
         network,
+        subnet: network::task_subnet(&wire.subnet_id)?,
         pid,
         ipc,
         limits: Limits {

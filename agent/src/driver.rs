@@ -14,6 +14,7 @@ use berth_agent_core::{
     event::{Event, TimerKey},
     ids::{ContainerId, TaskId},
     ledger::Ledger,
+    network::WantedNetwork,
     node::Node,
     report::Status,
     task::Task,
@@ -105,6 +106,8 @@ pub struct Outputs {
     pub desired_acks: mpsc::Sender<DesiredAck>,
     /// For names: where tasks of this node are reached.
     pub addresses: watch::Sender<Own>,
+    /// What the host has to be made like.
+    pub network: watch::Sender<WantedNetwork>,
 }
 
 #[derive(Debug)]
@@ -258,6 +261,9 @@ impl Driver {
         }
         for effect in change.effects {
             self.executor.submit(effect);
+        }
+        if let Some(network) = change.network {
+            self.outputs.network.send_replace(network);
         }
         if let Some(ack) = change.desired_ack {
             if let Some(reason) = &ack.refused {

@@ -29,6 +29,7 @@ pub mod metrics;
 pub mod observe;
 pub mod place;
 pub mod purge;
+pub mod ranges;
 mod rate;
 pub mod service;
 pub mod settings;

@@ -193,6 +193,7 @@ fn leak_kind(object: &HostObject) -> &'static str {
         HostObject::Container(_) => "container",
         HostObject::Snapshot(_) => "snapshot",
         HostObject::Logs(_) => "logs",
+        HostObject::Route(_) => "network",
         HostObject::OfTask { kind, .. } | HostObject::Unnamed { kind, .. } => match kind.as_str() {
             "cgroup" => "cgroup",
             "run directory" => "run_directory",

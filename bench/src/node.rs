@@ -337,6 +337,8 @@ fn hear(heard: &Heard, message: Up, link: &mpsc::Sender<Result<ControlMessage, S
             eprintln!("the agent refused desired state: {}", ack.refused_reason);
             Vec::new()
         }
-        Up::DesiredAck(_) | Up::Heartbeat(_) | Up::Pulls(_) | Up::Capacity(_) => Vec::new(),
+        Up::DesiredAck(_) | Up::Heartbeat(_) | Up::Pulls(_) | Up::Capacity(_) | Up::NetworkAck(_) => {
+            Vec::new()
+        }
     }
 }

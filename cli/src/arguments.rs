@@ -114,6 +114,11 @@ pub enum Command {
         #[command(subcommand)]
         command: EnvFileCommand,
     },
+    /// Make, list and delete the ranges of which tasks have addresses
+    Subnet {
+        #[command(subcommand)]
+        command: SubnetCommand,
+    },
     /// Show who changed what, oldest first
     Audit(AuditArgs),
     /// Print the version, and the control plane's if there is one
@@ -230,6 +235,31 @@ pub enum KeyCommand {
         #[arg(long)]
         force: bool,
     },
+}
+
+#[derive(Debug, Subcommand)]
+pub enum SubnetCommand {
+    /// Make a subnet of the cluster: every node gets a part of it
+    Create(SubnetCreateArgs),
+    /// List the cluster's subnets; with -o wide, which node has which part
+    List,
+    /// Delete subnets of which no task has an address
+    Delete {
+        #[arg(required = true, value_name = "SUBNET")]
+        subnets: Vec<String>,
+    },
+}
+
+#[derive(Debug, Args)]
+pub struct SubnetCreateArgs {
+    #[arg(value_name = "NAME")]
+    pub name: String,
+    /// The range, IPv4: 10.64.0.0/16
+    #[arg(long, value_name = "RANGE")]
+    pub cidr: String,
+    /// Size of a node's part, as a prefix length; a /24, or what leaves room for 16 nodes
+    #[arg(long, value_name = "BITS")]
+    pub node_prefix: Option<u8>,
 }
 
 #[derive(Debug, Subcommand)]

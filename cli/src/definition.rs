@@ -124,15 +124,15 @@ pub fn from_file(path: PathBuf, text: &str) -> Result<Value, DefinitionError> {
     Ok(definition)
 }
 
-/// The request that runs a registered definition once.
-pub fn run_request(cluster: &str, definition_arn: &str, network_mode: Option<&str>, token: &str) -> Value {
+/// The request that runs a registered definition once: in one of these subnets, if it is to have an address of its own.
+pub fn run_request(cluster: &str, definition_arn: &str, subnets: &[String], token: &str) -> Value {
     let mut request = json!({
         "cluster": cluster, "taskDefinition": definition_arn, "count": 1, "startedBy": "berth-run",
         "clientToken": token,
     });
-    if network_mode == Some("awsvpc") {
+    if !subnets.is_empty() {
         request["networkConfiguration"] =
-            json!({"awsvpcConfiguration": {"subnets": ["subnet-default"], "securityGroups": ["sg-default"]}});
+            json!({"awsvpcConfiguration": {"subnets": subnets, "securityGroups": ["sg-default"]}});
     }
     request
 }
@@ -334,17 +334,11 @@ mod tests {
     }
 
     #[test]
-    fn only_awsvpc_needs_a_subnet() {
-        assert!(
-            run_request("c", "d", Some("awsvpc"), "t")
-                .get("networkConfiguration")
-                .is_some()
-        );
-        assert!(
-            run_request("c", "d", Some("host"), "t")
-                .get("networkConfiguration")
-                .is_none()
-        );
+    fn only_a_task_in_a_subnet_has_a_network() {
+        let network = |subnets: &[String]| run_request("c", "d", subnets, "t")["networkConfiguration"].take();
+        let both = ["subnet-a".to_owned(), "subnet-b".to_owned()];
+        assert_eq!(network(&both)["awsvpcConfiguration"]["subnets"], json!(both));
+        assert!(network(&[]).is_null());
     }
 
     #[test]

@@ -16,3 +16,4 @@ pub mod pki;
 pub mod service;
 pub mod settings;
 pub mod store;
+mod subnets;

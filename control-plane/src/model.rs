@@ -24,6 +24,8 @@
 //! | `/environment-file-contents/{bucket}/{key}` | what it holds, as JSON string |
 //! | `/identities/{node}` | [`Identity`] |
 //! | `/revocations/{node}` | [`Revocation`] |
+//! | `/subnets/{cluster}/{subnet}` | [`Subnet`] |
+//! | `/subnet-ranges` | every subnet's range, as a JSON object from id to [`SubnetClaim`] |
 //! | `/store` | [`StoreIdentity`] |
 //!
 //! A placed task is one transaction: the node's record by compare, the task, the desired spec. A stop is one too:
@@ -34,8 +36,9 @@
 pub mod attribute;
 pub mod keys;
 
-use std::{collections::BTreeMap, fmt};
+use std::{collections::BTreeMap, fmt, net::IpAddr};
 
+use berth_control_plane_core::subnets::{Blocks, Ipv4Net, Shape};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -105,7 +108,11 @@ pub struct Node {
     pub architecture: String,
     pub cpu_units: u32,
     pub memory_bytes: u64,
+    /// Of its own range.
     pub task_addresses: u32,
+    /// Where other nodes reach its tasks, as it says. None: they do not.
+    #[serde(default)]
+    pub node_address: Option<IpAddr>,
     pub reserved_tcp_ports: Vec<u16>,
     pub reserved_udp_ports: Vec<u16>,
     /// Ids of its GPUs.
@@ -135,6 +142,9 @@ pub struct Allocation {
     pub tcp_ports: Vec<u16>,
     pub udp_ports: Vec<u16>,
     pub address: bool,
+    /// The subnet of which the address is; none: the node's own range.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub subnet: Option<String>,
     /// Ids of GPUs.
     #[serde(default)]
     pub gpus: Vec<String>,
@@ -168,7 +178,7 @@ pub struct Task {
     pub ephemeral_storage_gib: Option<u32>,
     pub overrides: Value,
     pub network_mode: String,
-    /// Subnets and security groups as asked for.
+    /// The subnet that it is in, and security groups as asked for.
     pub subnets: Vec<String>,
     pub security_groups: Vec<String>,
     /// Id of the network attachment of an awsvpc task.
@@ -295,6 +305,60 @@ impl Task {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TaskName {
     pub ipv4_address: Option<String>,
+}
+
+/// A range of which nodes of one cluster have parts.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Subnet {
+    pub id: String,
+    pub cluster: String,
+    /// Unique in the cluster.
+    pub name: String,
+    pub kind: SubnetKind,
+    pub range: Ipv4Net,
+    /// Of a node's part.
+    pub node_prefix_len: u8,
+    /// It is being deleted: no task is placed in it any more.
+    #[serde(default)]
+    pub deleting: bool,
+    #[serde(default)]
+    pub tags: Tags,
+    pub created_at: Millis,
+    #[serde(default)]
+    pub blocks: Blocks,
+}
+
+impl Subnet {
+    pub fn shape(&self) -> Shape {
+        Shape {
+            range: self.range,
+            node_prefix_len: self.node_prefix_len,
+        }
+    }
+}
+
+/// How tasks of a subnet are connected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum SubnetKind {
+    /// Each by a link of its own to its node, which routes.
+    Routed,
+}
+
+impl SubnetKind {
+    /// As the API and its clients spell it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Routed => "routed",
+        }
+    }
+}
+
+/// A range that no other subnet may overlap, whatever its cluster.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SubnetClaim {
+    pub cluster: String,
+    pub range: Ipv4Net,
 }
 
 /// The answer to a call that carried a client token.

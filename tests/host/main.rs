@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod bad_input;
+mod between_nodes;
 mod dns;
 mod endpoints;
 mod environment_files;

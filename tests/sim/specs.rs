@@ -25,6 +25,7 @@ pub fn task(number: u64, random: &mut Random) -> TaskSpec {
         family: "sim".into(),
         revision: 1,
         desired: DesiredStatus::Running,
+        subnet: None,
         network,
         pid: match random.up_to(3) {
             0 => PidMode::Task,

@@ -75,6 +75,7 @@ pub fn config() -> NodeConfig {
             reserved_ports: [(berth_agent_core::desired::Protocol::Tcp, 8003)].into(),
         },
         task_range: "10.0.0.0/28".parse().unwrap(),
+        boot_id: "boot".into(),
         log_retention_ms: LOG_RETENTION_MS,
         admission_deadline_ms: 600_000,
     }

@@ -60,7 +60,7 @@ impl Default for Options {
 }
 
 /// Tests that list the whole host, or measure it, have it to themselves; the others share it.
-static HOST: LazyLock<Arc<RwLock<()>>> = LazyLock::new(Arc::default);
+pub(crate) static HOST: LazyLock<Arc<RwLock<()>>> = LazyLock::new(Arc::default);
 
 #[derive(Debug)]
 #[allow(dead_code, reason = "held until the cluster is gone")]
@@ -507,7 +507,7 @@ pub fn container(name: &str, script: &str) -> Value {
     })
 }
 
-fn spawn_agent(mut command: Command, config: &str, file: &Path, log: &Path) -> Child {
+pub(crate) fn spawn_agent(mut command: Command, config: &str, file: &Path, log: &Path) -> Child {
     std::fs::write(file, config).unwrap();
     let log = std::fs::OpenOptions::new()
         .create(true)
@@ -550,7 +550,7 @@ impl Drop for Double {
     }
 }
 
-fn control_plane_config(
+pub(crate) fn control_plane_config(
     dir: &tempfile::TempDir,
     api_listen: SocketAddr,
     node_listen: SocketAddr,
@@ -615,7 +615,7 @@ fn cgroup_parents(instance: &str) -> String {
 }
 
 /// What a failed test left: this instance's shims by pid, then its namespaces, links, cgroups and table.
-fn clean_up(instance: &str, dir: &Path) {
+pub(crate) fn clean_up(instance: &str, dir: &Path) {
     let script = format!(
         "for p in $(pgrep -f -- '[-]namespace {0} '); do kill -9 $p; done; \
          for d in {2}; do [ -d $d ] && find $d -name cgroup.procs | \

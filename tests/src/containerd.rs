@@ -10,11 +10,18 @@ use std::{
 #[derive(Debug)]
 pub struct Containerd {
     dir: PathBuf,
+    /// The network namespace it is in; none: the test's.
+    netns: Option<PathBuf>,
     child: Child,
 }
 
 impl Containerd {
     pub fn start(dir: &Path) -> Self {
+        Self::start_in(dir, None)
+    }
+
+    /// In a network namespace.
+    pub fn start_in(dir: &Path, netns: Option<PathBuf>) -> Self {
         std::fs::create_dir_all(dir).unwrap();
         let path = |name: &str| dir.join(name).display().to_string();
         let config = format!(
@@ -27,7 +34,8 @@ impl Containerd {
         std::fs::write(dir.join("containerd.toml"), config).unwrap();
         let containerd = Self {
             dir: dir.into(),
-            child: spawn(dir),
+            child: spawn(dir, netns.as_deref()),
+            netns,
         };
         containerd.wait_ready();
         containerd
@@ -55,7 +63,7 @@ impl Containerd {
 
     /// After [`Containerd::kill`].
     pub fn restart(&mut self) {
-        self.child = spawn(&self.dir);
+        self.child = spawn(&self.dir, self.netns.as_deref());
         self.wait_ready();
     }
 
@@ -96,13 +104,23 @@ impl Containerd {
     }
 }
 
-fn spawn(dir: &Path) -> Child {
+/// A program in a network namespace, and in all else where the test is: mounts must be seen by everybody.
+pub(crate) fn within(netns: Option<&Path>, program: impl AsRef<std::ffi::OsStr>) -> Command {
+    let Some(netns) = netns else {
+        return Command::new(program);
+    };
+    let mut command = Command::new("nsenter");
+    command.arg(format!("--net={}", netns.display())).arg(program);
+    command
+}
+
+fn spawn(dir: &Path, netns: Option<&Path>) -> Child {
     let log = std::fs::OpenOptions::new()
         .create(true)
         .append(true)
         .open(dir.join("containerd.log"))
         .unwrap();
-    Command::new("containerd")
+    within(netns, "containerd")
         .arg("--config")
         .arg(dir.join("containerd.toml"))
         .stdin(Stdio::null())

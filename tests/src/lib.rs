@@ -6,6 +6,7 @@
 pub mod cluster;
 pub mod containerd;
 pub mod ecs;
+pub mod fleet;
 pub mod image;
 pub mod kernel;
 pub mod listing;

@@ -1,30 +1,47 @@
-//! Owns the node's range of task addresses: who has which, and which rest in quarantine. Never touches an interface.
+//! Owns the node's ranges of task addresses: its own, and its parts of the cluster's subnets; who has which, and which rest
+//! in quarantine. Never touches an interface.
 //!
 //! An address that was used is not handed out again for [`QUARANTINE_MS`]: peers may still hold connections or
 //! neighbour entries for it.
+
+mod lease;
+#[cfg(test)]
+mod tests;
 
 use std::{collections::BTreeMap, net::Ipv4Addr};
 
 use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
 
-use crate::{desired::Millis, ids::TaskId};
+use self::lease::{Holder, Lease};
+use crate::{
+    desired::Millis,
+    ids::{SubnetId, TaskId},
+};
 
 /// How long an address rests after its task ended, milliseconds.
 pub const QUARANTINE_MS: i64 = 30_000;
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Addresses {
+    /// The node's own.
     range: Ipv4Net,
     leases: BTreeMap<Ipv4Addr, Lease>,
     /// Where the search for a free one goes on, so that addresses are used in turn.
     next: u32,
+    /// Those that are in use.
+    #[serde(default)]
+    subnets: BTreeMap<SubnetId, Pool>,
+    /// Of the host's present boot.
+    #[serde(skip)]
+    boot: String,
 }
 
+/// The node's part of a subnet.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-enum Lease {
-    Held(TaskId),
-    Quarantined { until: Millis },
+struct Pool {
+    range: Ipv4Net,
+    next: u32,
 }
 
 impl Addresses {
@@ -34,81 +51,174 @@ impl Addresses {
             range,
             leases: BTreeMap::new(),
             next: 1,
+            subnets: BTreeMap::new(),
+            boot: String::new(),
         }
     }
 
-    /// How many tasks can have an address.
+    /// Leases say from now on that they are of this boot of the host.
+    pub fn on_boot(&mut self, boot: &str) {
+        boot.clone_into(&mut self.boot);
+    }
+
+    /// How many tasks can have an address of the node's own range.
     pub fn capacity(&self) -> u32 {
-        size(self.range).saturating_sub(2)
+        capacity(self.range)
     }
 
-    /// The range they come from.
-    pub fn range(&self) -> Ipv4Net {
-        self.range
+    /// The range of a subnet, as far as the node uses it; of none: the node's own.
+    pub fn range(&self, subnet: Option<&SubnetId>) -> Option<Ipv4Net> {
+        match subnet {
+            None => Some(self.range),
+            Some(subnet) => self.subnets.get(subnet).map(|pool| pool.range),
+        }
     }
 
-    /// Leases an address to `task`, the one it has if it has one; `None` when none is free.
-    pub fn lease(&mut self, task: &TaskId, now: Millis) -> Option<Ipv4Addr> {
+    /// The node's parts of subnets that are in use.
+    pub fn subnet_ranges(&self) -> impl Iterator<Item = Ipv4Net> {
+        self.subnets.values().map(|pool| pool.range)
+    }
+
+    /// Every range that addresses come from.
+    pub fn ranges(&self) -> impl Iterator<Item = Ipv4Net> {
+        std::iter::once(self.range).chain(self.subnet_ranges())
+    }
+
+    /// Addresses of subnets come from these, and from no others any more. Who has one keeps it. Whether that is news.
+    pub fn use_subnets(&mut self, ranges: &BTreeMap<SubnetId, Ipv4Net>) -> bool {
+        let before = self.subnets.clone();
+        self.subnets
+            .retain(|subnet, pool| ranges.get(subnet) == Some(&pool.range));
+        for (subnet, range) in ranges {
+            let fresh = || Pool {
+                range: *range,
+                next: 1,
+            };
+            self.subnets.entry(subnet.clone()).or_insert_with(fresh);
+        }
+        self.subnets != before
+    }
+
+    /// As [`Addresses::use_subnets`], but none is added: what is new has to be looked at first.
+    pub fn keep_subnets(&mut self, ranges: &BTreeMap<SubnetId, Ipv4Net>) -> bool {
+        let known = ranges
+            .iter()
+            .filter(|(subnet, _)| self.subnets.contains_key(*subnet));
+        let known = known.map(|(subnet, range)| (subnet.clone(), *range)).collect();
+        self.use_subnets(&known)
+    }
+
+    /// Leases an address of the subnet, or of the node's own range, to `task`: the one it has if it has one. `None` when
+    /// none is free.
+    pub fn lease(&mut self, task: &TaskId, subnet: Option<&SubnetId>, now: Millis) -> Option<Ipv4Addr> {
         if let Some(held) = self.held_by(task) {
             return Some(held);
         }
-        let first = u32::from(self.range.network());
-        let count = self.capacity();
-        let free = (0..count)
-            .map(|i| (self.next.max(1) - 1 + i) % count + 1)
-            .find(|offset| match self.leases.get(&Ipv4Addr::from(first + offset)) {
+        let (range, next) = match subnet {
+            None => (self.range, &mut self.next),
+            Some(subnet) => {
+                let pool = self.subnets.get_mut(subnet)?;
+                (pool.range, &mut pool.next)
+            }
+        };
+        let first = u32::from(range.network());
+        let count = capacity(range);
+        let start = (*next).max(1) - 1;
+        let free = (0..count).map(|i| (start + i) % count + 1).find(|offset| {
+            match self.leases.get(&Ipv4Addr::from(first + offset)) {
                 None => true,
                 Some(Lease::Held(_)) => false,
                 Some(Lease::Quarantined { until }) => *until <= now,
-            })?;
-        self.next = free + 1;
+            }
+        })?;
+        *next = free + 1;
         let address = Ipv4Addr::from(first + free);
-        self.leases.insert(address, Lease::Held(task.clone()));
+        let holder = Holder {
+            task: task.clone(),
+            subnet: subnet.cloned(),
+            boot: self.boot.clone(),
+        };
+        self.leases.insert(address, Lease::Held(holder));
         Some(address)
     }
 
     /// Notes that `task` has an address, from before this record began.
     pub fn hold(&mut self, address: Ipv4Addr, task: &TaskId) {
-        self.leases.insert(address, Lease::Held(task.clone()));
+        let holder = Holder {
+            task: task.clone(),
+            subnet: self.subnet_of(address),
+            boot: self.boot.clone(),
+        };
+        self.leases.insert(address, Lease::Held(holder));
     }
 
-    /// Whether a task that is found with this address can keep it: it is in the range, and nobody else's.
+    fn subnet_of(&self, address: Ipv4Addr) -> Option<SubnetId> {
+        let mut pools = self.subnets.iter();
+        let found = pools.find(|(_, pool)| pool.range.contains(&address));
+        found.map(|(subnet, _)| subnet.clone())
+    }
+
+    /// Whether a task that is found with this address can keep it: it is in a range, and nobody else's.
     pub fn may_hold(&self, address: Ipv4Addr, task: &TaskId) -> bool {
         let free = match self.leases.get(&address) {
             None | Some(Lease::Quarantined { .. }) => true,
-            Some(Lease::Held(owner)) => owner == task,
+            Some(Lease::Held(owner)) => owner.task == *task,
         };
-        free && self.range.contains(&address) && self.held_by(task).is_none_or(|held| held == address)
+        let inside = self.ranges().any(|range| range.contains(&address));
+        free && inside && self.held_by(task).is_none_or(|held| held == address)
     }
 
     /// Who has one.
     pub fn holders(&self) -> impl Iterator<Item = &TaskId> {
         self.leases.values().filter_map(|lease| match lease {
-            Lease::Held(task) => Some(task),
+            Lease::Held(holder) => Some(&holder.task),
             Lease::Quarantined { .. } => None,
         })
     }
 
-    /// Held addresses that are not in the range: it was changed while tasks ran, who keep theirs.
-    pub fn held_outside(&self, range: Ipv4Net) -> Vec<Ipv4Addr> {
+    /// Held addresses that are in none of `ranges`: these were changed while tasks ran, who keep theirs.
+    pub fn held_outside(&self, ranges: &[Ipv4Net]) -> Vec<Ipv4Addr> {
         let held = |(address, lease): (&Ipv4Addr, &Lease)| {
-            let outside = matches!(lease, Lease::Held(_)) && !range.contains(address);
-            outside.then_some(*address)
+            let inside = ranges.iter().any(|range| range.contains(address));
+            (matches!(lease, Lease::Held(_)) && !inside).then_some(*address)
         };
         self.leases.iter().filter_map(held).collect()
     }
 
-    /// For a task that begins anew: one in the range instead of one outside, where there is one. None: it keeps what it has.
-    pub fn move_inside(&mut self, task: &TaskId, now: Millis) -> Option<Ipv4Addr> {
-        let old = self
-            .held_by(task)
-            .filter(|address| !self.range.contains(address))?;
+    /// For a task that begins anew: one in the ranges instead of one outside, where there is one. None: it keeps what it
+    /// has, and its lease is of this boot.
+    pub fn begin_anew(&mut self, task: &TaskId, subnet: Option<&SubnetId>, now: Millis) -> Option<Ipv4Addr> {
+        let old = self.held_by(task)?;
+        let inside = self.range(subnet).is_some_and(|range| range.contains(&old));
+        if inside || self.range(subnet).is_none() {
+            self.renew(old);
+            return None;
+        }
+        let before = self.leases.get(&old).cloned();
         self.release(task, now);
-        let new = self.lease(task, now);
-        if new.is_none() {
-            self.hold(old, task);
+        let new = self.lease(task, subnet, now);
+        if let (None, Some(before)) = (new, before) {
+            self.leases.insert(old, before);
+            self.renew(old);
         }
         new
+    }
+
+    fn renew(&mut self, address: Ipv4Addr) {
+        if let Some(Lease::Held(holder)) = self.leases.get_mut(&address) {
+            self.boot.clone_into(&mut holder.boot);
+        }
+    }
+
+    /// Tasks that hold an address since an earlier boot of the host: nothing there has it any more.
+    pub fn of_earlier_boots(&self) -> Vec<TaskId> {
+        let earlier = |lease: &Lease| match lease {
+            Lease::Held(holder) if holder.boot != self.boot && !holder.boot.is_empty() => {
+                Some(holder.task.clone())
+            }
+            _ => None,
+        };
+        self.leases.values().filter_map(earlier).collect()
     }
 
     /// Ends the lease of `task`; its address rests. Returns until when.
@@ -143,19 +253,17 @@ impl Addresses {
         self.leases.values().filter_map(until).min()
     }
 
-    /// How many are held and how many rest: for messages.
-    pub fn counts(&self) -> (usize, usize) {
-        let held = self
-            .leases
-            .values()
-            .filter(|lease| matches!(lease, Lease::Held(_)))
-            .count();
-        (held, self.leases.len() - held)
+    /// How many of a range are held and how many rest: for messages.
+    pub fn counts(&self, range: Ipv4Net) -> (usize, usize) {
+        let of = self.leases.iter().filter(|(address, _)| range.contains(*address));
+        let (held, resting): (Vec<_>, Vec<_>) = of.partition(|(_, lease)| matches!(lease, Lease::Held(_)));
+        (held.len(), resting.len())
     }
 
     /// Takes over what an earlier run leased. Leases outside a changed range are kept until they end.
     pub fn adopt(&mut self, earlier: Self) {
         self.leases = earlier.leases;
+        self.subnets = earlier.subnets;
         self.next = if earlier.range == self.range {
             earlier.next
         } else {
@@ -164,7 +272,7 @@ impl Addresses {
     }
 
     fn held_by(&self, task: &TaskId) -> Option<Ipv4Addr> {
-        let held = |lease: &Lease| matches!(lease, Lease::Held(owner) if owner == task);
+        let held = |lease: &Lease| matches!(lease, Lease::Held(owner) if owner.task == *task);
         self.leases
             .iter()
             .find(|(_, lease)| held(lease))
@@ -172,75 +280,9 @@ impl Addresses {
     }
 }
 
-fn size(range: Ipv4Net) -> u32 {
+/// All but the first and the last.
+fn capacity(range: Ipv4Net) -> u32 {
     1u32.checked_shl(32 - u32::from(range.prefix_len()))
         .unwrap_or(u32::MAX)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn task(n: u8) -> TaskId {
-        format!("{n:032x}").parse().unwrap()
-    }
-
-    #[test]
-    fn addresses_are_used_in_turn_and_rest_after_use() {
-        let mut pool = Addresses::new("10.0.0.0/29".parse().unwrap());
-        assert_eq!(pool.capacity(), 6);
-        let given: Vec<_> = (0..6)
-            .map(|n| pool.lease(&task(n), Millis(0)).unwrap().octets()[3])
-            .collect();
-        assert_eq!(given, [1, 2, 3, 4, 5, 6]);
-        assert_eq!(pool.lease(&task(9), Millis(0)), None, "all are held");
-        assert_eq!(
-            pool.lease(&task(3), Millis(0)).unwrap().octets()[3],
-            4,
-            "asking again gives the same"
-        );
-
-        pool.release(&task(2), Millis(1_000));
-        assert_eq!(
-            pool.lease(&task(9), Millis(1_000 + QUARANTINE_MS - 1)),
-            None,
-            "it rests"
-        );
-        assert_eq!(
-            pool.lease(&task(9), Millis(1_000 + QUARANTINE_MS))
-                .unwrap()
-                .octets()[3],
-            3
-        );
-    }
-
-    #[test]
-    fn a_task_outside_a_changed_range_keeps_its_address_until_it_begins_anew() {
-        let mut old = Addresses::new("10.0.0.0/29".parse().unwrap());
-        let first = old.lease(&task(1), Millis(0)).unwrap();
-        let new_range = "10.9.0.0/30".parse().unwrap();
-        let mut pool = Addresses::new(new_range);
-        pool.adopt(old);
-        assert_eq!(pool.held_outside(new_range), [first]);
-        assert_eq!(pool.lease(&task(1), Millis(0)), Some(first));
-        let inside: Ipv4Addr = "10.9.0.1".parse().unwrap();
-        assert_eq!(pool.move_inside(&task(1), Millis(0)), Some(inside));
-        assert_eq!(
-            (pool.held_outside(new_range), pool.next_expiry()),
-            (vec![], Some(Millis(QUARANTINE_MS)))
-        );
-        assert_eq!(pool.move_inside(&task(1), Millis(0)), None, "it is inside");
-    }
-
-    #[test]
-    fn a_range_too_small_has_no_address() {
-        for range in ["10.0.0.0/31", "10.0.0.0/32"] {
-            let mut pool = Addresses::new(range.parse().unwrap());
-            assert_eq!(
-                (pool.capacity(), pool.lease(&task(1), Millis(0))),
-                (0, None),
-                "{range}"
-            );
-        }
-    }
+        .saturating_sub(2)
 }

@@ -8,6 +8,7 @@ use crate::{
     event::TimerKey,
     ids::TaskId,
     ledger::LedgerWrite,
+    network::WantedNetwork,
     report::Report,
 };
 
@@ -28,6 +29,8 @@ pub struct Change {
     pub effects: Vec<Effect>,
     /// Setting a timer again moves it. There is no cancelling: a timer that fires late finds nothing to do.
     pub timers: Vec<(TimerKey, Millis)>,
+    /// The host has to be made like that; the latest wins.
+    pub network: Option<WantedNetwork>,
     /// What could not happen, and did. Simulation asserts that there is none.
     pub anomalies: Vec<String>,
 }

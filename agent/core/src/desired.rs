@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     cdi::DeviceName,
     environment::EnvironmentFile,
-    ids::{ContainerId, TaskId},
+    ids::{ContainerId, SubnetId, TaskId},
     volumes::{ContainerVolumes, Volume},
 };
 
@@ -71,6 +71,9 @@ pub struct TaskSpec {
     pub revision: u32,
     pub desired: DesiredStatus,
     pub network: NetworkMode,
+    /// Of which its address is; none: of the node's own range.
+    #[serde(default)]
+    pub subnet: Option<SubnetId>,
     /// Absent, as what follows, in what an older agent stored.
     #[serde(default)]
     pub pid: PidMode,

@@ -12,6 +12,7 @@ use crate::{
     health::Outcome,
     ids::{Attempt, ContainerId, TaskId},
     image::ResolvedImage,
+    network::{AppliedNetwork, Network},
 };
 
 /// One input of the core.
@@ -45,6 +46,10 @@ pub enum Event {
     Timer(TimerKey),
     /// The control plane applied every report up to this sequence number.
     Acknowledged { sequence: u64 },
+    /// The node's part of the cluster's network, from the control plane.
+    Network(Network),
+    /// The host is like that now, or that could not be done with some of it.
+    NetworkApplied(AppliedNetwork),
     /// The host's clock was set, by so many milliseconds: what waits keeps the time it had left.
     ClockStepped { by_ms: i64 },
     /// The operator of a private agent wants every task stopped (`berth dev` on its way out).
@@ -63,6 +68,8 @@ impl Event {
             Self::HolderEnded { .. } => "holder ended",
             Self::Timer(_) => "timer",
             Self::Acknowledged { .. } => "acknowledged",
+            Self::Network(_) => "network",
+            Self::NetworkApplied(_) => "network applied",
             Self::ClockStepped { .. } => "clock stepped",
             Self::StopAll { .. } => "stop all",
         }

@@ -50,6 +50,51 @@ id!(
     NodeId,
 );
 
+const SUBNET_PREFIX: &str = "subnet-";
+const SUBNET_DIGITS: usize = 17;
+
+/// A subnet of the node's cluster: `subnet-` and 17 lower-case hexadecimal digits.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct SubnetId(Box<str>);
+
+impl std::fmt::Display for SubnetId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// A string that is no id of a subnet.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is not the id of a subnet: subnet- and 17 lower-case hexadecimal digits")]
+pub struct InvalidSubnetId(pub String);
+
+impl std::str::FromStr for SubnetId {
+    type Err = InvalidSubnetId;
+
+    fn from_str(s: &str) -> Result<Self, InvalidSubnetId> {
+        let hex = |b: u8| b.is_ascii_digit() || (b'a'..=b'f').contains(&b);
+        match s.strip_prefix(SUBNET_PREFIX) {
+            Some(digits) if digits.len() == SUBNET_DIGITS && digits.bytes().all(hex) => Ok(Self(s.into())),
+            _ => Err(InvalidSubnetId(s.chars().take(64).collect())),
+        }
+    }
+}
+
+impl TryFrom<String> for SubnetId {
+    type Error = InvalidSubnetId;
+
+    fn try_from(s: String) -> Result<Self, InvalidSubnetId> {
+        s.parse()
+    }
+}
+
+impl From<SubnetId> for String {
+    fn from(id: SubnetId) -> Self {
+        id.0.into()
+    }
+}
+
 fn hex32(s: &str) -> Result<Box<str>, InvalidId> {
     let hex = |b: u8| b.is_ascii_digit() || (b'a'..=b'f').contains(&b);
     if s.len() == 32 && s.bytes().all(hex) {
@@ -101,6 +146,21 @@ mod tests {
             &format!("{good}0"),
         ] {
             assert!(bad.parse::<TaskId>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn only_17_lower_case_hex_digits_are_a_subnet() {
+        let good = "subnet-0123456789abcdef0";
+        assert_eq!(good.parse::<SubnetId>().unwrap().to_string(), good);
+        for bad in [
+            "",
+            "subnet-default",
+            "subnet-0123456789abcdef",
+            "subnet-0123456789ABCDEF0",
+            &good[7..],
+        ] {
+            assert!(bad.parse::<SubnetId>().is_err(), "{bad}");
         }
     }
 

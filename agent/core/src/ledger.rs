@@ -47,6 +47,8 @@ pub enum HostObject {
     OfTask { kind: String, task: TaskId },
     /// A log directory.
     Logs(TaskId),
+    /// A route to other nodes' tasks, or to none, that is not wanted any more: for people.
+    Route(String),
     /// Under our name, but no task's.
     Unnamed { kind: String, name: String },
 }
@@ -90,7 +92,7 @@ impl Ledger {
             },
             HostObject::OfTask { task, .. } => self.0.contains(&Owned::Host(task.clone())),
             HostObject::Logs(task) => self.0.contains(&Owned::Logs(task.clone())),
-            HostObject::Unnamed { .. } => false,
+            HostObject::Route(_) | HostObject::Unnamed { .. } => false,
         }
     }
 

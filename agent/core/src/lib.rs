@@ -21,6 +21,7 @@ pub mod health;
 pub mod ids;
 pub mod image;
 pub mod ledger;
+pub mod network;
 pub mod node;
 pub mod oci;
 pub mod report;

@@ -6,6 +6,7 @@ mod clock;
 mod deadline;
 mod desired_state;
 mod health;
+mod network;
 #[cfg(test)]
 mod tests;
 
@@ -26,6 +27,7 @@ use crate::{
     event::{Completion, Event, Restarted, TimerKey},
     ids::{NodeId, TaskId},
     ledger::{Ledger, LedgerWrite, Owned},
+    network::{AppliedNetwork, Network},
     report::{Facts, Report, StopCode},
     resources::{Capacity, Resources},
     task::{Logs, Phase, Stranger, Task},
@@ -39,8 +41,10 @@ const SEQUENCES_LOST_MAX: u64 = 1 << 20;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NodeConfig {
     pub capacity: Capacity,
-    /// Where task addresses come from.
+    /// Where addresses of tasks that are in no subnet come from.
     pub task_range: Ipv4Net,
+    /// Of the host's present boot.
+    pub boot_id: String,
     /// How long the logs of a stopped task are kept, milliseconds.
     pub log_retention_ms: i64,
     /// How long a task may wait for resources before it fails to start, milliseconds.
@@ -59,6 +63,9 @@ pub struct NodeRecord {
     /// record of an earlier version, and before the first start.
     #[serde(default)]
     pub identity: Option<NodeId>,
+    /// What the control plane said of the cluster's network. None: nothing yet.
+    #[serde(default)]
+    pub network: Option<Network>,
 }
 
 impl NodeRecord {
@@ -78,6 +85,7 @@ impl NodeRecord {
             last_arrival: tasks.iter().map(|task| task.arrival).max().unwrap_or(0),
             addresses,
             identity: None,
+            network: None,
         }
     }
 }
@@ -98,6 +106,8 @@ pub struct Node {
     strangers: BTreeMap<TaskId, Stranger>,
     /// As which node it speaks, where that is known.
     identity: Option<NodeId>,
+    /// What is wrong with the node's network, as the agent last said.
+    applied: AppliedNetwork,
     /// It was registered anew since it followed a control plane: see [`Node::speaks_for`].
     rejoined: bool,
 }
@@ -112,6 +122,7 @@ impl Node {
             last_arrival: 0,
             addresses,
             identity: None,
+            network: None,
         };
         Self::load(config, record, [], Ledger::default())
     }
@@ -125,6 +136,7 @@ impl Node {
     ) -> Self {
         let mut addresses = Addresses::new(config.task_range);
         addresses.adopt(record.addresses);
+        addresses.on_boot(&config.boot_id);
         record.addresses = addresses;
         let tasks: BTreeMap<_, _> = tasks
             .into_iter()
@@ -147,6 +159,7 @@ impl Node {
             admission_due: true,
             strangers: BTreeMap::new(),
             identity: None,
+            applied: AppliedNetwork::default(),
             rejoined: false,
         }
     }
@@ -163,6 +176,7 @@ impl Node {
             .is_some_and(|before| *before != node);
         if self.rejoined {
             self.record.position = None;
+            self.record.network = None;
         }
         self.identity = Some(node);
         self
@@ -195,7 +209,8 @@ impl Node {
 
     /// Conditions an operator should know of.
     pub fn impairments(&self) -> Vec<String> {
-        self.tasks.values().filter_map(Task::impairment).collect()
+        let tasks = self.tasks.values().filter_map(Task::impairment);
+        tasks.chain(self.network_impairments()).collect()
     }
 
     /// Takes one event. The caller stores the change before it acts on it.
@@ -268,6 +283,14 @@ impl Node {
                 change.acknowledged = Some(sequence);
                 BTreeSet::new()
             }
+            Event::Network(network) => {
+                self.on_network(network, change);
+                BTreeSet::new()
+            }
+            Event::NetworkApplied(applied) => {
+                self.on_network_applied(applied, change);
+                BTreeSet::new()
+            }
             Event::ClockStepped { by_ms } => self.on_clock_stepped(by_ms, change),
             Event::StopAll { reason } => {
                 for task in self.tasks.values_mut() {
@@ -295,9 +318,12 @@ impl Node {
             // First: what the runtime lists after a boot says nothing about how its processes ended.
             if restarted.host_rebooted {
                 task.on_host_rebooted(now);
-                if let (Phase::Active, Some(inside)) =
-                    (&task.phase, self.record.addresses.move_inside(id, now))
-                {
+                if let (Phase::Active, Some(inside)) = (
+                    &task.phase,
+                    self.record
+                        .addresses
+                        .begin_anew(id, task.spec.subnet.as_ref(), now),
+                ) {
                     task.address = Some(inside);
                 }
             }
@@ -312,6 +338,12 @@ impl Node {
                 .map(|at| (TimerKey::Quarantine, at)),
         );
         if restarted.host_rebooted {
+            for task in self.record.addresses.of_earlier_boots() {
+                // Of a task that began anew, or whose release is under way, it says so itself.
+                if !self.tasks.contains_key(&task) {
+                    self.release(&task, now, change);
+                }
+            }
             self.record.last_sequence += SEQUENCES_LOST_MAX;
             change.node = true;
         }

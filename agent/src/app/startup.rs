@@ -52,7 +52,7 @@ fn probe(directory: &Path) -> std::io::Result<()> {
     written.and(removed)
 }
 
-pub(super) fn node_config(config: &Config) -> anyhow::Result<NodeConfig> {
+pub(super) fn node_config(config: &Config, boot_id: &str) -> anyhow::Result<NodeConfig> {
     use berth_agent_core::desired::Protocol::{Tcp, Udp};
     let reserved = &config.reserved;
     let memory = sys::memory_total().context("read the host's memory")?;
@@ -79,6 +79,7 @@ pub(super) fn node_config(config: &Config) -> anyhow::Result<NodeConfig> {
     Ok(NodeConfig {
         capacity,
         task_range: config.task_cidr,
+        boot_id: boot_id.to_owned(),
         log_retention_ms: i64::from(config.log_retention_s) * 1000,
         admission_deadline_ms: i64::from(config.admission_deadline_s) * 1000,
     })
@@ -119,6 +120,7 @@ pub(super) async fn facts(
         },
         gpus,
         features: features(host).await,
+        network: config.network.clone(),
         attributes,
     })
 }

@@ -20,6 +20,7 @@ pub const FEATURES: &[&str] = &[
     "net.awsvpc",
     "net.host",
     "net.none",
+    "net.subnets",
     "log.json-file",
     "log.buffer",
     "log.none",

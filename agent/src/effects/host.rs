@@ -6,7 +6,7 @@ mod settings;
 mod shared;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     ffi::OsString,
     net::Ipv4Addr,
     os::unix::fs::DirBuilderExt,
@@ -16,6 +16,7 @@ use std::{
 
 use anyhow::Context as _;
 use berth_agent_core::{
+    addresses::Addresses,
     container::Life,
     desired::{ContainerSpec, NetworkMode},
     effect::{Effect, PrepareHost, SignalKind, StartContainer},
@@ -24,6 +25,7 @@ use berth_agent_core::{
     task::Task,
 };
 use berth_service::notify::Notifier;
+use ipnet::Ipv4Net;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -88,9 +90,27 @@ impl super::runtime::LoggerRegistry for LoggerRegistry {
     }
 }
 
+/// Where addresses of tasks come from besides `task_cidr`.
+#[derive(Clone, Debug, Default)]
+pub struct Given {
+    ranges: BTreeSet<Ipv4Net>,
+    /// Held by tasks, of no range any more.
+    kept: Vec<Ipv4Addr>,
+}
+
+impl Given {
+    pub fn of(addresses: &Addresses, task_cidr: Ipv4Net) -> Self {
+        let ranges: Vec<Ipv4Net> = addresses.subnet_ranges().chain([task_cidr]).collect();
+        Self {
+            kept: addresses.held_outside(&ranges),
+            ranges: addresses.subnet_ranges().collect(),
+        }
+    }
+}
+
 impl Host {
-    /// Sets up what all tasks share. `notifier` keeps containers' pipes for the next agent; `kept_addresses` are held by
-    /// tasks, outside of `task_cidr`.
+    /// Sets up what all tasks share. `notifier` keeps containers' pipes for the next agent; `given` is what
+    /// tasks have of the network from before.
     ///
     /// # Errors
     /// What is missing on this host, and what to do about it.
@@ -98,7 +118,7 @@ impl Host {
         config: &Config,
         channel: tonic::transport::Channel,
         notifier: Notifier,
-        kept_addresses: Vec<Ipv4Addr>,
+        given: Given,
     ) -> anyhow::Result<(Self, Listening)> {
         let logger = config.logger_path().context("find the agent's own executable")?;
         anyhow::ensure!(
@@ -116,7 +136,8 @@ impl Host {
             instance: config.instance.clone(),
             run_dir: config.run_dir.clone(),
             task_cidr: config.task_cidr,
-            kept: kept_addresses,
+            ranges: given.ranges,
+            kept: given.kept,
             endpoint_port: endpoints.port(),
             published: Vec::new(),
             resolver_port: names.as_ref().map(|(_, port)| *port),

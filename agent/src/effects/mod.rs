@@ -13,4 +13,4 @@ pub mod runtime;
 pub mod shared_memory;
 pub mod volumes;
 
-pub use host::Host;
+pub use host::{Given, Host};

@@ -29,16 +29,18 @@ use axum::{
     routing::get,
 };
 use berth_agent_core::{
-    desired::NetworkMode,
+    desired::{NetworkMode, TaskSpec},
     ids::{ContainerId, TaskId},
+    network::WantedNetwork,
     task::Task,
 };
 use berth_service::http::{Peer, Places, serve_tcp};
+use ipnet::Ipv4Net;
 use nix::sys::socket::{
     AddressFamily, Backlog, SockFlag, SockType, SockaddrIn, bind, listen, setsockopt, socket, sockopt,
 };
 use serde_json::{Value, json};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use self::key::Key;
@@ -82,8 +84,10 @@ pub struct Listeners {
 pub struct Sources {
     pub inputs: mpsc::WeakSender<Input>,
     pub sampler: Arc<Mutex<Sampler>>,
-    /// Where tasks' addresses come from: `10.1.0.0/16`.
-    pub task_cidr: String,
+    /// Where addresses of tasks that are in no subnet come from.
+    pub task_cidr: Ipv4Net,
+    /// The node's parts of subnets.
+    pub network: watch::Receiver<WantedNetwork>,
 }
 
 impl Endpoints {
@@ -259,7 +263,9 @@ impl Asked {
         if !self.may_ask(&task.spec.id) {
             return Err(Refused::TooMany);
         }
-        let cidr = &self.sources.task_cidr;
+        let cidr = &self
+            .range_of(&task.spec)
+            .map_or_else(String::new, |range| range.to_string());
         match subject {
             Subject::Container => document::container(&task, &container, cidr).ok_or(Refused::Unknown),
             Subject::Task => Ok(document::task(&task, cidr)),
@@ -275,6 +281,14 @@ impl Asked {
                     _ => Err(Refused::NoFigures),
                 }
             }
+        }
+    }
+
+    /// Where the task's address comes from.
+    fn range_of(&self, task: &TaskSpec) -> Option<Ipv4Net> {
+        match &task.subnet {
+            None => Some(self.sources.task_cidr),
+            Some(subnet) => self.sources.network.borrow().ranges.get(subnet).copied(),
         }
     }
 

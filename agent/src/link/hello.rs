@@ -1,12 +1,13 @@
 //! Owns what the node says of itself at the start of every link.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, net::Ipv4Addr};
 
 use berth_agent_core::ids::NodeId;
 use berth_proto::node::v1 as wire;
 use tokio::sync::watch;
 
 use crate::{
+    config::Network,
     convert,
     driver::{NodeStatus, now},
     sys,
@@ -26,12 +27,19 @@ pub struct Facts {
     pub gpus: watch::Receiver<Vec<String>>,
     /// Those of [`convert::FEATURES`] that this host can have, and the runtimes that tasks may ask for.
     pub features: Vec<String>,
+    /// Whether other nodes reach the tasks of this one, and where.
+    pub network: Network,
     /// Found and configured.
     pub attributes: BTreeMap<String, String>,
 }
 
 impl Facts {
-    pub(super) fn hello(&mut self, node: &NodeId, status: &NodeStatus) -> wire::Hello {
+    pub(super) fn hello(
+        &mut self,
+        node: &NodeId,
+        status: &NodeStatus,
+        address: Option<Ipv4Addr>,
+    ) -> wire::Hello {
         let known = |(id, status): (&berth_agent_core::ids::TaskId, &berth_agent_core::report::Status)| {
             wire::KnownTask {
                 task_id: id.to_string(),
@@ -51,6 +59,7 @@ impl Facts {
             last_sequence: status.last_sequence,
             sent_at_ms: now().0,
             run_id: self.run_id.clone(),
+            node_address: address.map(|address| address.to_string()).unwrap_or_default(),
         }
     }
 

@@ -1,6 +1,7 @@
 //! Owns the agent's side of the link: one stream to the control plane, reconnected for as long as the agent runs.
 //! Never changes state: what comes in becomes events, what goes out is what the driver stored.
 
+mod address;
 mod bulk;
 mod hello;
 mod parts;
@@ -30,6 +31,7 @@ use crate::{
     driver::{Input, NodeStatus},
     effects::images::PullProgress,
     identity::{IdentityError, IdentityState, TrustOrder, verify::moment},
+    ranges::Answer,
     store::Store,
     sys::Chain,
     telemetry::Sampler,
@@ -78,6 +80,8 @@ pub struct Link {
     pub store: Store,
     pub status: watch::Receiver<NodeStatus>,
     pub desired_acks: mpsc::Receiver<DesiredAck>,
+    /// What was made of the control plane's word of the cluster's network.
+    pub network: watch::Receiver<Answer>,
     pub sampler: Arc<Mutex<Sampler>>,
     pub pulls: watch::Receiver<PullProgress>,
     /// Of the cluster's tasks.

@@ -17,7 +17,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Streaming, transport::Channel};
 
-use super::{Connection, Link, LinkError, LinkState, bulk, parts::Parts, pulls, usage};
+use super::{Connection, Link, LinkError, LinkState, address, bulk, parts::Parts, pulls, usage};
 use crate::{
     convert,
     driver::{now, send},
@@ -50,9 +50,12 @@ pub(super) async fn run(link: &mut Link, stop: &CancellationToken) -> Result<(),
         .max_decoding_message_size(wire::MESSAGE_BYTES_MAX)
         .max_encoding_message_size(wire::MESSAGE_BYTES_MAX);
     let (out, outgoing) = mpsc::channel(OUT_MAX);
-    let hello = link
-        .facts
-        .hello(&link.target.node, &link.status.borrow_and_update());
+    let url = link.target.address.clone();
+    // A name may take time to resolve.
+    let resolved = tokio::task::spawn_blocking(move || address::resolve(&url)).await;
+    let node_address = address::node_address(&link.facts.network, &resolved.unwrap_or_default());
+    let status = link.status.borrow_and_update().clone();
+    let hello = link.facts.hello(&link.target.node, &status, node_address);
     post(&out, Out::Hello(hello)).await?;
     let open = async {
         let refused = |source| LinkError::Refused {
@@ -94,6 +97,8 @@ pub(super) async fn run(link: &mut Link, stop: &CancellationToken) -> Result<(),
         },
     )
     .await;
+    // The control plane may not have heard it.
+    link.network.mark_changed();
     link.state.send_replace(LinkState::up(&welcome.cluster));
     tracing::info!(address = %link.target.address, cluster = %welcome.cluster, "link is up");
     Session {
@@ -172,6 +177,10 @@ impl Session<'_> {
                 }
                 () = tokio::time::sleep_until(self.progress + SEND_TIMEOUT), if !idle => return Err(slow_send()),
                 Ok(()) = self.link.status.changed(), if idle => self.reports_due = true,
+                Ok(()) = self.link.network.changed(), if idle => {
+                    let answer = self.link.network.borrow_and_update().to_wire();
+                    answer.into_iter().for_each(|ack| self.put(Out::NetworkAck(ack)));
+                }
                 Some(ack) = self.link.desired_acks.recv(), if idle => self.put(desired_ack(ack)),
                 _ = heartbeat.tick(), if idle => {
                     let heartbeat = self.heartbeat();
@@ -239,6 +248,7 @@ impl Session<'_> {
                 });
             }
             In::Delta(delta) => convert::delta(delta).map_err(refused)?,
+            In::Network(network) => convert::network(network).map_err(refused)?,
             In::StateAck(ack) => Event::Acknowledged {
                 sequence: ack.sequence,
             },

@@ -297,6 +297,7 @@ async fn remove_network_objects(place: &Place) -> Result<(), NetworkError> {
         instance: place.instance.clone(),
         run_dir: place.run_dir.clone(),
         task_cidr: place.task_cidr,
+        ranges: Default::default(),
         kept: Vec::new(),
         // Of no rule that is made here.
         endpoint_port: 0,

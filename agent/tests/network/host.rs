@@ -99,6 +99,7 @@ impl Host {
             task_cidr: "10.77.0.0/16".parse().unwrap(),
             kept: Vec::new(),
             endpoint_port: 51_679,
+            ranges: Default::default(),
             published: Vec::new(),
             resolver_port: Some(51_680),
         }

@@ -11,6 +11,7 @@ mod node;
 mod ps;
 mod run;
 mod stop;
+mod subnet;
 mod token;
 mod wait;
 mod why;
@@ -51,6 +52,7 @@ pub async fn run(cli: Cli) -> Result<u8, CliError> {
         Command::Token(command) => token::run(&connect(&global)?, &global, command).await,
         Command::Key { command } => key::run(&connect(&global)?, &global, command).await,
         Command::EnvFile { command } => env_file::run(&connect(&global)?, &global, command).await,
+        Command::Subnet { command } => subnet::run(&connect(&global)?, &global, command).await,
         Command::Audit(args) => audit::run(&connect(&global)?, &global, args).await,
         Command::Why { task } => why::run(&connect(&global)?, &global, &task).await,
     }

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use super::{logs, wait};
+use super::{logs, subnet, wait};
 use crate::api::{Client, Found, Task};
 use crate::arguments::{Format, Global, LogsArgs, RunArgs};
 use crate::definition;
@@ -62,7 +62,12 @@ async fn start(client: &Client, cluster: &str, definition: &Value) -> Result<Fou
     let registered = &registered["taskDefinition"];
     let arn = registered["taskDefinitionArn"].as_str().unwrap_or_default();
     let token = uuid::Uuid::new_v4().to_string();
-    let request = definition::run_request(cluster, arn, registered["networkMode"].as_str(), &token);
+    let mode = registered["networkMode"].as_str();
+    let subnets = match mode {
+        Some("awsvpc") => subnet::all(client, cluster).await?,
+        _ => Vec::new(),
+    };
+    let request = definition::run_request(cluster, arn, &subnets, &token);
     let answer = client.ecs("RunTask", &request).await?;
     if let Some(task) = answer["tasks"][0]["taskArn"].as_str() {
         return Ok(Found {

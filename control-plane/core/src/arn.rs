@@ -8,6 +8,8 @@ mod tests;
 use std::fmt;
 use std::str::FromStr;
 
+use crate::subnets;
+
 pub use reference::{DEFAULT_CLUSTER, Realm, RefError, TaskDefinitionRef};
 
 /// Longest name of a cluster, family or container.
@@ -56,6 +58,8 @@ pub enum Resource {
         task: String,
         id: String,
     },
+    /// `subnet/CLUSTER/ID`: not one of ECS's.
+    Subnet { cluster: String, id: String },
     /// `service/CLUSTER/NAME`; the old short form has no cluster.
     Service { cluster: Option<String>, name: String },
 }
@@ -69,6 +73,7 @@ impl Resource {
             Self::ContainerInstance { .. } => "container-instance",
             Self::TaskDefinition { .. } => "task-definition",
             Self::Container { .. } => "container",
+            Self::Subnet { .. } => "subnet",
             Self::Service { .. } => "service",
         }
     }
@@ -84,6 +89,7 @@ impl fmt::Display for Resource {
             }
             Self::Service { cluster, name } => slash(f, cluster.as_deref(), name),
             Self::TaskDefinition { family, revision } => write!(f, "/{family}:{revision}"),
+            Self::Subnet { cluster, id } => slash(f, Some(cluster), id),
             Self::Container { cluster, task, id } => write!(f, "/{cluster}/{task}/{id}"),
         }
     }
@@ -182,6 +188,10 @@ fn parse_resource(s: &str) -> Option<Resource> {
             cluster: name(c)?,
             task: id(t)?,
             id: id(i)?,
+        },
+        ("subnet", [c, i]) => Resource::Subnet {
+            cluster: name(c)?,
+            id: subnets::is_id(i).then(|| i.to_string())?,
         },
         ("service", [n]) => Resource::Service {
             cluster: None,

@@ -9,6 +9,7 @@
 //! | [`task`] | what a task of a definition is made of, and what it needs of a node |
 //! | [`expression`] | whether a node satisfies an expression of the cluster query language |
 //! | [`placement`] | which node takes a task, and why the others do not |
+//! | [`subnets`] | what a subnet may be, and which part of it a node gets |
 //!
 //! The way of a task through here: [`definition::register`] → stored → [`task::Definition::from_echo`] →
 //! [`task::Definition::requirements`] → [`placement::place`] → [`task::resolve`].
@@ -18,5 +19,6 @@ pub mod definition;
 pub mod expression;
 pub mod placement;
 mod problems;
+pub mod subnets;
 pub mod tags;
 pub mod task;

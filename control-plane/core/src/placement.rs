@@ -11,8 +11,8 @@ mod strategy;
 #[cfg(test)]
 mod tests;
 
-pub use node::{Allocation, NodeStatus, NodeView};
-pub use reason::{Overall, Reason, Rejection};
+pub use node::{AddressPool, Allocation, NodeStatus, NodeView};
+pub use reason::{Overall, Reason, Rejection, SubnetLack};
 pub use strategy::{InvalidStrategy, STRATEGIES_MAX, SpreadBy, Strategy};
 
 use crate::expression::{Expression, ExpressionError};

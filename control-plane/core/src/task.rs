@@ -14,7 +14,9 @@ mod volumes;
 use std::collections::BTreeMap;
 
 pub use environment_files::{EnvironmentFile, STORED_BYTES_MAX, StoredFiles};
-pub use features::{FEATURES, IMAGE_DIGEST, RESTART_AFTER_REBOOT, RUNTIME_PREFIX, required_features};
+pub use features::{
+    FEATURES, IMAGE_DIGEST, NET_SUBNETS, RESTART_AFTER_REBOOT, RUNTIME_PREFIX, required_features,
+};
 pub use log::LogOptions;
 pub use read::EchoError;
 pub use requirements::{Architecture, Requirements};

@@ -9,7 +9,7 @@ use berth_control_plane_core::{
 use serde_json::{Value, json};
 
 use super::{
-    context::{Api, Caller, seconds},
+    context::{Api, Caller, now_ms, seconds},
     error::ApiError,
     fields::Fields,
     node_view, nodes,
@@ -23,6 +23,7 @@ use super::{
 use crate::{
     model::{Attributes, Node, keys},
     store::typed::Versioned,
+    subnets::settle,
 };
 
 const DESCRIBE_MAX: usize = 100;
@@ -143,6 +144,7 @@ pub(super) async fn deregister(api: &Api, caller: &Caller, mut input: Fields) ->
         let reason = "container instance was deregistered";
         stop::request(api, &cluster, &task, reason, "UserInitiated").await?;
     }
+    settle(api.store.as_ref(), &cluster, now_ms()).await?;
     let counts = counts::of(api, &cluster).await?;
     Ok(json!({"containerInstance": respond(api, &retired.node, counts.node(&id), &[])?}))
 }

@@ -8,6 +8,7 @@ use super::sigv4::AuthError;
 use crate::{
     audit::AuditError,
     store::{StoreError, typed::RecordError},
+    subnets::SettleError,
 };
 
 /// Why a call got no answer. The names are those of the ECS model, so that `except client.exceptions.X` works.
@@ -79,6 +80,8 @@ pub enum ApiError {
         revision: u32,
         source: EchoError,
     },
+    #[error("nodes get their parts of the subnets later than they should")]
+    Settle(#[source] SettleError),
     /// A node that should have answered did not.
     #[error("{0}")]
     Unavailable(String),
@@ -115,6 +118,7 @@ impl ApiError {
             | Self::Audit(_)
             | Self::Store(_)
             | Self::Record(_)
+            | Self::Settle(_)
             | Self::Spec { .. }
             | Self::Definition { .. }
             | Self::Server(_) => "ServerException",
@@ -132,6 +136,7 @@ impl ApiError {
             | Self::Audit(_) => StatusCode::SERVICE_UNAVAILABLE,
             Self::Store(_)
             | Self::Record(_)
+            | Self::Settle(_)
             | Self::Spec { .. }
             | Self::Definition { .. }
             | Self::Server(_) => StatusCode::INTERNAL_SERVER_ERROR,
@@ -161,6 +166,15 @@ impl From<RecordError> for ApiError {
         match error {
             RecordError::Store { source } => source.into(),
             other => Self::Record(other),
+        }
+    }
+}
+
+impl From<SettleError> for ApiError {
+    fn from(error: SettleError) -> Self {
+        match error {
+            SettleError::Record { source } => source.into(),
+            contended @ SettleError::Contended(_) => Self::Settle(contended),
         }
     }
 }

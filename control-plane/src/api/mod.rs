@@ -28,6 +28,7 @@ mod paging;
 mod records;
 mod sigv4;
 mod sts;
+mod subnets;
 mod tags;
 mod task_definitions;
 mod tasks;

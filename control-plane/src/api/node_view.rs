@@ -2,11 +2,12 @@
 
 use berth_control_plane_core::{
     expression::Expression,
-    placement::{Allocation, NodeStatus, NodeView},
+    placement::{AddressPool, Allocation, NodeStatus, NodeView},
+    subnets,
 };
 
 use super::error::ApiError;
-use crate::model::{self, Attributes, Node};
+use crate::model::{self, Attributes, Node, Subnet};
 
 /// The host's name, as an attribute of every node.
 const HOSTNAME: &str = "berth.hostname";
@@ -35,6 +36,7 @@ pub(super) fn view(node: &Node) -> Result<NodeView, ApiError> {
         cpu_units: node.cpu_units,
         memory_bytes: node.memory_bytes,
         task_addresses: node.task_addresses,
+        pools: vec![],
         reserved_tcp_ports: node.reserved_tcp_ports.clone(),
         reserved_udp_ports: node.reserved_udp_ports.clone(),
         gpus: node.gpus.clone(),
@@ -44,6 +46,19 @@ pub(super) fn view(node: &Node) -> Result<NodeView, ApiError> {
     })
 }
 
+/// The node's parts of the subnets of its cluster: what [`view`] leaves out, for who places tasks.
+pub(super) fn pools<'a>(node: &Node, of: impl Iterator<Item = &'a Subnet>) -> Vec<AddressPool> {
+    let pool = |subnet: &Subnet| {
+        let block = subnet.blocks.of(&node.id)?;
+        Some(AddressPool {
+            subnet: subnet.id.clone(),
+            addresses: subnets::addresses(block.range),
+            problem: block.problem.clone(),
+        })
+    };
+    of.filter_map(pool).collect()
+}
+
 fn allocation(stored: &model::Allocation) -> Allocation {
     Allocation {
         cpu_units: stored.cpu_units,
@@ -51,6 +66,7 @@ fn allocation(stored: &model::Allocation) -> Allocation {
         tcp_ports: stored.tcp_ports.clone(),
         udp_ports: stored.udp_ports.clone(),
         address: stored.address,
+        subnet: stored.subnet.clone(),
         gpus: stored.gpus.clone(),
         stopping: stored.stopping,
         group: stored.group.clone(),
@@ -65,6 +81,7 @@ pub(super) fn stored(allocation: Allocation) -> model::Allocation {
         tcp_ports: allocation.tcp_ports,
         udp_ports: allocation.udp_ports,
         address: allocation.address,
+        subnet: allocation.subnet,
         gpus: allocation.gpus,
         group: allocation.group,
         stopping: allocation.stopping,

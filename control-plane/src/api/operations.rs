@@ -12,7 +12,7 @@ use super::{
     environment_files,
     error::ApiError,
     fields::Fields,
-    join_tokens, keys, logs, nodes, tags, task_definitions, tasks,
+    join_tokens, keys, logs, nodes, subnets, tags, task_definitions, tasks,
 };
 
 const ECS: &str = "AmazonEC2ContainerServiceV20141113";
@@ -127,6 +127,9 @@ const OPERATIONS: &[Operation] = &[
     berth("PutEnvironmentFile", Access::Write),
     berth("ListEnvironmentFiles", Access::Read),
     berth("DeleteEnvironmentFile", Access::Write),
+    berth("CreateSubnet", Access::Write),
+    berth("ListSubnets", Access::Read),
+    berth("DeleteSubnet", Access::Write),
 ];
 
 /// Runs an operation. Whether the caller may call it was checked.
@@ -162,6 +165,9 @@ async fn call_berth(api: &Api, caller: &Caller, name: &str, input: Fields) -> Re
         "PutEnvironmentFile" => environment_files::put(api, caller, input).await,
         "ListEnvironmentFiles" => environment_files::list(api, input).await,
         "DeleteEnvironmentFile" => environment_files::delete(api, input).await,
+        "CreateSubnet" => subnets::create(api, input).await,
+        "ListSubnets" => subnets::list(api, input).await,
+        "DeleteSubnet" => subnets::delete(api, input).await,
         name => Err(unknown(name)),
     }
 }

@@ -73,6 +73,9 @@ pub(super) async fn list(api: &Api, mut input: Fields) -> Result<Value, ApiError
         Target::Definition(key) => records::get::<model::TaskDefinition>(api, key)
             .await?
             .map(|found| found.value.tags),
+        Target::Subnet(key) => records::get::<model::Subnet>(api, key)
+            .await?
+            .map(|found| found.value.tags),
     };
     let tags = found.ok_or_else(|| target.missing(&arn))?;
     Ok(json!({"tags": respond(&tags)}))
@@ -85,6 +88,7 @@ enum Target {
     Task(String),
     Node(String),
     Definition(String),
+    Subnet(String),
 }
 
 impl Target {
@@ -102,9 +106,10 @@ impl Target {
             Resource::TaskDefinition { family, revision } => {
                 Ok(Self::Definition(keys::task_definition(&family, revision)))
             }
+            Resource::Subnet { cluster, id } => Ok(Self::Subnet(keys::subnet(&cluster, &id))),
             _ => Err(ApiError::field(
                 "resourceArn",
-                "must be the long ARN of a cluster, task, container instance or task definition",
+                "must be the long ARN of a cluster, task, container instance, task definition or subnet",
             )),
         }
     }
@@ -149,6 +154,9 @@ async fn edit(
         })
         .await?
         .is_some(),
+        Target::Subnet(key) => records::change(api, key, |found: &mut model::Subnet| edit(&mut found.tags))
+            .await?
+            .is_some(),
     };
     if found { Ok(()) } else { Err(target.missing(arn)) }
 }

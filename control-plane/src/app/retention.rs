@@ -1,6 +1,6 @@
 //! Owns forgetting: tasks that stopped a while ago, or whose node was revoked a while ago, answers to client tokens that
-//! are no longer repeated, and join tokens that expired. Never touches anything else, and runs in one control plane at a
-//! time. Revocations stay: a clock that is years ahead for a minute would bring back who was shut out.
+//! are no longer repeated, join tokens that expired, and what nodes that are gone had of subnets. Never touches anything
+//! else, and runs in one control plane at a time. Revocations stay: a clock that is years ahead for a minute would bring back who was shut out.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -15,6 +15,7 @@ use crate::{
         Operation, PAGE_ENTRIES_MAX, SharedStore, StoreError, Transaction,
         typed::{self, RecordError},
     },
+    subnets,
 };
 
 /// How long the answer to a client token is kept: AWS's 24 h.
@@ -96,6 +97,13 @@ impl Retention {
                 token.expires_at <= expired
             })
             .await?;
+        // Parts of subnets that rested, and those of nodes that were revoked long ago.
+        if let Err(error) = subnets::settle_all(&*self.store, now()).await {
+            tracing::warn!(
+                error = &error as &dyn std::error::Error,
+                "parts of subnets are not given back"
+            );
+        }
         if tasks + tokens + joins > 0 {
             tracing::debug!(tasks, tokens, joins, "old records deleted");
         }

@@ -23,6 +23,7 @@ use crate::{
         Committed, Compare, Operation, SharedStore, StoreError, TRANSACTION_OPERATIONS_MAX, Transaction,
         typed::{self, RecordError, Versioned},
     },
+    subnets,
 };
 
 /// Most reports in one transaction: each takes at most four operations, and three are the node's own.
@@ -136,12 +137,22 @@ impl Applier {
             self.add_task(&mut batch, task, progress).await?;
         }
         batch.pins.add_to(&*self.store, &mut batch.transaction).await?;
-        self.add_node(&mut batch).await?;
+        let ended = self.add_node(&mut batch).await?;
         match self.store.commit(batch.transaction).await? {
             Committed::Conflict => Ok(false),
             Committed::Done(revision) => {
                 self.applied = highest;
                 self.unchanged = Compare::Modified(applied_key(&self.peer), revision);
+                if ended {
+                    // Its parts of the subnets are free. Also found by who looks now and then.
+                    let settled = subnets::settle(&*self.store, &self.peer.cluster, now()).await;
+                    if let Err(error) = settled {
+                        tracing::warn!(
+                            error = &error as &dyn std::error::Error,
+                            "what a node had of the subnets is given back later"
+                        );
+                    }
+                }
                 Ok(true)
             }
         }
@@ -232,14 +243,14 @@ impl Applier {
         Ok(())
     }
 
-    /// Gives back what stopped tasks held on the node.
-    async fn add_node(&self, batch: &mut Batch) -> Result<(), ApplyError> {
+    /// Gives back what stopped tasks held on the node. Says whether a deregistered node has none left.
+    async fn add_node(&self, batch: &mut Batch) -> Result<bool, ApplyError> {
         if batch.released.is_empty() && batch.stopping.is_empty() {
-            return Ok(());
+            return Ok(false);
         }
         let key = node_key(&self.peer.cluster, &self.peer.node_id);
         let Some(mut node) = typed::get_json::<Node>(&*self.store, &key).await? else {
-            return Ok(());
+            return Ok(false);
         };
         let before = node.value.allocations.clone();
         for task in &batch.stopping {
@@ -250,8 +261,9 @@ impl Applier {
         for task in &batch.released {
             node.value.allocations.remove(task);
         }
+        let ended = node.value.status == "INACTIVE" && node.value.allocations.is_empty();
         if node.value.allocations != before {
-            if node.value.status == "INACTIVE" && node.value.allocations.is_empty() {
+            if ended {
                 // It was deregistered with tasks, and was let in to stop them. That is done.
                 self.revoke(batch).await?;
             }
@@ -261,7 +273,7 @@ impl Applier {
                 .operations
                 .push(typed::put_json(key, &node.value)?);
         }
-        Ok(())
+        Ok(ended)
     }
 
     /// Unless somebody has meanwhile: the first reason is the reason.

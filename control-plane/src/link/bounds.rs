@@ -7,7 +7,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use berth_proto::node::v1::{Heartbeat, Pulls};
+use berth_control_plane_core::subnets::SUBNETS_MAX;
+use berth_proto::node::v1::{Heartbeat, NetworkAck, Pulls, RangeProblem};
 
 use super::{join::clipped, limits::REMEMBERED_MAX};
 
@@ -38,6 +39,13 @@ pub(super) fn heartbeat(mut heartbeat: Heartbeat) -> Heartbeat {
         }
     }
     heartbeat
+}
+
+/// What is kept of the reasons why ranges are not used, by subnet.
+pub(super) fn range_problems(mut ack: NetworkAck) -> Vec<(String, String)> {
+    ack.problems.truncate(SUBNETS_MAX);
+    let kept = |problem: RangeProblem| (problem.subnet_id, clipped(&problem.reason));
+    ack.problems.into_iter().map(kept).collect()
 }
 
 /// What is kept of downloads.

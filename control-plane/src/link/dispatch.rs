@@ -10,7 +10,7 @@ use prost::Message as _;
 
 use crate::{
     model::{StoreIdentity, keys},
-    store::{Change, PAGE_ENTRIES_MAX, SharedStore, StoreError, Watch},
+    store::{Change, PAGE_ENTRIES_MAX, SharedStore, StoreError, Watch, typed::RecordError},
 };
 
 /// How often a snapshot is read again because the history was compacted meanwhile.
@@ -27,6 +27,8 @@ pub(super) enum DispatchError {
         #[from]
         source: StoreError,
     },
+    #[error("read the subnets of the node's cluster")]
+    Subnet { source: RecordError },
     #[error("{key:?} does not hold a valid task spec")]
     Decode { key: String, source: prost::DecodeError },
     #[error("the desired state of the node takes {bytes} bytes; it takes no more than {limit} at once")]

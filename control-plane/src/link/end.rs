@@ -12,7 +12,7 @@ use super::{
     registry::Agent,
     session::{HELLO, SEND},
 };
-use crate::store::typed::RecordError;
+use crate::{store::typed::RecordError, subnets::SettleError};
 
 /// Why a link ended.
 #[derive(Debug, thiserror::Error)]
@@ -54,6 +54,8 @@ pub(super) enum End {
     Names(#[source] RecordError),
     #[error("tell the node what to run")]
     Dispatch(#[from] DispatchError),
+    #[error("give the node its part of the cluster's subnets")]
+    Settle(#[from] SettleError),
 }
 
 impl End {
@@ -75,9 +77,12 @@ impl End {
                 ConnectError::Incomplete(_) | ConnectError::Port { .. } | ConnectError::TooMuch(_),
             ) => Code::InvalidArgument,
             Self::Dispatch(DispatchError::TooLarge { .. }) => Code::ResourceExhausted,
-            Self::Connect(_) | Self::Apply(_) | Self::Dispatch(_) | Self::Names(_) | Self::Identity(_) => {
-                Code::Unavailable
-            }
+            Self::Connect(_)
+            | Self::Apply(_)
+            | Self::Dispatch(_)
+            | Self::Names(_)
+            | Self::Settle(_)
+            | Self::Identity(_) => Code::Unavailable,
         };
         Status::new(code, chain(self))
     }

@@ -22,6 +22,7 @@ mod limits;
 mod listener;
 mod map;
 mod names;
+mod network;
 mod records;
 mod registry;
 mod renew;

@@ -18,6 +18,7 @@ use crate::{
         Committed, Compare, Operation, Store, Transaction,
         typed::{self, RecordError, Versioned},
     },
+    subnets,
 };
 
 /// 4,096 cores and 64 TiB: a node that claims more lies, and would draw every task.
@@ -202,6 +203,7 @@ fn node_record(known: Option<&Node>, peer: &Peer, hello: &Hello, now: Millis) ->
         cpu_units: capacity.cpu_units,
         memory_bytes: capacity.memory_bytes,
         task_addresses: capacity.task_addresses,
+        node_address: subnets::node_address(&hello.node_address),
         reserved_tcp_ports: ports(&capacity.reserved_tcp_ports)?,
         reserved_udp_ports: ports(&capacity.reserved_udp_ports)?,
         gpus: gpus(&capacity.gpu_ids)?,

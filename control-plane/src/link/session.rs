@@ -2,9 +2,10 @@
 
 use std::{sync::Arc, time::Duration};
 
+use berth_control_plane_core::task::NET_SUBNETS;
 use berth_proto::node::v1::{
-    ControlMessage, DesiredAck, Hello, NodeMessage, SNAPSHOT_PARTS, StateAck, StateChange, VERSION, Welcome,
-    control_message::Message as ToNode, node_message::Message as FromNode,
+    ControlMessage, DesiredAck, Hello, NodeMessage, NodeNetwork, SNAPSHOT_PARTS, StateAck, StateChange,
+    VERSION, Welcome, control_message::Message as ToNode, node_message::Message as FromNode,
 };
 use futures_util::FutureExt;
 use tokio::{
@@ -20,15 +21,16 @@ use super::{
     bounds,
     caller::Caller,
     chain,
-    dispatch::Dispatch,
+    dispatch::{Dispatch, DispatchError},
     end::End,
     join::clipped,
     names::Names,
+    network::Network,
     node_event, now, records,
     registry::{Agent, Dismissal, Entry, Place},
     standing::{still_good, trust, until},
 };
-use crate::{audit::Outcome, metrics::metrics, nodes::Held, pki::Peer};
+use crate::{audit::Outcome, metrics::metrics, nodes::Held, pki::Peer, subnets};
 
 /// Longest reason of a node's that is kept, characters.
 const HELD_CHARS_MAX: usize = 1_024;
@@ -197,6 +199,7 @@ async fn converse(
     let peer = &caller.peer;
     turn(shared, peer, place).await?;
     records::connect(&*shared.store, caller, &hello, now()).await?;
+    subnets::settle(&*shared.store, &peer.cluster, now()).await?;
     let mut applier = Applier::load(shared.store.clone(), peer.clone()).await?;
     if hello.last_sequence < applier.applied() && shared.log_limit.allows(&peer.node_id) {
         let (node_has, applied) = (hello.last_sequence, applier.applied());
@@ -230,6 +233,13 @@ async fn converse(
         tracing::info!(node = %peer.node_id, cluster = %peer.cluster, version, tasks, "link established");
     }
     send(outbound, ToNode::Snapshot(snapshot)).await?;
+    let mut network = None;
+    if hello.features.iter().any(|feature| feature == NET_SUBNETS) {
+        let (store, identity) = (shared.store.clone(), shared.identity.clone());
+        let (first, following) = Network::begin(store, identity, &peer.cluster, &peer.node_id).await?;
+        send(outbound, ToNode::Network(first)).await?;
+        network = Some(following);
+    }
     let mut authorities = shared.authorities.watch();
     let trusted = authorities.borrow_and_update().clone();
     send(outbound, trust(shared, &peer.node_id, &trusted).await?).await?;
@@ -265,11 +275,20 @@ async fn converse(
             }
             message = dispatch.next() => send(outbound, message?).await?,
             changed = names.next() => send(outbound, ToNode::Names(changed.map_err(End::Names)?)).await?,
+            message = next_network(&mut network) => send(outbound, ToNode::Network(message?)).await?,
             Some(command) = place.commands.recv() => send(outbound, ToNode::OpenBulk(command)).await?,
             () = sleep_until(heard + shared.config.node_silence) => {
                 return Err(End::Silent(shared.config.node_silence));
             }
         }
+    }
+}
+
+/// Never, where the node is not told of it.
+async fn next_network(network: &mut Option<Network>) -> Result<NodeNetwork, DispatchError> {
+    match network {
+        Some(network) => network.next().await,
+        None => std::future::pending().await,
     }
 }
 
@@ -334,6 +353,13 @@ async fn receive(
                 // It wrote, or may have.
                 shared.paces.spend(&peer.node_id, 1);
             }
+            Ok(Some(NodeMessage {
+                message: Some(FromNode::NetworkAck(ack)),
+            })) => {
+                let problems = bounds::range_problems(ack);
+                subnets::note_problems(&*shared.store, &peer.cluster, &peer.node_id, &problems).await?;
+                shared.paces.spend(&peer.node_id, 1);
+            }
             Ok(Some(NodeMessage { message })) => other(message, place, shared, peer)?,
             // What was reported before the end counts.
             Ok(None) => end = Some(End::Closed),
@@ -375,7 +401,7 @@ fn other(message: Option<FromNode>, place: &Place, shared: &Shared, peer: &Peer)
         }
         Some(FromNode::Hello(_)) => return Err(End::Refused("a second Hello on one link".into())),
         // A message of a later version of the protocol.
-        Some(FromNode::StateChange(_) | FromNode::Capacity(_)) | None => {}
+        Some(FromNode::StateChange(_) | FromNode::Capacity(_) | FromNode::NetworkAck(_)) | None => {}
     }
     Ok(())
 }

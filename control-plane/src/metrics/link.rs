@@ -17,6 +17,7 @@ impl Metrics {
             ToNode::OpenBulk(_) => "open_bulk",
             ToNode::Trust(_) => "trust",
             ToNode::Names(_) => "names",
+            ToNode::Network(_) => "network",
         };
         self.count("sent", kind);
     }
@@ -30,6 +31,7 @@ impl Metrics {
             Some(FromNode::Pulls(_)) => "pulls",
             Some(FromNode::DesiredAck(_)) => "desired_ack",
             Some(FromNode::Capacity(_)) => "capacity",
+            Some(FromNode::NetworkAck(_)) => "network_ack",
             None => "unknown",
         };
         self.count("received", kind);

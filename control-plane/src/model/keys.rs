@@ -16,6 +16,20 @@ pub const API_KEYS: &str = "/api-keys/";
 /// Every environment file, without its content.
 pub const ENVIRONMENT_FILES: &str = "/environment-files/";
 
+/// Every subnet.
+pub const SUBNETS: &str = "/subnets/";
+/// The ranges of all subnets.
+pub const SUBNET_RANGES: &str = "/subnet-ranges";
+
+/// Every subnet of a cluster.
+pub fn subnets(cluster: &str) -> String {
+    format!("{SUBNETS}{cluster}/")
+}
+
+pub fn subnet(cluster: &str, id: &str) -> String {
+    format!("{SUBNETS}{cluster}/{id}")
+}
+
 pub fn environment_file(bucket: &str, key: &str) -> String {
     format!("{ENVIRONMENT_FILES}{bucket}/{key}")
 }

@@ -15,6 +15,7 @@ mod join_tokens;
 mod keys;
 mod launching;
 mod stopping;
+mod subnets;
 mod tags_and_attributes;
 mod task_definitions;
 mod world;

@@ -204,6 +204,7 @@ impl World {
             cpu_units: 2048,
             memory_bytes: 4096 * MIB,
             task_addresses: 100,
+            node_address: None,
             reserved_tcp_ports: vec![22],
             reserved_udp_ports: vec![],
             gpus: vec![],

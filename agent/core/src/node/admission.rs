@@ -4,7 +4,15 @@
 use std::collections::BTreeSet;
 
 use super::Node;
-use crate::{change::Change, desired::Millis, ids::TaskId, report::StopCode, resources::Lack, task::Phase};
+use crate::{
+    addresses::Addresses,
+    change::Change,
+    desired::Millis,
+    ids::{SubnetId, TaskId},
+    report::StopCode,
+    resources::Lack,
+    task::Phase,
+};
 
 /// A task that fits may pass one that does not, this many times; then nobody passes it any more.
 pub const OVERTAKEN_MAX: u32 = 16;
@@ -56,17 +64,9 @@ impl Node {
         self.resources.fits(&task.spec)?;
         if task.wants_address() {
             let addresses = &mut self.record.addresses;
-            let Some(address) = addresses.lease(id, now) else {
-                let range = addresses.range();
-                if addresses.capacity() == 0 {
-                    return Err(Lack::Never(format!(
-                        "RESOURCE:ENI: {range} has no address for a task"
-                    )));
-                }
-                let (held, resting) = addresses.counts();
-                return Err(Lack::Now(format!(
-                    "RESOURCE:ENI: no free address in {range}: {held} are in use, {resting} rest after use"
-                )));
+            let subnet = task.spec.subnet.as_ref();
+            let Some(address) = addresses.lease(id, subnet, now) else {
+                return Err(lack_of_address(addresses, subnet));
             };
             task.address = Some(address);
             change.node = true;
@@ -111,4 +111,20 @@ impl Node {
         let phase = self.tasks.get(id).map(|task| &task.phase);
         matches!(phase, Some(Phase::Waiting { overtaken, .. }) if *overtaken >= OVERTAKEN_MAX)
     }
+}
+
+fn lack_of_address(addresses: &Addresses, subnet: Option<&SubnetId>) -> Lack {
+    let Some(range) = addresses.range(subnet) else {
+        let subnet = subnet.map(ToString::to_string).unwrap_or_default();
+        return Lack::Now(format!(
+            "RESOURCE:ENI: this node has no part of {subnet} that it can use"
+        ));
+    };
+    if subnet.is_none() && addresses.capacity() == 0 {
+        return Lack::Never(format!("RESOURCE:ENI: {range} has no address for a task"));
+    }
+    let (held, resting) = addresses.counts(range);
+    Lack::Now(format!(
+        "RESOURCE:ENI: no free address in {range}: {held} are in use, {resting} rest after use"
+    ))
 }

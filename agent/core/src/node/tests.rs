@@ -2,6 +2,7 @@ mod environment;
 mod faults;
 mod gpus;
 mod health;
+mod network;
 mod reboot;
 mod restart;
 
@@ -33,6 +34,7 @@ fn node() -> Node {
     Node::new(NodeConfig {
         capacity,
         task_range,
+        boot_id: "boot".into(),
         log_retention_ms: 1_000,
         admission_deadline_ms: 60_000,
     })
@@ -102,6 +104,7 @@ fn task(n: u64, cpu_units: u32, containers: Vec<ContainerSpec>) -> TaskSpec {
         created_at: Millis(0),
         volumes: vec![],
         runtime: String::new(),
+        subnet: None,
         ephemeral_storage_bytes: 0,
     }
 }

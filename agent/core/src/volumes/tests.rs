@@ -78,6 +78,7 @@ fn task(containers: Vec<ContainerSpec>) -> TaskSpec {
         stop_reason: String::new(),
         created_at: Millis(0),
         runtime: String::new(),
+        subnet: None,
         ephemeral_storage_bytes: 0,
         volumes: kinds
             .map(|(name, kind)| Volume {

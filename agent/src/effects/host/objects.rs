@@ -87,6 +87,7 @@ impl Host {
                     .await
                     .map_err(|failure| anyhow::anyhow!(failure.message)),
                 HostObject::Logs(task) => logs::remove_task_logs(&self.log_dir, task).map_err(Into::into),
+                HostObject::Route(route) => self.network.remove_route(route).await.map_err(Into::into),
                 HostObject::Unnamed { .. } => Ok(()),
             };
             if let Err(error) = removed {
@@ -117,6 +118,9 @@ fn named(kind: &str, name: String) -> HostObject {
 }
 
 fn network_object(object: &network::HostObject) -> HostObject {
+    if let network::HostObject::RangeRoute { route, .. } = object {
+        return HostObject::Route(route.clone());
+    }
     match object.task() {
         Some(task) => HostObject::OfTask {
             kind: "network".into(),

@@ -10,6 +10,7 @@ use super::{
     error::NetworkError,
     netlink::{HostRoute, Link, Netlink, Socket},
     netns,
+    routes::{RangeRoute, Route},
     threads::block_on,
 };
 
@@ -36,13 +37,25 @@ pub enum HostObject {
         /// None: it leads to a link that is no task's.
         task: Option<TaskId>,
     },
+    /// A route of ours to a whole range that is not wanted any more.
+    RangeRoute {
+        /// For people.
+        route: String,
+        /// As it is deleted.
+        removal: RouteRemoval,
+    },
 }
+
+/// One of our routes.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct RouteRemoval(RangeRoute);
 
 impl HostObject {
     /// The task it was made for, as far as the object itself tells.
     pub fn task(&self) -> Option<&TaskId> {
         match self {
             Self::Netns { task, .. } | Self::Link { task, .. } | Self::Route { task, .. } => task.as_ref(),
+            Self::RangeRoute { .. } => None,
         }
     }
 }
@@ -59,16 +72,27 @@ impl Network {
             let netlink = async |host: &Netlink| {
                 let mut links = host.links().await?;
                 links.retain(|link| link.name.starts_with(names.prefix()));
-                Ok((links, host.host_routes().await?))
+                Ok((links, host.host_routes().await?, host.routes().await?))
             };
             let listed = block_on(async { Socket::open()?.with("list", "links", netlink).await });
-            listed.map(|(links, routes)| (objects, links, routes))
+            listed.map(|(links, routes, all)| (objects, links, routes, all))
         };
-        let ((mut objects, links, routes), ()) = self.threads.run("list", "the host", (), look).await?;
+        let ((mut objects, links, routes, all), ()) = self.threads.run("list", "the host", (), look).await?;
+        let known = self.known().clone();
+        let ours = all.iter().filter(|route| route.is_ours(self.names.group()));
+        for route in ours
+            .filter_map(Route::of_range)
+            .filter(|route| !known.routes.contains(route))
+        {
+            objects.push(HostObject::RangeRoute {
+                route: route.describe(),
+                removal: RouteRemoval(route),
+            });
+        }
         let task = |link: &Link| self.names.task_of_alias(&link.alias);
         for route in routes {
             let link = links.iter().find(|link| link.index == route.link_index);
-            if link.is_some() || self.range.contains(&route.address) {
+            if link.is_some() || self.range.contains(&route.address) || known.has(route.address) {
                 objects.push(HostObject::Route {
                     address: route.address,
                     link_index: route.link_index,
@@ -82,6 +106,17 @@ impl Network {
         }));
         objects.sort();
         Ok(objects)
+    }
+
+    /// Removes a route to a whole range that is not wanted, by its description. Idempotent.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub async fn remove_route(&self, described: &str) -> Result<(), NetworkError> {
+        let mut strays = self.list().await?;
+        let is_it = |object: &HostObject| matches!(object, HostObject::RangeRoute { route, .. } if route == described);
+        strays.retain(is_it);
+        self.remove_strays(&strays).await
     }
 
     /// Removes one object that has no owner. Idempotent.
@@ -138,6 +173,9 @@ async fn remove_links_and_routes(
                     link_index: *link_index,
                 })
                 .await
+            }
+            HostObject::RangeRoute { removal, .. } => {
+                host.delete_range_route(&removal.0, names.group()).await
             }
             HostObject::Netns { .. } | HostObject::Link { .. } => Ok(()),
         };

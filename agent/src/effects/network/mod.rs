@@ -14,14 +14,17 @@ mod netlink;
 mod netns;
 mod ports;
 mod probe;
+mod ranges;
+mod routes;
 mod threads;
 mod veth;
 
 use std::{
+    collections::BTreeSet,
     fs, io,
     net::Ipv4Addr,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -47,6 +50,7 @@ use self::{
     firewall::{Firewall, Wanted, foreign_forward_drops},
     locks::TaskLocks,
     netlink::{Link, Netlink, Socket},
+    ranges::Known,
     threads::{Threads, block_on},
     veth::Wiring,
 };
@@ -68,8 +72,10 @@ pub struct NetworkConfig {
     pub instance: String,
     /// Namespace files are at `run_dir/netns/<task>`.
     pub run_dir: PathBuf,
-    /// Where task addresses come from. What leaves it for other links of the host is masqueraded.
+    /// Where addresses of tasks that are in no subnet come from. What leaves it for other links of the host is masqueraded.
     pub task_cidr: Ipv4Net,
+    /// Parts of subnets that were in use before; [`Network::configure`] says what is now.
+    pub ranges: BTreeSet<Ipv4Net>,
     /// Addresses outside of it that tasks have from before it was changed.
     pub kept: Vec<Ipv4Addr>,
     /// Of the task metadata endpoint.
@@ -93,8 +99,9 @@ pub struct Attached {
 #[derive(Debug)]
 pub struct Network {
     names: Arc<Names>,
+    /// The node's own.
     range: Ipv4Net,
-    kept: Vec<Ipv4Addr>,
+    known: Mutex<Known>,
     firewall: Firewall,
     run_dir: PathBuf,
     netns_dir: PathBuf,
@@ -117,6 +124,7 @@ impl Network {
         enable_forwarding()?;
         let mut wanted =
             Wanted::new(range, config.kept.clone(), config.endpoint_port).resolver(config.resolver_port);
+        wanted.set_ranges(config.ranges.clone(), config.kept.clone(), BTreeSet::new());
         for (task, port) in config.published {
             wanted.publish(&task, [port]);
         }
@@ -132,7 +140,11 @@ impl Network {
         Ok(Self {
             names,
             range,
-            kept: config.kept,
+            known: Mutex::new(Known {
+                ranges: config.ranges,
+                kept: config.kept,
+                ..Known::default()
+            }),
             firewall,
             run_dir,
             netns_dir,
@@ -154,7 +166,7 @@ impl Network {
             firewall: Firewall::new(Arc::clone(&names), wanted),
             names,
             range: config.task_cidr,
-            kept: config.kept,
+            known: Mutex::default(),
             // As the kernel names its mounts.
             netns_dir: fs::canonicalize(&netns_dir).unwrap_or(netns_dir),
             run_dir: config.run_dir,
@@ -171,7 +183,7 @@ impl Network {
     /// [`NetworkError::AddressInUse`] when another link has the address: it is never taken away. After any error,
     /// [`Network::detach`] removes what was made.
     pub async fn attach(&self, task: &TaskId, address: Ipv4Addr) -> Result<Attached, NetworkError> {
-        if !self.range.contains(&address) && !self.kept.contains(&address) {
+        if !self.range.contains(&address) && !self.known().has(address) {
             return Err(NetworkError::AddressOutside {
                 address,
                 range: self.range,
@@ -197,6 +209,10 @@ impl Network {
             mac: names::format_mac(names::task_mac(task)),
             netns: self.netns_path(task),
         })
+    }
+
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Gives the task a namespace with nothing but loopback. Idempotent.

@@ -15,11 +15,15 @@ use netlink_packet_route::{
         AfSpecInet, AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InetDevConf, InfoData, InfoVeth,
         LinkAttribute, LinkMessage, State, Stats64,
     },
-    route::{RouteAddress, RouteAttribute, RouteMessage, RouteProtocol, RouteScope},
+    route::{RouteAddress, RouteAttribute, RouteMessage, RouteProtocol, RouteScope, RouteType},
 };
 use rtnetlink::{Handle, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder, proto::Connection};
 
-use super::{error::NetworkError, names::Mac};
+use super::{
+    error::NetworkError,
+    names::Mac,
+    routes::{Gateway, RangeRoute, Route},
+};
 
 /// A socket in the namespace of the thread that opened it.
 pub(super) struct Socket {
@@ -277,6 +281,66 @@ impl Netlink {
             routes.extend(parse_host_route(&message));
         }
         Ok(routes)
+    }
+
+    /// Every IPv4 route of every table.
+    pub(super) async fn routes(&self) -> Result<Vec<Route>, NetworkError> {
+        let mut filter = RouteMessage::default();
+        filter.header.address_family = AddressFamily::Inet;
+        let mut stream = self.handle.route().get(filter).execute();
+        let mut routes = Vec::new();
+        while let Some(message) = stream.try_next().await.map_err(failed("list", "routes"))? {
+            routes.extend(Route::parse(&message));
+        }
+        Ok(routes)
+    }
+
+    /// How the kernel would send to an address.
+    pub(super) async fn way_to(&self, address: Ipv4Addr) -> Result<Gateway, NetworkError> {
+        let question = RouteMessageBuilder::<Ipv4Addr>::new()
+            .destination_prefix(address, 32)
+            .build();
+        let mut answers = self.handle.route().get(question).execute();
+        let answer = match answers.try_next().await {
+            Ok(answer) => answer.unwrap_or_default(),
+            // No route leads there.
+            Err(e) if matches!(errno(&e), libc::ENETUNREACH | libc::EHOSTUNREACH | libc::EINVAL) => {
+                return Ok(Gateway::default());
+            }
+            Err(e) => return Err(failed("look for the way to", &address.to_string())(e)),
+        };
+        let mut way = Gateway {
+            local: answer.header.kind == RouteType::Local,
+            ..Gateway::default()
+        };
+        for attribute in answer.attributes {
+            match attribute {
+                RouteAttribute::Oif(index) => way.link = Some(index),
+                RouteAttribute::Gateway(RouteAddress::Inet(via)) => way.via = Some(via),
+                _ => {}
+            }
+        }
+        Ok(way)
+    }
+
+    /// Adds a route to a range. Idempotent.
+    pub(super) async fn add_range_route(&self, route: &RangeRoute, metric: u32) -> Result<(), NetworkError> {
+        match self.handle.route().add(route.message(metric)).execute().await {
+            Err(e) if errno(&e) != libc::EEXIST => Err(failed("add the route", &route.describe())(e)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Deletes a route to a range. Idempotent.
+    pub(super) async fn delete_range_route(
+        &self,
+        route: &RangeRoute,
+        metric: u32,
+    ) -> Result<(), NetworkError> {
+        match self.handle.route().del(route.message(metric)).execute().await {
+            Err(e) if errno(&e) != libc::ESRCH => Err(failed("delete the route", &route.describe())(e)),
+            _ => Ok(()),
+        }
     }
 
     /// Deletes a host route. Idempotent.

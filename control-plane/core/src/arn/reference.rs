@@ -95,6 +95,14 @@ impl Realm {
         })
     }
 
+    /// The ARN of a subnet.
+    pub fn subnet(&self, cluster: &str, id: &str) -> String {
+        self.arn(Resource::Subnet {
+            cluster: cluster.into(),
+            id: id.into(),
+        })
+    }
+
     /// The cluster's name; `None` and the empty string mean [`DEFAULT_CLUSTER`].
     pub fn cluster_name(&self, input: Option<&str>) -> Result<String, RefError> {
         let Some(input) = input.filter(|s| !s.is_empty()) else {

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use super::reason::Reason;
-use super::{Constraint, NodeStatus, NodeView, PlacementRequest};
+use super::reason::{Reason, SubnetLack};
+use super::{AddressPool, Constraint, NodeStatus, NodeView, PlacementRequest};
 use crate::expression::Expression;
 use crate::task::{Protocol, RUNTIME_PREFIX, Requirements};
 
@@ -122,11 +122,36 @@ fn check_room(node: &NodeView, needs: &Requirements, reasons: &mut Vec<Reason>) 
             reasons.push(Reason::Ports { protocol, taken });
         }
     }
-    if needs.address && node.free_addresses() == 0 {
-        reasons.push(Reason::Address {
-            total: node.task_addresses,
-        });
+    if needs.address {
+        check_address(node, needs, reasons);
     }
+}
+
+fn check_address(node: &NodeView, needs: &Requirements, reasons: &mut Vec<Reason>) {
+    if needs.subnets.is_empty() {
+        if node.free_addresses() == 0 {
+            let total = node.task_addresses;
+            reasons.push(Reason::Address { total });
+        }
+        return;
+    }
+    if needs.subnets.iter().any(|id| node.free_in(id) > 0) {
+        return;
+    }
+    let lack = |id: &String| {
+        let pool = node.pools.iter().find(|pool| pool.subnet == *id);
+        let why = match pool {
+            None => SubnetLack::NoBlock,
+            Some(AddressPool {
+                problem: Some(problem),
+                ..
+            }) => SubnetLack::Unusable(problem.clone()),
+            Some(pool) => SubnetLack::Full(pool.addresses),
+        };
+        (id.clone(), why)
+    };
+    let lacks = needs.subnets.iter().map(lack).collect();
+    reasons.push(Reason::Subnets { lacks });
 }
 
 fn count<T>(of: impl Iterator<Item = T>) -> u32 {

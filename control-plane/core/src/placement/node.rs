@@ -56,8 +56,10 @@ pub struct NodeView {
     /// What the node offers to tasks in all.
     pub cpu_units: u32,
     pub memory_bytes: u64,
-    /// How many tasks with an address of their own fit.
+    /// How many tasks with an address of the node's own range fit.
     pub task_addresses: u32,
+    /// Its parts of the cluster's subnets.
+    pub pools: Vec<AddressPool>,
     /// Ports of the host that tasks may not use.
     pub reserved_tcp_ports: Vec<u16>,
     pub reserved_udp_ports: Vec<u16>,
@@ -70,6 +72,16 @@ pub struct NodeView {
     pub features: Vec<String>,
 }
 
+/// A node's part of one subnet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AddressPool {
+    pub subnet: String,
+    /// How many tasks can have an address of it.
+    pub addresses: u32,
+    /// Why the node cannot use it, as the node says.
+    pub problem: Option<String>,
+}
+
 /// What one task holds on its node.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Allocation {
@@ -78,6 +90,8 @@ pub struct Allocation {
     pub tcp_ports: Vec<u16>,
     pub udp_ports: Vec<u16>,
     pub address: bool,
+    /// Where its address comes from; none: from the node's own range.
+    pub subnet: Option<String>,
     /// Ids of GPUs, in the order of the containers that have them.
     pub gpus: Vec<String>,
     /// Its desired status is STOPPED.
@@ -99,11 +113,23 @@ impl NodeView {
             .fold(self.memory_bytes, |free, a| free.saturating_sub(a.memory_bytes))
     }
 
-    /// Addresses that no task holds, those being stopped included.
+    /// Addresses of the node's own range that no task holds, those being stopped included.
     pub fn free_addresses(&self) -> u32 {
-        let held = self.allocations.iter().filter(|a| a.address).count();
-        self.task_addresses
-            .saturating_sub(u32::try_from(held).unwrap_or(u32::MAX))
+        self.task_addresses.saturating_sub(self.held_addresses(None))
+    }
+
+    /// Likewise of the node's part of a subnet; none where it has no part, or cannot use it.
+    pub(super) fn free_in(&self, subnet: &str) -> u32 {
+        let usable = |pool: &&AddressPool| pool.subnet == subnet && pool.problem.is_none();
+        let pool = self.pools.iter().find(usable);
+        pool.map_or(0, |pool| {
+            pool.addresses.saturating_sub(self.held_addresses(Some(subnet)))
+        })
+    }
+
+    fn held_addresses(&self, subnet: Option<&str>) -> u32 {
+        let of = |a: &&Allocation| a.address && a.subnet.as_deref() == subnet;
+        u32::try_from(self.allocations.iter().filter(of).count()).unwrap_or(u32::MAX)
     }
 
     /// GPUs that no task holds, those being stopped included: a process may be using one to its end.
@@ -112,11 +138,13 @@ impl NodeView {
         self.gpus.iter().filter(held)
     }
 
-    /// What a task that fits is to hold here: it has the first GPUs that are free.
+    /// What a task that fits is to hold here: it has the first GPUs that are free, and an address of the first of its
+    /// subnets that has one.
     pub fn allocate(&self, needs: &Requirements, group: &str) -> Allocation {
         let count = usize::try_from(needs.gpus).unwrap_or(usize::MAX);
         Allocation {
             gpus: self.free_gpus().take(count).cloned().collect(),
+            subnet: needs.subnets.iter().find(|id| self.free_in(id) > 0).cloned(),
             ..needs.allocation(group)
         }
     }

@@ -58,6 +58,31 @@ pub enum Reason {
     Address {
         total: u32,
     },
+    /// No address in any of the subnets that the task may be in; what each of them lacks here.
+    Subnets {
+        lacks: Vec<(String, SubnetLack)>,
+    },
+}
+
+/// Why a node has no address of one subnet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SubnetLack {
+    /// The node has no part of it: it is divided among others, or the node is too old for subnets.
+    NoBlock,
+    /// All addresses of the node's part are held.
+    Full(u32),
+    /// The node cannot use its part, for a reason of its own.
+    Unusable(String),
+}
+
+impl fmt::Display for SubnetLack {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoBlock => f.write_str("the node has no part of it: other nodes have all of it"),
+            Self::Full(total) => write!(f, "all {total} addresses of the node's part are in use"),
+            Self::Unusable(problem) => write!(f, "the node cannot use its part: {problem}"),
+        }
+    }
 }
 
 impl Reason {
@@ -74,7 +99,7 @@ impl Reason {
             Self::Memory { .. } => "RESOURCE:MEMORY",
             Self::Gpu { .. } => "RESOURCE:GPU",
             Self::Ports { .. } => "RESOURCE:PORTS",
-            Self::Address { .. } => "RESOURCE:ENI",
+            Self::Address { .. } | Self::Subnets { .. } => "RESOURCE:ENI",
         }
     }
 
@@ -92,7 +117,7 @@ impl Reason {
             Self::Memory { .. } => 8,
             Self::Gpu { .. } => 9,
             Self::Ports { .. } => 10,
-            Self::Address { .. } => 11,
+            Self::Address { .. } | Self::Subnets { .. } => 11,
         }
     }
 }
@@ -143,6 +168,13 @@ impl fmt::Display for Reason {
                 )
             }
             Self::Address { total } => write!(f, "all of its {total} task addresses are in use"),
+            Self::Subnets { lacks } => {
+                f.write_str("has no free address:")?;
+                for (at, (subnet, lack)) in lacks.iter().enumerate() {
+                    write!(f, "{} {subnet}: {lack}", if at == 0 { "" } else { "," })?;
+                }
+                Ok(())
+            }
         }
     }
 }

@@ -16,6 +16,7 @@ fn node(id: &str) -> NodeView {
         cpu_units: 2048,
         memory_bytes: 4096 * MIB,
         task_addresses: 2,
+        pools: vec![],
         reserved_tcp_ports: vec![22],
         reserved_udp_ports: vec![],
         gpus: vec![],
@@ -105,6 +106,48 @@ fn a_runtime_that_no_node_offers_is_named_with_those_it_offers() {
     // The node's own choice needs none to be offered.
     one.features.retain(|feature| !feature.starts_with("runtime."));
     assert!(place(&[one], &request(&small(), &[])).chosen.is_some());
+}
+
+#[test]
+fn an_address_comes_from_the_first_subnet_that_has_one_on_the_node() {
+    let pool = |subnet: &str, addresses| AddressPool {
+        subnet: subnet.into(),
+        addresses,
+        problem: None,
+    };
+    let needs = small().in_subnets(vec!["subnet-a".into(), "subnet-b".into(), "subnet-c".into()]);
+    let mut one = node("a");
+    one.features.push("net.subnets".into());
+    let why = |node: &NodeView| {
+        check(node, &request(&needs, &[]))
+            .iter()
+            .map(|reason| format!("{}: {reason}", reason.ecs()))
+            .collect::<Vec<_>>()
+    };
+    // Those of its own range do not count.
+    one.pools = vec![pool("subnet-b", 1), pool("subnet-c", 1), pool("subnet-x", 9)];
+    for subnet in ["subnet-b", "subnet-c"] {
+        assert_eq!(why(&one), [""; 0]);
+        let held = one.allocate(&needs, "family:web");
+        assert_eq!(held.subnet.as_deref(), Some(subnet));
+        one.allocations.push(held);
+    }
+    one.pools[1].problem = Some("10.0.0.0/24 is routed elsewhere".into());
+    assert_eq!(
+        why(&one),
+        [
+            "RESOURCE:ENI: has no free address: subnet-a: the node has no part of it: other nodes have all of it, \
+          subnet-b: all 1 addresses of the node's part are in use, \
+          subnet-c: the node cannot use its part: 10.0.0.0/24 is routed elsewhere"
+        ]
+    );
+    assert_eq!(one.free_addresses(), 2, "its own range is untouched");
+    let old = node("b");
+    assert!(
+        why(&old)[0].starts_with("ATTRIBUTE: needs the feature net.subnets"),
+        "{:?}",
+        why(&old)
+    );
 }
 
 #[test]

@@ -8,6 +8,8 @@ use super::{
 
 /// A property of one run, not of its definition: an earlier task of the revision resolved an image.
 pub const IMAGE_DIGEST: &str = "image.digest";
+/// A property of one run, not of its definition: its cluster has subnets, and its address is one of theirs.
+pub const NET_SUBNETS: &str = "net.subnets";
 const NET_AWSVPC: &str = "net.awsvpc";
 const NET_HOST: &str = "net.host";
 const NET_NONE: &str = "net.none";
@@ -69,6 +71,7 @@ pub const FEATURES: &[&str] = &[
     NET_AWSVPC,
     NET_HOST,
     NET_NONE,
+    NET_SUBNETS,
     LOG_JSON_FILE,
     LOG_BUFFER,
     LOG_NONE,

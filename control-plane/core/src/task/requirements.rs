@@ -33,6 +33,8 @@ pub struct Requirements {
     pub udp_ports: Vec<u16>,
     /// Whether it needs an address of its own.
     pub address: bool,
+    /// The subnets of which its address may be; none: it is of the node's own range.
+    pub subnets: Vec<String>,
     /// Of all its containers together.
     pub gpus: u32,
     pub architecture: Option<Architecture>,
@@ -57,6 +59,15 @@ impl Requirements {
         self
     }
 
+    /// Of a task whose address is one of these subnets of its cluster.
+    pub fn in_subnets(mut self, subnets: Vec<String>) -> Self {
+        if !subnets.is_empty() {
+            self.features.push(super::NET_SUBNETS);
+        }
+        self.subnets = subnets;
+        self
+    }
+
     /// Of a task that asks for a runtime by name.
     pub fn on_runtime(mut self, runtime: Option<String>) -> Self {
         self.runtime = runtime;
@@ -72,6 +83,7 @@ impl Requirements {
             tcp_ports: self.tcp_ports.clone(),
             udp_ports: self.udp_ports.clone(),
             address: self.address,
+            subnet: None,
             gpus: Vec::new(),
             stopping: false,
             group: group.to_string(),
@@ -96,6 +108,7 @@ impl Definition {
             tcp_ports: self.host_ports(Protocol::Tcp),
             udp_ports: self.host_ports(Protocol::Udp),
             address: self.network_mode == NetworkMode::Awsvpc,
+            subnets: Vec::new(),
             gpus: containers.iter().fold(0, |sum, c| sum.saturating_add(c.gpus)),
             architecture: self.architecture,
             constraints: self.constraints.clone(),

@@ -47,6 +47,8 @@ pub struct Run<'a> {
     pub restart_after_reboot: bool,
     /// The runtime its tag names.
     pub runtime: Option<&'a str>,
+    /// Of which its address is; none: it is of the node's own range.
+    pub subnet: Option<&'a str>,
     /// Milliseconds since the Unix epoch.
     pub created_at_ms: i64,
 }
@@ -91,6 +93,8 @@ pub struct ResolvedTask {
     pub restart_after_reboot: bool,
     /// Empty: the node's own choice.
     pub runtime: String,
+    /// Empty: its address is of the node's own range, if it has one.
+    pub subnet: String,
     pub created_at_ms: i64,
 }
 
@@ -151,6 +155,7 @@ pub fn resolve(definition: &Definition, run: &Run<'_>) -> Result<ResolvedTask, R
     if run.restart_after_reboot {
         requirements = requirements.restarting_after_reboot();
     }
+    requirements = requirements.in_subnets(run.subnet.map(str::to_owned).into_iter().collect());
     let mut required_features: Vec<_> = requirements.features.into_iter().map(Cow::Borrowed).collect();
     required_features.extend(
         run.runtime
@@ -180,6 +185,7 @@ pub fn resolve(definition: &Definition, run: &Run<'_>) -> Result<ResolvedTask, R
         required_features,
         restart_after_reboot: run.restart_after_reboot,
         runtime: run.runtime.unwrap_or_default().to_string(),
+        subnet: run.subnet.unwrap_or_default().to_string(),
         created_at_ms: run.created_at_ms,
     })
 }

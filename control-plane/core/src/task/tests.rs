@@ -100,6 +100,7 @@ fn run<'a>(container_ids: &'a [String], digests: &'a BTreeMap<String, String>) -
         gpus: &[],
         restart_after_reboot: true,
         runtime: Some("crun"),
+        subnet: None,
         created_at_ms: 42,
     }
 }
@@ -514,7 +515,7 @@ fn every_feature_is_needed_by_some_definition() {
     let needed: Vec<&str> = [start, awsvpc, host, shared, full()]
         .iter()
         .flat_map(required_features)
-        .chain([IMAGE_DIGEST, RESTART_AFTER_REBOOT])
+        .chain([IMAGE_DIGEST, NET_SUBNETS, RESTART_AFTER_REBOOT])
         .collect();
     for feature in FEATURES {
         assert!(needed.contains(feature), "{feature}");

@@ -20,11 +20,12 @@ use crate::{
         node_view,
         records::{self, Attempts},
     },
-    model::{ContainerHealth, Node, Tags, Task, TaskContainer, TaskDefinition, keys},
+    model::{ContainerHealth, Node, Subnet, Tags, Task, TaskContainer, TaskDefinition, keys},
     store::{
         Operation, StoreError,
         typed::{self, Versioned},
     },
+    subnets::of_cluster,
 };
 
 /// All that tasks of one call have in common.
@@ -92,22 +93,39 @@ impl Launch {
                 return Ok(earlier);
             }
             let mut nodes = records::all::<Node>(api, &keys::nodes(&self.cluster)).await?;
-            let plan = self.plan(api, want, &nodes)?;
+            let subnets = self.read_subnets(api).await?;
+            let plan = self.plan(api, want, &nodes, &subnets)?;
             if plan.chosen.is_empty() {
                 return Ok(json!({"tasks": [], "failures": plan.failures}));
             }
-            if let Some(answer) = self.write(api, plan, &mut nodes, token).await? {
+            if let Some(answer) = self.write(api, plan, &mut nodes, &subnets, token).await? {
                 return Ok(answer);
             }
             attempts.again().await?;
         }
     }
 
-    fn plan(&self, api: &Api, want: &Want<'_>, nodes: &[Versioned<Node>]) -> Result<Plan, ApiError> {
-        let mut views = nodes
-            .iter()
-            .map(|node| node_view::view(&node.value))
-            .collect::<Result<Vec<_>, _>>()?;
+    /// Those of the cluster, if the tasks are to have addresses of some.
+    async fn read_subnets(&self, api: &Api) -> Result<Vec<Versioned<Subnet>>, ApiError> {
+        if self.requirements.subnets.is_empty() {
+            return Ok(Vec::new());
+        }
+        Ok(of_cluster(api.store.as_ref(), &self.cluster).await?)
+    }
+
+    fn plan(
+        &self,
+        api: &Api,
+        want: &Want<'_>,
+        nodes: &[Versioned<Node>],
+        subnets: &[Versioned<Subnet>],
+    ) -> Result<Plan, ApiError> {
+        let view = |node: &Versioned<Node>| {
+            let open = subnets.iter().map(|subnet| &subnet.value).filter(|s| !s.deleting);
+            let pools = node_view::pools(&node.value, open);
+            node_view::view(&node.value).map(|view| NodeView { pools, ..view })
+        };
+        let mut views = nodes.iter().map(view).collect::<Result<Vec<_>, _>>()?;
         match want {
             Want::Place {
                 count,
@@ -201,13 +219,17 @@ impl Launch {
         api: &Api,
         plan: Plan,
         nodes: &mut [Versioned<Node>],
+        subnets: &[Versioned<Subnet>],
         token: Option<&ClientToken>,
     ) -> Result<Option<Value>, ApiError> {
         let (mut operations, mut tasks) = (Vec::new(), Vec::new());
         for (index, held) in &plan.chosen {
             let node = &mut nodes[*index].value;
             let mut task = self.task(&node.id);
-            let resolved = self.resolve(api, &task, &held.gpus)?;
+            if let Some(subnet) = &held.subnet {
+                task.subnets = vec![subnet.clone()];
+            }
+            let resolved = self.resolve(api, &task, held)?;
             for (container, resolved) in task.containers.iter_mut().zip(&resolved.containers) {
                 container.gpus.clone_from(&resolved.gpus);
             }
@@ -222,7 +244,12 @@ impl Launch {
             tasks.push(shape::task(api, &task, Some(node), true));
         }
         let answer = json!({"tasks": tasks, "failures": plan.failures});
-        let mut compare = Vec::new();
+        // A part that was taken back meanwhile may be another node's.
+        let used = |subnet: &&Versioned<Subnet>| {
+            let id = Some(&subnet.value.id);
+            plan.chosen.iter().any(|(_, held)| held.subnet.as_ref() == id)
+        };
+        let mut compare: Vec<_> = subnets.iter().filter(used).map(Versioned::unchanged).collect();
         let touched: BTreeMap<usize, ()> = plan.chosen.iter().map(|(index, _)| (*index, ())).collect();
         for index in touched.into_keys() {
             compare.push(nodes[index].unchanged());
@@ -286,7 +313,7 @@ impl Launch {
         }
     }
 
-    fn resolve(&self, api: &Api, task: &Task, gpus: &[String]) -> Result<ResolvedTask, ApiError> {
+    fn resolve(&self, api: &Api, task: &Task, held: &Allocation) -> Result<ResolvedTask, ApiError> {
         let container_ids: Vec<String> = task
             .containers
             .iter()
@@ -300,7 +327,8 @@ impl Launch {
             container_ids: &container_ids,
             image_digests: &self.image_digests,
             environment_files: &self.environment_files,
-            gpus,
+            gpus: &held.gpus,
+            subnet: held.subnet.as_deref(),
             restart_after_reboot: self.restart_after_reboot,
             runtime: self.runtime.as_deref(),
             created_at_ms: task.created_at,

@@ -2,14 +2,14 @@
 
 use berth_control_plane_core::{
     definition::UnsupportedLogDriver,
+    subnets::DEFAULT_SUBNET,
     task::{Definition, NetworkMode},
 };
 
 use super::request::{Common, Network};
 use crate::{api::error::ApiError, model::TaskDefinition};
 
-/// The one subnet and the one security group of a cluster.
-pub(super) const SUBNET: &str = "subnet-default";
+/// The one security group of a cluster.
 pub(super) const SECURITY_GROUP: &str = "sg-default";
 
 /// The network mode as ECS spells it.
@@ -83,26 +83,38 @@ pub(super) fn check_platform(launch_type: &str, version: Option<&str>) -> Result
     }
 }
 
-/// The network a task gets: subnets and security groups. Empty unless its mode is awsvpc.
+/// The network a task gets: subnets and security groups. Empty unless its mode is awsvpc. `subnets` are the ids of the
+/// cluster's; one without any has [`DEFAULT_SUBNET`].
 pub(super) fn network(
     definition: &Definition,
     common: &Common,
+    subnets: &[String],
 ) -> Result<(Vec<String>, Vec<String>), ApiError> {
     let mode = network_mode(definition);
     match (&common.network, mode) {
         (None, "awsvpc") => Err(ApiError::InvalidParameter(format!(
             "Network Configuration must be provided when networkMode 'awsvpc' is specified: set \
-             networkConfiguration.awsvpcConfiguration.subnets to {SUBNET}"
+             networkConfiguration.awsvpcConfiguration.subnets to {}",
+            known(subnets)
         ))),
         (None, _) => Ok((Vec::new(), Vec::new())),
-        (Some(network), "awsvpc") => awsvpc(network),
+        (Some(network), "awsvpc") => awsvpc(network, subnets),
         (Some(_), _) => Err(ApiError::InvalidParameter(format!(
             "Network Configuration is not valid for the given networkMode of this task definition: {mode}"
         ))),
     }
 }
 
-fn awsvpc(network: &Network) -> Result<(Vec<String>, Vec<String>), ApiError> {
+/// For people.
+fn known(subnets: &[String]) -> String {
+    if subnets.is_empty() {
+        DEFAULT_SUBNET.to_owned()
+    } else {
+        subnets.join(" or ")
+    }
+}
+
+fn awsvpc(network: &Network, subnets: &[String]) -> Result<(Vec<String>, Vec<String>), ApiError> {
     let path = |field: &str| format!("networkConfiguration.awsvpcConfiguration.{field}");
     if network.public_ip {
         return Err(ApiError::field(
@@ -110,8 +122,15 @@ fn awsvpc(network: &Network) -> Result<(Vec<String>, Vec<String>), ApiError> {
             "'ENABLED' is not supported: use DISABLED",
         ));
     }
-    if let Some(other) = network.subnets.iter().find(|id| *id != SUBNET) {
-        let problem = format!("The subnet ID '{other}' does not exist: this cluster has {SUBNET}");
+    let exists = |id: &&String| match subnets {
+        [] => *id == DEFAULT_SUBNET,
+        subnets => subnets.contains(id),
+    };
+    if let Some(other) = network.subnets.iter().find(|id| !exists(id)) {
+        let problem = format!(
+            "The subnet ID '{other}' does not exist: this cluster has {}",
+            known(subnets)
+        );
         return Err(ApiError::field(path("subnets"), problem));
     }
     if let Some(other) = network.security_groups.iter().find(|id| *id != SECURITY_GROUP) {
@@ -119,7 +138,7 @@ fn awsvpc(network: &Network) -> Result<(Vec<String>, Vec<String>), ApiError> {
             format!("The security group '{other}' does not exist: this cluster has {SECURITY_GROUP}");
         return Err(ApiError::field(path("securityGroups"), problem));
     }
-    Ok((vec![SUBNET.to_owned()], vec![SECURITY_GROUP.to_owned()]))
+    Ok((network.subnets.clone(), vec![SECURITY_GROUP.to_owned()]))
 }
 
 #[cfg(test)]

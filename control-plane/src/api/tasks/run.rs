@@ -17,6 +17,7 @@ use super::{
 use crate::{
     api::{context::Api, environment_files, error::ApiError, fields::Fields, records, task_definitions},
     model::{ImagePins, Tags, TaskDefinition, keys},
+    subnets::of_cluster,
 };
 
 /// Most tags of one task, with those of its definition.
@@ -32,7 +33,9 @@ pub(in crate::api) async fn run(api: &Api, input: Fields) -> Result<Value, ApiEr
     }
     let definition = definition(api, &request.common).await?;
     let pins = pins(api, &definition).await?;
-    let mut launch = prepare(cluster, definition, pins, request.common, request.launch_type)?;
+    let subnets = subnets(api, &cluster).await?;
+    let given = (definition, pins, subnets);
+    let mut launch = prepare(cluster, given, request.common, request.launch_type)?;
     rules::check_log_drivers(&launch.parsed, api.unsupported_log_driver)?;
     launch.environment_files = environment_files::of_tasks(api, &launch.parsed).await?;
     rules::check_platform(&launch.launch_type, request.platform_version.as_deref())?;
@@ -62,7 +65,9 @@ pub(in crate::api) async fn start(api: &Api, input: Fields) -> Result<Value, Api
     }
     let definition = definition(api, &request.common).await?;
     let pins = pins(api, &definition).await?;
-    let mut launch = prepare(cluster, definition, pins, request.common, None)?;
+    let subnets = subnets(api, &cluster).await?;
+    let given = (definition, pins, subnets);
+    let mut launch = prepare(cluster, given, request.common, None)?;
     rules::check_log_drivers(&launch.parsed, api.unsupported_log_driver)?;
     launch.environment_files = environment_files::of_tasks(api, &launch.parsed).await?;
     launch.commit(api, &Want::On(&nodes), None).await
@@ -87,10 +92,15 @@ async fn pins(api: &Api, definition: &TaskDefinition) -> Result<ImagePins, ApiEr
     Ok(found.map(|found| found.value).unwrap_or_default())
 }
 
+/// Ids of those that the cluster has.
+async fn subnets(api: &Api, cluster: &str) -> Result<Vec<String>, ApiError> {
+    let all = of_cluster(api.store.as_ref(), cluster).await?;
+    Ok(all.into_iter().map(|subnet| subnet.value.id).collect())
+}
+
 fn prepare(
     cluster: String,
-    definition: TaskDefinition,
-    pins: ImagePins,
+    (definition, pins, subnets): (TaskDefinition, ImagePins, Vec<String>),
     common: Common,
     launch_type: Option<&'static str>,
 ) -> Result<Launch, ApiError> {
@@ -104,7 +114,8 @@ fn prepare(
         source,
     })?;
     let launch_type = rules::launch_type(&parsed, launch_type)?;
-    let (subnets, security_groups) = rules::network(&parsed, &common)?;
+    let has_subnets = !subnets.is_empty();
+    let (subnets, security_groups) = rules::network(&parsed, &common, &subnets)?;
     let tags = tags(&cluster, &definition, &common)?;
     let restart_after_reboot = restarts(&tags)?;
     let runtime = runtime(&tags)?;
@@ -117,6 +128,9 @@ fn prepare(
         .collect();
     if !image_digests.is_empty() {
         requirements = requirements.running_digests();
+    }
+    if has_subnets {
+        requirements = requirements.in_subnets(subnets.clone());
     }
     if restart_after_reboot {
         requirements = requirements.restarting_after_reboot();

@@ -37,6 +37,7 @@ pub(super) fn message(task: ResolvedTask) -> wire::TaskSpec {
         ephemeral_storage_bytes: task.ephemeral_storage_bytes,
         stop_reason: String::new(),
         created_at_ms: task.created_at_ms,
+        subnet_id: task.subnet,
         volumes: task.volumes.into_iter().map(volumes::volume).collect(),
     }
 }

@@ -360,6 +360,7 @@ fn allocation() -> Allocation {
         tcp_ports: vec![],
         udp_ports: vec![],
         address: true,
+        subnet: None,
         gpus: vec![],
         stopping: false,
         group: "family:web".into(),

@@ -113,6 +113,7 @@ fn a_changed_range_is_moved_into_at_the_boot_and_not_before() {
     let old = node.task(&spec.id).unwrap().address.unwrap();
     let config = NodeConfig {
         task_range: "10.9.0.0/29".parse().unwrap(),
+        boot_id: "boot".into(),
         ..node.config.clone()
     };
     let tasks: Vec<_> = node.tasks().cloned().collect();

@@ -6,9 +6,10 @@ mod foreign;
 mod nft;
 mod wanted;
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, net::Ipv4Addr, sync::Arc};
 
 use berth_agent_core::ids::TaskId;
+use ipnet::Ipv4Net;
 use tokio::sync::Mutex;
 
 pub use self::wanted::Published;
@@ -37,6 +38,23 @@ impl Firewall {
     pub(super) async fn apply(&self) -> Result<(), NetworkError> {
         let wanted = self.wanted.lock().await;
         run_script("apply the table", &wanted.render(&self.names)).await
+    }
+
+    /// What tasks have addresses of, and where they are seen by them. The table is put in place again where that is news.
+    pub(super) async fn set_ranges(
+        &self,
+        ranges: BTreeSet<Ipv4Net>,
+        kept: Vec<Ipv4Addr>,
+        peers: BTreeSet<Ipv4Net>,
+    ) -> Result<(), NetworkError> {
+        let mut wanted = self.wanted.lock().await;
+        let mut after = wanted.clone();
+        if !after.set_ranges(ranges, kept, peers) {
+            return Ok(());
+        }
+        run_script("apply the table", &after.render(&self.names)).await?;
+        *wanted = after;
+        Ok(())
     }
 
     /// Leads ports of the host to the task's, if no process of the host has them. Idempotent. After another failure they may lead there: see [`Firewall::withdraw`].

@@ -24,8 +24,12 @@ pub struct Published {
 /// Everything that the table holds.
 #[derive(Clone, Debug)]
 pub(in super::super) struct Wanted {
-    /// Where task addresses come from.
+    /// Where addresses of tasks that are in no subnet come from.
     range: Ipv4Net,
+    /// The node's parts of subnets.
+    ranges: BTreeSet<Ipv4Net>,
+    /// Parts of other nodes, to which routes lead: tasks are seen there by their own addresses.
+    peers: BTreeSet<Ipv4Net>,
     /// Addresses outside of it that tasks have.
     kept: Vec<Ipv4Addr>,
     /// Of the task metadata endpoint.
@@ -54,6 +58,8 @@ impl Wanted {
     pub(in super::super) fn new(range: Ipv4Net, kept: Vec<Ipv4Addr>, endpoint_port: u16) -> Self {
         Self {
             range,
+            ranges: BTreeSet::new(),
+            peers: BTreeSet::new(),
             kept,
             endpoint_port,
             resolver_port: None,
@@ -67,6 +73,41 @@ impl Wanted {
             resolver_port,
             ..self
         }
+    }
+
+    /// Says whether that is news.
+    pub(in super::super) fn set_ranges(
+        &mut self,
+        ranges: BTreeSet<Ipv4Net>,
+        kept: Vec<Ipv4Addr>,
+        peers: BTreeSet<Ipv4Net>,
+    ) -> bool {
+        let same = self.ranges == ranges && self.kept == kept && self.peers == peers;
+        (self.ranges, self.kept, self.peers) = (ranges, kept, peers);
+        !same
+    }
+
+    /// What tasks have addresses of, as a set of nftables takes it: nothing in it twice.
+    fn sources(&self) -> String {
+        let ranges = std::iter::once(&self.range).chain(&self.ranges);
+        let inside = |address: &&Ipv4Addr| ranges.clone().any(|range| range.contains(*address));
+        let kept: BTreeSet<&Ipv4Addr> = self.kept.iter().filter(|address| !inside(address)).collect();
+        let ranges = ranges.clone().map(ToString::to_string);
+        let all: Vec<String> = ranges.chain(kept.iter().map(ToString::to_string)).collect();
+        all.join(", ")
+    }
+
+    /// Between parts of subnets nothing is masqueraded.
+    fn between(&self) -> String {
+        if self.ranges.is_empty() || self.peers.is_empty() {
+            return String::new();
+        }
+        let join = |of: &BTreeSet<Ipv4Net>| of.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+        format!(
+            "\n    ip saddr {{ {} }} ip daddr {{ {} }} accept",
+            join(&self.ranges),
+            join(&self.peers)
+        )
     }
 
     /// Adds ports of a task. A port that another task has becomes this one's: who has which is decided elsewhere.
@@ -143,10 +184,8 @@ impl Wanted {
     /// - A task that comes to itself by the host's address, or the host by 127.0.0.1, needs another source: the answer would
     ///   not come back by the way on which it is translated.
     pub(super) fn render(&self, names: &Names) -> String {
-        let Self {
-            range, endpoint_port, ..
-        } = self;
-        let kept: String = self.kept.iter().map(|address| format!(", {address}")).collect();
+        let endpoint_port = self.endpoint_port;
+        let (sources, between) = (self.sources(), self.between());
         let (table, prefix) = (names.table(), names.prefix());
         let elements = self.elements();
         let elements_of = |all: Vec<String>| match all.as_slice() {
@@ -201,8 +240,8 @@ table inet {table} {{
   chain postrouting {{
     type nat hook postrouting priority srcnat; policy accept;
     ip saddr . ip daddr @hairpin masquerade
-    oifname "{prefix}*" ip saddr 127.0.0.0/8 masquerade
-    ip saddr {{ {range}{kept} }} oifname != "lo" oifname != "{prefix}*" masquerade
+    oifname "{prefix}*" ip saddr 127.0.0.0/8 masquerade{between}
+    ip saddr {{ {sources} }} oifname != "lo" oifname != "{prefix}*" masquerade
   }}
 }}
 "#,
@@ -273,6 +312,25 @@ mod tests {
         let kept = vec!["10.9.0.1".parse().unwrap()];
         let rules = Wanted::new(range, kept, 51679).render(&names);
         assert!(rules.contains("ip saddr { 10.1.0.0/16, 10.9.0.1 } oifname != "));
+        assert!(!rules.contains("accept\n    ip saddr"));
+    }
+
+    #[test]
+    fn tasks_are_seen_by_their_own_addresses_where_routes_lead_and_nowhere_else() {
+        let nets = |of: &[&str]| -> BTreeSet<Ipv4Net> { of.iter().map(|net| net.parse().unwrap()).collect() };
+        let mut wanted = Wanted::new("10.1.0.0/16".parse().unwrap(), vec![], 51679);
+        let kept: Vec<Ipv4Addr> = ["10.64.1.9", "10.9.0.1"].map(|ip| ip.parse().unwrap()).into();
+        let (ranges, peers) = (nets(&["10.64.1.0/24"]), nets(&["10.64.2.0/24", "10.64.3.0/24"]));
+        assert!(wanted.set_ranges(ranges.clone(), kept.clone(), peers.clone()));
+        assert!(!wanted.set_ranges(ranges, kept, peers));
+        let rules = wanted.render(&Names::new("t").unwrap());
+        assert!(
+            rules.contains(
+                "    ip saddr { 10.64.1.0/24 } ip daddr { 10.64.2.0/24, 10.64.3.0/24 } accept\n    ip saddr { 10.1.0.0/16, \
+                 10.64.1.0/24, 10.9.0.1 } oifname != "
+            ),
+            "{rules}"
+        );
     }
 
     #[test]

@@ -1,0 +1,53 @@
+//! Owns what is stored of one address.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    desired::Millis,
+    ids::{SubnetId, TaskId},
+};
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum Lease {
+    Held(Holder),
+    Quarantined { until: Millis },
+}
+
+/// Who has an address.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "Stored")]
+pub(super) struct Holder {
+    pub(super) task: TaskId,
+    /// None: it is of the node's own range.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) subnet: Option<SubnetId>,
+    /// The boot of the host in which it was last given. Empty: not known.
+    pub(super) boot: String,
+}
+
+/// Earlier versions stored the task alone.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Stored {
+    Task(TaskId),
+    Whole {
+        task: TaskId,
+        #[serde(default)]
+        subnet: Option<SubnetId>,
+        #[serde(default)]
+        boot: String,
+    },
+}
+
+impl From<Stored> for Holder {
+    fn from(stored: Stored) -> Self {
+        match stored {
+            Stored::Task(task) => Self {
+                task,
+                subnet: None,
+                boot: String::new(),
+            },
+            Stored::Whole { task, subnet, boot } => Self { task, subnet, boot },
+        }
+    }
+}

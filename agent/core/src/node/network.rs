@@ -1,0 +1,62 @@
+//! Owns how the node's part of the cluster's network is taken over: what is new is used once the agent has looked whether
+//! the host can have it; what is taken away is used no more at once, but for the tasks that have addresses of it.
+
+use super::Node;
+use crate::{
+    change::Change,
+    network::{AppliedNetwork, Network, WantedNetwork},
+};
+
+impl Node {
+    /// What the host has to be made like, as of now.
+    pub fn wanted_network(&self) -> WantedNetwork {
+        let network = self.record.network.as_ref();
+        let ranges = network.map(|network| network.ranges.clone()).unwrap_or_default();
+        let own = self.record.addresses.range(None);
+        let all: Vec<_> = own.into_iter().chain(ranges.values().copied()).collect();
+        WantedNetwork {
+            kept: self.record.addresses.held_outside(&all),
+            peers: network.map(|network| network.peers.clone()).unwrap_or_default(),
+            position: network.map(|network| network.position.clone()),
+            ranges,
+        }
+    }
+
+    pub(super) fn on_network(&mut self, network: Network, change: &mut Change) {
+        // A registration anew is another store's, or another node's part of the same one.
+        let known = [
+            self.record.position.as_ref(),
+            self.record.network.as_ref().map(|network| &network.position),
+        ];
+        if !self.rejoined && !known.into_iter().flatten().all(|known| network.follows(known)) {
+            // Its desired state is refused as well, which says why.
+            return;
+        }
+        self.record.addresses.keep_subnets(&network.ranges);
+        self.record.network = Some(network);
+        change.node = true;
+        change.network = Some(self.wanted_network());
+    }
+
+    pub(super) fn on_network_applied(&mut self, applied: AppliedNetwork, change: &mut Change) {
+        // What was taken away meanwhile is not used again.
+        let named = |(subnet, range): &(&_, &_)| {
+            let network = self.record.network.as_ref();
+            network.is_some_and(|network| network.ranges.get(*subnet) == Some(*range))
+        };
+        let usable = applied.ranges.iter().filter(named);
+        let usable = usable.map(|(subnet, range)| (subnet.clone(), *range)).collect();
+        if self.record.addresses.use_subnets(&usable) {
+            change.node = true;
+            self.admission_due = true;
+        }
+        self.applied = applied;
+    }
+
+    /// For an operator.
+    pub(super) fn network_impairments(&self) -> impl Iterator<Item = String> {
+        let problems = self.applied.problems.iter();
+        let unused = problems.map(|(subnet, problem)| format!("{subnet} is not used here: {problem}"));
+        unused.chain(self.applied.unreached.iter().cloned())
+    }
+}

@@ -1,0 +1,174 @@
+//! Owns what the host is made like for the node's parts of the cluster's subnets: what leaves a part is masqueraded, but not to
+//! other nodes' parts, to which routes lead. A range that the host has another use for is left alone. Never chooses a range.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::Ipv4Addr,
+};
+
+use berth_agent_core::network::{AppliedNetwork, WantedNetwork};
+use ipnet::Ipv4Net;
+
+use super::{
+    Network,
+    error::NetworkError,
+    netlink::{Link, Netlink, Socket},
+    routes::{Gateway, RangeRoute, Route, To, conflict},
+    threads::block_on,
+};
+
+/// What the host says before anything is changed.
+struct Seen {
+    links: Vec<Link>,
+    routes: Vec<Route>,
+    gateways: BTreeMap<Ipv4Addr, Gateway>,
+}
+
+impl Network {
+    /// Makes the host like that, as far as it can be. Idempotent, and all that a repair needs.
+    ///
+    /// # Errors
+    /// When the kernel or `nft` refuses what should be possible: trying again may help.
+    pub async fn configure(&self, wanted: &WantedNetwork) -> Result<AppliedNetwork, NetworkError> {
+        let gateways: Vec<Ipv4Addr> = wanted.peers.keys().copied().collect();
+        let seen = self.look(gateways).await?;
+        let (applied, routes) = self.plan(wanted, &seen);
+        let peers: BTreeSet<Ipv4Net> = routes
+            .iter()
+            .filter(|route| matches!(route.to, To::Peer { .. }))
+            .map(|route| route.range)
+            .collect();
+        let ranges: BTreeSet<Ipv4Net> = applied.ranges.values().copied().collect();
+        self.reserve(&ranges, &wanted.kept, &routes);
+        self.firewall
+            .set_ranges(ranges, wanted.kept.clone(), peers)
+            .await?;
+        self.lead(&seen, routes).await?;
+        Ok(applied)
+    }
+
+    async fn look(&self, gateways: Vec<Ipv4Addr>) -> Result<Seen, NetworkError> {
+        let look = move || {
+            let netlink = async |host: &Netlink| {
+                let mut seen = Seen {
+                    links: host.links().await?,
+                    routes: host.routes().await?,
+                    gateways: BTreeMap::new(),
+                };
+                for address in gateways {
+                    seen.gateways.insert(address, host.way_to(address).await?);
+                }
+                Ok(seen)
+            };
+            block_on(async { Socket::open()?.with("list", "routes", netlink).await })
+        };
+        Ok(self.threads.run("list", "routes", (), look).await?.0)
+    }
+
+    /// What can be used, and the routes that go with it.
+    fn plan(&self, wanted: &WantedNetwork, seen: &Seen) -> (AppliedNetwork, BTreeSet<RangeRoute>) {
+        let own_links: BTreeSet<u32> = seen
+            .links
+            .iter()
+            .filter(|link| link.name.starts_with(self.names.prefix()))
+            .map(|link| link.index)
+            .collect();
+        let foreign: Vec<&Route> = seen
+            .routes
+            .iter()
+            .filter(|route| !route.is_ours(self.names.group()))
+            .filter(|route| route.link.is_none_or(|link| !own_links.contains(&link)))
+            .collect();
+        let name = |index: u32| {
+            let link = seen.links.iter().find(|link| link.index == index);
+            link.map_or_else(|| index.to_string(), |link| link.name.clone())
+        };
+        let judge = |range: Ipv4Net| conflict(range, self.range, &foreign, &name);
+        let (mut applied, mut routes) = (AppliedNetwork::default(), BTreeSet::new());
+        for (subnet, range) in &wanted.ranges {
+            match judge(*range) {
+                None => {
+                    applied.ranges.insert(subnet.clone(), *range);
+                    // What no task has is nowhere else.
+                    let to = To::Nowhere;
+                    routes.insert(RangeRoute { range: *range, to });
+                }
+                Some(problem) => drop(applied.problems.insert(subnet.clone(), problem)),
+            }
+        }
+        for (address, ranges) in &wanted.peers {
+            let way = seen.gateways.get(address);
+            let way = way.map_or(Err("no route leads there".to_owned()), |way| way.direct(&name));
+            match way {
+                Ok(link) => {
+                    for range in ranges {
+                        match judge(*range) {
+                            None => {
+                                let to = To::Peer {
+                                    address: *address,
+                                    link,
+                                };
+                                routes.insert(RangeRoute { range: *range, to });
+                            }
+                            Some(problem) => applied
+                                .unreached
+                                .push(format!("the node at {address} is not reached: {problem}")),
+                        }
+                    }
+                }
+                Err(problem) => applied
+                    .unreached
+                    .push(format!("the node at {address} is not reached: {problem}")),
+            }
+        }
+        (applied, routes)
+    }
+
+    /// From here on tasks may be given these, and the audit knows these routes.
+    fn reserve(&self, ranges: &BTreeSet<Ipv4Net>, kept: &[Ipv4Addr], routes: &BTreeSet<RangeRoute>) {
+        let mut known = self.known();
+        known.ranges.clone_from(ranges);
+        known.kept = kept.to_vec();
+        known.routes.clone_from(routes);
+    }
+
+    /// Takes away what leads elsewhere than it should, and adds what is missing.
+    async fn lead(&self, seen: &Seen, wanted: BTreeSet<RangeRoute>) -> Result<(), NetworkError> {
+        let metric = self.names.group();
+        let ours = seen.routes.iter().filter(|route| route.is_ours(metric));
+        let there: BTreeSet<RangeRoute> = ours.filter_map(Route::of_range).collect();
+        let gone: Vec<RangeRoute> = there.difference(&wanted).cloned().collect();
+        let fresh: Vec<RangeRoute> = wanted.difference(&there).cloned().collect();
+        if gone.is_empty() && fresh.is_empty() {
+            return Ok(());
+        }
+        let lead = move || {
+            let netlink = async |host: &Netlink| {
+                for route in &gone {
+                    host.delete_range_route(route, metric).await?;
+                }
+                for route in &fresh {
+                    host.add_range_route(route, metric).await?;
+                }
+                Ok(())
+            };
+            block_on(async { Socket::open()?.with("lead to", "other nodes", netlink).await })
+        };
+        self.threads.run("lead to", "other nodes", (), lead).await?;
+        Ok(())
+    }
+}
+
+/// What is known to be in use besides the node's own range.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Known {
+    pub(super) ranges: BTreeSet<Ipv4Net>,
+    pub(super) kept: Vec<Ipv4Addr>,
+    pub(super) routes: BTreeSet<RangeRoute>,
+}
+
+impl Known {
+    pub(super) fn has(&self, address: Ipv4Addr) -> bool {
+        self.kept.contains(&address) || self.ranges.iter().any(|range| range.contains(&address))
+    }
+}

@@ -1,0 +1,243 @@
+//! Owns the routes that this instance makes to whole ranges, which it knows again by protocol and metric, and the judgement
+//! whether a range is free for that. Never touches a route of somebody else.
+
+use std::net::Ipv4Addr;
+
+use ipnet::Ipv4Net;
+use netlink_packet_route::{
+    AddressFamily,
+    route::{
+        RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteProtocol, RouteScope,
+        RouteType,
+    },
+};
+
+/// Who made a route: not one of the numbers that `rt_protos` gives a meaning to. Instances differ in the metric.
+const PROTOCOL: u8 = 190;
+/// Up to here a route is a default route, whole or in two halves.
+const DEFAULT_PREFIX_LEN_MAX: u8 = 1;
+
+/// Where one of our routes leads.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum To {
+    /// To the node that has the range.
+    Peer { address: Ipv4Addr, link: u32 },
+    /// The range is this node's: an address of it that no task has is unreachable.
+    Nowhere,
+}
+
+/// A route of ours.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct RangeRoute {
+    pub(super) range: Ipv4Net,
+    pub(super) to: To,
+}
+
+/// Any IPv4 route of any table, as far as it matters here.
+#[derive(Clone, Debug)]
+pub(super) struct Route {
+    pub(super) range: Ipv4Net,
+    pub(super) link: Option<u32>,
+    gateway: Option<Ipv4Addr>,
+    unreachable: bool,
+    protocol: u8,
+    metric: u32,
+}
+
+/// How the kernel would send to an address.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Gateway {
+    pub(super) link: Option<u32>,
+    pub(super) via: Option<Ipv4Addr>,
+    /// It is the host's own.
+    pub(super) local: bool,
+}
+
+impl Gateway {
+    /// The link, if the address is on a network of the host's; else why that does not do.
+    pub(super) fn direct(&self, name: &impl Fn(u32) -> String) -> Result<u32, String> {
+        match self {
+            Self { local: true, .. } => Err("that is an address of this host".into()),
+            Self {
+                via: Some(via),
+                link: Some(link),
+                ..
+            } => Err(format!(
+                "it is not on a network of this host, but behind {via} on {}; network.between = \"routes\" needs one",
+                name(*link)
+            )),
+            Self { link: Some(link), .. } => Ok(*link),
+            Self { link: None, .. } => Err("no route leads there".into()),
+        }
+    }
+}
+
+impl Route {
+    /// Of this instance.
+    pub(super) fn is_ours(&self, metric: u32) -> bool {
+        self.protocol == PROTOCOL && self.metric == metric
+    }
+
+    /// As one of ours.
+    pub(super) fn of_range(&self) -> Option<RangeRoute> {
+        let to = match (self.unreachable, self.gateway, self.link) {
+            (true, ..) => To::Nowhere,
+            (false, Some(address), Some(link)) => To::Peer { address, link },
+            _ => return None,
+        };
+        Some(RangeRoute {
+            range: self.range,
+            to,
+        })
+    }
+
+    pub(super) fn parse(message: &RouteMessage) -> Option<Self> {
+        let header = &message.header;
+        if header.address_family != AddressFamily::Inet || header.flags.contains(RouteFlags::Cloned) {
+            return None;
+        }
+        let mut destination = Ipv4Addr::UNSPECIFIED;
+        let mut route = Self {
+            range: Ipv4Net::default(),
+            link: None,
+            gateway: None,
+            unreachable: header.kind == RouteType::Unreachable,
+            protocol: header.protocol.into(),
+            metric: 0,
+        };
+        for attribute in &message.attributes {
+            match attribute {
+                RouteAttribute::Destination(RouteAddress::Inet(address)) => destination = *address,
+                RouteAttribute::Gateway(RouteAddress::Inet(address)) => route.gateway = Some(*address),
+                RouteAttribute::Oif(index) => route.link = Some(*index),
+                RouteAttribute::Priority(metric) => route.metric = *metric,
+                _ => {}
+            }
+        }
+        route.range = Ipv4Net::new(destination, header.destination_prefix_length).ok()?;
+        Some(route)
+    }
+
+    fn describe(&self, name: &impl Fn(u32) -> String) -> String {
+        let via = self.gateway.map(|gateway| format!(" via {gateway}"));
+        let link = self.link.map(|link| format!(" on {}", name(link)));
+        format!(
+            "{}{}{}",
+            self.range,
+            via.unwrap_or_default(),
+            link.unwrap_or_default()
+        )
+    }
+}
+
+impl RangeRoute {
+    /// For people and for the audit.
+    pub(super) fn describe(&self) -> String {
+        match &self.to {
+            To::Peer { address, .. } => format!("{} via {address}", self.range),
+            To::Nowhere => format!("{} unreachable", self.range),
+        }
+    }
+
+    pub(super) fn message(&self, metric: u32) -> RouteMessage {
+        let mut message = RouteMessage::default();
+        message.header = RouteHeader {
+            address_family: AddressFamily::Inet,
+            destination_prefix_length: self.range.prefix_len(),
+            table: RouteHeader::RT_TABLE_MAIN,
+            protocol: RouteProtocol::from(PROTOCOL),
+            scope: RouteScope::Universe,
+            kind: RouteType::Unicast,
+            ..RouteHeader::default()
+        };
+        message.attributes = vec![
+            RouteAttribute::Destination(RouteAddress::Inet(self.range.network())),
+            RouteAttribute::Priority(metric),
+        ];
+        match &self.to {
+            To::Peer { address, link } => {
+                // The address may be on the link without a network of its own there.
+                message.header.flags |= RouteFlags::Onlink;
+                message.attributes.extend([
+                    RouteAttribute::Gateway(RouteAddress::Inet(*address)),
+                    RouteAttribute::Oif(*link),
+                ]);
+            }
+            To::Nowhere => message.header.kind = RouteType::Unreachable,
+        }
+        message
+    }
+}
+
+/// What the host has the range for already. `foreign` are the routes of others.
+pub(super) fn conflict(
+    range: Ipv4Net,
+    own: Ipv4Net,
+    foreign: &[&Route],
+    name: &impl Fn(u32) -> String,
+) -> Option<String> {
+    let overlaps = |other: Ipv4Net| other.contains(&range) || range.contains(&other);
+    if overlaps(own) {
+        return Some(format!("{range} overlaps task_cidr, which is {own}"));
+    }
+    let taken = foreign
+        .iter()
+        .filter(|route| route.range.prefix_len() > DEFAULT_PREFIX_LEN_MAX)
+        .find(|route| overlaps(route.range))?;
+    Some(format!(
+        "{range} is routed elsewhere on this host: {}",
+        taken.describe(name)
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn route(range: &str) -> Route {
+        Route {
+            range: range.parse().unwrap(),
+            link: Some(2),
+            gateway: Some(Ipv4Addr::new(192, 0, 2, 1)),
+            unreachable: false,
+            protocol: 4,
+            metric: 0,
+        }
+    }
+
+    #[test]
+    fn a_range_is_free_unless_task_cidr_or_a_route_of_others_overlaps_it() {
+        let own = "10.89.0.0/22".parse().unwrap();
+        let name = |index: u32| format!("eth{index}");
+        let judged = |range: &str, foreign: &str| {
+            let foreign = route(foreign);
+            conflict(range.parse().unwrap(), own, &[&foreign], &name)
+        };
+        for free in ["0.0.0.0/0", "0.0.0.0/1", "10.65.0.0/16"] {
+            assert_eq!(judged("10.64.1.0/24", free), None, "{free}");
+        }
+        for taken in ["10.0.0.0/8", "10.64.1.0/24", "10.64.1.7/32"] {
+            let problem = judged("10.64.1.0/24", taken).unwrap();
+            assert_eq!(
+                problem,
+                format!("10.64.1.0/24 is routed elsewhere on this host: {taken} via 192.0.2.1 on eth2")
+            );
+        }
+        assert!(judged("10.89.1.0/24", "0.0.0.0/0").unwrap().contains("task_cidr"));
+    }
+
+    #[test]
+    fn our_routes_are_known_again_from_what_the_kernel_lists() {
+        let to = To::Peer {
+            address: Ipv4Addr::new(192, 0, 2, 7),
+            link: 3,
+        };
+        for to in [to, To::Nowhere] {
+            let range = "10.64.1.0/24".parse().unwrap();
+            let ours = RangeRoute { range, to };
+            let listed = Route::parse(&ours.message(77)).unwrap();
+            assert!(listed.is_ours(77) && !listed.is_ours(78));
+            assert_eq!(listed.of_range(), Some(ours));
+        }
+    }
+}

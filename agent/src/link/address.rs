@@ -1,0 +1,56 @@
+//! Owns where other nodes reach this one. Sends nothing: the kernel is asked which address it would send from.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, ToSocketAddrs, UdpSocket};
+
+use crate::config::{Between, Network};
+
+/// Of no host (RFC 5737): the way there is the default route.
+const ANYWHERE: (Ipv4Addr, u16) = (Ipv4Addr::new(192, 0, 2, 1), 9);
+
+/// Where other nodes reach this one, if they are to. `control_plane` is host and port.
+pub(super) fn node_address(network: &Network, control_plane: &[SocketAddr]) -> Option<Ipv4Addr> {
+    if network.between == Between::None {
+        return None;
+    }
+    let towards = |to: SocketAddr| source(to).filter(|address| !address.is_loopback());
+    network
+        .node_address
+        .or_else(|| control_plane.iter().copied().find_map(towards))
+        .or_else(|| towards(ANYWHERE.into()))
+}
+
+/// Addresses of `https://host:port`; none where it has no name here, as behind a proxy.
+pub(super) fn resolve(url: &str) -> Vec<SocketAddr> {
+    let authority = url.split_once("://").map_or(url, |(_, rest)| rest);
+    let authority = authority.split('/').next().unwrap_or_default();
+    authority.to_socket_addrs().into_iter().flatten().collect()
+}
+
+fn source(to: SocketAddr) -> Option<Ipv4Addr> {
+    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).ok()?;
+    socket.connect(to).ok()?;
+    match socket.local_addr().ok()?.ip() {
+        IpAddr::V4(address) => Some(address),
+        IpAddr::V6(_) => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_is_the_configured_one_and_never_loopback() {
+        let near = resolve("https://127.0.0.1:7071/");
+        assert_eq!(near, ["127.0.0.1:7071".parse().unwrap()]);
+        let none = Network::default();
+        assert_eq!(node_address(&none, &near), None);
+        let mut routes = Network {
+            between: Between::Routes,
+            ..none
+        };
+        assert!(node_address(&routes, &near).is_none_or(|address| !address.is_loopback()));
+        routes.node_address = Some(Ipv4Addr::new(198, 51, 100, 7));
+        assert_eq!(node_address(&routes, &near), routes.node_address);
+    }
+}

@@ -1,0 +1,134 @@
+//! `berth subnet`: the ranges of which tasks of a cluster have addresses.
+
+use serde_json::{Value, json};
+
+use crate::api::{Client, ClientError, list_pages};
+use crate::arguments::{Format, Global, SubnetCommand, SubnetCreateArgs};
+use crate::error::CliError;
+use crate::ids;
+use crate::output::{self, Table};
+
+/// What stands for the node's own range, in a cluster that has no subnets.
+const DEFAULT_SUBNET: &str = "subnet-default";
+
+pub async fn run(client: &Client, global: &Global, command: SubnetCommand) -> Result<u8, CliError> {
+    match command {
+        SubnetCommand::Create(args) => create(client, global, args).await,
+        SubnetCommand::List => list(client, global).await,
+        SubnetCommand::Delete { subnets } => delete(client, global, &subnets).await,
+    }
+}
+
+/// Ids of the cluster's subnets, for a task that may be in any of them.
+pub async fn all(client: &Client, cluster: &str) -> Result<Vec<String>, ClientError> {
+    let found = match list_pages(client, "ListSubnets", "subnets", json!({"cluster": cluster})).await {
+        // An older control plane knows of none.
+        Err(ClientError::Refused { code, .. }) if code == "UnknownOperationException" => Vec::new(),
+        found => found?,
+    };
+    let ids: Vec<String> = found
+        .iter()
+        .filter_map(|subnet| subnet["subnetId"].as_str().map(str::to_owned))
+        .collect();
+    Ok(if ids.is_empty() {
+        vec![DEFAULT_SUBNET.to_owned()]
+    } else {
+        ids
+    })
+}
+
+async fn create(client: &Client, global: &Global, args: SubnetCreateArgs) -> Result<u8, CliError> {
+    let body = json!({
+        "cluster": global.cluster, "name": args.name, "cidrBlock": args.cidr, "nodePrefixLength": args.node_prefix,
+    });
+    let answer = client.berth("CreateSubnet", &body).await?;
+    if global.output == Format::Json {
+        output::print_json(&answer)?;
+        return Ok(0);
+    }
+    let subnet = &answer["subnet"];
+    output::print_line(&format!(
+        "{} is {} of cluster {}: each node gets a /{} of it",
+        text(subnet, "subnetId"),
+        text(subnet, "cidrBlock"),
+        text(subnet, "cluster"),
+        subnet["nodePrefixLength"],
+    ))?;
+    Ok(0)
+}
+
+async fn list(client: &Client, global: &Global) -> Result<u8, CliError> {
+    let body = json!({"cluster": global.cluster});
+    let subnets = list_pages(client, "ListSubnets", "subnets", body).await?;
+    if global.output == Format::Json {
+        output::print_json(&json!({ "subnets": subnets }))?;
+        return Ok(0);
+    }
+    let mut table = Table::new(&["SUBNET", "NAME", "RANGE", "PER NODE", "NODES", "FREE", "STATUS"]);
+    for subnet in &subnets {
+        table.row(vec![
+            text(subnet, "subnetId"),
+            text(subnet, "name"),
+            text(subnet, "cidrBlock"),
+            format!("/{}", subnet["nodePrefixLength"]),
+            nodes(subnet).count().to_string(),
+            subnet["freeNodeBlocks"].to_string(),
+            text(subnet, "status"),
+        ]);
+    }
+    output::print(&table.to_string())?;
+    if global.output == Format::Wide {
+        output::print(&parts(&subnets).to_string())?;
+    }
+    for (subnet, node) in subnets.iter().flat_map(|s| nodes(s).map(move |node| (s, node))) {
+        if let Some(problem) = node["problem"].as_str() {
+            let (id, subnet) = (text(node, "node"), text(subnet, "subnetId"));
+            output::print_line(&format!(
+                "node {} does not use its part of {subnet}: {problem}",
+                ids::short(&id)
+            ))?;
+        }
+    }
+    Ok(0)
+}
+
+/// Which node has which part.
+fn parts(subnets: &[Value]) -> Table {
+    let mut table = Table::new(&["SUBNET", "NODE", "PART", "REACHED AT"]);
+    for subnet in subnets {
+        for node in nodes(subnet) {
+            table.row(vec![
+                text(subnet, "subnetId"),
+                text(node, "node"),
+                text(node, "cidrBlock"),
+                text(node, "nodeAddress"),
+            ]);
+        }
+    }
+    table
+}
+
+async fn delete(client: &Client, global: &Global, subnets: &[String]) -> Result<u8, CliError> {
+    for subnet in subnets {
+        let body = json!({"cluster": global.cluster, "subnet": subnet});
+        let answer = client.berth("DeleteSubnet", &body).await?;
+        if global.output == Format::Json {
+            output::print_json(&answer)?;
+        } else {
+            output::print_line(&format!(
+                "{} is deleted: no task has an address of {}",
+                text(&answer["subnet"], "subnetId"),
+                text(&answer["subnet"], "cidrBlock"),
+            ))?;
+        }
+    }
+    Ok(0)
+}
+
+fn nodes(subnet: &Value) -> impl Iterator<Item = &Value> {
+    subnet["nodes"].as_array().into_iter().flatten()
+}
+
+fn text(value: &Value, name: &str) -> String {
+    value[name].as_str().unwrap_or("-").to_owned()
+}

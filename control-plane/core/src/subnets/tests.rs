@@ -1,0 +1,134 @@
+use super::*;
+use proptest::prelude::{any, prop, prop_assert, prop_assert_eq, proptest};
+
+fn shape(range: &str, node_prefix_len: u8) -> Shape {
+    Shape::parse(range, Some(node_prefix_len)).unwrap()
+}
+
+fn nodes(names: &[&str]) -> Vec<Candidate> {
+    let one = |name: &&str| Candidate {
+        node: name.to_string(),
+        via: None,
+    };
+    names.iter().map(one).collect()
+}
+
+fn range(blocks: &Blocks, node: &str) -> Option<String> {
+    blocks.of(node).map(|block| block.range.to_string())
+}
+
+#[test]
+fn a_nodes_part_is_a_24_or_what_leaves_room_for_16_nodes() {
+    for (range, node_prefix_len) in [
+        ("10.0.0.0/8", 20),
+        ("10.64.0.0/12", 24),
+        ("10.64.0.0/16", 24),
+        ("10.64.0.0/20", 24),
+        ("10.64.0.0/22", 26),
+        ("10.64.0.0/24", 28),
+        ("10.64.0.0/26", 30),
+        ("10.64.0.0/29", 30),
+    ] {
+        assert_eq!(
+            Shape::parse(range, None).unwrap().node_prefix_len,
+            node_prefix_len,
+            "{range}"
+        );
+    }
+}
+
+#[test]
+fn what_cannot_be_a_subnet_is_refused_with_what_is_wrong() {
+    for (range, node_prefix_len, wrong) in [
+        ("10.64.0.0", None, "is not an IPv4 range"),
+        ("fd00::/64", None, "is not an IPv4 range"),
+        ("10.64.1.0/16", None, "the range is 10.64.0.0/16"),
+        ("10.0.0.0/7", None, "is not of /8 to /29"),
+        ("10.0.0.0/30", None, "is not of /8 to /29"),
+        ("127.1.0.0/16", None, "127.0.0.0/8"),
+        ("169.254.128.0/20", None, "169.254.0.0/16"),
+        ("224.0.0.0/8", None, "multicast"),
+        ("0.0.0.0/8", None, "this network"),
+        ("10.64.0.0/16", Some(15), "it is /16 to /28"),
+        ("10.64.0.0/16", Some(29), "it is /16 to /28"),
+        ("10.64.0.0/24", Some(31), "it is /24 to /30"),
+    ] {
+        let error = Shape::parse(range, node_prefix_len).unwrap_err().to_string();
+        assert!(error.contains(wrong), "{range}: {error}");
+    }
+}
+
+#[test]
+fn a_block_is_one_nodes_until_it_is_gone_and_then_rests() {
+    let (shape, mut blocks) = (shape("10.64.0.0/29", 30), Blocks::default());
+    assert!(blocks.settle(shape, &nodes(&["a", "b", "c"]), |_| false, 0));
+    assert_eq!(range(&blocks, "a").as_deref(), Some("10.64.0.0/30"));
+    assert_eq!(range(&blocks, "b").as_deref(), Some("10.64.0.4/30"));
+    assert_eq!((range(&blocks, "c"), blocks.free(shape)), (None, 0));
+    assert!(!blocks.settle(shape, &nodes(&["a", "b", "c"]), |_| false, 0));
+
+    assert!(
+        !blocks.settle(shape, &nodes(&["b", "c"]), |node| node == "a", 0),
+        "a's tasks still run"
+    );
+    assert!(blocks.settle(shape, &nodes(&["b", "c"]), |_| false, 0));
+    assert_eq!(range(&blocks, "c"), None, "it rests");
+    assert!(blocks.settle(shape, &nodes(&["b", "c"]), |_| false, BLOCK_REST_MS));
+    assert_eq!(range(&blocks, "c").as_deref(), Some("10.64.0.0/30"));
+}
+
+#[test]
+fn what_a_node_says_of_its_block_is_kept_with_it() {
+    let (shape, mut blocks) = (shape("10.64.0.0/24", 28), Blocks::default());
+    blocks.settle(shape, &nodes(&["a"]), |_| false, 0);
+    assert!(blocks.note("a", Some("routed elsewhere".into())));
+    assert!(!blocks.note("a", Some("routed elsewhere".into())));
+    assert!(!blocks.note("b", Some("not its".into())));
+    assert!(blocks.note("a", None));
+}
+
+#[test]
+fn ids_look_like_those_that_clients_know() {
+    let id = id(u128::MAX / 3);
+    assert_eq!(id, "subnet-55555555555555555");
+    assert!(is_id(&id));
+    for bad in [
+        "subnet-default",
+        "subnet-5555555555555555",
+        "sg-55555555555555555",
+        "subnet-5555555555555555G",
+    ] {
+        assert!(!is_id(bad), "{bad}");
+    }
+}
+
+proptest! {
+    #[test]
+    fn any_text_is_read_or_refused(text in ".{0,40}", node_prefix_len in any::<Option<u8>>()) {
+        if let Ok(shape) = Shape::parse(&text, node_prefix_len) {
+            prop_assert!(shape.node_prefix_len >= shape.range.prefix_len());
+            prop_assert!(addresses(shape.range) >= 2);
+        }
+    }
+
+    #[test]
+    fn blocks_never_overlap_and_lie_in_their_subnet(
+        bits in 0u8..=4,
+        rounds in prop::collection::vec((prop::collection::btree_set("[a-h]", 0..8), 0i64..200_000), 1..12),
+    ) {
+        let shape = shape("10.64.0.0/24", 24 + bits);
+        let (mut blocks, mut now) = (Blocks::default(), 0);
+        for (names, later) in rounds {
+            now += later;
+            let names: Vec<&str> = names.iter().map(String::as_str).collect();
+            blocks.settle(shape, &nodes(&names), |_| false, now);
+            let held: Vec<_> = blocks.held().map(|(_, block)| block.range).collect();
+            for (at, one) in held.iter().enumerate() {
+                prop_assert!(shape.range.contains(one));
+                prop_assert_eq!(one.prefix_len(), shape.node_prefix_len);
+                prop_assert!(held[..at].iter().all(|other| !overlap(*one, *other)));
+            }
+            prop_assert_eq!(blocks.held().count() + blocks.free(shape) as usize, 1 << bits);
+        }
+    }
+}

@@ -1,0 +1,186 @@
+//! Owns which node has which part of the subnets of its cluster, as far as the store has it: gives and takes under
+//! compare. Who may have what is the core's; nodes hear of it by their links.
+
+use std::{net::IpAddr, time::Duration};
+
+use berth_control_plane_core::{subnets::Candidate, task::NET_SUBNETS};
+
+use crate::{
+    model::{Millis, Node, Revocation, Subnet, keys},
+    store::{
+        Committed, Store, Transaction,
+        typed::{self, RecordError, Versioned},
+    },
+};
+
+/// How often a subnet's record is tried that others change as well.
+const ATTEMPTS_MAX: u32 = 16;
+/// Grows by itself with every attempt.
+const BACK_OFF: Duration = Duration::from_millis(2);
+/// How long a revoked node keeps its part: nobody will ever say that its tasks are gone.
+const REVOKED_MS: Millis = 24 * 3_600 * 1_000;
+/// Longest reason of a node's that is kept, characters.
+const PROBLEM_CHARS_MAX: usize = 512;
+
+#[derive(Debug, thiserror::Error)]
+pub enum SettleError {
+    #[error("read or write a subnet's record")]
+    Record {
+        #[from]
+        source: RecordError,
+    },
+    #[error("the record of subnet {0} changes too often")]
+    Contended(String),
+}
+
+/// Every subnet of a cluster.
+pub(crate) async fn of_cluster(
+    store: &dyn Store,
+    cluster: &str,
+) -> Result<Vec<Versioned<Subnet>>, RecordError> {
+    typed::all_json(store, &keys::subnets(cluster)).await
+}
+
+/// Gives every node of the cluster its part of every subnet, as long as there are any, and takes back those of nodes that
+/// are gone with all their tasks.
+pub(crate) async fn settle(store: &dyn Store, cluster: &str, now: Millis) -> Result<(), SettleError> {
+    let subnets = of_cluster(store, cluster).await?;
+    if subnets.is_empty() {
+        return Ok(());
+    }
+    for subnet in subnets {
+        let nodes = nodes(store, cluster, now).await?;
+        change(store, subnet, |subnet| {
+            let shape = subnet.shape();
+            let keep = |node: &str| nodes.keeping.iter().any(|id| id == node);
+            subnet.blocks.settle(shape, &nodes.wanting, keep, now)
+        })
+        .await?;
+    }
+    Ok(())
+}
+
+/// [`settle`] for every cluster that has subnets.
+pub(crate) async fn settle_all(store: &dyn Store, now: Millis) -> Result<(), SettleError> {
+    let subnets = typed::all_json::<Subnet>(store, keys::SUBNETS).await?;
+    let mut clusters: Vec<String> = subnets.into_iter().map(|subnet| subnet.value.cluster).collect();
+    clusters.dedup();
+    for cluster in clusters {
+        settle(store, &cluster, now).await?;
+    }
+    Ok(())
+}
+
+/// Writes what a node says of its parts: why it does not use those of `problems`, by subnet, and that it uses the others.
+pub(crate) async fn note_problems(
+    store: &dyn Store,
+    cluster: &str,
+    node: &str,
+    problems: &[(String, String)],
+) -> Result<(), SettleError> {
+    for subnet in of_cluster(store, cluster).await? {
+        change(store, subnet, |subnet| {
+            let said = problems.iter().find(|(id, _)| *id == subnet.id);
+            let problem = said.map(|(_, reason)| reason.chars().take(PROBLEM_CHARS_MAX).collect());
+            subnet.blocks.note(node, problem)
+        })
+        .await?;
+    }
+    Ok(())
+}
+
+/// An address that other hosts can reach; none where a node says something else.
+pub(crate) fn node_address(said: &str) -> Option<IpAddr> {
+    let address: IpAddr = said.parse().ok()?;
+    let IpAddr::V4(v4) = address else { return None };
+    let odd = v4.is_loopback() || v4.is_unspecified() || v4.is_multicast() || v4.is_broadcast();
+    (!odd && !v4.is_link_local()).then_some(address)
+}
+
+/// Nodes of a cluster, as blocks are dealt out.
+struct Nodes {
+    /// In the order in which they came.
+    wanting: Vec<Candidate>,
+    /// Gone, but something of theirs may be in use.
+    keeping: Vec<String>,
+}
+
+async fn nodes(store: &dyn Store, cluster: &str, now: Millis) -> Result<Nodes, RecordError> {
+    let mut all = typed::all_json::<Node>(store, &keys::nodes(cluster)).await?;
+    all.sort_by_key(|node| (node.value.registered_at, node.value.id.clone()));
+    let mut nodes = Nodes {
+        wanting: vec![],
+        keeping: vec![],
+    };
+    for Versioned { value: node, .. } in all {
+        if node.status != "INACTIVE" {
+            if node.features.iter().any(|feature| feature == NET_SUBNETS) {
+                nodes.wanting.push(Candidate {
+                    node: node.id,
+                    via: node.node_address,
+                });
+            } else {
+                nodes.keeping.push(node.id);
+            }
+        } else if !node.allocations.is_empty() && !long_revoked(store, &node.id, now).await? {
+            nodes.keeping.push(node.id);
+        }
+    }
+    Ok(nodes)
+}
+
+async fn long_revoked(store: &dyn Store, node: &str, now: Millis) -> Result<bool, RecordError> {
+    let revocation = typed::get_json::<Revocation>(store, &keys::revocation(node)).await?;
+    Ok(revocation.is_some_and(|found| found.value.revoked_at <= now.saturating_sub(REVOKED_MS)))
+}
+
+/// Changes a subnet's record, reading it again when somebody else was faster. `change` says whether there is anything to
+/// write.
+async fn change(
+    store: &dyn Store,
+    subnet: Versioned<Subnet>,
+    change: impl Fn(&mut Subnet) -> bool,
+) -> Result<(), SettleError> {
+    let key = subnet.key.clone();
+    let mut found = Some(subnet);
+    for attempt in 1..=ATTEMPTS_MAX {
+        let Some(mut subnet) = found else {
+            return Ok(());
+        };
+        if !change(&mut subnet.value) {
+            return Ok(());
+        }
+        let transaction = Transaction {
+            compare: vec![subnet.unchanged()],
+            operations: vec![typed::put_json(key.as_str(), &subnet.value)?],
+        };
+        match store.commit(transaction).await.map_err(RecordError::from)? {
+            Committed::Done(_) => return Ok(()),
+            Committed::Conflict => tokio::time::sleep(BACK_OFF * attempt).await,
+        }
+        found = typed::get_json(store, &key).await?;
+    }
+    Err(SettleError::Contended(key))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_nodes_address_is_one_that_others_reach() {
+        assert!(node_address("192.0.2.7").is_some());
+        for bad in [
+            "",
+            "127.0.0.1",
+            "0.0.0.0",
+            "169.254.1.1",
+            "224.0.0.1",
+            "255.255.255.255",
+            "fd00::1",
+            "x",
+        ] {
+            assert!(node_address(bad).is_none(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,232 @@
+//! Subnets: what they may be, who gets which part, and how tasks are placed in them.
+
+use serde_json::{Value, json};
+
+use crate::world::{World, id_of};
+
+async fn new_world() -> World {
+    let world = World::new().await;
+    world.ok("CreateCluster", json!({})).await;
+    world
+}
+
+async fn create(world: &World, name: &str, range: &str) -> String {
+    let answer = world
+        .berth("CreateSubnet", json!({"name": name, "cidrBlock": range}))
+        .await
+        .ok();
+    answer["subnet"]["subnetId"].as_str().unwrap().to_owned()
+}
+
+async fn listed(world: &World) -> Vec<Value> {
+    let answer = world.berth("ListSubnets", json!({})).await.ok();
+    answer["subnets"].as_array().unwrap().clone()
+}
+
+/// Ranges of the nodes' parts, with the node's id.
+fn parts(subnet: &Value) -> Vec<(String, String)> {
+    let text = |value: &Value| value.as_str().unwrap().to_owned();
+    let part = |node: &Value| (text(&node["node"]), text(&node["cidrBlock"]));
+    subnet["nodes"].as_array().unwrap().iter().map(part).collect()
+}
+
+async fn run_in(world: &World, definition: &str, subnets: &[&str]) -> Value {
+    let network = json!({"awsvpcConfiguration": {"subnets": subnets}});
+    world
+        .ok(
+            "RunTask",
+            json!({"taskDefinition": definition, "networkConfiguration": network}),
+        )
+        .await
+}
+
+#[tokio::test]
+async fn every_node_gets_a_part_and_gives_it_back_when_it_is_deregistered() {
+    let world = new_world().await;
+    let before: Vec<String> = vec![
+        world.add_node("default", |_| {}).await,
+        world
+            .add_node("default", |node| {
+                node.node_address = Some("192.0.2.7".parse().unwrap())
+            })
+            .await,
+    ];
+    let old = world.add_node("default", |node| node.features.clear()).await;
+    let elsewhere = world.add_node("other", |_| {}).await;
+    create(&world, "front", "10.64.0.0/16").await;
+    let subnet = listed(&world).await.remove(0);
+    assert_eq!(subnet["nodePrefixLength"], 24);
+    assert_eq!(subnet["kind"], "routed");
+    let parts = parts(&subnet);
+    assert_eq!(parts.len(), before.len(), "{parts:?} {old} {elsewhere}");
+    assert!(before.iter().all(|id| parts.iter().any(|(node, _)| node == id)));
+    assert_ne!(parts[0].1, parts[1].1);
+    let addresses: Vec<&Value> = subnet["nodes"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|n| &n["nodeAddress"])
+        .collect();
+    assert!(addresses.contains(&&json!("192.0.2.7")) && addresses.contains(&&Value::Null));
+
+    world
+        .ok(
+            "DeregisterContainerInstance",
+            json!({"containerInstance": before[0]}),
+        )
+        .await;
+    let subnet = listed(&world).await.remove(0);
+    assert_eq!(self::parts(&subnet).len(), 1, "{subnet}");
+}
+
+#[tokio::test]
+async fn a_range_that_cannot_be_a_subnet_or_overlaps_another_is_refused() {
+    let world = new_world().await;
+    world.add_node("other", |_| {}).await;
+    world.ok("CreateCluster", json!({"clusterName": "other"})).await;
+    create(&world, "front", "10.64.0.0/16").await;
+    for (body, wrong) in [
+        (
+            json!({"name": "a", "cidrBlock": "10.64.7.0/24", "cluster": "other"}),
+            "overlaps 10.64.0.0/16",
+        ),
+        (
+            json!({"name": "a", "cidrBlock": "10.0.0.0/8"}),
+            "overlaps 10.64.0.0/16",
+        ),
+        (
+            json!({"name": "a", "cidrBlock": "169.254.170.0/24"}),
+            "cidrBlock: 169.254.170.0/24 overlaps 169.254.0.0/16",
+        ),
+        (
+            json!({"name": "a", "cidrBlock": "10.1.2.3/16"}),
+            "the range is 10.1.0.0/16",
+        ),
+        (
+            json!({"name": "a", "cidrBlock": "10.1.0.0/16", "nodePrefixLength": 31}),
+            "nodePrefixLength: /31",
+        ),
+        (
+            json!({"name": "a", "cidrBlock": "10.1.0.0/16", "ipv6CidrBlock": "fd00::/56"}),
+            "ipv6CidrBlock: not supported yet",
+        ),
+        (
+            json!({"name": "a", "cidrBlock": "10.1.0.0/16", "kind": "macvlan"}),
+            "kind: 'macvlan'",
+        ),
+        (
+            json!({"name": "a b", "cidrBlock": "10.1.0.0/16"}),
+            "name: must be",
+        ),
+        (json!({"cidrBlock": "10.1.0.0/16"}), "name: is required"),
+    ] {
+        let refused = world.berth("CreateSubnet", body.clone()).await;
+        let message = refused.refused("InvalidParameterException");
+        assert!(message.contains(wrong), "{body}: {message}");
+    }
+    assert_eq!(listed(&world).await.len(), 1);
+}
+
+#[tokio::test]
+async fn the_same_subnet_twice_is_one_and_another_of_its_name_a_conflict() {
+    let world = new_world().await;
+    let body = json!({"name": "front", "cidrBlock": "10.64.0.0/16", "tags": [{"key": "k", "value": "v"}],
+                      "clientToken": "t1"});
+    let first = world.berth("CreateSubnet", body.clone()).await.ok();
+    let arn = first["subnet"]["subnetArn"].as_str().unwrap().to_owned();
+    for again in [body, json!({"name": "front", "cidrBlock": "10.64.0.0/16"})] {
+        let answer = world.berth("CreateSubnet", again).await.ok();
+        assert_eq!(answer["subnet"]["subnetArn"], arn.as_str());
+    }
+    let other = json!({"name": "front", "cidrBlock": "10.65.0.0/16"});
+    let message = world
+        .berth("CreateSubnet", other)
+        .await
+        .refused("ConflictException");
+    assert!(message.contains("10.64.0.0/16"), "{message}");
+    world
+        .ok(
+            "TagResource",
+            json!({"resourceArn": arn, "tags": [{"key": "l", "value": "w"}]}),
+        )
+        .await;
+    let tags = json!([{"key": "k", "value": "v"}, {"key": "l", "value": "w"}]);
+    assert_eq!(listed(&world).await[0]["tags"], tags);
+    let shown = world.ok("ListTagsForResource", json!({"resourceArn": arn})).await;
+    assert_eq!(shown["tags"], tags);
+}
+
+#[tokio::test]
+async fn tasks_are_placed_where_their_subnets_have_addresses() {
+    let world = new_world().await;
+    let node = world.add_node("default", |_| {}).await;
+    let definition = world.register("web").await;
+    let (small, large) = (
+        create(&world, "small", "10.64.0.0/29").await,
+        create(&world, "large", "10.65.0.0/16").await,
+    );
+    // Two addresses, and then those of the next one.
+    let mut tasks = Vec::new();
+    for subnet in [&small, &small, &large] {
+        let answer = run_in(&world, &definition, &[&small, &large]).await;
+        let task = &answer["tasks"][0];
+        let id = id_of(task["taskArn"].as_str().unwrap_or_else(|| panic!("{answer}")));
+        let details = task["attachments"][0]["details"].as_array().unwrap();
+        assert!(
+            details.contains(&json!({"name": "subnetId", "value": subnet})),
+            "{task}"
+        );
+        let spec = world.desired(&node, &id).await.unwrap();
+        assert_eq!(spec.subnet_id, *subnet);
+        assert!(spec.required_features.contains(&"net.subnets".to_owned()));
+        tasks.push(id);
+    }
+    let answer = run_in(&world, &definition, &[&small]).await;
+    assert_eq!(answer["failures"][0]["reason"], "RESOURCE:ENI", "{answer}");
+    let detail = answer["failures"][0]["detail"].as_str().unwrap();
+    assert!(
+        detail.contains("all 2 addresses of the node's part are in use"),
+        "{detail}"
+    );
+
+    let delete = || world.berth("DeleteSubnet", json!({"subnet": small}));
+    let message = delete().await.refused("ConflictException");
+    assert!(message.contains(&tasks[0]), "{message}");
+    assert_eq!(
+        listed(&world)
+            .await
+            .iter()
+            .filter(|s| s["status"] == "ACTIVE")
+            .count(),
+        2
+    );
+    for task in &tasks {
+        world.report_stopped(task).await;
+    }
+    delete().await.ok();
+    let message = delete().await.refused("ResourceNotFoundException");
+    assert!(message.contains(&small), "{message}");
+    // What was taken is free again.
+    create(&world, "new", "10.64.0.0/24").await;
+}
+
+#[tokio::test]
+async fn a_cluster_with_subnets_knows_no_others() {
+    let world = new_world().await;
+    world.add_node("default", |_| {}).await;
+    let definition = world.register("web").await;
+    let run = |subnet: String| {
+        let network = json!({"awsvpcConfiguration": {"subnets": [subnet]}});
+        world.call(
+            "RunTask",
+            json!({"taskDefinition": definition, "networkConfiguration": network}),
+        )
+    };
+    run("subnet-default".into()).await.ok();
+    let id = create(&world, "front", "10.64.0.0/16").await;
+    let refused = run("subnet-default".into()).await;
+    let text = format!("The subnet ID 'subnet-default' does not exist: this cluster has {id}");
+    let message = refused.refused("InvalidParameterException");
+    assert!(message.contains(&text), "{message}");
+    run(id).await.ok();
+}

@@ -1,0 +1,216 @@
+//! Several nodes: tasks reach each other by address over routes, clusters do not meet, and ranges that a host uses otherwise
+//! are left alone.
+
+use std::{
+    io::{Read, Write},
+    net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream},
+    path::Path,
+    time::{Duration, Instant},
+};
+
+use berth_tests::fleet::{Fleet, Node, Task};
+use serde_json::{Value, json};
+
+const ROUTES: &str = "[network]\nbetween = \"routes\"\n";
+const PORT: u16 = 4000;
+/// Long for a connection on one machine.
+const CONNECT: Duration = Duration::from_secs(5);
+/// Who has no way is not reached later either.
+const NO_WAY: Duration = Duration::from_secs(1);
+
+/// Does `work` in a network namespace, on a thread that ends with it.
+fn within<T: Send>(netns: &Path, work: impl FnOnce() -> T + Send) -> T {
+    std::thread::scope(|scope| {
+        let entered = scope.spawn(|| {
+            let file = std::fs::File::open(netns).unwrap();
+            nix::sched::setns(file, nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
+            work()
+        });
+        entered.join().unwrap()
+    })
+}
+
+/// Connects from one namespace to an address of another; whom the other saw. None: it was not reached.
+fn seen_at(from: &Path, at: &Path, address: Ipv4Addr, patience: Duration) -> Option<IpAddr> {
+    let listener = within(at, || TcpListener::bind((address, PORT))).unwrap();
+    let to = SocketAddr::from((address, PORT));
+    let connected = within(from, || TcpStream::connect_timeout(&to, patience));
+    let mut stream = connected.ok()?;
+    let (mut accepted, seen) = listener.accept().unwrap();
+    stream.write_all(b"x").unwrap();
+    accepted.read_exact(&mut [0]).unwrap();
+    Some(seen.ip())
+}
+
+fn meet(from: &Task, to: &Task) {
+    let seen = seen_at(&from.netns, &to.netns, to.address, CONNECT);
+    assert_eq!(seen, Some(from.address.into()), "{from:?} to {to:?}");
+}
+
+async fn until_ranges(fleet: &Fleet, node: usize, wanted: &[String]) -> Duration {
+    let begun = Instant::now();
+    let mut wanted: Vec<String> = wanted.to_vec();
+    wanted.sort();
+    let what = format!("node {node} to have {wanted:?}");
+    fleet
+        .until(&what, async || {
+            let mut ranges = fleet.nodes[node].ranges();
+            ranges.sort();
+            (ranges == wanted).then_some(())
+        })
+        .await;
+    begun.elapsed()
+}
+
+async fn range(fleet: &Fleet, node: usize, subnet: &str) -> String {
+    fleet
+        .until("a part of the subnet", async || {
+            fleet.part(node, subnet).await["cidrBlock"]
+                .as_str()
+                .map(str::to_owned)
+        })
+        .await
+}
+
+fn via(range: &str, node: &Node) -> String {
+    format!("{range} via {}", node.address)
+}
+
+fn own(range: &str) -> String {
+    format!("unreachable {range}")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tasks_of_a_cluster_meet_over_routes_and_those_of_another_do_not() {
+    let mut fleet = Fleet::start().await;
+    let (a, b) = (
+        fleet.add("default", ROUTES, &[]).await,
+        fleet.add("default", ROUTES, &[]).await,
+    );
+    let stranger = fleet.add("other", ROUTES, &[]).await;
+    let subnet = fleet.subnet("default", "front", "10.200.0.0/22").await;
+    let other = fleet.subnet("other", "front", "10.201.0.0/22").await;
+    let (of_a, of_b) = (range(&fleet, a, &subnet).await, range(&fleet, b, &subnet).await);
+    let of_stranger = range(&fleet, stranger, &other).await;
+    until_ranges(&fleet, a, &[own(&of_a), via(&of_b, &fleet.nodes[b])]).await;
+    until_ranges(&fleet, b, &[own(&of_b), via(&of_a, &fleet.nodes[a])]).await;
+    until_ranges(&fleet, stranger, &[own(&of_stranger)]).await;
+
+    let (one, two) = (fleet.run(a, &subnet).await, fleet.run(b, &subnet).await);
+    let apart = fleet.run(stranger, &other).await;
+    meet(&one, &two);
+    meet(&two, &one);
+    assert_eq!(seen_at(&apart.netns, &one.netns, one.address, NO_WAY), None);
+    assert_eq!(seen_at(&one.netns, &apart.netns, apart.address, NO_WAY), None);
+    // To the rest of the world a task has its node's address.
+    let host = &fleet.nodes[stranger];
+    let outside = seen_at(&one.netns, &host.netns(), host.address, CONNECT);
+    assert_eq!(outside, Some(fleet.nodes[a].address.into()));
+
+    // A node joins, and leaves.
+    let c = fleet.add("default", ROUTES, &[]).await;
+    let of_c = range(&fleet, c, &subnet).await;
+    let all = |own_range: &str, others: &[(&str, usize)]| {
+        let mut all = vec![own(own_range)];
+        all.extend(others.iter().map(|(range, node)| via(range, &fleet.nodes[*node])));
+        all
+    };
+    until_ranges(&fleet, a, &all(&of_a, &[(&of_b, b), (&of_c, c)])).await;
+    until_ranges(&fleet, c, &all(&of_c, &[(&of_a, a), (&of_b, b)])).await;
+    let three = fleet.run(c, &subnet).await;
+    meet(&one, &three);
+    meet(&three, &two);
+    fleet.stop(c, &three).await;
+    let body = json!({ "cluster": "default", "containerInstance": fleet.nodes[c].id });
+    fleet.client.ok("DeregisterContainerInstance", body).await;
+    let took = until_ranges(&fleet, a, &all(&of_a, &[(&of_b, b)])).await;
+    println!("routes to a node that left were gone after {took:?}");
+    until_ranges(&fleet, b, &all(&of_b, &[(&of_a, a)])).await;
+
+    // One that is only away keeps its routes, and its tasks; it finds them again.
+    fleet.nodes[b].kill_agent();
+    fleet.wait_connected(b, false).await;
+    meet(&one, &two);
+    assert_eq!(fleet.nodes[a].ranges().len(), 2);
+    fleet.nodes[b].start_agent();
+    fleet.wait_connected(b, true).await;
+    meet(&two, &one);
+    // What somebody takes away is made again, and what is somebody else's is left alone.
+    let stray = format!(
+        "route add 10.202.0.0/24 via {} proto 190 metric 4",
+        fleet.nodes[a].address
+    );
+    fleet.nodes[b].ip(&stray);
+    fleet.nodes[b].ip(&format!("route del {of_a}"));
+    let foreign = format!("10.202.0.0/24 via {}", fleet.nodes[a].address);
+    until_ranges(&fleet, b, &[own(&of_b), via(&of_a, &fleet.nodes[a]), foreign]).await;
+
+    for (node, task) in [(a, &one), (b, &two), (stranger, &apart)] {
+        fleet.stop(node, task).await;
+    }
+    fleet
+        .client
+        .berth("DeleteSubnet", json!({ "subnet": subnet }))
+        .await;
+    until_ranges(&fleet, a, &[]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_range_that_the_host_routes_elsewhere_is_not_used_and_told() {
+    let mut fleet = Fleet::start().await;
+    let foreign = "route add 10.200.0.0/16 dev lo";
+    let node = fleet.add("default", ROUTES, &[foreign]).await;
+    let taken = fleet.subnet("default", "taken", "10.200.0.0/24").await;
+    let free = fleet.subnet("default", "free", "10.201.0.0/24").await;
+    let problem = fleet
+        .until("a problem with the range", async || {
+            let part = fleet.part(node, &taken).await;
+            part["problem"].as_str().map(str::to_owned)
+        })
+        .await;
+    assert!(
+        problem.contains("is routed elsewhere on this host: 10.200.0.0/16 on lo"),
+        "{problem}"
+    );
+    let answer = fleet.try_run(node, &taken).await;
+    let failure = &answer["failures"][0];
+    assert_eq!(failure["reason"], "RESOURCE:ENI", "{answer}");
+    assert!(failure["detail"].as_str().unwrap().contains(&problem), "{answer}");
+    fleet
+        .until("the node to be impaired", async || {
+            let health = fleet.instance(node).await["healthStatus"].clone();
+            let told = |detail: &Value| {
+                detail["statusReason"]
+                    .as_str()
+                    .is_some_and(|text| text.contains(&problem))
+            };
+            health["details"].as_array()?.iter().any(told).then_some(())
+        })
+        .await;
+    // The other one works.
+    let task = fleet.run(node, &free).await;
+
+    // Once the host has no other use for it, it is used.
+    fleet.nodes[node].ip("route del 10.200.0.0/16 dev lo");
+    fleet
+        .until("the range to be used", async || {
+            fleet.part(node, &taken).await["problem"].is_null().then_some(())
+        })
+        .await;
+    let second = fleet.run(node, &taken).await;
+    meet(&task, &second);
+
+    // A range that is taken away is kept by who has an address of it, over a crash of the agent too.
+    let refused = fleet
+        .client
+        .send("BerthV1.DeleteSubnet", json!({ "subnet": taken }))
+        .await;
+    assert!(refused.text().await.unwrap().contains("is used by 1 tasks"));
+    fleet.nodes[node].kill_agent();
+    fleet.nodes[node].start_agent();
+    fleet.wait_connected(node, true).await;
+    meet(&second, &task);
+    for task in [&task, &second] {
+        fleet.stop(node, task).await;
+    }
+}
