@@ -193,6 +193,10 @@ impl Agent {
             Box::pin(forward_exits(seen, inputs.clone())),
             Box::pin(forward_holders(ended, inputs.clone())),
             Box::pin(audit.run()),
+            Box::pin({
+                let host = Arc::clone(&host);
+                async move { host.network.keep_repaired().await }
+            }),
             Box::pin(gpus.watch(gpus_present)),
             Box::pin(health.clone().watch_driver(inputs.clone(), notifier.clone())),
             Box::pin(health.clone().watch_link(link_seen.clone())),

@@ -116,6 +116,23 @@ impl Questions {
         ]
     }
 }
+/// What others changed of the tasks' network, and was repaired.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum NetworkRepair {
+    /// The nftables table.
+    Table,
+    /// A task's link was gone.
+    Link,
+    /// A task's link was down, at one of its ends.
+    Down,
+    /// The host's route to a task.
+    Route,
+    /// That of the tasks' endpoints, on a task's link.
+    Address,
+}
+
+/// As labels, in the order of [`NetworkRepair`].
+pub const NETWORK_REPAIRS: [&str; 5] = ["table", "link", "down", "route", "address"];
 
 /// See [`METRICS`].
 #[derive(Debug)]
@@ -140,6 +157,8 @@ pub struct Metrics {
     pub loggers_replaced: AtomicU64,
     pub store_failures: AtomicU64,
     pub dns: Questions,
+    /// By [`NETWORK_REPAIRS`].
+    pub network_repairs: [AtomicU64; NETWORK_REPAIRS.len()],
     /// Of the latest audit, by [`LEAK_KINDS`].
     pub leaked: [AtomicU64; LEAK_KINDS.len()],
 }
@@ -159,6 +178,7 @@ impl Metrics {
             loggers_replaced: AtomicU64::new(0),
             store_failures: AtomicU64::new(0),
             dns: Questions::new(),
+            network_repairs: [const { AtomicU64::new(0) }; NETWORK_REPAIRS.len()],
             leaked: [const { AtomicU64::new(0) }; LEAK_KINDS.len()],
         }
     }
@@ -177,6 +197,11 @@ impl Metrics {
             | Effect::RemoveLogs { .. }
             | Effect::Cancel(_) => None,
         }
+    }
+
+    /// Counts one.
+    pub fn network_repaired(&self, what: NetworkRepair) {
+        self.network_repairs[what as usize].fetch_add(1, Relaxed);
     }
 
     /// Replaces what the audit before found.

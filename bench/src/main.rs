@@ -7,6 +7,7 @@
 mod health;
 mod host;
 mod measure;
+mod network;
 mod node;
 mod report;
 mod specs;
@@ -26,6 +27,8 @@ pub enum Part {
     Bursts,
     /// From a health check's success to the dependent's start.
     Health,
+    /// What a task's network costs its packets. Needs iperf3.
+    Network,
 }
 
 /// Measures berth-agent against `ctr run -d` on the same containerd, image, runtime, snapshotter and limits.
@@ -49,6 +52,9 @@ struct Arguments {
     /// Health checks that a dependent waits for.
     #[arg(long, default_value_t = 200)]
     health_runs: usize,
+    /// Measurements of each kind of traffic.
+    #[arg(long, default_value_t = 5)]
+    network_rounds: usize,
     /// Measure only these.
     #[arg(long, value_enum)]
     only: Option<Part>,
@@ -79,6 +85,7 @@ async fn main() -> anyhow::Result<()> {
         bursts: arguments.bursts,
         burst_size: arguments.burst_size,
         health_runs: arguments.health_runs,
+        network_rounds: arguments.network_rounds,
         only: arguments.only,
         settle: std::time::Duration::from_secs(arguments.settle_s),
     };

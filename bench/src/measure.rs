@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use berth_proto::node::v1::NetworkMode;
 
-use crate::{Part, health, host::Host, node::Node, report::Report, specs};
+use crate::{Part, health, host::Host, network, node::Node, report::Report, specs};
 
 #[derive(Debug)]
 pub struct Plan {
@@ -13,6 +13,7 @@ pub struct Plan {
     pub bursts: usize,
     pub burst_size: usize,
     pub health_runs: usize,
+    pub network_rounds: usize,
     /// All, where it is not said.
     pub only: Option<Part>,
     pub settle: Duration,
@@ -29,6 +30,7 @@ pub async fn all(
         None => {}
         Some(Part::Starts) => return singles(plan, host, node, report).await,
         Some(Part::Bursts) => return bursts(plan, host, node, report).await,
+        Some(Part::Network) => return on_a_thread(plan, report),
         Some(Part::Health) => return health::measure(plan.health_runs, host, node, report).await,
     }
     let pid = node.pid().context("the agent has ended")?;
@@ -54,7 +56,12 @@ pub async fn all(
     let took = node.remove(&tasks).await?;
     report.add("stop50_awsvpc", "ms", vec![ms(took)], Vec::new(), "");
     health::measure(plan.health_runs, host, node, report).await?;
-    Ok(())
+    on_a_thread(plan, report)
+}
+
+/// It blocks, and has runtimes of its own.
+fn on_a_thread(plan: &Plan, report: &mut Report) -> anyhow::Result<()> {
+    tokio::task::block_in_place(|| network::measure(plan.network_rounds, report))
 }
 
 /// One start at a time; the order turns with every round.
@@ -77,10 +84,12 @@ async fn singles(plan: &Plan, host: &Host, node: &mut Node, report: &mut Report)
     report.add(
         "start_awsvpc_vs_ctr_run",
         "ms",
-        awsvpc,
+        awsvpc.clone(),
         peer.clone(),
         &host.peer_name(),
     );
+    let own = "the same in host mode";
+    report.add("start_awsvpc_vs_host", "ms", awsvpc, on_host.clone(), own);
     report.add("start_host_vs_ctr_run", "ms", on_host, peer, &host.peer_name());
     Ok(())
 }

@@ -4,6 +4,7 @@
 
 mod bad_input;
 mod between_nodes;
+mod cycles;
 mod dns;
 mod endpoints;
 mod environment_files;

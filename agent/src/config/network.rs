@@ -1,4 +1,4 @@
-//! Owns the settings of the network between nodes.
+//! Owns the settings of the tasks' network, and of that between nodes.
 
 use std::net::Ipv4Addr;
 
@@ -6,7 +6,10 @@ use serde::{Deserialize, Serialize};
 
 use super::ConfigError;
 
-/// How tasks reach those of other nodes.
+/// IPv6 has no smaller links (RFC 8200), and the kernel's veth no larger ones.
+const MTU: std::ops::RangeInclusive<u32> = 1280..=65_535;
+
+/// How tasks reach others.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Network {
@@ -14,6 +17,10 @@ pub struct Network {
     /// Where the other nodes reach this one; by default the address it has towards the control plane, or towards
     /// everything else where that is on the same host.
     pub node_address: Option<Ipv4Addr>,
+    /// The largest packet of tasks, bytes; by default as the link of the default route.
+    pub mtu: Option<u32>,
+    /// Where docker or firewalld drops what tasks send, a rule of ours may accept it in the place that they keep for that.
+    pub pass_other_firewalls: bool,
 }
 
 /// Ways between nodes.
@@ -29,6 +36,13 @@ pub enum Between {
 
 impl Network {
     pub(super) fn check(&self) -> Result<(), ConfigError> {
+        if let Some(mtu) = self.mtu.filter(|mtu| !MTU.contains(mtu)) {
+            return Err(ConfigError::Value {
+                key: "network.mtu",
+                value: mtu.to_string(),
+                problem: format!("must be {} to {}", MTU.start(), MTU.end()),
+            });
+        }
         let Some(address) = self.node_address else {
             return Ok(());
         };

@@ -5,11 +5,15 @@ use std::net::Ipv4Addr;
 use ipnet::Ipv4Net;
 
 use super::Finding;
-use crate::{config::Config, effects::network, sys::Chain};
+use crate::{
+    config::Config,
+    effects::network::{self, Drops, Place},
+    sys::Chain,
+};
 
 pub(super) async fn check(config: &Config) -> Vec<Finding> {
     let mut findings = vec![kernel(config).await];
-    let (firewall, prefix) = firewall(&config.instance).await;
+    let (firewall, prefix) = firewall(config).await;
     findings.push(firewall);
     let routes = std::fs::read_to_string("/proc/net/route").unwrap_or_default();
     findings.push(addresses(config.task_cidr, &parse_routes(&routes), &prefix));
@@ -28,14 +32,13 @@ async fn kernel(config: &Config) -> Finding {
     }
 }
 
-async fn firewall(instance: &str) -> (Finding, String) {
+async fn firewall(config: &Config) -> (Finding, String) {
     const CHECK: &str = "firewall";
-    match network::foreign_drops(instance).await {
-        Ok((chains, prefix)) if chains.is_empty() => (
-            Finding::ok(CHECK, "no other firewall drops forwarded packets"),
+    match network::foreign_drops(&config.instance).await {
+        Ok((drops, prefix)) => (
+            judge_drops(&drops, &prefix, config.network.pass_other_firewalls),
             prefix,
         ),
-        Ok((chains, prefix)) => (judge_drops(&chains, &prefix), prefix),
         Err(error) => {
             let advice = "as root, with nftables installed: `nft list chains` says more";
             (
@@ -46,38 +49,50 @@ async fn firewall(instance: &str) -> (Finding, String) {
     }
 }
 
-/// Every base chain of a hook must accept: ours cannot overrule another's drop.
-fn judge_drops(chains: &[String], prefix: &str) -> Finding {
-    let commands = chains.iter().map(|chain| {
-        // What docker keeps for rules of others, and evaluates first.
-        let place = if chain == "ip filter FORWARD" && docker_user() {
-            "ip filter DOCKER-USER"
-        } else {
-            chain.as_str()
-        };
-        format!(
-            "nft insert rule {place} iifname '\"{prefix}*\"' accept; nft insert rule {place} oifname '\"{prefix}*\"' accept"
-        )
-    });
-    let commands: Vec<String> = commands.collect();
-    Finding::warning(
-        "firewall",
+/// Every base chain of a hook must accept: ours cannot overrule another's drop. `may_pass`: the agent sees to it, where that
+/// firewall has a place for rules of others.
+fn judge_drops(drops: &[Drops], prefix: &str, may_pass: bool) -> Finding {
+    const CHECK: &str = "firewall";
+    if drops.is_empty() {
+        return Finding::ok(CHECK, "no other firewall drops forwarded packets");
+    }
+    let chains = |drops: &[&Drops]| {
+        let names: Vec<_> = drops.iter().map(|drops| drops.chain.as_str()).collect();
+        names.join(", ")
+    };
+    let (own, left): (Vec<_>, Vec<_>) = drops
+        .iter()
+        .partition(|drops| drops.passes || (may_pass && drops.place != Place::Chain));
+    if left.is_empty() {
+        let found = format!(
+            "{} drops forwarded packets, and lets those of tasks through{}",
+            chains(&own),
+            if own.iter().all(|drops| drops.passes) {
+                ""
+            } else {
+                " once the agent runs"
+            }
+        );
+        return Finding::ok(CHECK, found);
+    }
+    let setting = match left.iter().any(|drops| drops.place != Place::Chain) {
+        true => {
+            "set network.pass_other_firewalls = true, and the agent keeps rules there that accept tasks' links; or "
+        }
+        false => "",
+    };
+    let commands: Vec<String> = left.iter().flat_map(|drops| drops.commands(prefix)).collect();
+    Finding::problem(
+        CHECK,
         format!(
             "{} drops forwarded packets: tasks reach nothing beyond this host",
-            chains.join(", ")
+            chains(&left)
         ),
         format!(
-            "let the tasks' links through, in that firewall's own configuration to keep it; until its next restart:\n{}",
+            "{setting}let them through in that firewall's own configuration; until its next restart:\n{}",
             commands.join("\n")
         ),
     )
-}
-
-fn docker_user() -> bool {
-    let listed = std::process::Command::new("nft")
-        .args(["list", "chain", "ip", "filter", "DOCKER-USER"])
-        .output();
-    listed.is_ok_and(|output| output.status.success())
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -148,13 +163,30 @@ mod tests {
 
     #[test]
     fn a_chain_that_drops_comes_with_the_command_that_lets_tasks_through() {
-        let finding = judge_drops(&["inet firewalld filter_FORWARD".into()], "babcd");
-        assert_eq!(finding.outcome, Outcome::Warning);
+        let drops = |chain: &str, place, passes| Drops {
+            chain: chain.into(),
+            place,
+            passes,
+        };
+        let docker = |passes| drops("ip filter FORWARD", Place::DockerUser, passes);
+        let finding = judge_drops(&[docker(false)], "babcd", false);
+        assert_eq!(finding.outcome, Outcome::Problem);
         assert!(
             finding
                 .advice
-                .contains("nft insert rule inet firewalld filter_FORWARD iifname '\"babcd*\"' accept"),
+                .contains("nft insert rule ip filter DOCKER-USER iifname '\"babcd*\"' accept"),
             "{finding:?}"
         );
+        for (passes, may_pass) in [(true, false), (false, true)] {
+            assert_eq!(
+                judge_drops(&[docker(passes)], "babcd", may_pass).outcome,
+                Outcome::Ok
+            );
+        }
+        // Nobody keeps a place for rules of others there.
+        let own = drops("inet fw forward", Place::Chain, false);
+        let finding = judge_drops(&[docker(true), own], "babcd", true);
+        assert_eq!(finding.outcome, Outcome::Problem);
+        assert!(!finding.found.contains("FORWARD") && !finding.advice.contains("pass_other_firewalls"));
     }
 }

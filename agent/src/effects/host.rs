@@ -139,6 +139,8 @@ impl Host {
             ranges: given.ranges,
             kept: given.kept,
             endpoint_port: endpoints.port(),
+            mtu: config.network.mtu,
+            pass_other_firewalls: config.network.pass_other_firewalls,
             published: Vec::new(),
             resolver_port: names.as_ref().map(|(_, port)| *port),
         })
@@ -231,6 +233,9 @@ impl Host {
         let name = |c: &ContainerSpec| (c.id.clone(), c.name.clone());
         let containers: Vec<_> = spec.containers.iter().map(name).collect();
         self.sampler().register(&spec.id, &containers);
+        if let Some(address) = task.address {
+            self.network.take_up(&spec.id, address);
+        }
         let limits = TaskLimits {
             ceilings: spec.limits,
             swap_bytes: spec.swap_bytes(),

@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     effects::cgroups::Cgroups,
-    metrics::{LEAK_KINDS, METRICS},
+    metrics::{LEAK_KINDS, METRICS, NETWORK_REPAIRS},
     telemetry::{
         NetworkUsage, NodeUsage, Sampler, TaskUsage, Usage,
         pressure::{Periods, periods},
@@ -173,6 +173,12 @@ fn own(text: &mut Exposition, sources: &Sources, outbox: Option<u64>) {
     let help = "Limits of tasks that somebody changed, and that were set again.";
     let repairs = sources.cgroups.repairs();
     text.single("berth_limits_repaired_total", Counter, help, repairs);
+    let name = "berth_network_repairs_total";
+    let help = "What somebody changed of the nftables table or of a task's network, and that was made again.";
+    text.family(name, Counter, help);
+    for (what, repaired) in NETWORK_REPAIRS.iter().zip(&METRICS.network_repairs) {
+        text.sample(name, &[("what", *what)], count(repaired));
+    }
     if let Some(outbox) = outbox {
         let help = "State changes that the control plane has not acknowledged.";
         text.single("berth_reports_queued", Gauge, help, outbox);

@@ -284,7 +284,7 @@ async fn wait_until_ended(runtime: &Runtime) -> anyhow::Result<()> {
 
 async fn remove_network(place: &Place, outcome: &mut Outcome) {
     match remove_network_objects(place).await {
-        Err(error @ NetworkError::NftSpawn { .. }) => {
+        Err(error @ (NetworkError::NftSpawn { .. } | NetworkError::NftMissing { .. })) => {
             let advice = format!("{}: install nftables, or reboot, and repeat this", Chain(&error));
             outcome.unseen(place, "nftables table", &advice);
         }
@@ -301,6 +301,8 @@ async fn remove_network_objects(place: &Place) -> Result<(), NetworkError> {
         kept: Vec::new(),
         // Of no rule that is made here.
         endpoint_port: 0,
+        mtu: None,
+        pass_other_firewalls: false,
         published: Vec::new(),
         resolver_port: None,
     })?;

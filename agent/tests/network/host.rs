@@ -100,6 +100,8 @@ impl Host {
             kept: Vec::new(),
             endpoint_port: 51_679,
             ranges: Default::default(),
+            mtu: None,
+            pass_other_firewalls: false,
             published: Vec::new(),
             resolver_port: Some(51_680),
         }

@@ -5,6 +5,8 @@
 
 mod host;
 mod lifecycle;
+mod others;
 mod published;
 mod refusals;
+mod repair;
 mod traffic;

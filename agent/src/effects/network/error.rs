@@ -29,8 +29,12 @@ pub enum NetworkError {
         value: &'static str,
         source: io::Error,
     },
+    #[error("nft is not there to {step}: install the package nftables")]
+    NftMissing { step: &'static str },
     #[error("run nft to {step}")]
     NftSpawn { step: &'static str, source: io::Error },
+    #[error("firewall-cmd {what} of the tasks' links in zone trusted")]
+    FirewallCmd { what: &'static str, source: io::Error },
     #[error("nft failed to {step}: {stderr}")]
     Nft { step: &'static str, stderr: String },
     #[error("start a thread to {step}")]
@@ -43,6 +47,8 @@ pub enum NetworkError {
         netns: PathBuf,
         source: io::Error,
     },
+    #[error("network namespace {} is not there", netns.display())]
+    NamespaceGone { netns: PathBuf },
     #[error("open a netlink socket")]
     Socket { source: io::Error },
     #[error("the netlink socket closed while asked to {step} {link}")]
@@ -93,10 +99,13 @@ impl NetworkError {
             Self::InstanceName { .. }
             | Self::TaskRange { .. }
             | Self::AddressOutside { .. }
+            | Self::NamespaceGone { .. }
             | Self::PortsTaken { .. }
             | Self::LinkTaken { .. } => Retry::Never,
             Self::Directory { .. }
             | Self::Setting { .. }
+            | Self::NftMissing { .. }
+            | Self::FirewallCmd { .. }
             | Self::NftSpawn { .. }
             | Self::Nft { .. }
             | Self::Thread { .. }

@@ -9,12 +9,15 @@ mod error;
 mod firewall;
 mod inventory;
 mod locks;
+mod mtu;
 mod names;
 mod netlink;
 mod netns;
+mod notices;
 mod ports;
 mod probe;
 mod ranges;
+mod repair;
 mod routes;
 mod threads;
 mod veth;
@@ -42,19 +45,23 @@ pub use self::{
     inventory::HostObject,
     veth::GATEWAY,
 };
+pub(crate) use firewall::{Drops, Place};
 pub(crate) use names::Names;
 pub(crate) use netns::{Mounted, mounted_under, mounts_under};
 pub(crate) use probe::{foreign_drops, probe};
 
 use self::{
-    firewall::{Firewall, Wanted, foreign_forward_drops},
+    firewall::{Firewall, Wanted},
     locks::TaskLocks,
+    mtu::Mtu,
     netlink::{Link, Netlink, Socket},
+    notices::Notices,
     ranges::Known,
+    repair::Attachments,
     threads::{Threads, block_on},
     veth::Wiring,
 };
-use crate::telemetry::NetworkUsage;
+use crate::{sys::Chain, telemetry::NetworkUsage};
 
 /// Waiting for the task's operation before: that one has deadlines of its own.
 const TURN_DEADLINE: Duration = Duration::from_secs(60);
@@ -80,6 +87,10 @@ pub struct NetworkConfig {
     pub kept: Vec<Ipv4Addr>,
     /// Of the task metadata endpoint.
     pub endpoint_port: u16,
+    /// The largest packet of tasks, bytes. None: as the link of the default route.
+    pub mtu: Option<u32>,
+    /// Tasks' links may be accepted in the places that other firewalls keep for rules of others.
+    pub pass_other_firewalls: bool,
     /// Ports of the host that lead to tasks from before.
     pub published: Vec<(TaskId, Published)>,
     /// Of the resolver; None: there is none.
@@ -108,6 +119,11 @@ pub struct Network {
     ipv6: bool,
     threads: Threads,
     locks: TaskLocks,
+    attachments: Attachments,
+    mtu: Mtu,
+    pass_other_firewalls: bool,
+    /// None: nobody listens.
+    notices: tokio::sync::Mutex<Option<Notices>>,
 }
 
 impl Network {
@@ -129,15 +145,10 @@ impl Network {
             wanted.publish(&task, [port]);
         }
         let firewall = Firewall::new(Arc::clone(&names), wanted);
+        // Before the table: what is done to it from now on is noticed.
+        let notices = Notices::open(names.table())?;
         firewall.apply().await?;
-        for chain in foreign_forward_drops(&names).await? {
-            warn!(
-                chain,
-                "another firewall drops forwarded packets by policy: tasks reach nothing beyond this host until \
-                 that chain accepts packets from and to {range}"
-            );
-        }
-        Ok(Self {
+        let network = Self {
             names,
             range,
             known: Mutex::new(Known {
@@ -151,7 +162,14 @@ impl Network {
             ipv6: Path::new("/proc/sys/net/ipv6").exists(),
             threads: Threads::default(),
             locks: TaskLocks::default(),
-        })
+            attachments: Attachments::default(),
+            mtu: Mtu::new(config.mtu),
+            pass_other_firewalls: config.pass_other_firewalls,
+            notices: Some(notices).into(),
+        };
+        network.learn_mtu().await?;
+        network.face_other_firewalls().await?;
+        Ok(network)
     }
 
     /// For the removal of what an instance left: prepares nothing and needs no `nft`. A task can not be attached.
@@ -173,6 +191,10 @@ impl Network {
             ipv6: false,
             threads: Threads::default(),
             locks: TaskLocks::default(),
+            attachments: Attachments::default(),
+            mtu: Mtu::new(config.mtu),
+            pass_other_firewalls: false,
+            notices: None.into(),
         })
     }
 
@@ -193,6 +215,7 @@ impl Network {
             names: self.names.clone(),
             task: task.clone(),
             address,
+            mtu: self.mtu.get(),
             ipv6: self.ipv6,
         };
         let path = self.netns_path(task);
@@ -204,7 +227,8 @@ impl Network {
                 wiring.connect(host, Socket::open()?, &entered).await
             })
         };
-        self.locked("attach", task, attach).await?;
+        let ((), _lock) = self.locked("attach", task, attach).await?;
+        self.attachments.put(task.clone(), address);
         Ok(Attached {
             mac: names::format_mac(names::task_mac(task)),
             netns: self.netns_path(task),
@@ -271,7 +295,12 @@ impl Network {
     pub async fn detach(&self, task: &TaskId) -> Result<(), NetworkError> {
         self.firewall.withdraw(task).await?;
         let path = self.netns_path(task);
-        let (was_mounted, lock) = self.locked("detach", task, move || netns::remove(&path)).await?;
+        let (attachments, of) = (self.attachments.clone(), task.clone());
+        let remove = move || {
+            attachments.forget(&of);
+            netns::remove(&path)
+        };
+        let (was_mounted, lock) = self.locked("detach", task, remove).await?;
         let name = self.names.link(task);
         if was_mounted && link_gone(&name, LINK_GONE_DEADLINE).await {
             return Ok(());
@@ -294,6 +323,28 @@ impl Network {
                 waited: LINK_GONE_DEADLINE + LINK_DELETED_DEADLINE,
             });
         }
+        Ok(())
+    }
+
+    /// Has tasks' links pass other firewalls, or takes that back, as the operator said; warns of those that they do not pass.
+    async fn face_other_firewalls(&self) -> Result<(), NetworkError> {
+        let left = if self.pass_other_firewalls {
+            match firewall::let_through(&self.names).await {
+                // It is theirs: the agent works without.
+                Err(error) => {
+                    warn!(error = %Chain(&error), "cannot have another firewall let tasks through");
+                    firewall::foreign_drops(&self.names).await?
+                }
+                left => left?,
+            }
+        } else {
+            if let Err(error) = firewall::take_back(&self.names).await {
+                warn!(error = %Chain(&error), "cannot take back what lets tasks through another firewall");
+            }
+            firewall::foreign_drops(&self.names).await?
+        };
+        let left: Vec<_> = left.into_iter().filter(|drops| !drops.passes).collect();
+        tell_of_drops(&left, self.names.prefix());
         Ok(())
     }
 
@@ -339,7 +390,11 @@ impl Network {
                 count,
             });
         }
-        let table = self.firewall.remove().await;
+        let table = self
+            .firewall
+            .remove()
+            .await
+            .and(firewall::take_back(&self.names).await);
         netns::remove_directory(&self.netns_dir)?;
         match fs::remove_dir(&self.run_dir) {
             // The run directory may hold what others put there.
@@ -353,6 +408,17 @@ impl Network {
             }
             _ => table,
         }
+    }
+}
+
+/// One line for each chain of which nobody has been told.
+fn tell_of_drops(drops: &[Drops], prefix: &str) {
+    for drops in drops {
+        warn!(
+            chain = drops.chain,
+            "another firewall drops forwarded packets: tasks reach nothing beyond this host until it accepts the \
+             links {prefix}*; `berth-agent doctor` has the command"
+        );
     }
 }
 

@@ -2,6 +2,7 @@
 //! error. Never keeps a socket beyond one operation, so that no socket holds a namespace alive.
 
 use std::{
+    collections::BTreeSet,
     io,
     net::{IpAddr, Ipv4Addr},
     os::fd::RawFd,
@@ -10,10 +11,10 @@ use std::{
 use futures_util::TryStreamExt;
 use netlink_packet_route::{
     AddressFamily, RouteNetlinkMessage,
-    address::AddressScope,
+    address::{AddressAttribute, AddressScope},
     link::{
         AfSpecInet, AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InetDevConf, InfoData, InfoVeth,
-        LinkAttribute, LinkMessage, State, Stats64,
+        LinkAttribute, LinkFlags, LinkMessage, State, Stats64,
     },
     route::{RouteAddress, RouteAttribute, RouteMessage, RouteProtocol, RouteScope, RouteType},
 };
@@ -74,6 +75,12 @@ pub(super) struct Link {
     pub(super) alias: String,
     pub(super) address: Vec<u8>,
     pub(super) group: u32,
+    /// The largest packet it takes, bytes.
+    pub(super) mtu: u32,
+    /// It is set up.
+    pub(super) up: bool,
+    /// Its other end is set up too.
+    pub(super) carrier: bool,
     pub(super) stats: Stats64,
 }
 
@@ -82,6 +89,14 @@ pub(super) struct Link {
 pub(super) struct HostRoute {
     pub(super) address: Ipv4Addr,
     pub(super) link_index: u32,
+}
+
+/// What of the main table concerns tasks.
+#[derive(Clone, Debug, Default)]
+pub(super) struct TaskRoutes {
+    pub(super) hosts: Vec<HostRoute>,
+    /// The link of the default route, of several that which is taken.
+    pub(super) uplink: Option<u32>,
 }
 
 /// Requests over one socket.
@@ -96,6 +111,8 @@ pub(super) struct VethPair<'a> {
     pub(super) host_name: &'a str,
     pub(super) host_mac: Mac,
     pub(super) group: u32,
+    /// Of both ends. None: the kernel's default.
+    pub(super) mtu: Option<u32>,
     pub(super) task_name: &'a str,
     pub(super) task_mac: Mac,
     pub(super) task_netns: RawFd,
@@ -114,15 +131,18 @@ impl Netlink {
             LinkAttribute::Address(pair.task_mac.to_vec()),
             LinkAttribute::NetNsFd(pair.task_netns),
         ]);
+        peer.attributes.extend(pair.mtu.map(LinkAttribute::Mtu));
         let [tx, rx] = queues;
-        let message = LinkMessageBuilder::<LinkVeth>::new(pair.host_name, pair.task_name)
+        let mut message = LinkMessageBuilder::<LinkVeth>::new(pair.host_name, pair.task_name)
             .address(pair.host_mac.to_vec())
             .link_group(pair.group)
             .append_extra_attribute(tx)
             .append_extra_attribute(rx)
-            .set_info_data(InfoData::Veth(InfoVeth::Peer(peer)))
-            .build();
-        match self.handle.link().add(message).execute().await {
+            .set_info_data(InfoData::Veth(InfoVeth::Peer(peer)));
+        if let Some(mtu) = pair.mtu {
+            message = message.mtu(mtu);
+        }
+        match self.handle.link().add(message.build()).execute().await {
             Ok(()) => Ok(true),
             Err(e) if errno(&e) == libc::EEXIST => Ok(false),
             Err(e) => Err(failed("create veth", pair.host_name)(e)),
@@ -221,6 +241,21 @@ impl Netlink {
         result.map_err(failed("give an address to", &link.name))
     }
 
+    /// The indices of the links that have `address`.
+    pub(super) async fn links_with(&self, address: Ipv4Addr) -> Result<BTreeSet<u32>, NetworkError> {
+        let mut request = self.handle.address().get();
+        request.message_mut().header.family = AddressFamily::Inet;
+        let mut stream = request.execute();
+        let mut links = BTreeSet::new();
+        while let Some(message) = stream.try_next().await.map_err(failed("list", "addresses"))? {
+            let local = AddressAttribute::Local(IpAddr::V4(address));
+            if message.attributes.contains(&local) {
+                links.insert(message.header.index);
+            }
+        }
+        Ok(links)
+    }
+
     /// Says where `address` is, for good: nobody asks and nobody answers on this link.
     pub(super) async fn add_neighbour(
         &self,
@@ -273,12 +308,23 @@ impl Netlink {
 
     /// Every /32 route of the main table that leads to a link.
     pub(super) async fn host_routes(&self) -> Result<Vec<HostRoute>, NetworkError> {
+        Ok(self.task_routes().await?.hosts)
+    }
+
+    /// What of the main table concerns tasks.
+    pub(super) async fn task_routes(&self) -> Result<TaskRoutes, NetworkError> {
         let mut filter = RouteMessage::default();
         filter.header.address_family = AddressFamily::Inet;
         let mut stream = self.handle.route().get(filter).execute();
-        let mut routes = Vec::new();
+        let mut routes = TaskRoutes::default();
+        let mut best = u32::MAX;
         while let Some(message) = stream.try_next().await.map_err(failed("list", "routes"))? {
-            routes.extend(parse_host_route(&message));
+            routes.hosts.extend(parse_host_route(&message));
+            if let Some((link, metric)) = parse_default_route(&message)
+                && (routes.uplink.is_none() || metric < best)
+            {
+                (routes.uplink, best) = (Some(link), metric);
+            }
         }
         Ok(routes)
     }
@@ -403,6 +449,8 @@ fn direct_route(link: &Link, address: Ipv4Addr) -> RouteMessage {
 fn parse_link(message: LinkMessage) -> Link {
     let mut link = Link {
         index: message.header.index,
+        up: message.header.flags.contains(LinkFlags::Up),
+        carrier: message.header.flags.contains(LinkFlags::LowerUp),
         ..Link::default()
     };
     for attribute in message.attributes {
@@ -412,6 +460,7 @@ fn parse_link(message: LinkMessage) -> Link {
             LinkAttribute::IfAlias(alias) => link.alias = alias,
             LinkAttribute::Address(address) => link.address = address,
             LinkAttribute::Group(group) => link.group = group,
+            LinkAttribute::Mtu(mtu) => link.mtu = mtu,
             LinkAttribute::Stats64(stats) => link.stats = stats,
             _ => {}
         }
@@ -436,6 +485,27 @@ fn parse_host_route(message: &RouteMessage) -> Option<HostRoute> {
         address: address?,
         link_index: link_index?,
     })
+}
+
+/// Its link, the first of several, and its metric.
+fn parse_default_route(message: &RouteMessage) -> Option<(u32, u32)> {
+    let header = &message.header;
+    let leads_out = header.kind == RouteType::Unicast && header.table == libc::RT_TABLE_MAIN;
+    if header.destination_prefix_length != 0 || !leads_out {
+        return None;
+    }
+    let link = |attribute: &RouteAttribute| match attribute {
+        RouteAttribute::Oif(index) => Some(*index),
+        RouteAttribute::MultiPath(hops) => hops.first().map(|hop| hop.interface_index),
+        _ => None,
+    };
+    let metric = |attribute: &RouteAttribute| match attribute {
+        RouteAttribute::Priority(metric) => Some(*metric),
+        _ => None,
+    };
+    let attributes = &message.attributes;
+    let link = attributes.iter().find_map(link)?;
+    Some((link, attributes.iter().find_map(metric).unwrap_or_default()))
 }
 
 /// The positive error number the kernel answered with; 0 when the failure was ours.

@@ -64,10 +64,8 @@ pub(super) fn enter_or_create(path: &Path) -> Result<Entered, NetworkError> {
             source,
         }
     };
-    if is_namespace(path) {
-        let file = File::open(path).map_err(failed("open"))?;
-        setns(file.as_fd(), CloneFlags::CLONE_NEWNET).map_err(|e| failed("enter")(e.into()))?;
-        return Ok(Entered { file, fresh: false });
+    if let Some(entered) = enter(path)? {
+        return Ok(entered);
     }
     File::create(path).map_err(failed("create the file of"))?;
     unshare(CloneFlags::CLONE_NEWNET).map_err(|e| failed("create")(e.into()))?;
@@ -75,6 +73,23 @@ pub(super) fn enter_or_create(path: &Path) -> Result<Entered, NetworkError> {
     mount(Some(OWN_NETNS), path, none, MsFlags::MS_BIND, none).map_err(|e| failed("mount")(e.into()))?;
     let file = File::open(path).map_err(failed("open"))?;
     Ok(Entered { file, fresh: true })
+}
+
+/// Enters the namespace at `path`. Changes the calling thread. None: there is no namespace.
+pub(super) fn enter(path: &Path) -> Result<Option<Entered>, NetworkError> {
+    let failed = |step| {
+        move |source: io::Error| NetworkError::Namespace {
+            step,
+            netns: path.to_owned(),
+            source,
+        }
+    };
+    if !is_namespace(path) {
+        return Ok(None);
+    }
+    let file = File::open(path).map_err(failed("open"))?;
+    setns(file.as_fd(), CloneFlags::CLONE_NEWNET).map_err(|e| failed("enter")(e.into()))?;
+    Ok(Some(Entered { file, fresh: false }))
 }
 
 /// Unmounts and unlinks. The namespace goes when its last process and socket are gone. Idempotent; true when there was

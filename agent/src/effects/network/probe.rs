@@ -8,7 +8,7 @@ use nix::sched::{CloneFlags, unshare};
 
 use super::{
     error::NetworkError,
-    firewall::{Firewall, Wanted, foreign_forward_drops},
+    firewall::{self, Drops, Firewall, Wanted},
     names::Names,
     netlink::{Socket, VethPair},
     threads::{Threads, block_on},
@@ -43,6 +43,7 @@ pub(crate) async fn probe(instance: &str, range: Ipv4Net) -> Result<(), NetworkE
                 host_name: LINK,
                 host_mac: MACS[0],
                 group: names.group(),
+                mtu: None,
                 task_name: PEER,
                 task_mac: MACS[1],
                 task_netns: own.as_raw_fd(),
@@ -65,13 +66,12 @@ pub(crate) async fn probe(instance: &str, range: Ipv4Net) -> Result<(), NetworkE
     Ok(())
 }
 
-/// Chains of other firewalls that drop what tasks send and get, as `family table chain`, and the prefix of this
-/// instance's links.
+/// Chains of other firewalls that drop what tasks send and get, and the prefix of this instance's links.
 ///
 /// # Errors
 /// When `nft` cannot list.
-pub(crate) async fn foreign_drops(instance: &str) -> Result<(Vec<String>, String), NetworkError> {
+pub(crate) async fn foreign_drops(instance: &str) -> Result<(Vec<Drops>, String), NetworkError> {
     let names = Names::new(instance)?;
-    let chains = foreign_forward_drops(&names).await?;
-    Ok((chains, names.prefix().to_owned()))
+    let drops = firewall::foreign_drops(&names).await?;
+    Ok((drops, names.prefix().to_owned()))
 }

@@ -34,6 +34,8 @@ pub(super) struct Wiring {
     pub(super) names: Arc<Names>,
     pub(super) task: TaskId,
     pub(super) address: Ipv4Addr,
+    /// Of both ends, bytes. None: the kernel's default.
+    pub(super) mtu: Option<u32>,
     /// The host has IPv6 at all.
     pub(super) ipv6: bool,
 }
@@ -89,6 +91,7 @@ impl Wiring {
             host_name: &name,
             host_mac: names::host_mac(&self.task),
             group: self.names.group(),
+            mtu: self.mtu,
             task_name: TASK_LINK,
             task_mac: names::task_mac(&self.task),
             task_netns: netns.file.as_raw_fd(),

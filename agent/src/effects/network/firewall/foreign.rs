@@ -1,17 +1,185 @@
-//! Owns what other firewalls of the host do to our packets. Never changes any of it.
+//! Owns what other firewalls of the host do to our packets, and, with the operator's permission, the accept rules in the places
+//! that these firewalls keep for others: docker's chain DOCKER-USER, firewalld's zone `trusted`. Each rule is tagged with the
+//! instance. Nothing else of theirs is ever changed.
+
+use std::{io, process::Stdio, time::Duration};
 
 use serde::Deserialize;
+use tokio::process::Command;
 
 use super::{
     super::{error::NetworkError, names::Names},
-    nft::nft,
+    nft::{nft, run_script},
 };
 
-/// Chains of others that drop forwarded packets by policy, as `family table chain`: our accept cannot override them,
-/// because every base chain of a hook must accept.
-pub(in super::super) async fn foreign_forward_drops(names: &Names) -> Result<Vec<String>, NetworkError> {
+/// One run of `firewall-cmd`, a script: half a second where the machine is busy.
+const FIREWALL_CMD_DEADLINE: Duration = Duration::from_secs(10);
+/// Docker's filter, by its `iptables`.
+const DOCKER_FORWARD: &str = "ip filter FORWARD";
+const DOCKER_USER: &str = "ip filter DOCKER-USER";
+/// The name of firewalld's tables.
+const FIREWALLD: &str = " firewalld ";
+
+/// A chain of another firewall that drops forwarded packets unless a rule of it says otherwise, by its policy (docker) or by
+/// its last rule (firewalld): our accept cannot overrule it, because every base chain of a hook must accept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Drops {
+    /// As `nft` takes it: `family table chain`.
+    pub(crate) chain: String,
+    /// Where that firewall looks for rules of others.
+    pub(crate) place: Place,
+    /// Both directions of the tasks' links are accepted there.
+    pub(crate) passes: bool,
+}
+
+/// Where an accept rule belongs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Place {
+    DockerUser,
+    TrustedZone,
+    /// That firewall has none: its own chain.
+    Chain,
+}
+
+impl Drops {
+    /// What an operator can do about it, as commands.
+    pub(crate) fn commands(&self, prefix: &str) -> Vec<String> {
+        let insert = |chain: &str| {
+            let rule = |way| format!("nft insert rule {chain} {way} '\"{prefix}*\"' accept");
+            vec![rule("iifname"), rule("oifname")]
+        };
+        match self.place {
+            Place::DockerUser => insert(DOCKER_USER),
+            Place::TrustedZone => vec![format!("firewall-cmd --zone=trusted --add-interface={prefix}+")],
+            Place::Chain => insert(&self.chain),
+        }
+    }
+}
+
+/// The chains of others that drop what tasks send and get.
+pub(in super::super) async fn foreign_drops(names: &Names) -> Result<Vec<Drops>, NetworkError> {
     let listing = nft("list chains", &["-j", "list", "chains"], "").await?;
-    Ok(forward_drops(&listing, names.table()))
+    let (chains, docker_user) = forward_chains(&listing, names.table());
+    let mut drops = Vec::new();
+    for (chain, drops_by_policy) in chains {
+        let own = rules(&chain).await?;
+        if !drops_by_policy && !own.last().is_some_and(Rule::drops_all) {
+            continue;
+        }
+        let place = match chain.as_str() {
+            DOCKER_FORWARD if docker_user => Place::DockerUser,
+            chain if chain.contains(FIREWALLD) => Place::TrustedZone,
+            _ => Place::Chain,
+        };
+        let passes = match place {
+            Place::DockerUser => accepts(&rules(DOCKER_USER).await?, names.prefix()),
+            Place::TrustedZone => is_trusted(names).await,
+            Place::Chain => accepts(&own, names.prefix()),
+        };
+        drops.push(Drops { chain, place, passes });
+    }
+    Ok(drops)
+}
+
+/// Has the tasks' links accepted by those firewalls that have a place for it, where they are not. Idempotent. What still drops is
+/// returned.
+pub(in super::super) async fn let_through(names: &Names) -> Result<Vec<Drops>, NetworkError> {
+    for drops in foreign_drops(names).await?.iter().filter(|drops| !drops.passes) {
+        match drops.place {
+            Place::DockerUser => accept_in_docker_user(names).await?,
+            Place::TrustedZone => firewall_cmd("--add-interface", names).await.map(drop)?,
+            Place::Chain => {}
+        }
+    }
+    let mut left = foreign_drops(names).await?;
+    left.retain(|drops| !drops.passes);
+    Ok(left)
+}
+
+/// Takes back what [`let_through`] did, of this instance. Idempotent; those firewalls may be gone.
+pub(in super::super) async fn take_back(names: &Names) -> Result<(), NetworkError> {
+    let script = delete_tagged(names).await?;
+    if !script.is_empty() {
+        run_script("take back rules in DOCKER-USER", &script).await?;
+    }
+    let listing = nft("list chains", &["-j", "list", "chains"], "").await?;
+    if has_table(&listing, FIREWALLD.trim()) && is_trusted(names).await {
+        firewall_cmd("--remove-interface", names).await?;
+    }
+    Ok(())
+}
+
+/// The rules of before are replaced: only one of them may be left.
+async fn accept_in_docker_user(names: &Names) -> Result<(), NetworkError> {
+    let (prefix, tag) = (names.prefix(), tag(names));
+    let rule =
+        |way| format!("insert rule {DOCKER_USER} {way} \"{prefix}*\" counter accept comment \"{tag}\"\n");
+    let script = delete_tagged(names).await? + &rule("iifname") + &rule("oifname");
+    run_script("insert rules into DOCKER-USER", &script).await
+}
+
+async fn delete_tagged(names: &Names) -> Result<String, NetworkError> {
+    let tag = tag(names);
+    let all = rules(DOCKER_USER).await?;
+    let tagged = all.iter().filter(|rule| rule.comment.as_deref() == Some(&tag));
+    Ok(tagged
+        .map(|rule| format!("delete rule {DOCKER_USER} handle {}\n", rule.handle))
+        .collect())
+}
+
+fn tag(names: &Names) -> String {
+    format!("berth: tasks of instance {}", names.table())
+}
+
+/// Of one chain, none where there is no such chain.
+async fn rules(chain: &str) -> Result<Vec<Rule>, NetworkError> {
+    let mut words = vec!["-j", "-a", "list", "chain"];
+    words.extend(chain.split(' '));
+    match nft("list a chain", &words, "").await {
+        Ok(listing) => Ok(parse(&listing)
+            .into_iter()
+            .filter_map(|entry| entry.rule)
+            .collect()),
+        Err(NetworkError::Nft { .. }) => Ok(Vec::new()),
+        Err(error) => Err(error),
+    }
+}
+
+/// Both what comes from the links and what goes to them is accepted.
+fn accepts(rules: &[Rule], prefix: &str) -> bool {
+    ["iifname", "oifname"].iter().all(|way| {
+        let links = format!("{prefix}*");
+        rules.iter().any(|rule| rule.accepts(way, &links))
+    })
+}
+
+async fn is_trusted(names: &Names) -> bool {
+    matches!(firewall_cmd("--query-interface", names).await, Ok(true))
+}
+
+/// Whether it said yes.
+async fn firewall_cmd(what: &'static str, names: &Names) -> Result<bool, NetworkError> {
+    let failed = |source: io::Error| NetworkError::FirewallCmd { what, source };
+    let run = Command::new("firewall-cmd")
+        .arg("--zone=trusted")
+        .arg(format!("{what}={}+", names.prefix()))
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .kill_on_drop(true)
+        .status();
+    let run = tokio::time::timeout(FIREWALL_CMD_DEADLINE, run).await;
+    let run = run.map_err(|_| NetworkError::Deadline {
+        step: "ask",
+        subject: "firewall-cmd".to_owned(),
+        deadline: FIREWALL_CMD_DEADLINE,
+    })?;
+    let status = run.map_err(failed)?;
+    // A query answers with 1 for no.
+    if !status.success() && what != "--query-interface" {
+        return Err(failed(io::Error::other(status.to_string())));
+    }
+    Ok(status.success())
 }
 
 #[derive(Deserialize)]
@@ -22,6 +190,36 @@ struct Listing {
 #[derive(Deserialize)]
 struct Entry {
     chain: Option<Chain>,
+    rule: Option<Rule>,
+}
+
+/// As libnftables-json(5) has it.
+#[derive(Deserialize)]
+struct Rule {
+    handle: u64,
+    comment: Option<String>,
+    #[serde(default)]
+    expr: Vec<serde_json::Value>,
+}
+
+impl Rule {
+    /// It is nothing but an accept of these links.
+    fn accepts(&self, way: &str, links: &str) -> bool {
+        let matches = |expr: &serde_json::Value| {
+            expr.pointer("/match/left/meta/key").and_then(|key| key.as_str()) == Some(way)
+                && expr.pointer("/match/right").and_then(|right| right.as_str()) == Some(links)
+        };
+        let others = self.expr.iter().filter(|expr| !matches(expr));
+        self.expr.iter().any(matches)
+            && others.clone().any(|expr| expr.get("accept").is_some())
+            && others.clone().all(|expr| expr.get("match").is_none())
+    }
+
+    /// Whatever comes to it goes no further.
+    fn drops_all(&self) -> bool {
+        let drops = |expr: &serde_json::Value| expr.get("drop").is_some() || expr.get("reject").is_some();
+        self.expr.iter().any(drops) && self.expr.iter().all(|expr| expr.get("match").is_none())
+    }
 }
 
 #[derive(Deserialize)]
@@ -33,23 +231,39 @@ struct Chain {
     policy: Option<String>,
 }
 
-fn forward_drops(listing: &[u8], own_table: &str) -> Vec<String> {
-    let Ok(listing) = serde_json::from_slice::<Listing>(listing) else {
-        return Vec::new();
-    };
-    let drops = |chain: &Chain| {
+fn parse(listing: &[u8]) -> Vec<Entry> {
+    serde_json::from_slice::<Listing>(listing).map_or_else(|_| Vec::new(), |listing| listing.nftables)
+}
+
+fn has_table(listing: &[u8], table: &str) -> bool {
+    let chains = parse(listing).into_iter().filter_map(|entry| entry.chain);
+    chains.into_iter().any(|chain| chain.table == table)
+}
+
+/// Those of others that see forwarded packets, with whether their policy drops, and whether docker's place for rules of
+/// others is there.
+fn forward_chains(listing: &[u8], own_table: &str) -> (Vec<(String, bool)>, bool) {
+    let sees = |chain: &&Chain| {
         chain.hook.as_deref() == Some("forward")
-            && chain.policy.as_deref() == Some("drop")
             && matches!(chain.family.as_str(), "ip" | "inet")
             && chain.table != own_table
     };
-    listing
-        .nftables
+    let chains: Vec<Chain> = parse(listing)
         .into_iter()
         .filter_map(|entry| entry.chain)
-        .filter(drops)
-        .map(|chain| format!("{} {} {}", chain.family, chain.table, chain.name))
-        .collect()
+        .collect();
+    let forward = chains.iter().filter(sees);
+    let forward = forward.map(|chain| (chain.name(), chain.policy.as_deref() == Some("drop")));
+    (
+        forward.collect(),
+        chains.iter().any(|chain| chain.name() == DOCKER_USER),
+    )
+}
+
+impl Chain {
+    fn name(&self) -> String {
+        format!("{} {} {}", self.family, self.table, self.name)
+    }
 }
 
 #[cfg(test)]
@@ -57,7 +271,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_foreign_forward_chains_with_policy_drop_are_named() {
+    fn only_forward_chains_of_others_are_looked_at() {
         let listing = br#"{"nftables": [{"metainfo": {"version": "1.0.6"}},
             {"chain": {"family": "ip", "table": "filter", "name": "FORWARD", "handle": 1, "type": "filter",
                        "hook": "forward", "prio": 0, "policy": "drop"}},
@@ -66,7 +280,60 @@ mod tests {
                        "hook": "input", "prio": 0, "policy": "drop"}},
             {"chain": {"family": "inet", "table": "berth", "name": "forward", "handle": 1, "type": "filter",
                        "hook": "forward", "prio": 0, "policy": "drop"}}]}"#;
-        assert_eq!(forward_drops(listing, "berth"), ["ip filter FORWARD"]);
-        assert!(forward_drops(b"not json", "berth").is_empty());
+        assert_eq!(
+            forward_chains(listing, "berth"),
+            (vec![("ip filter FORWARD".to_owned(), true)], false)
+        );
+        assert_eq!(forward_chains(b"not json", "berth"), (vec![], false));
+    }
+
+    #[test]
+    fn a_rule_that_accepts_less_than_the_tasks_links_does_not_let_them_through() {
+        let rules = |way: &str, more: &str| {
+            let rule = format!(
+                r#"{{"rule": {{"family": "ip", "table": "filter", "chain": "DOCKER-USER", "handle": 9, "comment": "c", "expr": [
+                {{"match": {{"op": "==", "left": {{"meta": {{"key": "{way}"}}}}, "right": "b1234*"}}}}{more},
+                {{"counter": {{"packets": 0, "bytes": 0}}}}, {{"accept": null}}]}}}}"#
+            );
+            parse(format!(r#"{{"nftables": [{rule}]}}"#).as_bytes())
+        };
+        let port = r#", {"match": {"op": "==", "left": {"payload": {"protocol": "tcp", "field": "dport"}}, "right": 80}}"#;
+        let of = |lists: [Vec<Entry>; 2]| {
+            let all: Vec<_> = lists
+                .into_iter()
+                .flatten()
+                .filter_map(|entry| entry.rule)
+                .collect();
+            accepts(&all, "b1234")
+        };
+        assert!(of([rules("iifname", ""), rules("oifname", "")]));
+        assert!(!of([rules("iifname", ""), rules("iifname", "")]));
+        assert!(!of([rules("iifname", port), rules("oifname", "")]));
+        assert!(!accepts(&[], "b1234"));
+    }
+
+    #[test]
+    fn each_firewall_has_its_own_command() {
+        let commands = |chain: &str, place| {
+            let chain = chain.to_owned();
+            Drops {
+                chain,
+                place,
+                passes: false,
+            }
+            .commands("b1234")
+        };
+        assert_eq!(
+            commands(DOCKER_FORWARD, Place::DockerUser)[0],
+            "nft insert rule ip filter DOCKER-USER iifname '\"b1234*\"' accept"
+        );
+        assert_eq!(
+            commands("inet firewalld filter_FORWARD", Place::TrustedZone),
+            ["firewall-cmd --zone=trusted --add-interface=b1234+"]
+        );
+        assert_eq!(
+            commands("inet fw forward", Place::Chain)[1],
+            "nft insert rule inet fw forward oifname '\"b1234*\"' accept"
+        );
     }
 }

@@ -12,8 +12,13 @@ use berth_agent_core::ids::TaskId;
 use ipnet::Ipv4Net;
 use tokio::sync::Mutex;
 
+pub(crate) use self::foreign::{Drops, Place};
 pub use self::wanted::Published;
-pub(super) use self::{foreign::foreign_forward_drops, wanted::Wanted};
+pub(super) use self::{
+    foreign::{foreign_drops, let_through, take_back},
+    nft::is_own_run,
+    wanted::Wanted,
+};
 
 use self::nft::run_script;
 use super::{error::NetworkError, names::Names, ports::is_taken};

@@ -1,6 +1,12 @@
 //! Owns the runs of the `nft` program. Never knows what it is told.
 
-use std::{process::Stdio, time::Duration};
+use std::{
+    collections::VecDeque,
+    io,
+    process::Stdio,
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
 
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -14,6 +20,27 @@ const NFT_DEADLINE: Duration = Duration::from_secs(10);
 /// What is read of one run's output, bytes.
 const NFT_OUTPUT_BYTES_MAX: u64 = 4 * 1024 * 1024;
 
+/// Runs that are remembered: more than there are between two looks at who changed the table.
+const RUNS_MAX: usize = 256;
+
+/// The latest runs, by the netlink port that the kernel gives them: the process's number (netlink(7)).
+static RUNS: Mutex<VecDeque<u32>> = Mutex::new(VecDeque::new());
+
+fn remember(run: u32) {
+    let mut runs = RUNS.lock().unwrap_or_else(PoisonError::into_inner);
+    if runs.len() == RUNS_MAX {
+        runs.pop_front();
+    }
+    runs.push_back(run);
+}
+
+/// Whether it was a run of this process that had the netlink port, lately.
+pub(in super::super) fn is_own_run(port: u32) -> bool {
+    RUNS.lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .contains(&port)
+}
+
 /// Carries out a script, as one transaction.
 pub(super) async fn run_script(step: &'static str, script: &str) -> Result<(), NetworkError> {
     nft(step, &["-f", "-"], script).await.map(drop)
@@ -21,7 +48,10 @@ pub(super) async fn run_script(step: &'static str, script: &str) -> Result<(), N
 
 /// Runs `nft` in the caller's network namespace and returns what it printed.
 pub(super) async fn nft(step: &'static str, args: &[&str], input: &str) -> Result<Vec<u8>, NetworkError> {
-    let spawn = |source| NetworkError::NftSpawn { step, source };
+    let spawn = |source: io::Error| match source.kind() {
+        io::ErrorKind::NotFound => NetworkError::NftMissing { step },
+        _ => NetworkError::NftSpawn { step, source },
+    };
     let mut child = Command::new("nft")
         .args(args)
         .stdin(Stdio::piped())
@@ -30,6 +60,7 @@ pub(super) async fn nft(step: &'static str, args: &[&str], input: &str) -> Resul
         .kill_on_drop(true)
         .spawn()
         .map_err(spawn)?;
+    child.id().into_iter().for_each(remember);
     let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
     let talk = async {
         let (mut out, mut err) = (Vec::new(), Vec::new());

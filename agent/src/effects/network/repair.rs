@@ -1,0 +1,336 @@
+//! Owns the repair of what others did to the tasks' links, routes and addresses, and to the instance's table. Looks when
+//! the kernel says that something was changed, and costs nothing while nothing is. Never touches what is not this
+//! instance's, and never makes a namespace: processes of the task would be left in the one that is gone.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::Ipv4Addr,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use berth_agent_core::ids::TaskId;
+use tokio::time::{Instant, sleep, sleep_until};
+use tracing::{debug, error, warn};
+
+use super::{
+    Names, Network, NetworkError,
+    firewall::{is_own_run, let_through},
+    is_of,
+    netlink::{HostRoute, Link, Netlink, Socket},
+    netns,
+    notices::{Noticed, Notices},
+    threads::block_on,
+};
+use crate::{
+    endpoints::ADDRESS,
+    metrics::{METRICS, NetworkRepair},
+    sys::Chain,
+};
+
+/// From a notice to the look: what is done in several steps is seen as one.
+const SETTLE: Duration = Duration::from_millis(300);
+/// Between two looks, whatever happens: one costs some 20 µs per link of the host.
+const PAUSE: Duration = Duration::from_secs(1);
+/// After a repair that did not succeed.
+const RETRY: Duration = Duration::from_secs(5);
+
+/// Which failure to repair a task is said, once.
+const TELL_AT: u32 = 2;
+
+/// The tasks that have a network and their addresses: what is repaired.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Attachments(Arc<Mutex<BTreeMap<TaskId, Ipv4Addr>>>);
+
+impl Attachments {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<TaskId, Ipv4Addr>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Only under the task's lock.
+    pub(super) fn put(&self, task: TaskId, address: Ipv4Addr) {
+        self.lock().insert(task, address);
+    }
+
+    /// Only under the task's lock.
+    pub(super) fn forget(&self, task: &TaskId) {
+        self.lock().remove(task);
+    }
+
+    fn get(&self, task: &TaskId) -> Option<Ipv4Addr> {
+        self.lock().get(task).copied()
+    }
+}
+
+/// What the host's own namespace has, at one moment.
+struct Seen {
+    links: Vec<Link>,
+    routes: Vec<HostRoute>,
+    /// Links with the address of the tasks' endpoints.
+    endpoints: BTreeSet<u32>,
+    /// Of the link of the default route, bytes.
+    uplink_mtu: Option<u32>,
+}
+
+impl Seen {
+    async fn look(host: &Netlink, names: &Names) -> Result<Self, NetworkError> {
+        let mut links = host.links().await?;
+        let routes = host.task_routes().await?;
+        let uplink = links.iter().find(|link| Some(link.index) == routes.uplink);
+        let uplink_mtu = uplink.map(|link| link.mtu);
+        links.retain(|link| link.name.starts_with(names.prefix()));
+        Ok(Self {
+            links,
+            routes: routes.hosts,
+            endpoints: host.links_with(ADDRESS).await?,
+            uplink_mtu,
+        })
+    }
+
+    /// What is not as it was made for the task.
+    fn amiss(&self, names: &Names, task: &TaskId, address: Ipv4Addr) -> BTreeSet<NetworkRepair> {
+        let name = names.link(task);
+        let ours = |link: &&Link| link.name == name && is_of(names, task, link);
+        let Some(link) = self.links.iter().find(ours) else {
+            return BTreeSet::from([NetworkRepair::Link]);
+        };
+        let routed = |route: &HostRoute| route.address == address && route.link_index == link.index;
+        let checks = [
+            (link.up && link.carrier, NetworkRepair::Down),
+            (self.routes.iter().any(routed), NetworkRepair::Route),
+            (self.endpoints.contains(&link.index), NetworkRepair::Address),
+        ];
+        let wrong = checks.into_iter().filter(|(good, _)| !good);
+        wrong.map(|(_, what)| what).collect()
+    }
+}
+
+impl Network {
+    /// Answers from now on for the network of a task that an earlier run of the agent made.
+    pub fn take_up(&self, task: &TaskId, address: Ipv4Addr) {
+        self.attachments.put(task.clone(), address);
+    }
+
+    /// Repairs what others change, from now on: what they changed before is found at the first look. Cancel-safe.
+    pub async fn keep_repaired(&self) {
+        loop {
+            if let Err(error) = self.watch().await {
+                warn!(error = %Chain(&error), "cannot listen to changes of the network; trying again");
+            }
+            sleep(RETRY).await;
+        }
+    }
+
+    async fn watch(&self) -> Result<(), NetworkError> {
+        let mut listening = self.notices.lock().await;
+        let mut noticed = Noticed {
+            links: true,
+            // What came while nobody listened is not known.
+            tables_lost: listening.is_none(),
+            ..Noticed::default()
+        };
+        // Given back when this is cancelled, and not after an error.
+        let notices = match listening.take() {
+            Some(notices) => notices,
+            None => Notices::open(self.names.table())?,
+        };
+        let notices = listening.insert(notices);
+        let watched = self.watch_with(notices, &mut noticed).await;
+        *listening = None;
+        watched
+    }
+
+    async fn watch_with(&self, notices: &mut Notices, noticed: &mut Noticed) -> Result<(), NetworkError> {
+        let mut failing = BTreeMap::new();
+        loop {
+            let links = !noticed.links || self.repair_tasks(&mut failing).await;
+            let table = self.repair_table(noticed).await;
+            let again = (!links || !table).then(|| Instant::now() + RETRY);
+            sleep(PAUSE).await;
+            tokio::select! {
+                heard = notices.wait() => heard?,
+                () = at(again) => {}
+            }
+            sleep(SETTLE).await;
+            *noticed = notices.take()?;
+            noticed.links |= !links;
+            noticed.tables_lost |= !table;
+        }
+    }
+
+    /// Puts the instance's table in place where somebody else changed it. False: that could not be done.
+    async fn repair_table(&self, noticed: &Noticed) -> bool {
+        // The kernel itself has port 0.
+        let others = |port: &&u32| **port != 0 && !is_own_run(**port);
+        let changed = noticed.writers.iter().any(|port| others(&port));
+        if changed || noticed.tables_lost {
+            if let Err(error) = self.firewall.apply().await {
+                error!(error = %Chain(&error), "cannot put the nftables table in place; trying again");
+                return false;
+            }
+            if changed {
+                METRICS.network_repaired(NetworkRepair::Table);
+                warn!(
+                    table = self.names.table(),
+                    "somebody changed the nftables table; it is as it was again"
+                );
+            }
+        }
+        if (noticed.tables || noticed.tables_lost)
+            && self.pass_other_firewalls
+            && let Err(error) = let_through(&self.names).await
+        {
+            warn!(error = %Chain(&error), "cannot have another firewall let tasks through");
+        }
+        true
+    }
+
+    async fn look_at_tasks(&self) -> Result<Seen, NetworkError> {
+        let names = self.names.clone();
+        let look = move || {
+            let look = async |host: &Netlink| Seen::look(host, &names).await;
+            block_on(async { Socket::open()?.with("list", "links", look).await })
+        };
+        let (seen, ()) = self.threads.run("look at", "the tasks' links", (), look).await?;
+        Ok(seen)
+    }
+
+    /// Learns what new tasks' links are made with.
+    pub(super) async fn learn_mtu(&self) -> Result<(), NetworkError> {
+        self.mtu.learn(self.look_at_tasks().await?.uplink_mtu);
+        Ok(())
+    }
+
+    /// Repairs every task whose links are not as they were made. False: one could not be. `failing`: those that could not be
+    /// repaired before, with how often; the first time may be on the task's way up or down.
+    async fn repair_tasks(&self, failing: &mut BTreeMap<TaskId, u32>) -> bool {
+        let seen = match self.look_at_tasks().await {
+            Ok(seen) => seen,
+            Err(error) => {
+                debug!(error = %Chain(&error), "cannot look at the tasks' links");
+                return false;
+            }
+        };
+        self.mtu.learn(seen.uplink_mtu);
+        let attached: Vec<_> = self
+            .attachments
+            .lock()
+            .iter()
+            .filter(|(task, address)| !seen.amiss(&self.names, task, **address).is_empty())
+            .map(|(task, _)| task.clone())
+            .collect();
+        failing.retain(|task, _| attached.contains(task));
+        let mut whole = true;
+        for task in attached {
+            match self.repair_task(&task).await {
+                Ok(what) if what.is_empty() => {}
+                Ok(what) => {
+                    failing.remove(&task);
+                    what.iter().for_each(|what| METRICS.network_repaired(*what));
+                    warn!(%task, ?what, "somebody changed the task's network; it is as it was again");
+                }
+                Err(error) => {
+                    whole = false;
+                    let times = failing.entry(task.clone()).or_default();
+                    *times += 1;
+                    if *times == TELL_AT {
+                        error!(%task, error = %Chain(&error), "somebody changed the task's network, and it cannot be repaired; trying again");
+                    }
+                }
+            }
+        }
+        whole
+    }
+
+    /// What was amiss and is repaired, when nothing else is under way for the task.
+    async fn repair_task(&self, task: &TaskId) -> Result<BTreeSet<NetworkRepair>, NetworkError> {
+        let path = self.netns_path(task);
+        let (attachments, names, task) = (self.attachments.clone(), self.names.clone(), task.clone());
+        let (ipv6, mtu) = (self.ipv6, self.mtu.get());
+        let of = task.clone();
+        let repair = move || {
+            // It may be detached by now: nothing is made again behind that.
+            let Some(address) = attachments.get(&task) else {
+                return Ok(BTreeSet::new());
+            };
+            block_on(async {
+                let look = async |host: &Netlink| Seen::look(host, &names).await;
+                let seen = Socket::open()?.with("list", "links", look).await?;
+                let amiss = seen.amiss(&names, &task, address);
+                if amiss.is_empty() {
+                    return Ok(amiss);
+                }
+                // Before the thread leaves the host's namespace.
+                let host = Socket::open()?;
+                let entered = netns::enter(&path)?;
+                let entered = entered.ok_or(NetworkError::NamespaceGone { netns: path })?;
+                let wiring = super::Wiring {
+                    names,
+                    task,
+                    address,
+                    mtu,
+                    ipv6,
+                };
+                wiring.connect(host, Socket::open()?, &entered).await?;
+                Ok(amiss)
+            })
+        };
+        let (what, _lock) = self.locked("repair", &of, repair).await?;
+        Ok(what)
+    }
+}
+
+async fn at(time: Option<Instant>) {
+    match time {
+        Some(time) => sleep_until(time).await,
+        None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn link(names: &Names, task: &TaskId) -> Link {
+        Link {
+            index: 7,
+            name: names.link(task),
+            alias: names.alias(task),
+            up: true,
+            carrier: true,
+            ..Link::default()
+        }
+    }
+
+    #[test]
+    fn each_thing_that_is_not_as_it_was_made_is_named() {
+        use NetworkRepair::{Address, Down, Link as Missing, Route};
+        let names = Names::new("berth").unwrap();
+        let task: TaskId = "0123456789abcdef0123456789abcdef".parse().unwrap();
+        let address = Ipv4Addr::new(10, 89, 0, 2);
+        let whole = || Seen {
+            links: vec![link(&names, &task)],
+            routes: vec![HostRoute {
+                address,
+                link_index: 7,
+            }],
+            endpoints: BTreeSet::from([7]),
+            uplink_mtu: None,
+        };
+        let amiss = |change: fn(&mut Seen)| {
+            let mut seen = whole();
+            change(&mut seen);
+            seen.amiss(&names, &task, address).into_iter().collect::<Vec<_>>()
+        };
+        assert_eq!(amiss(|_| {}), []);
+        assert_eq!(amiss(|seen| seen.links.clear()), [Missing]);
+        assert_eq!(
+            amiss(|seen| seen.links[0].alias = "berth/other".into()),
+            [Missing]
+        );
+        assert_eq!(amiss(|seen| seen.links[0].up = false), [Down]);
+        assert_eq!(amiss(|seen| seen.links[0].carrier = false), [Down]);
+        assert_eq!(amiss(|seen| seen.routes[0].link_index = 8), [Route]);
+        assert_eq!(amiss(|seen| seen.endpoints.clear()), [Address]);
+    }
+}
