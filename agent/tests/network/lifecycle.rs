@@ -245,3 +245,26 @@ fn a_socket_left_in_the_namespace_does_not_keep_the_link() {
         drop(held);
     });
 }
+
+/// As one that somebody sent there with nsenter(1).
+#[test]
+fn a_process_left_in_the_namespace_does_not_keep_the_link() {
+    on_host(async |host| {
+        let network = host.network().await;
+        let before = host.listing();
+        let one = attach(&network, 1).await;
+        let inside = format!("--net={}", one.netns.display());
+        let mut left = Command::new("nsenter")
+            .args([&inside, "sh", "-c", "echo there; exec sleep 600"])
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut said = BufReader::new(left.stdout.take().unwrap()).lines();
+        assert_eq!(said.next().unwrap().unwrap(), "there");
+        network.detach(&task(1)).await.unwrap();
+        assert_eq!(host.listing(), before);
+        assert!(left.try_wait().unwrap().is_none(), "it is not ours to end");
+        left.kill().unwrap();
+        left.wait().unwrap();
+    });
+}

@@ -85,6 +85,58 @@ fn docker_lets_tasks_through_with_permission_and_only_so_long() {
     });
 }
 
+/// What `berth-agent doctor` says on this host.
+fn doctor(path: Option<&str>) -> String {
+    let mut doctor = Command::new(env!("CARGO_BIN_EXE_berth-agent"));
+    doctor
+        .arg("doctor")
+        .env("BERTH_AGENT__CONTROL_PLANE", "https://none.invalid")
+        .env("BERTH_AGENT__INSTANCE", INSTANCE);
+    if let Some(path) = path {
+        doctor.env("PATH", path);
+    }
+    let output = doctor.output().unwrap();
+    assert!(!output.status.success(), "it has not joined, if nothing else");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[test]
+fn the_command_that_doctor_prints_lets_tasks_through() {
+    on_host(async |host| {
+        docker();
+        let network = host.network().await;
+        let one = attach(&network, 1).await;
+        assert!(!reaches_outside(host, &one.netns));
+        let said = doctor(None);
+        assert!(said.contains("PROBLEM  firewall"), "{said}");
+        let commands: Vec<_> = said
+            .lines()
+            .filter_map(|line| line.trim().strip_prefix("-> "))
+            .filter(|line| line.starts_with("nft "))
+            .collect();
+        assert_eq!(commands.len(), 2, "{said}");
+        for command in commands {
+            assert!(
+                Command::new("sh")
+                    .args(["-c", command])
+                    .status()
+                    .unwrap()
+                    .success(),
+                "{command}"
+            );
+        }
+        assert!(reaches_outside(host, &one.netns));
+        let said = doctor(None);
+        assert!(said.contains("ok       firewall"), "{said}");
+    });
+}
+
+#[test]
+fn without_nft_doctor_says_what_to_install() {
+    let said = doctor(Some("/nonexistent"));
+    assert!(said.contains("install the package nftables"), "{said}");
+}
+
 /// Ended with the test.
 struct Daemon(Child);
 
