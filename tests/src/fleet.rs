@@ -102,6 +102,17 @@ impl Fleet {
         let dir = self.dir.path().join(&instance);
         std::fs::create_dir(&dir).unwrap();
         let address: Ipv4Addr = format!("10.93.{}.{number}", self.octet).parse().unwrap();
+        // Before the first thing of it is made: whatever fails from here on, all of it goes with the fleet.
+        self.nodes.push(Node {
+            id: id.clone(),
+            cluster: cluster.into(),
+            address,
+            instance: instance.clone(),
+            dir: dir.clone(),
+            config: String::new(),
+            containerd: None,
+            agent: None,
+        });
         ip(&format!("netns add {instance}"));
         ip(&format!(
             "link add {instance}h type veth peer name up0 netns {instance}"
@@ -138,18 +149,9 @@ impl Fleet {
             path("authority.pem"),
             self.dir.path().join("images"),
         );
-        let mut node = Node {
-            id,
-            cluster: cluster.into(),
-            address,
-            instance,
-            dir,
-            config,
-            containerd: Some(containerd),
-            agent: None,
-        };
+        let node = &mut self.nodes[index];
+        (node.config, node.containerd) = (config, Some(containerd));
         node.start_agent();
-        self.nodes.push(node);
         self.wait_connected(index, true).await;
         index
     }
