@@ -16,7 +16,7 @@ SERVED = {
     "CreateCluster", "DescribeClusters", "ListClusters", "DeleteCluster",
     "RegisterTaskDefinition", "DescribeTaskDefinition", "ListTaskDefinitions", "ListTaskDefinitionFamilies",
     "DeregisterTaskDefinition",
-    "RunTask", "StartTask", "StopTask", "DescribeTasks", "ListTasks",
+    "RunTask", "StartTask", "StopTask", "DescribeTasks", "ListTasks", "GetTaskProtection", "UpdateTaskProtection",
     "ListContainerInstances", "DescribeContainerInstances", "UpdateContainerInstancesState",
     "DeregisterContainerInstance",
     "TagResource", "UntagResource", "ListTagsForResource",
@@ -183,6 +183,13 @@ class Answers(Boto3):
                 self.assertRegex(one["imageDigest"], "^sha256:[0-9a-f]{64}$")
                 self.assertTrue(one["runtimeId"])
         self.assertEqual(len(addresses), 2)
+        for ask, more in (
+            (self.ecs.get_task_protection, {}),
+            (self.ecs.update_task_protection, {"protectionEnabled": True, "expiresInMinutes": 60}),
+        ):
+            answer = ask(cluster="default", tasks=tasks, **more)
+            self.assertEqual([one["reason"] for one in answer["failures"]], ["TASK_NOT_VALID"] * 2)
+            self.assertEqual(answer["protectedTasks"], [])
         self.assertEqual(set(self.ecs.list_tasks(startedBy="b3", launchType="EC2")["taskArns"]), set(tasks))
         self.assertEqual(self.ecs.list_tasks(family="b3-life", desiredStatus="STOPPED")["taskArns"], [])
 

@@ -13,7 +13,7 @@ use crate::fields::{Seen, look};
 
 /// Asks for all that there is, a line each.
 const ASK: &str = "for path in '' /task /taskWithTags /stats /task/stats; do wget -q -O - $ECS_CONTAINER_METADATA_URI_V4$path; \
-                   echo; done; echo uri $ECS_CONTAINER_METADATA_URI_V4; wget -q -O - $ECS_CONTAINER_METADATA_URI; echo";
+                   echo; done; echo uri $ECS_CONTAINER_METADATA_URI_V4; echo agent $ECS_AGENT_URI; wget -q -O - $ECS_CONTAINER_METADATA_URI; echo";
 
 fn documents(seen: &Seen) -> Vec<Value> {
     let documents = seen.lines.iter().filter(|line| line.starts_with('{'));
@@ -108,6 +108,25 @@ async fn a_container_reads_what_it_and_its_task_are() {
     assert_eq!(all_stats[own["DockerId"].as_str().unwrap()]["name"], "a");
     assert_ne!(uri(&seen["a"]), uri(&seen["b"]));
 
+    // It is a task of no service, as all are.
+    let agent = uri(&seen["a"]).replace("/v4/", "/api/");
+    assert_eq!(seen["a"].said("agent "), agent);
+    let state = format!("{agent}/task-protection/v1/state");
+    let not_valid = |answer: Value| {
+        assert_eq!(answer["failure"]["Reason"], "TASK_NOT_VALID", "{answer}");
+        assert_eq!(answer["failure"]["Arn"], json!(task));
+    };
+    not_valid(curl(seen["a"].pid, &[&state]));
+    let enable = r#"{"ProtectionEnabled": true, "ExpiresInMinutes": 60}"#;
+    not_valid(curl(seen["a"].pid, &["-X", "PUT", "-d", enable, &state]));
+    let refused = curl(seen["a"].pid, &["-X", "PUT", "-d", "{}", &state]);
+    assert_eq!(refused["error"]["Code"], "InvalidParameterException");
+    let much = format!(
+        r#"{{"ProtectionEnabled": true, "Other": "{}"}}"#,
+        "x".repeat(5_000)
+    );
+    assert_eq!(put(seen["a"].pid, &state, &much), "413");
+
     // Another task knows where it is, and learns nothing. Neither does the host.
     let theirs = uri(&seen["a"]);
     let script = "wget -q -O - $THEIRS; wget -q -O - $THEIRS/task; wget -q -O - $THEIRS/stats; \
@@ -120,6 +139,7 @@ async fn a_container_reads_what_it_and_its_task_are() {
         .filter(|line| line.contains("404 Not Found"));
     assert_eq!(refusals.count(), 4, "{:?}", unseen["c"].lines);
     assert!(documents(&unseen["c"]).is_empty());
+    assert_eq!(ask(unseen["c"].pid, &state, "2"), "404");
     let port = endpoint_port(&cluster);
     let address = SocketAddr::from((Ipv4Addr::new(169, 254, 170, 2), port));
     TcpStream::connect_timeout(&address, Duration::from_millis(300)).unwrap_err();
@@ -176,6 +196,38 @@ async fn a_task_on_the_hosts_network_asks_on_loopback_and_one_without_a_network_
     let none = |d: &mut Value| d["networkMode"] = json!("none");
     let (_, seen) = look(&cluster, none, &[("a", "env | grep -c ECS_", json!({}))]).await;
     assert_eq!(seen["a"].lines[0], "0");
+}
+
+/// What is answered in the network of a process.
+fn curl(pid: i32, arguments: &[&str]) -> Value {
+    let network = format!("--net=/proc/{pid}/ns/net");
+    let output = Command::new("nsenter")
+        .args([&network, "curl", "--noproxy", "*", "-sS", "-m", "10"])
+        .args(arguments)
+        .output()
+        .unwrap();
+    serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {output:?}"))
+}
+
+/// Likewise the code, to what is put.
+fn put(pid: i32, url: &str, body: &str) -> String {
+    let network = format!("--net=/proc/{pid}/ns/net");
+    let output = Command::new("nsenter")
+        .args([
+            &network,
+            "curl",
+            "--noproxy",
+            "*",
+            "-s",
+            "-m",
+            "10",
+            "-o",
+            "/dev/null",
+        ])
+        .args(["-w", "%{http_code}", "-X", "PUT", "-d", body, url])
+        .output()
+        .unwrap();
+    String::from_utf8(output.stdout).unwrap()
 }
 
 /// The codes of the answers to URLs, asked in the network of a process, one after the other.

@@ -9,6 +9,7 @@
 
 mod document;
 mod key;
+mod protection;
 mod stats;
 
 use std::{
@@ -23,7 +24,8 @@ use std::{
 use anyhow::Context as _;
 use axum::{
     Extension, Router,
-    extract::Path as Segment,
+    body::Bytes,
+    extract::{DefaultBodyLimit, Path as Segment},
     http::{StatusCode, header},
     response::{IntoResponse, Response},
     routing::get,
@@ -125,6 +127,7 @@ impl Endpoints {
         [
             ("ECS_CONTAINER_METADATA_URI", "v3"),
             ("ECS_CONTAINER_METADATA_URI_V4", "v4"),
+            ("ECS_AGENT_URI", "api"),
         ]
         .map(|(variable, version)| (variable.to_owned(), format!("http://{host}/{version}/{name}")))
         .into()
@@ -219,19 +222,38 @@ enum Refused {
     NoFigures,
 }
 
-impl IntoResponse for Refused {
-    fn into_response(self) -> Response {
-        let code = match self {
+impl Refused {
+    fn code(&self) -> StatusCode {
+        match self {
             Self::Unknown | Self::NoFigures => StatusCode::NOT_FOUND,
             Self::TooMany => StatusCode::TOO_MANY_REQUESTS,
             Self::Away => StatusCode::SERVICE_UNAVAILABLE,
-        };
-        (code, document(&json!(self.to_string()))).into_response()
+        }
+    }
+}
+
+impl IntoResponse for Refused {
+    fn into_response(self) -> Response {
+        (self.code(), document(&json!(self.to_string()))).into_response()
     }
 }
 
 fn document(value: &Value) -> impl IntoResponse + use<> {
     ([(header::CONTENT_TYPE, "application/json")], value.to_string())
+}
+
+/// In the form that belongs to task protection, also where nobody may ask.
+fn protected(answer: Result<(StatusCode, Value), Refused>) -> Response {
+    let (code, value) = answer.unwrap_or_else(|refused| {
+        let name = match refused {
+            Refused::Unknown | Refused::NoFigures => "ResourceNotFoundException",
+            Refused::TooMany => "ThrottlingException",
+            Refused::Away => "ServerException",
+        };
+        let error = json!({"Code": name, "Message": refused.to_string()});
+        (refused.code(), json!({"error": error}))
+    });
+    (code, document(&value)).into_response()
 }
 
 impl Asked {
@@ -255,14 +277,32 @@ impl Asked {
                 routes = routes.route(&format!("/{version}/{{name}}{path}"), get(answer));
             }
         }
-        routes
+        let (reads, writes) = (self.clone(), self);
+        let read = move |Extension(peer): Extension<Peer>, Segment(name): Segment<String>| async move {
+            let asked = reads.task(peer, &name).await;
+            protected(asked.map(|(task, _)| protection::get(&task.spec.arn)))
+        };
+        let write = move |Extension(peer): Extension<Peer>, Segment(name): Segment<String>, body: Bytes| async move {
+            let asked = writes.task(peer, &name).await;
+            protected(asked.map(|(task, _)| protection::update(&task.spec.arn, &body)))
+        };
+        let state = get(read)
+            .put(write)
+            .layer(DefaultBodyLimit::max(protection::BYTES_MAX));
+        routes.route("/api/{name}/task-protection/v1/state", state)
+    }
+
+    /// As [`find`](Self::find), if it does not ask too often.
+    async fn task(&self, peer: Peer, name: &str) -> Result<(Box<Task>, ContainerId), Refused> {
+        let found = self.find(peer, name).await?;
+        if !self.may_ask(&found.0.spec.id) {
+            return Err(Refused::TooMany);
+        }
+        Ok(found)
     }
 
     async fn answer(&self, peer: Peer, name: &str, subject: Subject) -> Result<Value, Refused> {
-        let (task, container) = self.find(peer, name).await?;
-        if !self.may_ask(&task.spec.id) {
-            return Err(Refused::TooMany);
-        }
+        let (task, container) = self.task(peer, name).await?;
         let cidr = &self
             .range_of(&task.spec)
             .map_or_else(String::new, |range| range.to_string());

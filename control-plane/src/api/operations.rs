@@ -99,6 +99,8 @@ const OPERATIONS: &[Operation] = &[
     ecs("StopTask", Access::Write),
     ecs("DescribeTasks", Access::Read),
     ecs("ListTasks", Access::Read),
+    ecs("GetTaskProtection", Access::Read),
+    ecs("UpdateTaskProtection", Access::Write),
     ecs("ListContainerInstances", Access::Read),
     ecs("DescribeContainerInstances", Access::Read),
     ecs("UpdateContainerInstancesState", Access::Write),
@@ -188,6 +190,8 @@ async fn call_ecs(api: &Api, caller: &Caller, name: &str, input: Fields) -> Resu
         "StopTask" => tasks::stop::stop(api, input).await,
         "DescribeTasks" => tasks::describe::describe(api, input).await,
         "ListTasks" => tasks::describe::list(api, input).await,
+        "GetTaskProtection" => tasks::protection::get(api, input).await,
+        "UpdateTaskProtection" => tasks::protection::update(api, input).await,
         "ListContainerInstances" => container_instances::list(api, input).await,
         "DescribeContainerInstances" => container_instances::describe(api, input).await,
         "UpdateContainerInstancesState" => container_instances::update_state(api, input).await,
@@ -207,7 +211,7 @@ fn unknown(name: &str) -> ApiError {
 }
 
 /// The rest of ECS's 88 operations (API model of 2026-11).
-const ABSENT: [&str; 64] = [
+const ABSENT: [&str; 62] = [
     "AssociateGatewayWithCluster",
     "ContinueServiceDeployment",
     "CreateCapacityProvider",
@@ -241,7 +245,6 @@ const ABSENT: [&str; 64] = [
     "DisassociateGatewayFromCluster",
     "DiscoverPollEndpoint",
     "ExecuteCommand",
-    "GetTaskProtection",
     "ListAccountSettings",
     "ListDaemonDeployments",
     "ListDaemonTaskDefinitions",
@@ -270,7 +273,6 @@ const ABSENT: [&str; 64] = [
     "UpdateGateway",
     "UpdateService",
     "UpdateServicePrimaryTaskSet",
-    "UpdateTaskProtection",
     "UpdateTaskSet",
 ];
 

@@ -14,6 +14,7 @@ mod identity;
 mod join_tokens;
 mod keys;
 mod launching;
+mod protection;
 mod stopping;
 mod subnets;
 mod tags_and_attributes;

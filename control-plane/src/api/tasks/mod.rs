@@ -4,6 +4,7 @@
 pub(super) mod counts;
 pub(super) mod describe;
 mod launch;
+pub(super) mod protection;
 mod request;
 mod rules;
 pub(super) mod run;
