@@ -1,13 +1,18 @@
 """boto3, unmodified: every operation that is served, with each raw answer held against botocore's model of ECS."""
 
 import datetime
+import json
+import subprocess
+import sys
 import threading
 import unittest
+from pathlib import Path
 
 import boto3
 from botocore.config import Config
 from botocore.exceptions import ClientError, WaiterError
 
+import host
 import shapes
 from definitions import NETWORK, WAIT, container, definition, two_containers
 from dev import Dev, shared
@@ -203,6 +208,24 @@ class Answers(Boto3):
             self.assertEqual(task["stopCode"], "UserInitiated")
             self.assertEqual([one["exitCode"] for one in task["containers"]], [0, 0])
         self.assertEqual(set(self.ecs.list_tasks(startedBy="b3", desiredStatus="STOPPED")["taskArns"]), set(tasks))
+
+    def test_sdk_in_a_task(self):
+        """the SDK's own reader of container metadata, in the network of a task, finds out what the task is"""
+        self.register(definition("b3-metadata"))
+        [task] = self.run_tasks("b3-metadata")
+        self.ecs.get_waiter("tasks_running").wait(tasks=[task], WaiterConfig=OFTEN)
+        pid = host.container_pids(shared().instance, task)[0]
+        variables = Path(f"/proc/{pid}/environ").read_text().split("\0")
+        uri = dict(variable.split("=", 1) for variable in variables if variable)["ECS_CONTAINER_METADATA_URI_V4"]
+        script = (
+            "import json, sys; from botocore.utils import ContainerMetadataFetcher; "
+            "print(json.dumps(ContainerMetadataFetcher().retrieve_full_uri(sys.argv[1])))"
+        )
+        command = ["nsenter", f"--net=/proc/{pid}/ns/net", sys.executable, "-c", script, f"{uri}/task"]
+        answer = subprocess.run(command, capture_output=True, check=True, timeout=SECONDS)
+        document = json.loads(answer.stdout)
+        self.assertEqual((document["TaskARN"], document["Family"]), (task, "b3-metadata"))
+        self.stop(task)
 
     def test_task_that_ends_by_itself(self):
         """an exit code, a failed start and a placement that fits nowhere are told as ECS tells them"""

@@ -96,7 +96,7 @@ fn write_message(stream: &mut TcpStream, bytes: &[u8]) {
 }
 
 /// Works in the network of a process.
-fn in_network_of<T: Send + 'static>(pid: i32, work: impl FnOnce() -> T + Send + 'static) -> T {
+pub(crate) fn in_network_of<T: Send + 'static>(pid: i32, work: impl FnOnce() -> T + Send + 'static) -> T {
     let enter = move || {
         let netns = std::fs::File::open(format!("/proc/{pid}/ns/net")).unwrap();
         nix::sched::setns(netns, nix::sched::CloneFlags::CLONE_NEWNET).unwrap();

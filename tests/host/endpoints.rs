@@ -1,16 +1,21 @@
 //! The task metadata endpoint, asked from inside of containers, and by those who must not.
 
 use std::{
+    io::Read as _,
     net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
     process::Command,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use berth_tests::cluster::Cluster;
 use serde_json::{Value, json};
 
-use crate::fields::{Seen, look};
+use crate::{
+    dns::in_network_of,
+    fields::{Seen, look},
+};
 
+const LIMIT: Duration = Duration::from_secs(20);
 /// Asks for all that there is, a line each.
 const ASK: &str = "for path in '' /task /taskWithTags /stats /task/stats; do wget -q -O - $ECS_CONTAINER_METADATA_URI_V4$path; \
                    echo; done; echo uri $ECS_CONTAINER_METADATA_URI_V4; echo agent $ECS_AGENT_URI; wget -q -O - $ECS_CONTAINER_METADATA_URI; echo";
@@ -148,6 +153,14 @@ async fn a_container_reads_what_it_and_its_task_are() {
     let elsewhere = format!("http://169.254.170.2:{}/", ssh.local_addr().unwrap().port());
     assert_eq!(ask(seen["a"].pid, &elsewhere, "1"), "000");
 
+    let held = as_many_as_may_be(seen["a"].pid);
+    assert_eq!(
+        ask(unseen["c"].pid, &theirs, "4"),
+        "404",
+        "another task has places of its own"
+    );
+    drop(held);
+
     // What was told to a container holds when the agent is another. It is not asked more often than it may be.
     assert_eq!(ask(seen["a"].pid, &theirs, "1"), "200");
     cluster.kill_agent();
@@ -196,6 +209,31 @@ async fn a_task_on_the_hosts_network_asks_on_loopback_and_one_without_a_network_
     let none = |d: &mut Value| d["networkMode"] = json!("none");
     let (_, seen) = look(&cluster, none, &[("a", "env | grep -c ECS_", json!({}))]).await;
     assert_eq!(seen["a"].lines[0], "0");
+}
+
+/// The connections of a task that has as many as it may: 16. One more is closed at once.
+fn as_many_as_may_be(pid: i32) -> Vec<TcpStream> {
+    in_network_of(pid, || {
+        let endpoint = SocketAddr::from((Ipv4Addr::new(169, 254, 170, 2), 80));
+        let connect = || TcpStream::connect_timeout(&endpoint, LIMIT).unwrap();
+        let is_open = |stream: &mut TcpStream| {
+            stream.set_nonblocking(true).unwrap();
+            let read = stream.read(&mut [0; 1]);
+            read.is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock)
+        };
+        let begun = Instant::now();
+        // Whoever says nothing is closed after 5 s, and one that ended may have its place for a moment.
+        while begun.elapsed() < LIMIT {
+            let mut held: Vec<TcpStream> = (0..16).map(|_| connect()).collect();
+            let mut more = connect();
+            more.set_read_timeout(Some(LIMIT)).unwrap();
+            let closed = !matches!(more.read(&mut [0; 1]), Ok(1));
+            if closed && held.iter_mut().all(is_open) {
+                return held;
+            }
+        }
+        panic!("one more than 16 is not closed, or others are");
+    })
 }
 
 /// What is answered in the network of a process.

@@ -21,6 +21,8 @@ pub struct Network {
     pub mtu: Option<u32>,
     /// Where docker or firewalld drops what tasks send, a rule of ours may accept it in the place that they keep for that.
     pub pass_other_firewalls: bool,
+    /// Tasks reach 169.254.169.254, where clouds answer for the instance: its identity and its credentials.
+    pub instance_metadata: bool,
 }
 
 /// Ways between nodes.

@@ -143,6 +143,7 @@ impl Host {
             pass_other_firewalls: config.network.pass_other_firewalls,
             published: Vec::new(),
             resolver_port: names.as_ref().map(|(_, port)| *port),
+            instance_metadata: config.network.instance_metadata,
         })
         .await?;
         let images = Images::new(channel.clone(), images_config(config)?)?;

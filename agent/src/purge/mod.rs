@@ -305,6 +305,7 @@ async fn remove_network_objects(place: &Place) -> Result<(), NetworkError> {
         pass_other_firewalls: false,
         published: Vec::new(),
         resolver_port: None,
+        instance_metadata: false,
     })?;
     let mut objects = network.list().await?;
     // Those of our links go with them; a route to another link is somebody else's.

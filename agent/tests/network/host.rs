@@ -104,6 +104,7 @@ impl Host {
             pass_other_firewalls: false,
             published: Vec::new(),
             resolver_port: Some(51_680),
+            instance_metadata: false,
         }
     }
 

@@ -1,11 +1,17 @@
 //! Which packets get where.
 
 use std::{
-    net::Ipv4Addr,
+    net::{Ipv4Addr, UdpSocket},
     time::{Duration, Instant},
 };
 
-use berth_agent::{effects::cgroups::Cgroups, telemetry::Sampler};
+use berth_agent::{
+    effects::{
+        cgroups::Cgroups,
+        network::{Network, NetworkConfig},
+    },
+    telemetry::Sampler,
+};
 
 use crate::host::*;
 
@@ -106,18 +112,52 @@ fn spoofed_sources_are_dropped() {
     });
 }
 
+/// As a cloud has it, beyond the host's uplink.
+fn instance_metadata(host: &Host) -> (Ipv4Addr, UdpSocket) {
+    let metadata = Ipv4Addr::new(169, 254, 169, 254);
+    let outside = host.outside_netns();
+    run_in(&outside, &format!("ip addr add {metadata}/32 dev out0"));
+    run(&format!("ip route add {metadata}/32 dev uplink"));
+    (metadata, within(&outside, || udp(metadata, 9)))
+}
+
+#[test]
+fn the_clouds_metadata_is_reached_where_that_is_set_and_nothing_else_of_its_kind() {
+    on_host(async |host| {
+        let network = Network::start(NetworkConfig {
+            instance_metadata: true,
+            ..host.config()
+        });
+        let network = network.await.unwrap();
+        let one = attach(&network, 1).await;
+        let (metadata, outside) = instance_metadata(host);
+        run("ip route add 169.254.169.253/32 dev uplink");
+        let asked = within(&one.netns, || {
+            let socket = udp(address(1), 0);
+            socket.send_to(b"x", (metadata, 9)).unwrap();
+            socket
+                .send_to(b"x", (Ipv4Addr::new(169, 254, 169, 253), 9))
+                .unwrap();
+            socket
+        });
+        outside.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        let (_, from) = outside.recv_from(&mut [0; 8]).unwrap();
+        outside.send_to(b"y", from).unwrap();
+        assert!(hears(&asked), "the answer comes back");
+        let table = run(&format!("nft list table inet {INSTANCE}"));
+        assert!(
+            table.contains("ip daddr 169.254.0.0/16 counter packets 1 "),
+            "{table}"
+        );
+    });
+}
+
 #[test]
 fn link_local_addresses_are_not_forwarded() {
     on_host(async |host| {
         let network = host.network().await;
         let one = attach(&network, 1).await;
-        let metadata = Ipv4Addr::new(169, 254, 169, 254);
-        run_in(
-            &host.outside_netns(),
-            &format!("ip addr add {metadata}/32 dev out0"),
-        );
-        run(&format!("ip route add {metadata}/32 dev uplink"));
-        let outside = within(&host.outside_netns(), || udp(metadata, 9));
+        let (metadata, outside) = instance_metadata(host);
         udp(HOST, 0).send_to(b"x", (metadata, 9)).unwrap();
         assert!(hears(&outside), "the host itself reaches it");
         within(&one.netns, || {

@@ -95,6 +95,8 @@ pub struct NetworkConfig {
     pub published: Vec<(TaskId, Published)>,
     /// Of the resolver; None: there is none.
     pub resolver_port: Option<u16>,
+    /// Tasks reach the metadata service of the host's own cloud.
+    pub instance_metadata: bool,
 }
 
 /// A task that has its network.
@@ -138,8 +140,9 @@ impl Network {
         let netns_dir = netns::prepare_directory(&config.run_dir.join("netns"))?;
         let run_dir = netns_dir.parent().unwrap_or(&config.run_dir).to_owned();
         enable_forwarding()?;
-        let mut wanted =
-            Wanted::new(range, config.kept.clone(), config.endpoint_port).resolver(config.resolver_port);
+        let mut wanted = Wanted::new(range, config.kept.clone(), config.endpoint_port)
+            .resolver(config.resolver_port)
+            .instance_metadata(config.instance_metadata);
         wanted.set_ranges(config.ranges.clone(), config.kept.clone(), BTreeSet::new());
         for (task, port) in config.published {
             wanted.publish(&task, [port]);

@@ -12,6 +12,9 @@ use ipnet::Ipv4Net;
 use super::super::names::Names;
 use crate::{dns, endpoints::ADDRESS};
 
+/// Where clouds answer for the instance that asks.
+const INSTANCE_METADATA: Ipv4Addr = Ipv4Addr::new(169, 254, 169, 254);
+
 /// A port of the host that leads to one of a task's.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Published {
@@ -36,6 +39,8 @@ pub(in super::super) struct Wanted {
     endpoint_port: u16,
     /// Of the resolver, if there is one.
     resolver_port: Option<u16>,
+    /// Whether tasks reach that of the host's cloud.
+    instance_metadata: bool,
     published: BTreeMap<(Protocol, u16), Target>,
 }
 
@@ -63,6 +68,7 @@ impl Wanted {
             kept,
             endpoint_port,
             resolver_port: None,
+            instance_metadata: false,
             published: BTreeMap::new(),
         }
     }
@@ -108,6 +114,14 @@ impl Wanted {
             join(&self.ranges),
             join(&self.peers)
         )
+    }
+
+    /// Lets tasks reach the metadata service of the host's cloud, or not.
+    pub(in super::super) fn instance_metadata(self, instance_metadata: bool) -> Self {
+        Self {
+            instance_metadata,
+            ..self
+        }
     }
 
     /// Adds ports of a task. A port that another task has becomes this one's: who has which is decided elsewhere.
@@ -170,7 +184,8 @@ impl Wanted {
 
     /// The whole table: made if missing, deleted, made anew, in one transaction.
     ///
-    /// - A task reaches nothing in 169.254.0.0/16 through the host: metadata services of the host's own cloud are not its.
+    /// - A task reaches nothing in 169.254.0.0/16 through the host: the metadata service of the host's own cloud, which has
+    ///   the host's credentials, only where that is set.
     /// - Tasks have no IPv6 yet, and IPv6 has no strict reverse path filter: nothing of it is forwarded for them.
     /// - A source that the host does not route back through the very link it came in on is spoofed, and dropped. Each task
     ///   link has `rp_filter=1` as well, but the kernel takes the larger of that and `conf.all.rp_filter`, and 2, which many
@@ -193,6 +208,10 @@ impl Wanted {
             all => format!("elements = {{ {} }}", all.join(", ")),
         };
         let resolver = Resolver::rules(names, self.resolver_port);
+        let instance_metadata = match self.instance_metadata {
+            true => format!("\n    iifname \"{prefix}*\" ip daddr {INSTANCE_METADATA} accept"),
+            false => String::new(),
+        };
         let published = elements_of(elements.published);
         let hairpin = elements_of(elements.hairpin.into_iter().collect());
         let publish = "ip daddr != 169.254.170.0/24 fib daddr type local meta l4proto { tcp, udp } \
@@ -230,7 +249,7 @@ table inet {table} {{
     ip daddr {ADDRESS} tcp dport {endpoint_port} counter drop{}
   }}
   chain forward {{
-    type filter hook forward priority filter; policy accept;
+    type filter hook forward priority filter; policy accept;{}
     iifname "{prefix}*" ip daddr 169.254.0.0/16 counter drop
     iifname "{prefix}*" ip saddr 169.254.0.0/16 counter drop
     iifname "{prefix}*" meta nfproto ipv6 counter drop
@@ -245,7 +264,7 @@ table inet {table} {{
   }}
 }}
 "#,
-            resolver.leads, resolver.admits, resolver.closes
+            resolver.leads, resolver.admits, resolver.closes, instance_metadata
         )
     }
 }
@@ -331,6 +350,23 @@ mod tests {
             ),
             "{rules}"
         );
+    }
+
+    #[test]
+    fn the_clouds_metadata_is_let_through_only_where_that_is_set() {
+        let names = Names::new("berth-t").unwrap();
+        let rules = |set: bool| {
+            let wanted = Wanted::new("10.1.0.0/16".parse().unwrap(), vec![], 51679);
+            wanted.instance_metadata(set).render(&names)
+        };
+        let accept = "ip daddr 169.254.169.254 accept\n";
+        assert!(!rules(false).contains(accept));
+        let rules = rules(true);
+        let (first, then) = (
+            rules.find(accept),
+            rules.find("ip daddr 169.254.0.0/16 counter drop"),
+        );
+        assert!(first.is_some() && first < then, "{rules}");
     }
 
     #[test]
