@@ -32,7 +32,6 @@ async fn tasks_that_came_and_went_leave_no_object_and_no_address() {
     let began = Instant::now();
     let mut kills = 0;
     for round in 0..cycles.div_ceil(AT_A_TIME) {
-        cluster.wait_connected(true).await;
         let mut tasks = Vec::new();
         for _ in 0..AT_A_TIME.min(cycles - round * AT_A_TIME) {
             tasks.push(cluster.run(&definition).await);
@@ -73,17 +72,28 @@ async fn tasks_that_came_and_went_leave_no_object_and_no_address() {
 async fn kill_and_start(cluster: &mut Cluster, after: Duration) {
     tokio::time::sleep(after).await;
     cluster.kill_agent();
+    // Else what comes next may be told that the node is there, and find that it is not.
+    cluster.wait_connected(false).await;
     cluster.start_agent();
+    cluster.wait_connected(true).await;
 }
 
 async fn all_are(cluster: &Cluster, tasks: &[String], status: &str) {
-    let what = format!("{} tasks to be {status}", tasks.len());
-    cluster
-        .until(&what, LIMIT, async || {
-            let body = json!({ "tasks": tasks });
-            let described = cluster.client.ok("DescribeTasks", body).await;
-            let all = described["tasks"].as_array().unwrap();
-            (all.iter().filter(|task| task["lastStatus"] == status).count() == tasks.len()).then_some(())
-        })
-        .await;
+    let began = Instant::now();
+    loop {
+        let body = json!({ "tasks": tasks });
+        let described = cluster.client.ok("DescribeTasks", body).await;
+        let all = described["tasks"].as_array().unwrap();
+        let others: Vec<_> = all.iter().filter(|task| task["lastStatus"] != status).collect();
+        if all.len() == tasks.len() && others.is_empty() {
+            return;
+        }
+        assert!(
+            began.elapsed() < berth_tests::emulated(LIMIT),
+            "waited {LIMIT:?} for {} tasks to be {status}; not so: {others:#?}; the agent said:\n{}",
+            tasks.len(),
+            cluster.agent_says()
+        );
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
 }
