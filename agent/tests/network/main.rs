@@ -7,6 +7,7 @@ mod host;
 mod lifecycle;
 mod others;
 mod published;
+mod ranges;
 mod refusals;
 mod repair;
 mod traffic;
