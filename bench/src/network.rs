@@ -198,6 +198,7 @@ impl Host {
                 published: Vec::new(),
                 ranges: Default::default(),
                 resolver_port: None,
+                instance_metadata: false,
             }))?;
             work(&Self {
                 network,
