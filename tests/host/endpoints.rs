@@ -16,8 +16,10 @@ use crate::{
 };
 
 const LIMIT: Duration = Duration::from_secs(20);
-/// Asks for all that there is, a line each.
-const ASK: &str = "for path in '' /task /taskWithTags /stats /task/stats; do wget -q -O - $ECS_CONTAINER_METADATA_URI_V4$path; \
+/// Asks for all that there is, a line each, once all of the task is known to run: a container is faster than the news of it.
+const ASK: &str = "until wget -q -O - $ECS_CONTAINER_METADATA_URI_V4/task | grep -q '\"Family\":\"test\",\"KnownStatus\":\"RUNNING\"'; \
+                   do sleep 0.1; done; \
+                   for path in '' /task /taskWithTags /stats /task/stats; do wget -q -O - $ECS_CONTAINER_METADATA_URI_V4$path; \
                    echo; done; echo uri $ECS_CONTAINER_METADATA_URI_V4; echo agent $ECS_AGENT_URI; wget -q -O - $ECS_CONTAINER_METADATA_URI; echo";
 
 fn documents(seen: &Seen) -> Vec<Value> {
