@@ -1,6 +1,7 @@
 //! Owns the agent as a whole: builds the parts, connects them, joins them on the way out. With `executor` the only
 //! place that spawns.
 
+mod ports;
 mod startup;
 
 use std::{
@@ -114,6 +115,15 @@ impl Agent {
         let given = loaded.node.as_ref().map_or_else(Given::default, |node| {
             Given::of(&node.addresses, config.task_cidr)
         });
+        // What a boot took away leads nowhere, until it is made again.
+        let same_boot = loaded.boot_id.as_ref() == Some(&life);
+        let tasks = loaded.tasks.iter().filter(|_| same_boot);
+        let published = tasks.filter(|task| task.is_published());
+        let published = published.flat_map(|task| {
+            let ports = task.published().into_iter();
+            ports.map(|port| (task.spec.id.clone(), port))
+        });
+        let given = given.with_published(published.collect());
         let host = Host::start(&config, channel, notifier.clone(), given);
         let (host, listening) = starting.step("setting up network and cgroups", host).await?;
         let host = Arc::new(host);

@@ -66,6 +66,9 @@ pub struct Config {
     /// Where addresses of tasks that are in no subnet come from.
     #[serde(default = "default_task_cidr")]
     pub task_cidr: Ipv4Net,
+    /// Where ports of the host are chosen from for bridge mode, `FIRST-LAST`; by default the kernel's range of ports that
+    /// programs do not choose either (`net.ipv4.ip_local_port_range`).
+    pub dynamic_ports: Option<String>,
     /// containerd's runtime for tasks.
     #[serde(default = "default_runtime")]
     pub runtime: String,

@@ -13,7 +13,9 @@ mod report;
 mod volumes;
 
 use berth_agent_core::{
-    desired::{DesiredStatus, IpcMode, Limits, Millis, NetworkMode, PidMode, Position, TaskSpec},
+    desired::{
+        ContainerSpec, DesiredStatus, IpcMode, Limits, Millis, NetworkMode, PidMode, Position, TaskSpec,
+    },
     event::{Event, Refused},
     ids::TaskId,
 };
@@ -32,6 +34,8 @@ use containers::{containers, is_name};
 const ENTRIES_MAX: usize = 1_000;
 const EPHEMERAL_STORAGE_BYTES_MAX: u64 = 1 << 40;
 const CPU_UNITS_MAX: u32 = 1_024 * 1_024;
+/// Of one task, each of a range counted.
+const PORTS_MAX: u32 = 1_000;
 
 /// A spec that cannot be run as it is.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -130,6 +134,34 @@ fn specs(specs: Vec<wire::TaskSpec>) -> Result<(Vec<TaskSpec>, Vec<Refused>), Re
     Ok((good, refused))
 }
 
+/// What the host's ports are for; a range must fit in them.
+fn check_ports(network: NetworkMode, containers: &[ContainerSpec]) -> Result<(), Refusal> {
+    let mut count = 0;
+    for mapping in containers.iter().flat_map(|container| &container.ports) {
+        count += mapping.count();
+        let last = u32::from(mapping.host_port) + mapping.count() - 1;
+        match mapping.host_port {
+            0 if network != NetworkMode::Bridge => {
+                return refuse("containers.ports.host_port", "0 is not 1 to 65535");
+            }
+            port if last > u32::from(u16::MAX) => {
+                return refuse(
+                    "containers.ports.host_port",
+                    format!("{port} and what follows is above 65535"),
+                );
+            }
+            _ => {}
+        }
+    }
+    if count > PORTS_MAX {
+        return refuse(
+            "containers.ports",
+            format!("{count} ports, the limit is {PORTS_MAX}"),
+        );
+    }
+    Ok(())
+}
+
 /// One task.
 pub fn task_spec(wire: wire::TaskSpec) -> Result<TaskSpec, Refusal> {
     let id = task_id(&wire.task_id)?;
@@ -159,7 +191,8 @@ pub fn task_spec(wire: wire::TaskSpec) -> Result<TaskSpec, Refusal> {
         Ok(wire::NetworkMode::Awsvpc) => NetworkMode::Awsvpc,
         Ok(wire::NetworkMode::Host) => NetworkMode::Host,
         Ok(wire::NetworkMode::None) => NetworkMode::None,
-        _ => return refuse("network_mode", "is not AWSVPC, HOST or NONE"),
+        Ok(wire::NetworkMode::Bridge) => NetworkMode::Bridge,
+        _ => return refuse("network_mode", "is not AWSVPC, BRIDGE, HOST or NONE"),
     };
     let pid = match wire::PidMode::try_from(wire.pid_mode) {
         Ok(wire::PidMode::Unspecified) => PidMode::Container,
@@ -189,6 +222,7 @@ pub fn task_spec(wire: wire::TaskSpec) -> Result<TaskSpec, Refusal> {
         return refuse("ephemeral_storage_bytes", problem);
     }
     let containers = containers(wire.containers)?;
+    check_ports(network, &containers)?;
     let volumes = volumes::volumes(wire.volumes)?;
     volumes::are_mounted(&volumes, &containers)?;
     if matches!(ipc, IpcMode::Host | IpcMode::None)
@@ -225,6 +259,7 @@ pub fn task_spec(wire: wire::TaskSpec) -> Result<TaskSpec, Refusal> {
         volumes,
         runtime: wire.runtime,
         ephemeral_storage_bytes: wire.ephemeral_storage_bytes,
+        publish_ports: wire.publish_ports,
     })
 }
 

@@ -278,6 +278,7 @@ fn every_bound_is_checked_and_named() {
                 container_port: 70_000,
                 host_port: 1,
                 protocol: 1,
+                last_container_port: 0,
             };
             t.containers[0].ports.push(port);
         }),
@@ -710,7 +711,7 @@ proptest! {
         spec.limits = Some(wire::Limits { cpu_units: cpu, memory_bytes: u64::from(port) });
         let c = &mut spec.containers[0];
         (c.name, c.image, c.stop_timeout_ms) = (name, image, timeout);
-        c.ports.push(wire::PortMapping { container_port: port, host_port: port, protocol: network });
+        c.ports.push(wire::PortMapping { container_port: port, host_port: port, protocol: network, last_container_port: port });
         c.environment.push(wire::KeyValue { key, value: String::new() });
         let _ = task_spec(spec);
     }

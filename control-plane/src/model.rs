@@ -141,10 +141,14 @@ pub struct Allocation {
     pub memory_bytes: u64,
     pub tcp_ports: Vec<u16>,
     pub udp_ports: Vec<u16>,
+    /// Whether it has addresses.
     pub address: bool,
     /// The subnet of which the address is; none: the node's own range.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub subnet: Option<String>,
+    /// How many. Zero with `address`: one, by an earlier version.
+    #[serde(default)]
+    pub addresses: u32,
     /// Ids of GPUs.
     #[serde(default)]
     pub gpus: Vec<String>,
@@ -240,6 +244,9 @@ pub struct TaskContainer {
     pub memory_reservation: Option<String>,
     /// For networkBindings in host mode: (container port, host port, protocol).
     pub ports: Vec<(u16, u16, String)>,
+    /// Those of the host that lead to it, as its node says.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub bindings: Vec<PortBinding>,
     /// Ids of the GPUs it has to itself.
     #[serde(default)]
     pub gpus: Vec<String>,
@@ -252,6 +259,17 @@ pub struct TaskContainer {
     /// None: it has no health check.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub health: Option<ContainerHealth>,
+}
+
+/// A port of the host that leads to a container's, or as many as its range has.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PortBinding {
+    /// tcp or udp.
+    pub protocol: String,
+    pub host_port: u16,
+    pub container_port: u16,
+    /// Of a range: the container's last.
+    pub last_container_port: Option<u16>,
 }
 
 /// What a node says of a container's health.

@@ -233,8 +233,6 @@ class Commands:
             ({}, (*run, SUBNETS, "--count", "11"), "InvalidParameterException", "count: must be between 1 and 10"),
             ({}, (*run, "awsvpcConfiguration={subnets=[subnet-1]}"), "InvalidParameterException",
              "networkConfiguration.awsvpcConfiguration.subnets: The subnet ID 'subnet-1' does not exist"),
-            ({}, (*run, "awsvpcConfiguration={subnets=[subnet-default],assignPublicIp=ENABLED}"),
-             "InvalidParameterException", "networkConfiguration.awsvpcConfiguration.assignPublicIp: 'ENABLED'"),
         ]
         cases = [(*case, self.REFUSED) for case in refused] + [
             ({}, ("wait", "tasks-running", "--tasks", missing), "TasksRunning", "MISSING", WAITER_FAILED),

@@ -356,7 +356,6 @@ class Errors(Boto3):
             ("InvalidParameterException", ecs.stop_task, {"task": "0" * 32}, "not found"),
             ("InvalidParameterException", ecs.run_task, awsvpc(subnets=["subnet-1"]), "subnet-1"),
             ("InvalidParameterException", ecs.run_task, awsvpc(securityGroups=["sg-1"]), "sg-1"),
-            ("InvalidParameterException", ecs.run_task, awsvpc(assignPublicIp="ENABLED"), "assignPublicIp"),
             ("InvalidParameterException", ecs.run_task, {"taskDefinition": "b3-bad"}, "subnet-default"),
             ("InvalidParameterException", ecs.run_task, run | {"enableExecuteCommand": True}, "enableExecuteCommand"),
             ("InvalidParameterException", ecs.run_task, run | {"overrides": {"cpu": "1"}}, "overrides.cpu"),

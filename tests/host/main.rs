@@ -21,6 +21,7 @@ mod linux_parameters;
 mod logging;
 mod lost_data;
 mod namespaces;
+mod ports;
 mod purge;
 mod reboot;
 mod restart;

@@ -7,8 +7,8 @@ use std::{
 
 use berth_agent_core::{
     addresses::QUARANTINE_MS,
-    desired::{Condition, ContainerSpec, IpcMode, Millis, NetworkMode, PidMode, TaskSpec},
-    effect::{Effect, SignalKind, StartContainer},
+    desired::{Condition, ContainerSpec, IpcMode, Millis, NetworkMode, PidMode, Protocol, TaskSpec},
+    effect::{Effect, PrepareHost, SignalKind, StartContainer},
     environment::Variables,
     event::{Completion, Exit, Failure, Observed, ObservedState},
     health::Outcome,
@@ -40,6 +40,8 @@ pub struct Instance {
 #[derive(Debug, Default)]
 pub struct Host {
     pub prepared: BTreeMap<TaskId, Option<Ipv4Addr>>,
+    /// Whom ports of the host lead to.
+    published: BTreeMap<(Protocol, u16), TaskId>,
     pub containers: BTreeMap<Key, Instance>,
     pub logs: BTreeSet<TaskId>,
     /// Containers that ever ran, with the exit code once they have one.
@@ -132,6 +134,10 @@ impl Host {
                     self.holders.insert(prepare.task.clone(), true);
                 }
                 self.prepare(&prepare.task, prepare.address, now);
+                let taken = self.publish(prepare, random);
+                if !taken.is_empty() {
+                    return (Completion::PortsTaken { ports: taken }, exits);
+                }
                 Completion::HostReady {
                     mac_address: "02:00:00:00:00:01".into(),
                     warnings: vec![],
@@ -216,6 +222,7 @@ impl Host {
                 if *shares {
                     self.holders.remove(task);
                 }
+                self.published.retain(|_, owner| owner != task);
                 if let Some(Some(address)) = self.prepared.remove(task) {
                     self.address_freed.insert(address, (now, task.clone()));
                 }
@@ -231,6 +238,28 @@ impl Host {
             return (failed(true), exits);
         }
         (completion, exits)
+    }
+
+    /// Some ports are those of processes of the host, but none that leads to the task already.
+    fn publish(&mut self, prepare: &PrepareHost, random: &mut Random) -> Vec<(Protocol, u16)> {
+        let mut taken = Vec::new();
+        for port in &prepare.published {
+            let key = (port.protocol, port.host_port);
+            match self.published.get(&key) {
+                Some(owner) => assert_eq!(*owner, prepare.task, "{key:?} leads to two tasks"),
+                None if random.percent(5) => taken.push(key),
+                None => {}
+            }
+        }
+        if taken.is_empty() {
+            let ports = prepare
+                .published
+                .iter()
+                .map(|port| (port.protocol, port.host_port));
+            self.published
+                .extend(ports.map(|key| (key, prepare.task.clone())));
+        }
+        taken
     }
 
     fn is_held(&self, task: &TaskId) -> bool {
@@ -303,9 +332,9 @@ impl Host {
             "started without what it shares"
         );
         assert_eq!(
-            start.network == NetworkMode::Awsvpc,
+            matches!(start.network, NetworkMode::Awsvpc | NetworkMode::Bridge),
             start.address.is_some(),
-            "awsvpc, and only it, has an address"
+            "awsvpc and bridge, and only they, have addresses"
         );
         for dependency in &start.spec.depends_on {
             let other = specs[&start.task].container_named(&dependency.container).unwrap();
@@ -491,6 +520,7 @@ impl Host {
     /// The power fails: processes, cgroups and namespaces are gone, records on disk are not. The runtime knows how a
     /// process ended only if it saw that before the end of everything.
     pub fn reboot(&mut self, now: Millis, random: &mut Random) {
+        self.published.clear();
         for key in self.running() {
             if random.percent(50) {
                 self.exit(&key, 137, now);

@@ -16,6 +16,7 @@ pub fn task(number: u64, random: &mut Random) -> TaskSpec {
     let network = match random.up_to(5) {
         0 => NetworkMode::Host,
         1 => NetworkMode::None,
+        2 => NetworkMode::Bridge,
         _ => NetworkMode::Awsvpc,
     };
     TaskSpec {
@@ -49,6 +50,7 @@ pub fn task(number: u64, random: &mut Random) -> TaskSpec {
         volumes: Vec::new(),
         runtime: String::new(),
         ephemeral_storage_bytes: 0,
+        publish_ports: false,
     }
 }
 
@@ -83,14 +85,18 @@ fn container(task: u64, i: u64, essential: bool, network: NetworkMode, random: &
         })
         .collect();
     let port = u16::try_from(8000 + random.up_to(3)).unwrap();
-    let ports = if network == NetworkMode::Host && i == 0 {
-        vec![PortMapping {
-            container_port: port,
-            host_port: port,
-            protocol: Protocol::Tcp,
-        }]
-    } else {
-        Vec::new()
+    let mapping = |host_port| PortMapping {
+        container_port: port,
+        host_port,
+        protocol: Protocol::Tcp,
+        last_container_port: None,
+    };
+    let ports = match network {
+        NetworkMode::Host if i == 0 => vec![mapping(port)],
+        // One that the node chooses, and from the same few that others name.
+        NetworkMode::Bridge if i == 0 => vec![mapping(port), mapping(0)],
+        NetworkMode::Bridge => vec![mapping(0)],
+        _ => Vec::new(),
     };
     ContainerSpec {
         id: format!("{:032x}", (task << 8) + i + (1 << 60)).parse().unwrap(),

@@ -12,6 +12,7 @@ use berth_agent_core::{
     ids::TaskId,
     ledger::{Ledger, Owned},
     node::{Node, NodeConfig, NodeRecord, OVERTAKEN_MAX},
+    ports::DynamicPorts,
     report::{Report, Status, StopCode},
     resources::Capacity,
     task::{Phase, Task},
@@ -76,6 +77,10 @@ pub fn config() -> NodeConfig {
         },
         task_range: "10.0.0.0/28".parse().unwrap(),
         boot_id: "boot".into(),
+        dynamic_ports: DynamicPorts {
+            range: 8_000..=8_009,
+            avoided: [8_004].into(),
+        },
         log_retention_ms: LOG_RETENTION_MS,
         admission_deadline_ms: 600_000,
     }
@@ -604,7 +609,7 @@ impl World {
             .node
             .tasks()
             .filter(waiting)
-            .filter(|task| !task.wants_address())
+            .filter(|task| !task.wants_address() && task.want_addresses().is_empty())
         {
             let fits = self.node.resources().fits(&task.spec);
             assert!(fits.is_err(), "{} waits, and fits", task.spec.id);

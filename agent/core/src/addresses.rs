@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use self::lease::{Holder, Lease};
 use crate::{
     desired::Millis,
-    ids::{SubnetId, TaskId},
+    ids::{ContainerId, SubnetId, TaskId},
 };
 
 /// How long an address rests after its task ended, milliseconds.
@@ -61,7 +61,7 @@ impl Addresses {
         boot.clone_into(&mut self.boot);
     }
 
-    /// How many tasks can have an address of the node's own range.
+    /// How many addresses the node's own range has: for tasks, and in bridge mode for containers.
     pub fn capacity(&self) -> u32 {
         capacity(self.range)
     }
@@ -111,7 +111,22 @@ impl Addresses {
     /// Leases an address of the subnet, or of the node's own range, to `task`: the one it has if it has one. `None` when
     /// none is free.
     pub fn lease(&mut self, task: &TaskId, subnet: Option<&SubnetId>, now: Millis) -> Option<Ipv4Addr> {
-        if let Some(held) = self.held_by(task) {
+        self.lease_as(task, None, subnet, now)
+    }
+
+    /// Likewise, of the node's own range, to one container of `task`.
+    pub fn lease_for(&mut self, task: &TaskId, container: &ContainerId, now: Millis) -> Option<Ipv4Addr> {
+        self.lease_as(task, Some(container), None, now)
+    }
+
+    fn lease_as(
+        &mut self,
+        task: &TaskId,
+        container: Option<&ContainerId>,
+        subnet: Option<&SubnetId>,
+        now: Millis,
+    ) -> Option<Ipv4Addr> {
+        if let Some(held) = self.held_by(task, container) {
             return Some(held);
         }
         let (range, next) = match subnet {
@@ -135,6 +150,7 @@ impl Addresses {
         let address = Ipv4Addr::from(first + free);
         let holder = Holder {
             task: task.clone(),
+            container: container.cloned(),
             subnet: subnet.cloned(),
             boot: self.boot.clone(),
         };
@@ -144,8 +160,18 @@ impl Addresses {
 
     /// Notes that `task` has an address, from before this record began.
     pub fn hold(&mut self, address: Ipv4Addr, task: &TaskId) {
+        self.hold_as(address, task, None);
+    }
+
+    /// Likewise of one container.
+    pub fn hold_for(&mut self, address: Ipv4Addr, task: &TaskId, container: &ContainerId) {
+        self.hold_as(address, task, Some(container));
+    }
+
+    fn hold_as(&mut self, address: Ipv4Addr, task: &TaskId, container: Option<&ContainerId>) {
         let holder = Holder {
             task: task.clone(),
+            container: container.cloned(),
             subnet: self.subnet_of(address),
             boot: self.boot.clone(),
         };
@@ -162,10 +188,10 @@ impl Addresses {
     pub fn may_hold(&self, address: Ipv4Addr, task: &TaskId) -> bool {
         let free = match self.leases.get(&address) {
             None | Some(Lease::Quarantined { .. }) => true,
-            Some(Lease::Held(owner)) => owner.task == *task,
+            Some(Lease::Held(owner)) => owner.task == *task && owner.container.is_none(),
         };
         let inside = self.ranges().any(|range| range.contains(&address));
-        free && inside && self.held_by(task).is_none_or(|held| held == address)
+        free && inside && self.held_by(task, None).is_none_or(|held| held == address)
     }
 
     /// Who has one.
@@ -188,15 +214,36 @@ impl Addresses {
     /// For a task that begins anew: one in the ranges instead of one outside, where there is one. None: it keeps what it
     /// has, and its lease is of this boot.
     pub fn begin_anew(&mut self, task: &TaskId, subnet: Option<&SubnetId>, now: Millis) -> Option<Ipv4Addr> {
-        let old = self.held_by(task)?;
+        self.begin_anew_as(task, None, subnet, now)
+    }
+
+    /// Likewise for one container of the task.
+    pub fn begin_anew_for(
+        &mut self,
+        task: &TaskId,
+        container: &ContainerId,
+        now: Millis,
+    ) -> Option<Ipv4Addr> {
+        self.begin_anew_as(task, Some(container), None, now)
+    }
+
+    fn begin_anew_as(
+        &mut self,
+        task: &TaskId,
+        container: Option<&ContainerId>,
+        subnet: Option<&SubnetId>,
+        now: Millis,
+    ) -> Option<Ipv4Addr> {
+        let old = self.held_by(task, container)?;
         let inside = self.range(subnet).is_some_and(|range| range.contains(&old));
         if inside || self.range(subnet).is_none() {
             self.renew(old);
             return None;
         }
         let before = self.leases.get(&old).cloned();
-        self.release(task, now);
-        let new = self.lease(task, subnet, now);
+        let until = now.plus(QUARANTINE_MS);
+        self.leases.insert(old, Lease::Quarantined { until });
+        let new = self.lease_as(task, container, subnet, now);
         if let (None, Some(before)) = (new, before) {
             self.leases.insert(old, before);
             self.renew(old);
@@ -221,12 +268,23 @@ impl Addresses {
         self.leases.values().filter_map(earlier).collect()
     }
 
-    /// Ends the lease of `task`; its address rests. Returns until when.
+    /// Ends the leases of `task`, those of its containers too; the addresses rest. Returns until when, if there were any.
     pub fn release(&mut self, task: &TaskId, now: Millis) -> Option<Millis> {
-        let address = self.held_by(task)?;
         let until = now.plus(QUARANTINE_MS);
-        self.leases.insert(address, Lease::Quarantined { until });
-        Some(until)
+        let mut released = false;
+        for lease in self.leases.values_mut() {
+            if matches!(lease, Lease::Held(holder) if holder.task == *task) {
+                *lease = Lease::Quarantined { until };
+                released = true;
+            }
+        }
+        released.then_some(until)
+    }
+
+    /// Gives back what `task` has not used yet: none of it needs a rest.
+    pub fn forgo(&mut self, task: &TaskId) {
+        self.leases
+            .retain(|_, lease| !matches!(lease, Lease::Held(holder) if holder.task == *task));
     }
 
     /// Forgets what has rested long enough.
@@ -271,8 +329,8 @@ impl Addresses {
         };
     }
 
-    fn held_by(&self, task: &TaskId) -> Option<Ipv4Addr> {
-        let held = |lease: &Lease| matches!(lease, Lease::Held(owner) if owner.task == *task);
+    fn held_by(&self, task: &TaskId, container: Option<&ContainerId>) -> Option<Ipv4Addr> {
+        let held = |lease: &Lease| matches!(lease, Lease::Held(owner) if owner.task == *task && owner.container.as_ref() == container);
         self.leases
             .iter()
             .find(|(_, lease)| held(lease))

@@ -415,6 +415,8 @@ impl Container {
                 .health_check
                 .is_some()
                 .then(|| self.health.state(self.life == Life::Running)),
+            // Its task's to say.
+            bindings: Vec::new(),
         }
     }
 }

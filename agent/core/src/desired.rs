@@ -50,6 +50,8 @@ pub enum NetworkMode {
     Host,
     /// A network namespace with nothing but loopback.
     None,
+    /// A network namespace and an address of its own for each container; from outside, only published ports lead there.
+    Bridge,
 }
 
 /// Hard ceilings; zero is none.
@@ -99,6 +101,9 @@ pub struct TaskSpec {
     /// What its containers may write together; zero: no bound.
     #[serde(default)]
     pub ephemeral_storage_bytes: u64,
+    /// In awsvpc: its ports are the host's too, and lead to it from there.
+    #[serde(default)]
+    pub publish_ports: bool,
 }
 
 /// ECS allows ten containers in a task definition.
@@ -359,8 +364,12 @@ impl Protocol {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct PortMapping {
     pub container_port: u16,
+    /// Zero: the node chooses, in bridge mode.
     pub host_port: u16,
     pub protocol: Protocol,
+    /// Of a range: its last port; as many of the host's follow `host_port`.
+    #[serde(default)]
+    pub last_container_port: Option<u16>,
 }
 
 /// A POSIX resource limit; −1 is unlimited.
@@ -443,16 +452,5 @@ impl TaskSpec {
     /// The GPUs that its containers have.
     pub fn gpus(&self) -> impl Iterator<Item = &DeviceName> {
         self.containers.iter().flat_map(|c| &c.gpus)
-    }
-
-    /// The host's ports this task occupies: those of host mode; an awsvpc task has ports of its own.
-    pub fn host_ports(&self) -> impl Iterator<Item = (Protocol, u16)> + '_ {
-        let host = self.network == NetworkMode::Host;
-        let ports = self
-            .containers
-            .iter()
-            .filter(move |_| host)
-            .flat_map(|c| &c.ports);
-        ports.map(|p| (p.protocol, p.host_port))
     }
 }

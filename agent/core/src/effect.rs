@@ -5,7 +5,7 @@
 //! network), one for its environment files and, per container, one each for the pull, the lifecycle and the probe; each lane has at most one effect under
 //! way.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
@@ -13,6 +13,7 @@ use crate::{
     desired::{ContainerSpec, IpcMode, Limits, MemoryCeiling, NetworkMode, PidMode, SharedNamespaces},
     ids::{Attempt, ContainerId, TaskId},
     image::ResolvedImage,
+    ports::Published,
     volumes::{Volume, VolumeMount},
 };
 
@@ -45,7 +46,7 @@ impl Lane {
 /// Something to do on the host.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Effect {
-    /// Make the task's cgroups, directories, volumes and network. Completes with `HostReady`.
+    /// Make the task's cgroups, directories, volumes and network. Completes with `HostReady`, or `PortsTaken`.
     PrepareHost(PrepareHost),
     /// Have the image on this host, unpacked. Completes with `ImageReady`.
     PullImage {
@@ -79,6 +80,9 @@ pub enum Effect {
         network: NetworkMode,
         /// The containers share namespaces: a process may hold them.
         shares: bool,
+        /// Those with a network of their own.
+        #[serde(default)]
+        containers: Vec<ContainerId>,
     },
     /// Give up what the lane is doing. Has no completion of its own: the lane's effect completes as cancelled.
     Cancel(Lane),
@@ -139,6 +143,12 @@ pub struct PrepareHost {
     pub network: NetworkMode,
     /// Leased to this task; set if and only if `network` is awsvpc.
     pub address: Option<std::net::Ipv4Addr>,
+    /// Leased to its containers, in bridge mode: those that have a network.
+    #[serde(default)]
+    pub addresses: BTreeMap<ContainerId, std::net::Ipv4Addr>,
+    /// Ports of the host that are to lead to it.
+    #[serde(default)]
+    pub published: Vec<Published>,
     /// Container names, for the log directories.
     pub containers: Vec<(ContainerId, String)>,
     /// Those that run already, with their own ceiling of memory: of a task that was taken up.
@@ -164,6 +174,7 @@ pub struct StartContainer {
     pub spec: ContainerSpec,
     pub image: ResolvedImage,
     pub network: NetworkMode,
+    /// The task's; in bridge mode its own.
     pub address: Option<std::net::Ipv4Addr>,
     /// The task's limits: they bound what a container without its own may ask for.
     pub task_limits: Limits,

@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, net::Ipv4Addr};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    desired::{Millis, Position, TaskSpec},
+    desired::{Millis, Position, Protocol, TaskSpec},
     effect::Lane,
     environment::FetchedFiles,
     health::Outcome,
@@ -94,6 +94,10 @@ pub enum Completion {
         /// Where the task does not get what it asked for.
         #[serde(default)]
         warnings: Vec<String>,
+    },
+    /// Processes of the host have ports that were to lead to the task: none of its ports does. All else is made.
+    PortsTaken {
+        ports: Vec<(Protocol, u16)>,
     },
     ImageReady(Box<ResolvedImage>),
     EnvironmentReady(FetchedFiles),

@@ -24,6 +24,7 @@ pub mod ledger;
 pub mod network;
 pub mod node;
 pub mod oci;
+pub mod ports;
 pub mod report;
 pub mod resources;
 pub mod restart;

@@ -28,6 +28,7 @@ use crate::{
     ids::{NodeId, TaskId},
     ledger::{Ledger, LedgerWrite, Owned},
     network::{AppliedNetwork, Network},
+    ports::{Binding, DynamicPorts, Ports},
     report::{Facts, Report, StopCode},
     resources::{Capacity, Resources},
     task::{Logs, Phase, Stranger, Task},
@@ -45,6 +46,8 @@ pub struct NodeConfig {
     pub task_range: Ipv4Net,
     /// Of the host's present boot.
     pub boot_id: String,
+    /// Where it chooses ports of the host from.
+    pub dynamic_ports: DynamicPorts,
     /// How long the logs of a stopped task are kept, milliseconds.
     pub log_retention_ms: i64,
     /// How long a task may wait for resources before it fails to start, milliseconds.
@@ -59,6 +62,9 @@ pub struct NodeRecord {
     pub last_sequence: u64,
     pub last_arrival: u64,
     pub addresses: Addresses,
+    /// Absent in what an earlier version stored.
+    #[serde(default)]
+    pub ports: Ports,
     /// As which node the position was reached; before the first snapshot, as which node it was first started. None in a
     /// record of an earlier version, and before the first start.
     #[serde(default)]
@@ -77,6 +83,9 @@ impl NodeRecord {
             if let Some(address) = task.address {
                 addresses.hold(address, &task.spec.id);
             }
+            for (container, address) in &task.container_addresses {
+                addresses.hold_for(*address, &task.spec.id, container);
+            }
         }
         let known = last_reported > 0 || !tasks.is_empty();
         Self {
@@ -84,6 +93,7 @@ impl NodeRecord {
             last_sequence: last_reported + if known { SEQUENCES_LOST_MAX } else { 0 },
             last_arrival: tasks.iter().map(|task| task.arrival).max().unwrap_or(0),
             addresses,
+            ports: Ports::default(),
             identity: None,
             network: None,
         }
@@ -121,6 +131,7 @@ impl Node {
             last_sequence: 0,
             last_arrival: 0,
             addresses,
+            ports: Ports::default(),
             identity: None,
             network: None,
         };
@@ -145,6 +156,7 @@ impl Node {
         let mut resources = Resources::new(config.capacity.clone());
         for task in tasks.values().filter(|task| task.holds_host()) {
             resources.charge(&task.spec);
+            resources.hold_ports(&task.spec.id, task.bindings.iter().flat_map(Binding::host_ports));
             if !task.may_have_process() {
                 resources.release_processes(&task.spec.id);
             }
@@ -318,25 +330,21 @@ impl Node {
             // First: what the runtime lists after a boot says nothing about how its processes ended.
             if restarted.host_rebooted {
                 task.on_host_rebooted(now);
-                if let (Phase::Active, Some(inside)) = (
-                    &task.phase,
-                    self.record
-                        .addresses
-                        .begin_anew(id, task.spec.subnet.as_ref(), now),
-                ) {
-                    task.address = Some(inside);
+                if task.phase == Phase::Active {
+                    let (addresses, subnet) = (&mut self.record.addresses, task.spec.subnet.as_ref());
+                    task.address = addresses.begin_anew(id, subnet, now).or(task.address);
+                    for (container, address) in &mut task.container_addresses {
+                        if let Some(inside) = addresses.begin_anew_for(id, container, now) {
+                            *address = inside;
+                        }
+                    }
                 }
             }
             task.on_agent_restarted(observed.get(id).unwrap_or(&none), now);
             // Deadlines are in the tasks; the timers were in memory.
             change.timers.extend(deadlines(task, &self.config));
         }
-        change.timers.extend(
-            self.record
-                .addresses
-                .next_expiry()
-                .map(|at| (TimerKey::Quarantine, at)),
-        );
+        self.await_quarantine(change);
         if restarted.host_rebooted {
             for task in self.record.addresses.of_earlier_boots() {
                 // Of a task that began anew, or whose release is under way, it says so itself.
@@ -400,11 +408,18 @@ impl Node {
             }
             _ => None,
         };
+        let taken = match &completion {
+            Completion::PortsTaken { ports } => ports.clone(),
+            _ => Vec::new(),
+        };
         if let Err(what) = task.on_completed(lane, completion, now) {
             change.anomalies.push(format!("task {id}: {what}"));
         }
         if let Some(removed) = removed {
             self.write_ledger(LedgerWrite::Release(removed), change);
+        }
+        if !taken.is_empty() {
+            self.choose_other_ports(id, taken, now, change);
         }
         BTreeSet::from([id.clone()])
     }
@@ -420,9 +435,9 @@ impl Node {
             TimerKey::Retry(lane) => lane.task().clone(),
             TimerKey::Quarantine => {
                 self.record.addresses.expire(now);
+                self.record.ports.expire(now);
                 // The next one rests until later, and somebody may wait for it.
-                let next = self.record.addresses.next_expiry();
-                change.timers.extend(next.map(|at| (TimerKey::Quarantine, at)));
+                self.await_quarantine(change);
                 change.node = true;
                 self.admission_due = true;
                 return BTreeSet::new();
@@ -491,14 +506,30 @@ impl Node {
     /// Nothing of the task is left on the host.
     fn release(&mut self, id: &TaskId, now: Millis, change: &mut Change) {
         self.admission_due |= self.resources.release_all(id);
-        if let Some(until) = self.record.addresses.release(id, now) {
+        let bindings = self
+            .tasks
+            .get_mut(id)
+            .map(|task| std::mem::take(&mut task.bindings));
+        let bindings = bindings.unwrap_or_default();
+        let rests = !bindings.is_empty();
+        if rests {
+            let ports = bindings.iter().flat_map(Binding::host_ports);
+            self.record.ports.rest(ports, now);
+        }
+        if self.record.addresses.release(id, now).is_some() || rests {
             change.node = true;
-            change.timers.push((
-                TimerKey::Quarantine,
-                self.record.addresses.next_expiry().unwrap_or(until),
-            ));
+            self.await_quarantine(change);
             self.admission_due = true;
         }
+    }
+
+    /// Until the next address or port comes out of quarantine.
+    fn await_quarantine(&self, change: &mut Change) {
+        let (addresses, ports) = (&self.record.addresses, &self.record.ports);
+        let next = addresses.next_expiry().into_iter().chain(ports.next_expiry());
+        change
+            .timers
+            .extend(next.min().map(|at| (TimerKey::Quarantine, at)));
     }
 
     fn write_ledger(&mut self, write: LedgerWrite, change: &mut Change) {

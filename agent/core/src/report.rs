@@ -8,6 +8,7 @@ use crate::{
     desired::Millis,
     health::HealthState,
     ids::{ContainerId, TaskId},
+    ports::Binding,
 };
 
 /// How far a task is, as its node knows.
@@ -91,4 +92,7 @@ pub struct ContainerState {
     /// None: it has no health check.
     #[serde(default)]
     pub health: Option<HealthState>,
+    /// Ports of the host that lead to it, since it was first started.
+    #[serde(default)]
+    pub bindings: Vec<Binding>,
 }

@@ -129,6 +129,24 @@ impl Resources {
         }
     }
 
+    /// Ports that were chosen for it.
+    pub fn hold_ports(&mut self, task: &TaskId, ports: impl IntoIterator<Item = (Protocol, u16)>) {
+        for port in ports {
+            self.ports.insert(port, task.clone());
+        }
+    }
+
+    /// Gives up all its ports, for others to be chosen.
+    pub fn release_ports(&mut self, task: &TaskId) {
+        self.ports.retain(|_, owner| owner != task);
+    }
+
+    /// Whether a port is a task's, or nobody's to have.
+    pub fn is_held(&self, protocol: Protocol, port: u16) -> bool {
+        let port = (protocol, port);
+        self.capacity.reserved_ports.contains(&port) || self.ports.contains_key(&port)
+    }
+
     /// Its processes are gone: CPU and memory are free. Whether it held any.
     pub fn release_processes(&mut self, task: &TaskId) -> bool {
         self.charges.remove(task).is_some()
@@ -152,7 +170,8 @@ impl Resources {
     }
 }
 
-fn port_name((protocol, port): (Protocol, u16)) -> String {
+/// As people name it.
+pub fn port_name((protocol, port): (Protocol, u16)) -> String {
     match protocol {
         Protocol::Tcp => format!("host port {port}/tcp"),
         Protocol::Udp => format!("host port {port}/udp"),

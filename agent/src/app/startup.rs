@@ -17,6 +17,7 @@ use berth_agent_core::{
 use berth_proto::node::v1 as wire;
 use tokio::sync::{mpsc, watch};
 
+use super::ports;
 use crate::{
     config::{Config, ConfigError},
     convert,
@@ -80,6 +81,7 @@ pub(super) fn node_config(config: &Config, boot_id: &str) -> anyhow::Result<Node
         capacity,
         task_range: config.task_cidr,
         boot_id: boot_id.to_owned(),
+        dynamic_ports: ports::dynamic(config.dynamic_ports.as_deref())?,
         log_retention_ms: i64::from(config.log_retention_s) * 1000,
         admission_deadline_ms: i64::from(config.admission_deadline_s) * 1000,
     })

@@ -263,20 +263,29 @@ fn dependency(wire: wire::Dependency) -> Result<Dependency, Refusal> {
 }
 
 fn port(wire: &wire::PortMapping) -> Result<PortMapping, Refusal> {
-    let number = |field: &str, port: u32| match u16::try_from(port) {
-        Ok(port) if port > 0 => Ok(port),
-        _ => refuse(format!("ports.{field}"), format!("{port} is not 1 to 65535")),
+    let number = |field: &str, port: u32, least: u16| match u16::try_from(port) {
+        Ok(port) if port >= least => Ok(port),
+        _ => refuse(
+            format!("ports.{field}"),
+            format!("{port} is not {least} to 65535"),
+        ),
     };
     let protocol = match wire::Protocol::try_from(wire.protocol) {
         Ok(wire::Protocol::Tcp) => Protocol::Tcp,
         Ok(wire::Protocol::Udp) => Protocol::Udp,
         _ => return refuse("ports.protocol", "is not TCP or UDP"),
     };
-    let container_port = number("container_port", wire.container_port)?;
+    let container_port = number("container_port", wire.container_port, 1)?;
+    let last_container_port = match wire.last_container_port {
+        0 => None,
+        last => Some(number("last_container_port", last, container_port)?),
+    };
     Ok(PortMapping {
         container_port,
-        host_port: number("host_port", wire.host_port)?,
+        // Whether it may be zero is a question of the mode.
+        host_port: number("host_port", wire.host_port, 0)?,
         protocol,
+        last_container_port,
     })
 }
 

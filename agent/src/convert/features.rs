@@ -21,6 +21,8 @@ pub const FEATURES: &[&str] = &[
     "net.host",
     "net.none",
     "net.subnets",
+    "net.bridge",
+    "net.published-ports",
     "log.json-file",
     "log.buffer",
     "log.none",

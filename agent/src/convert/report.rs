@@ -1,7 +1,8 @@
 //! Owns how a report is said on the wire.
 
 use berth_agent_core::{
-    desired::Millis,
+    desired::{Millis, Protocol},
+    ports::Binding,
     report::{Report, Status, StopCode},
 };
 use berth_proto::node::v1 as wire;
@@ -37,6 +38,7 @@ pub fn state_change(report: &Report) -> wire::StateChange {
             .as_ref()
             .and_then(|health| health.probe.as_ref())
             .map(health::probe),
+        bindings: c.bindings.iter().map(binding).collect(),
     };
     let task = wire::TaskState {
         task_id: report.task.id.to_string(),
@@ -58,6 +60,19 @@ pub fn state_change(report: &Report) -> wire::StateChange {
     wire::StateChange {
         sequence: report.sequence,
         task: Some(task),
+    }
+}
+
+fn binding(binding: &Binding) -> wire::PortBinding {
+    let protocol = match binding.protocol {
+        Protocol::Tcp => wire::Protocol::Tcp,
+        Protocol::Udp => wire::Protocol::Udp,
+    };
+    wire::PortBinding {
+        protocol: protocol.into(),
+        host_port: binding.host_port.into(),
+        container_port: binding.container_port.into(),
+        last_container_port: binding.last_container_port.map_or(0, u32::from),
     }
 }
 

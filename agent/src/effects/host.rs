@@ -22,6 +22,7 @@ use berth_agent_core::{
     effect::{Effect, PrepareHost, SignalKind, StartContainer},
     event::{Completion, Exit, Failure, Observed, ObservedState},
     ids::{ContainerId, TaskId},
+    ports::Published,
     task::Task,
 };
 use berth_service::notify::Notifier;
@@ -32,9 +33,10 @@ use tokio_util::sync::CancellationToken;
 use self::settings::{images_config, init_program, runtime_config};
 use super::{
     cgroups::{Cgroups, TaskLimits},
+    connection::{self, Unpublished},
     environment::EnvironmentFiles,
     images::Images,
-    network::{self, Network, NetworkConfig},
+    network::{self, Network, NetworkConfig, Owner},
     probes::Probes,
     quotas::{self, Quotas},
     runtime::{Runtime, RuntimeConfig, RuntimeError},
@@ -96,6 +98,8 @@ pub struct Given {
     ranges: BTreeSet<Ipv4Net>,
     /// Held by tasks, of no range any more.
     kept: Vec<Ipv4Addr>,
+    /// Ports of the host that lead to tasks.
+    published: Vec<(TaskId, Published)>,
 }
 
 impl Given {
@@ -104,7 +108,13 @@ impl Given {
         Self {
             kept: addresses.held_outside(&ranges),
             ranges: addresses.subnet_ranges().collect(),
+            published: Vec::new(),
         }
+    }
+
+    #[must_use]
+    pub fn with_published(self, published: Vec<(TaskId, Published)>) -> Self {
+        Self { published, ..self }
     }
 }
 
@@ -141,7 +151,7 @@ impl Host {
             endpoint_port: endpoints.port(),
             mtu: config.network.mtu,
             pass_other_firewalls: config.network.pass_other_firewalls,
-            published: Vec::new(),
+            published: given.published,
             resolver_port: names.as_ref().map(|(_, port)| *port),
             instance_metadata: config.network.instance_metadata,
         })
@@ -237,6 +247,10 @@ impl Host {
         if let Some(address) = task.address {
             self.network.take_up(&spec.id, address);
         }
+        for (container, address) in &task.container_addresses {
+            self.network
+                .take_up(Owner::container(&spec.id, container), *address);
+        }
         let limits = TaskLimits {
             ceilings: spec.limits,
             swap_bytes: spec.swap_bytes(),
@@ -283,7 +297,11 @@ impl Host {
         let route = |object| match object {
             network::HostObject::Route {
                 address,
-                task: Some(task),
+                owner:
+                    Some(Owner {
+                        task,
+                        container: None,
+                    }),
                 ..
             } => Some((task, address)),
             _ => None,
@@ -295,9 +313,13 @@ impl Host {
     pub async fn perform(&self, effect: Effect, cancel: CancellationToken) -> Completion {
         match effect {
             Effect::PrepareHost(prepare) => match self.prepare(&prepare).await {
-                Ok((mac_address, warning)) => Completion::HostReady {
-                    mac_address,
-                    warnings: warning.into_iter().collect(),
+                Ok((mac_address, warning)) => match connection::publish(&self.network, &prepare).await {
+                    Ok(()) => Completion::HostReady {
+                        mac_address,
+                        warnings: warning.into_iter().collect(),
+                    },
+                    Err(Unpublished::Taken(ports)) => Completion::PortsTaken { ports },
+                    Err(Unpublished::Failed(failure)) => Completion::Failed(failure),
                 },
                 Err(failure) => Completion::Failed(failure),
             },
@@ -351,7 +373,12 @@ impl Host {
                     Err(error) => Completion::Failed(error.failure()),
                 }
             }
-            Effect::ReleaseHost { task, shares, .. } => match self.release(&task, shares).await {
+            Effect::ReleaseHost {
+                task,
+                shares,
+                containers,
+                ..
+            } => match self.release(&task, shares, &containers).await {
                 Ok(()) => Completion::HostReleased,
                 Err(failure) => Completion::Failed(failure),
             },
@@ -368,28 +395,7 @@ impl Host {
     async fn prepare(&self, prepare: &PrepareHost) -> Result<(String, Option<String>), Failure> {
         // Before there is anything that would not be counted.
         let warning = self.bound_volumes(prepare)?;
-        let network = async {
-            match (prepare.network, prepare.address) {
-                (NetworkMode::Awsvpc, Some(address)) => {
-                    let attached = self.network.attach(&prepare.task, address).await;
-                    attached
-                        .map(|attached| attached.mac)
-                        .map_err(|error| network_failure(&error))
-                }
-                (NetworkMode::Awsvpc, None) => Err(Failure {
-                    kind: "ResourceInitializationError".into(),
-                    message: "the task has no address".into(),
-                    retryable: false,
-                }),
-                (NetworkMode::None, _) => {
-                    let isolated = self.network.attach_isolated(&prepare.task).await;
-                    isolated
-                        .map(|_| String::new())
-                        .map_err(|error| network_failure(&error))
-                }
-                (NetworkMode::Host, _) => Ok(String::new()),
-            }
-        };
+        let network = connection::connect(&self.network, prepare);
         let files = async {
             self.cgroups
                 .create_task(
@@ -438,7 +444,12 @@ impl Host {
     }
 
     async fn start_container(&self, start: &StartContainer, cancel: CancellationToken) -> Completion {
-        let netns = (start.network != NetworkMode::Host).then(|| self.network.netns_path(&start.task));
+        let owner = match start.network {
+            NetworkMode::Host => None,
+            NetworkMode::Bridge => Some(Owner::container(&start.task, &start.spec.id)),
+            NetworkMode::Awsvpc | NetworkMode::None => Some(Owner::from(&start.task)),
+        };
+        let netns = owner.map(|owner| self.network.netns_path(&owner));
         match self.runtime.start(start, netns.as_deref(), cancel).await {
             Ok(started) => {
                 self.cgroups
@@ -458,17 +469,15 @@ impl Host {
         }
     }
 
-    /// `shares`: its containers do, or that is not known.
-    async fn release(&self, task: &TaskId, shares: bool) -> Result<(), Failure> {
+    /// `shares`: its containers do, or that is not known. `containers`: those with a network of their own.
+    async fn release(&self, task: &TaskId, shares: bool, containers: &[ContainerId]) -> Result<(), Failure> {
         self.sampler().unregister(task);
         if shares {
             self.unshare(task).await?;
         }
         let network = async {
-            self.network
-                .detach(task)
-                .await
-                .map_err(|error| network_failure(&error))
+            let disconnected = connection::disconnect(&self.network, task, containers).await;
+            disconnected.map_err(|error| network_failure(&error))
         };
         let cgroups = async {
             self.cgroups
@@ -527,7 +536,7 @@ fn failure(error: &(dyn std::error::Error + 'static), retryable: bool) -> Failur
     }
 }
 
-fn network_failure(error: &network::NetworkError) -> Failure {
+pub(super) fn network_failure(error: &network::NetworkError) -> Failure {
     failure(error, error.retry() == network::Retry::Backoff)
 }
 

@@ -2,7 +2,8 @@
 //! task and attempt. Nothing here decides: `berth-agent-core` does.
 
 pub mod cgroups;
-pub mod environment;
+pub mod connection;
+mod environment;
 pub mod gpus;
 mod host;
 pub mod images;

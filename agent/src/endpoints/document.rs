@@ -2,8 +2,9 @@
 //! on a node of one's own (availability zone, VPC, ENI attachment ids) is left out.
 
 use berth_agent_core::{
-    desired::{ContainerSpec, DesiredStatus, NetworkMode, Protocol},
+    desired::{ContainerSpec, DesiredStatus, NetworkMode, PortMapping, Protocol},
     ids::{ContainerId, runtime_id as name_of_attempt},
+    ports::Binding,
     report::ContainerState,
     task::Task,
 };
@@ -125,7 +126,7 @@ fn of_container(task: &Task, spec: &ContainerSpec, state: &ContainerState, task_
         add("RestartCount", Some(state.restart_count.into()));
     }
     add("Health", health(task, spec, state));
-    add("Ports", ports(spec));
+    add("Ports", ports(task, spec));
     add("Volumes", volumes(spec));
     let network = (!spec.networking.disabled).then(|| network(task, spec, task_cidr));
     add("Networks", network.map(|network| json!([network])));
@@ -180,15 +181,34 @@ fn health(task: &Task, spec: &ContainerSpec, state: &ContainerState) -> Option<V
     Some(document.into())
 }
 
-fn ports(spec: &ContainerSpec) -> Option<Value> {
-    let port = |port: &berth_agent_core::desired::PortMapping| {
-        let protocol = match port.protocol {
-            Protocol::Tcp => "tcp",
-            Protocol::Udp => "udp",
-        };
-        json!({"ContainerPort": port.container_port, "HostPort": port.host_port, "Protocol": protocol})
+/// Of a range, each. Where the host's lead to it, those; else its own.
+fn ports(task: &Task, spec: &ContainerSpec) -> Option<Value> {
+    let port = |protocol: Protocol, inside: u16, outside: u16| json!({"ContainerPort": inside, "HostPort": outside, "Protocol": protocol.as_str()});
+    let bound = |binding: &Binding| {
+        let protocol = binding.protocol;
+        let all = binding.ports().map(move |(outside, inside)| {
+            let mut one = port(protocol, inside, outside);
+            one["HostIp"] = "0.0.0.0".into();
+            one
+        });
+        all.collect::<Vec<_>>()
     };
-    let ports: Vec<Value> = spec.ports.iter().map(port).collect();
+    let own = |mapping: &PortMapping| {
+        let last = mapping.last_container_port.unwrap_or(mapping.container_port);
+        let outside = mapping.host_port..=u16::MAX;
+        let all = (mapping.container_port..=last).zip(outside);
+        all.map(|(inside, outside)| port(mapping.protocol, inside, outside))
+            .collect::<Vec<_>>()
+    };
+    let ports: Vec<Value> = if task.spec.publishes() {
+        let bindings = task
+            .bindings
+            .iter()
+            .filter(|binding| binding.container == spec.id);
+        bindings.flat_map(bound).collect()
+    } else {
+        spec.ports.iter().flat_map(own).collect()
+    };
     (!ports.is_empty()).then(|| ports.into())
 }
 
@@ -205,10 +225,13 @@ fn network(task: &Task, spec: &ContainerSpec, task_cidr: &str) -> Value {
         NetworkMode::Awsvpc => "awsvpc",
         NetworkMode::Host => "host",
         NetworkMode::None => "none",
+        NetworkMode::Bridge => "bridge",
     };
     let mut network = Map::from_iter([("NetworkMode".to_owned(), json!(mode))]);
-    if let Some(address) = task.address {
+    if let Some(address) = task.address_of(&spec.id) {
         network.insert("IPv4Addresses".into(), json!([address.to_string()]));
+    }
+    if task.address.is_some() {
         network.insert("AttachmentIndex".into(), 0.into());
         network.insert("IPv4SubnetCIDRBlock".into(), task_cidr.into());
         network.insert("SubnetGatewayIpv4Address".into(), format!("{GATEWAY}/32").into());

@@ -119,7 +119,7 @@ impl Endpoints {
     /// The variables that tell a container where to ask. None where it could not.
     pub fn environment(&self, network: NetworkMode, container: &ContainerId) -> Vec<(String, String)> {
         let host = match network {
-            NetworkMode::Awsvpc => ADDRESS.to_string(),
+            NetworkMode::Awsvpc | NetworkMode::Bridge => ADDRESS.to_string(),
             NetworkMode::Host => format!("127.0.0.1:{}", self.port),
             NetworkMode::None => return Vec::new(),
         };
@@ -347,6 +347,7 @@ impl Asked {
         let find = move |task: &Task| {
             let may_ask = match task.spec.network {
                 NetworkMode::Awsvpc => task.address == Some(from),
+                NetworkMode::Bridge => task.container_addresses.values().any(|own| *own == from),
                 NetworkMode::Host => from.is_loopback(),
                 NetworkMode::None => false,
             };

@@ -1,6 +1,6 @@
 //! Owns the form of usage: that of the Docker Engine's `GET /containers/ID/stats`, which ECS's endpoint answers with.
 
-use berth_agent_core::task::Task;
+use berth_agent_core::{desired::NetworkMode, task::Task};
 use serde_json::{Map, Value, json};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
@@ -20,16 +20,11 @@ pub(super) fn of_task(
     let of = |container: &crate::telemetry::ContainerUsage| {
         let id = runtime_id(task, &container.container)?;
         let runs = task.container(&container.container).is_up();
-        let figures = runs.then(|| {
-            figures(
-                &id,
-                &container.name,
-                node,
-                usage.network.as_ref(),
-                &container.usage,
-                &read,
-            )
-        });
+        let network = match task.spec.network {
+            NetworkMode::Bridge => container.network.as_ref(),
+            _ => usage.network.as_ref(),
+        };
+        let figures = runs.then(|| figures(&id, &container.name, node, network, &container.usage, &read));
         Some((id, figures.unwrap_or(Value::Null)))
     };
     usage.containers.iter().filter_map(of).collect()

@@ -3,7 +3,7 @@
 //! moment; never holds what a task's environment holds.
 
 use berth_agent_core::{
-    desired::{ContainerSpec, DesiredStatus, Millis, NetworkMode, Protocol},
+    desired::{ContainerSpec, DesiredStatus, Millis, NetworkMode},
     node::Node,
     report::{ContainerState, Status, StopCode},
     task::Task,
@@ -200,14 +200,18 @@ fn of_container(task: &Task, spec: &ContainerSpec, state: &ContainerState) -> Co
         NetworkMode::Awsvpc => "awsvpc",
         NetworkMode::Host => "host",
         NetworkMode::None => "none",
+        NetworkMode::Bridge => "bridge",
     };
-    let port = |port: &berth_agent_core::desired::PortMapping| PortView {
-        container_port: port.container_port,
-        host_port: port.host_port,
-        protocol: match port.protocol {
-            Protocol::Tcp => "tcp",
-            Protocol::Udp => "udp",
-        },
+    let port = |port: &berth_agent_core::desired::PortMapping| {
+        let bound = task.bindings.iter().find(|bound| {
+            bound.container == spec.id
+                && (bound.container_port, bound.protocol) == (port.container_port, port.protocol)
+        });
+        PortView {
+            container_port: port.container_port,
+            host_port: bound.map_or(port.host_port, |bound| bound.host_port),
+            protocol: port.protocol.as_str(),
+        }
     };
     ContainerView {
         docker_name: docker_id.clone(),
@@ -235,7 +239,11 @@ fn of_container(task: &Task, spec: &ContainerSpec, state: &ContainerState) -> Co
         cgroup: String::new(),
         networks: vec![NetworkView {
             network_mode,
-            ipv4_addresses: task.address.iter().map(ToString::to_string).collect(),
+            ipv4_addresses: task
+                .address_of(&spec.id)
+                .iter()
+                .map(ToString::to_string)
+                .collect(),
         }],
         ports: spec.ports.iter().map(port).collect(),
     }

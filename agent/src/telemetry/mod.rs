@@ -25,7 +25,7 @@ use self::{
 };
 use crate::effects::{
     cgroups::Cgroups,
-    network::{Names, NetworkError},
+    network::{Names, NetworkError, Owner},
 };
 
 /// The host as a whole.
@@ -54,7 +54,7 @@ pub struct TaskUsage {
     pub containers: Vec<ContainerUsage>,
     /// Shim and loggers.
     pub overhead: Usage,
-    /// None: the task has no interface of its own.
+    /// In bridge mode that of its containers together. None: it has no interface of its own.
     pub network: Option<NetworkUsage>,
 }
 
@@ -64,6 +64,8 @@ pub struct ContainerUsage {
     pub container: ContainerId,
     pub name: String,
     pub usage: Usage,
+    /// None: it has no interface of its own, but its task's, if that has one.
+    pub network: Option<NetworkUsage>,
 }
 
 /// One cgroup. Counters start with the cgroup: a container's start anew with each attempt.
@@ -97,6 +99,19 @@ pub struct NetworkUsage {
     pub tx_dropped: u64,
 }
 
+impl NetworkUsage {
+    fn plus(self, other: Self) -> Self {
+        Self {
+            rx_bytes: self.rx_bytes + other.rx_bytes,
+            rx_packets: self.rx_packets + other.rx_packets,
+            tx_bytes: self.tx_bytes + other.tx_bytes,
+            tx_packets: self.tx_packets + other.tx_packets,
+            rx_dropped: self.rx_dropped + other.rx_dropped,
+            tx_dropped: self.tx_dropped + other.tx_dropped,
+        }
+    }
+}
+
 /// Reads usage. One sweep costs well under 0.1 ms per task. A task keeps at most 15 descriptors and 11 per container, as long
 /// as all of them together are under half of what the process may open; the files of later tasks are opened for each sweep.
 #[derive(Debug)]
@@ -121,7 +136,15 @@ struct TaskFiles {
     link: String,
     total: CgroupFiles,
     overhead: CgroupFiles,
-    containers: Vec<(ContainerId, String, CgroupFiles)>,
+    containers: Vec<ContainerFiles>,
+}
+
+#[derive(Debug)]
+struct ContainerFiles {
+    id: ContainerId,
+    name: String,
+    link: String,
+    files: CgroupFiles,
 }
 
 impl Sampler {
@@ -157,11 +180,16 @@ impl Sampler {
         let cgroups = &self.cgroups;
         let container = |(id, name): &(ContainerId, String)| {
             let files = CgroupFiles::workload(cgroups, &cgroups.container_path(task, id), keep);
-            (id.clone(), name.clone(), files)
+            ContainerFiles {
+                id: id.clone(),
+                name: name.clone(),
+                link: self.names.link(&Owner::container(task, id)),
+                files,
+            }
         };
         let files = TaskFiles {
             descriptors: if keep { wanted } else { 0 },
-            link: self.names.link(task),
+            link: self.names.link(&task.into()),
             total: CgroupFiles::workload(cgroups, &cgroups.limited_path(task), keep),
             overhead: CgroupFiles::overhead(cgroups, &cgroups.rt_path(task), keep),
             containers: containers.iter().map(container).collect(),
@@ -179,11 +207,10 @@ impl Sampler {
         let node = self.sample_node();
         let links = self.sample_links();
         let buffer = &mut self.buffer;
-        let tasks = self.tasks.iter_mut().map(|(task, files)| TaskUsage {
-            task: task.clone(),
-            network: links.get(files.link.as_str()).copied(),
-            ..files.read(task, buffer)
-        });
+        let tasks = self
+            .tasks
+            .iter_mut()
+            .map(|(task, files)| files.read(task, &links, buffer));
         (node, tasks.collect())
     }
 
@@ -192,10 +219,7 @@ impl Sampler {
         let node = self.sample_node();
         let links = self.sample_links();
         let files = self.tasks.get_mut(task)?;
-        let usage = TaskUsage {
-            network: links.get(files.link.as_str()).copied(),
-            ..files.read(task, &mut self.buffer)
-        };
+        let usage = files.read(task, &links, &mut self.buffer);
         Some((node, usage))
     }
 
@@ -239,15 +263,21 @@ fn descriptors_max() -> usize {
 }
 
 impl TaskFiles {
-    fn read(&mut self, task: &TaskId, buffer: &mut Buffer) -> TaskUsage {
+    fn read(
+        &mut self,
+        task: &TaskId,
+        links: &HashMap<String, NetworkUsage>,
+        buffer: &mut Buffer,
+    ) -> TaskUsage {
         let mut total = self.total.read(buffer);
         let containers: Vec<ContainerUsage> = self
             .containers
             .iter_mut()
-            .map(|(container, name, files)| ContainerUsage {
-                container: container.clone(),
-                name: name.clone(),
-                usage: files.read(buffer),
+            .map(|container| ContainerUsage {
+                container: container.id.clone(),
+                name: container.name.clone(),
+                usage: container.files.read(buffer),
+                network: links.get(&container.link).copied(),
             })
             .collect();
         // The kernel counts a kill where the victim was.
@@ -255,12 +285,16 @@ impl TaskFiles {
             .iter()
             .map(|container| container.usage.oom_kills)
             .sum::<u64>();
+        let of_containers = containers.iter().filter_map(|container| container.network);
         TaskUsage {
             task: task.clone(),
             total,
+            network: links
+                .get(&self.link)
+                .copied()
+                .or_else(|| of_containers.reduce(NetworkUsage::plus)),
             containers,
             overhead: self.overhead.read(buffer),
-            network: None,
         }
     }
 }

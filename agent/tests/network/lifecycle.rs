@@ -66,7 +66,7 @@ fn an_attach_that_nobody_waits_for_any_more_leaves_nothing_after_detach() {
 fn namespaces_are_seen_in_mount_namespaces_made_before() {
     on_host(async |host| {
         let network = host.network().await;
-        let path = network.netns_path(&task(1));
+        let path = network.netns_path(&(&task(1)).into());
         let script = format!("echo ready; read go; stat -f -c %T {}", path.display());
         let mut elsewhere = Command::new("unshare")
             .args(["--mount", "--propagation", "slave", "sh", "-c", &script])
@@ -158,7 +158,7 @@ fn what_a_crash_left_half_made_is_completed_and_removed() {
     on_host(async |host| {
         let network = host.network().await;
         let before = host.listing();
-        let netns = network.netns_path(&task(1));
+        let netns = network.netns_path(&(&task(1)).into());
         let link = {
             attach(&network, 1).await;
             let name = link_name(&network).await;

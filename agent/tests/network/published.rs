@@ -6,8 +6,8 @@ use std::{
     time::Duration,
 };
 
-use berth_agent::effects::network::{Network, NetworkConfig, NetworkError, Published};
-use berth_agent_core::desired::Protocol;
+use berth_agent::effects::network::{Network, NetworkConfig, NetworkError, Owner};
+use berth_agent_core::{desired::Protocol, ports::Published};
 
 use crate::host::*;
 
@@ -24,6 +24,10 @@ fn ports(n: u32) -> [Published; 2] {
         address: address(n),
         port: PORT,
     })
+}
+
+async fn publish(network: &Network, n: u32, ports: &[Published]) -> Result<(), NetworkError> {
+    network.publish(&task(n), &[Owner::from(&task(n))], ports).await
 }
 
 fn connect_to(address: Ipv4Addr) -> TcpStream {
@@ -65,7 +69,7 @@ fn a_published_port_is_reached_from_everywhere_by_tcp_and_udp() {
     on_host(async |host| {
         let network = host.network().await;
         let (one, two) = (attach(&network, 1).await, attach(&network, 2).await);
-        network.publish(&task(1), &ports(1)).await.unwrap();
+        publish(&network, 1, &ports(1)).await.unwrap();
         let tcp = within(&one.netns, listen);
         let udp = within(&one.netns, || udp(Ipv4Addr::UNSPECIFIED, PORT));
         let outside = host.outside_netns();
@@ -98,8 +102,8 @@ fn elements_go_with_the_task_and_come_back_with_the_table() {
         let clean = host.listing();
         attach(&network, 1).await;
         attach(&network, 2).await;
-        network.publish(&task(1), &ports(1)).await.unwrap();
-        network.publish(&task(1), &ports(1)).await.unwrap();
+        publish(&network, 1, &ports(1)).await.unwrap();
+        publish(&network, 1, &ports(1)).await.unwrap();
         let published = elements();
         assert!(published.contains("tcp . 18080") && published.contains("udp . 18053"));
 
@@ -119,7 +123,7 @@ fn elements_go_with_the_task_and_come_back_with_the_table() {
             host_port: 18_081,
             ..ports(2)[0].clone()
         };
-        network.publish(&task(2), &[other]).await.unwrap();
+        publish(&network, 2, &[other]).await.unwrap();
         assert!(elements().contains("tcp . 18080") && elements().contains("tcp . 18081"));
 
         for n in [1, 2] {
@@ -136,7 +140,7 @@ fn a_port_of_a_process_of_the_host_is_not_taken_from_it() {
         let network = host.network().await;
         attach(&network, 1).await;
         let theirs = std::net::TcpListener::bind((HOST, TCP_PORT)).unwrap();
-        let refused = network.publish(&task(1), &ports(1)).await.unwrap_err();
+        let refused = publish(&network, 1, &ports(1)).await.unwrap_err();
         match refused {
             NetworkError::PortsTaken { ref ports } => assert_eq!(*ports, [(Protocol::Tcp, TCP_PORT)]),
             other => panic!("{other}"),
@@ -144,10 +148,10 @@ fn a_port_of_a_process_of_the_host_is_not_taken_from_it() {
         assert_eq!(refused.to_string(), "a process of the host has port 18080/tcp");
         assert_eq!(elements(), "");
         drop(theirs);
-        network.publish(&task(1), &ports(1)).await.unwrap();
+        publish(&network, 1, &ports(1)).await.unwrap();
         // What leads to the task already is its own, whoever came since.
         let _late = udp(HOST, UDP_PORT);
-        network.publish(&task(1), &ports(1)).await.unwrap();
+        publish(&network, 1, &ports(1)).await.unwrap();
     });
 }
 
@@ -157,7 +161,7 @@ fn a_task_reaches_nothing_on_the_hosts_loopback() {
     on_host(async |host| {
         let network = host.network().await;
         let one = attach(&network, 1).await;
-        network.publish(&task(1), &ports(1)).await.unwrap();
+        publish(&network, 1, &ports(1)).await.unwrap();
         let service = udp(Ipv4Addr::LOCALHOST, 9);
         for command in [
             "sysctl -q -w net.ipv4.conf.all.route_localnet=1",

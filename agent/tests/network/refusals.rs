@@ -51,7 +51,7 @@ fn strays_are_listed_from_the_host_and_removed() {
         let prefix = &link[..5];
         run(&format!("ip link add {prefix}stray type veth peer name other"));
         run("ip route add 10.77.9.9/32 dev uplink");
-        std::fs::write(network.netns_path(&task(1)).with_file_name("junk"), "").unwrap();
+        std::fs::write(network.netns_path(&(&task(1)).into()).with_file_name("junk"), "").unwrap();
         let objects = network.list().await.unwrap();
         let owned = |n: u32| objects.iter().filter(|o| o.task() == Some(&task(n))).count();
         assert_eq!([owned(1), owned(2), owned(3)], [3, 3, 3], "{objects:#?}");

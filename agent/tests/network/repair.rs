@@ -6,11 +6,11 @@ use std::{
 };
 
 use berth_agent::{
-    effects::network::{Network, NetworkConfig, Published},
+    effects::network::{Network, NetworkConfig, Owner},
     metrics::{METRICS, NETWORK_REPAIRS},
 };
 
-use berth_agent_core::desired::Protocol;
+use berth_agent_core::{desired::Protocol, ports::Published};
 
 use crate::host::*;
 
@@ -185,7 +185,10 @@ fn a_table_that_somebody_changes_is_put_in_place_again() {
         };
         let rules = || run("nft -s list ruleset");
         while_repaired(&network, async || {
-            network.publish(&task(1), &[published]).await.unwrap();
+            network
+                .publish(&task(1), &[Owner::from(&task(1))], &[published])
+                .await
+                .unwrap();
             let whole = rules();
             assert!(whole.contains("9999"));
             for wreck in [

@@ -46,6 +46,7 @@ pub use self::log::UnsupportedLogDriver;
 pub use crate::problems::{Problem, Problems};
 use crate::tags;
 pub use overrides::{OVERRIDES_CHARS_MAX, Overridden, override_definition};
+pub(crate) use ports::port_range;
 
 /// Largest definition, as compact JSON with defaults filled in.
 pub const DEFINITION_BYTES_MAX: usize = 64 * 1024;

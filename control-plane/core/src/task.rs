@@ -15,7 +15,8 @@ use std::collections::BTreeMap;
 
 pub use environment_files::{EnvironmentFile, STORED_BYTES_MAX, StoredFiles};
 pub use features::{
-    FEATURES, IMAGE_DIGEST, NET_SUBNETS, RESTART_AFTER_REBOOT, RUNTIME_PREFIX, required_features,
+    FEATURES, IMAGE_DIGEST, NET_SUBNETS, PUBLISHED_PORTS, RESTART_AFTER_REBOOT, RUNTIME_PREFIX,
+    required_features,
 };
 pub use log::LogOptions;
 pub use read::EchoError;
@@ -40,6 +41,8 @@ pub enum NetworkMode {
     Host,
     /// A network namespace with nothing but loopback.
     None,
+    /// A network namespace and an address of its own for each container; ports of the host lead to their port mappings.
+    Bridge,
 }
 
 /// When a container that another depends on is good enough.
@@ -76,9 +79,23 @@ impl Protocol {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PortMapping {
     pub container_port: u16,
-    /// Zero: none, in mode none.
+    /// Zero: the node chooses, in mode bridge; none, in mode none.
     pub host_port: u16,
     pub protocol: Protocol,
+    /// Of a range: its last port.
+    pub last_container_port: Option<u16>,
+}
+
+impl PortMapping {
+    /// The host's ports that the definition names.
+    pub fn host_ports(&self) -> impl Iterator<Item = u16> + use<> {
+        let last = self.last_container_port.unwrap_or(self.container_port);
+        let count = match self.host_port {
+            0 => 0,
+            _ => usize::from(last.saturating_sub(self.container_port)) + 1,
+        };
+        (self.host_port..=u16::MAX).take(count)
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

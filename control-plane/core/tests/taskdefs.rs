@@ -155,6 +155,10 @@ fn fill(task: &mut Map<String, Value>) {
     for name in TASK_DEFAULTS {
         task.entry(*name).or_insert_with(|| json!([]));
     }
+    let bridge = matches!(
+        task.get("networkMode").and_then(Value::as_str),
+        None | Some("bridge")
+    );
     for container in task["containerDefinitions"].as_array_mut().unwrap() {
         let container = container.as_object_mut().unwrap();
         container.entry("cpu").or_insert_with(|| json!(0));
@@ -166,7 +170,9 @@ fn fill(task: &mut Map<String, Value>) {
             let port = port.as_object_mut().unwrap();
             port.entry("protocol").or_insert_with(|| json!("tcp"));
             let container_port = port["containerPort"].clone();
-            port.entry("hostPort").or_insert(container_port);
+            // In bridge mode it is the node's to choose.
+            let host_port = if bridge { json!(0) } else { container_port };
+            port.entry("hostPort").or_insert(host_port);
         }
         if let Some(Value::Object(check)) = container.get_mut("healthCheck") {
             for (name, value) in HEALTH_CHECK_DEFAULTS {

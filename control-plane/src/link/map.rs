@@ -2,14 +2,18 @@
 
 use std::net::Ipv4Addr;
 
-use berth_proto::node::v1::{ContainerState, HealthStatus, StopCode, TaskState, TaskStatus};
+use berth_proto::node::v1::{
+    self as wire, ContainerState, HealthStatus, Protocol, StopCode, TaskState, TaskStatus,
+};
 
-use crate::model::{ContainerHealth, Millis, Task, TaskContainer};
+use crate::model::{ContainerHealth, Millis, PortBinding, Task, TaskContainer};
 
 /// Longest text of a report that is kept, characters.
 const TEXT_CHARS_MAX: usize = 1_024;
 /// Most warnings of a report that are kept.
 const WARNINGS_MAX: usize = 32;
+/// Most ports of a container that are kept: as many mappings as a task may have.
+const BINDINGS_MAX: usize = 100;
 /// How far a node's clock may be ahead in what is kept.
 const AHEAD_MS_MAX: Millis = 24 * 3_600_000;
 
@@ -157,6 +161,8 @@ fn fold_container(
     seen.fill(&mut record.runtime_id, text(&state.runtime_id));
     seen.fill(&mut record.image_digest, text(&state.image_digest));
     seen.set(&mut record.restart_count, state.restart_count);
+    let bindings = state.bindings.iter().take(BINDINGS_MAX).filter_map(binding);
+    seen.set(&mut record.bindings, bindings.collect());
     if record.pins && is_digest(&state.resolved_digest) && record.resolved_digest.is_none() {
         record.resolved_digest = Some(state.resolved_digest.clone());
         (seen.changed, seen.resolved) = (true, true);
@@ -165,6 +171,29 @@ fn fold_container(
     if let Some(health) = health(state, now) {
         seen.set(&mut record.health, Some(health));
     }
+}
+
+/// None: it is none that ECS has a form for.
+fn binding(wire: &wire::PortBinding) -> Option<PortBinding> {
+    let port = |port: u32| u16::try_from(port).ok().filter(|port| *port != 0);
+    let protocol = match Protocol::try_from(wire.protocol) {
+        Ok(Protocol::Tcp) => "tcp",
+        Ok(Protocol::Udp) => "udp",
+        Ok(Protocol::Unspecified) | Err(_) => return None,
+    };
+    let (host_port, container_port) = (port(wire.host_port)?, port(wire.container_port)?);
+    let last_container_port = match wire.last_container_port {
+        0 => None,
+        last => Some(port(last).filter(|last| *last >= container_port)?),
+    };
+    let count = last_container_port.map_or(0, |last| last - container_port);
+    host_port.checked_add(count)?;
+    Some(PortBinding {
+        protocol: protocol.to_owned(),
+        host_port,
+        container_port,
+        last_container_port,
+    })
 }
 
 fn health(state: &ContainerState, now: Millis) -> Option<ContainerHealth> {

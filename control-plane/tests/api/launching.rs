@@ -453,10 +453,6 @@ async fn bad_requests_say_what_and_leave_nothing() {
             "'sg-1' does not exist",
         ),
         (
-            vpc(json!({"subnets": ["subnet-default"], "assignPublicIp": "ENABLED"})),
-            "assignPublicIp: 'ENABLED'",
-        ),
-        (
             vpc(json!({"subnets": ["subnet-default"], "assignPublicIp": "MAYBE"})),
             "'MAYBE' is not a valid value",
         ),

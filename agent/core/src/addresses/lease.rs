@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     desired::Millis,
-    ids::{SubnetId, TaskId},
+    ids::{ContainerId, SubnetId, TaskId},
 };
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -18,6 +18,9 @@ pub(super) enum Lease {
 #[serde(from = "Stored")]
 pub(super) struct Holder {
     pub(super) task: TaskId,
+    /// In bridge mode, which of its containers.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) container: Option<ContainerId>,
     /// None: it is of the node's own range.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) subnet: Option<SubnetId>,
@@ -33,6 +36,8 @@ enum Stored {
     Whole {
         task: TaskId,
         #[serde(default)]
+        container: Option<ContainerId>,
+        #[serde(default)]
         subnet: Option<SubnetId>,
         #[serde(default)]
         boot: String,
@@ -44,10 +49,21 @@ impl From<Stored> for Holder {
         match stored {
             Stored::Task(task) => Self {
                 task,
+                container: None,
                 subnet: None,
                 boot: String::new(),
             },
-            Stored::Whole { task, subnet, boot } => Self { task, subnet, boot },
+            Stored::Whole {
+                task,
+                container,
+                subnet,
+                boot,
+            } => Self {
+                task,
+                container,
+                subnet,
+                boot,
+            },
         }
     }
 }

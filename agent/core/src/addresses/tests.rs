@@ -131,3 +131,23 @@ fn a_lease_says_of_which_boot_it_is_and_an_earlier_versions_is_read() {
     );
     assert_eq!(pool.of_earlier_boots(), []);
 }
+
+#[test]
+fn containers_of_a_task_have_addresses_of_their_own_which_end_together() {
+    let range = "10.0.0.0/29".parse().unwrap();
+    let mut pool = Addresses::new(range);
+    let [a, b] = [1, 2].map(|n| format!("{n:032x}").parse::<ContainerId>().unwrap());
+    let one = pool.lease_for(&task(1), &a, Millis(0)).unwrap();
+    let two = pool.lease_for(&task(1), &b, Millis(0)).unwrap();
+    assert_ne!(one, two);
+    assert_eq!(pool.lease_for(&task(1), &a, Millis(0)), Some(one));
+    let stored = serde_json::to_string(&pool).unwrap();
+    let mut pool: Addresses = serde_json::from_str(&stored).unwrap();
+    assert_eq!(pool.lease_for(&task(1), &b, Millis(0)), Some(two));
+    assert_eq!(pool.counts(range), (2, 0));
+    assert_eq!(pool.release(&task(1), Millis(0)), Some(Millis(QUARANTINE_MS)));
+    assert_eq!(
+        (pool.counts(range), pool.release(&task(1), Millis(9))),
+        ((0, 2), None)
+    );
+}

@@ -1,14 +1,15 @@
 //! Owns who may begin: strict about starvation, free of lost wake-ups. Runs after every event that released something
 //! or brought somebody new, over all that wait.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::Node;
 use crate::{
     addresses::Addresses,
     change::Change,
-    desired::Millis,
+    desired::{Millis, Protocol},
     ids::{SubnetId, TaskId},
+    ports::{Binding, DynamicPorts},
     report::StopCode,
     resources::Lack,
     task::Phase,
@@ -66,14 +67,69 @@ impl Node {
             let addresses = &mut self.record.addresses;
             let subnet = task.spec.subnet.as_ref();
             let Some(address) = addresses.lease(id, subnet, now) else {
-                return Err(lack_of_address(addresses, subnet));
+                return Err(lack_of_address(addresses, subnet, 1));
             };
             task.address = Some(address);
+            change.node = true;
+        }
+        for container in task.want_addresses() {
+            let addresses = &mut self.record.addresses;
+            let Some(address) = addresses.lease_for(id, &container, now) else {
+                let lack = lack_of_address(addresses, None, task.want_addresses().len());
+                // All or none: what it waits for is not kept from others.
+                addresses.forgo(id);
+                task.container_addresses.clear();
+                return Err(lack);
+            };
+            task.container_addresses.insert(container, address);
+            change.node = true;
+        }
+        if task.spec.publishes() {
+            let (resources, dynamic) = (&self.resources, &self.config.dynamic_ports);
+            let held = |protocol, port| resources.is_held(protocol, port);
+            let Some(bindings) = self.record.ports.choose(&task.spec, dynamic, &held, now) else {
+                self.record.addresses.forgo(id);
+                (task.address, task.container_addresses) = (None, BTreeMap::new());
+                return Err(Lack::Now(no_ports(dynamic)));
+            };
+            task.bindings = bindings;
+            let ports = task.bindings.iter().flat_map(Binding::host_ports);
+            self.resources.hold_ports(id, ports);
             change.node = true;
         }
         self.resources.charge(&task.spec);
         task.phase = Phase::Active;
         Ok(())
+    }
+
+    /// Processes of the host have some of those that were chosen. Its task has not begun; it goes on with others, or ends.
+    pub(super) fn choose_other_ports(
+        &mut self,
+        id: &TaskId,
+        taken: Vec<(Protocol, u16)>,
+        now: Millis,
+        change: &mut Change,
+    ) {
+        self.record.ports.rest(taken, now);
+        change.node = true;
+        self.await_quarantine(change);
+        let Some(task) = self.tasks.get_mut(id).filter(|task| task.phase == Phase::Active) else {
+            return;
+        };
+        self.resources.release_ports(id);
+        // Somebody may wait for what is given up.
+        self.admission_due = true;
+        let (resources, dynamic) = (&self.resources, &self.config.dynamic_ports);
+        let held = |protocol, port| resources.is_held(protocol, port);
+        match self.record.ports.choose(&task.spec, dynamic, &held, now) {
+            Some(bindings) => task.bindings = bindings,
+            None => {
+                let reason = format!("ResourceInitializationError: {}", no_ports(dynamic));
+                task.begin_stop(StopCode::TaskFailedToStart, reason, now);
+            }
+        }
+        let ports = task.bindings.iter().flat_map(Binding::host_ports);
+        self.resources.hold_ports(id, ports);
     }
 
     /// Whether the reason is new.
@@ -113,18 +169,29 @@ impl Node {
     }
 }
 
-fn lack_of_address(addresses: &Addresses, subnet: Option<&SubnetId>) -> Lack {
+fn lack_of_address(addresses: &Addresses, subnet: Option<&SubnetId>, wanted: usize) -> Lack {
     let Some(range) = addresses.range(subnet) else {
         let subnet = subnet.map(ToString::to_string).unwrap_or_default();
         return Lack::Now(format!(
             "RESOURCE:ENI: this node has no part of {subnet} that it can use"
         ));
     };
-    if subnet.is_none() && addresses.capacity() == 0 {
+    let (wanted, capacity) = (u32::try_from(wanted).unwrap_or(u32::MAX), addresses.capacity());
+    if subnet.is_none() && capacity == 0 {
         return Lack::Never(format!("RESOURCE:ENI: {range} has no address for a task"));
+    }
+    if subnet.is_none() && wanted > capacity {
+        return Lack::Never(format!(
+            "RESOURCE:ENI: wants {wanted} addresses, {range} has {capacity}"
+        ));
     }
     let (held, resting) = addresses.counts(range);
     Lack::Now(format!(
         "RESOURCE:ENI: no free address in {range}: {held} are in use, {resting} rest after use"
     ))
+}
+
+fn no_ports(dynamic: &DynamicPorts) -> String {
+    let (first, last) = (dynamic.range.start(), dynamic.range.end());
+    format!("RESOURCE:PORTS: not enough ports of {first}-{last} are free")
 }

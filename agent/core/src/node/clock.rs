@@ -21,11 +21,9 @@ impl Node {
     /// The clock was set by so many milliseconds, forward or back. Returns the tasks that may wait for something.
     pub(super) fn on_clock_stepped(&mut self, by_ms: i64, change: &mut Change) -> BTreeSet<TaskId> {
         self.record.addresses.shift_expiry(by_ms);
+        self.record.ports.shift_expiry(by_ms);
         change.node = true;
-        let quarantine = self.record.addresses.next_expiry();
-        change
-            .timers
-            .extend(quarantine.map(|at| (TimerKey::Quarantine, at)));
+        self.await_quarantine(change);
         let mut touched = BTreeSet::new();
         for (id, task) in &mut self.tasks {
             if task.phase == Phase::Stopped {

@@ -9,6 +9,7 @@ use crate::{
     event::{Refused, TimerKey},
     ids::TaskId,
     ledger::LedgerWrite,
+    ports::Binding,
     report::{Facts, Report, Status, StopCode, TaskState, Times},
     task::{Phase, Task},
 };
@@ -228,6 +229,8 @@ impl Node {
             addresses.hold(address, &spec.id);
         }
         self.resources.charge(&task.spec);
+        let ports = task.bindings.iter().flat_map(Binding::host_ports);
+        self.resources.hold_ports(&task.spec.id, ports);
         self.tasks.insert(spec.id.clone(), task);
         change.node = true;
         true

@@ -3,6 +3,7 @@ mod faults;
 mod gpus;
 mod health;
 mod network;
+mod ports;
 mod reboot;
 mod restart;
 
@@ -35,6 +36,7 @@ fn node() -> Node {
         capacity,
         task_range,
         boot_id: "boot".into(),
+        dynamic_ports: Default::default(),
         log_retention_ms: 1_000,
         admission_deadline_ms: 60_000,
     })
@@ -106,6 +108,7 @@ fn task(n: u64, cpu_units: u32, containers: Vec<ContainerSpec>) -> TaskSpec {
         runtime: String::new(),
         subnet: None,
         ephemeral_storage_bytes: 0,
+        publish_ports: false,
     }
 }
 
@@ -293,6 +296,7 @@ fn what_can_never_fit_fails_at_once() {
         container_port: 22,
         host_port: 22,
         protocol: Protocol::Tcp,
+        last_container_port: None,
     });
     let reports = run(&mut node(), Millis(0), snapshot(1, vec![reserved]));
     assert!(

@@ -9,6 +9,7 @@ use crate::{
     desired::{Condition, ContainerSpec, Millis, NetworkMode, TaskSpec},
     event::{Exit, ObservedState},
     ids::{Attempt, ContainerId},
+    ports::{DynamicPorts, Ports},
 };
 
 /// What the host has of a task without a record.
@@ -53,6 +54,10 @@ impl Task {
     /// its end is what another one that was started had waited for.
     pub fn adopt(spec: TaskSpec, arrival: u64, stranger: &Stranger, now: Millis) -> Option<Self> {
         let mut task = Self::new(spec, arrival, now);
+        // Which ports lead to its containers was the record's alone to know.
+        if task.spec.network == NetworkMode::Bridge {
+            return None;
+        }
         if (task.spec.network == NetworkMode::Awsvpc) != stranger.address.is_some() {
             return None;
         }
@@ -67,6 +72,8 @@ impl Task {
         // Limits, network and directories are looked after again once they were made, again.
         (task.phase, task.host, task.logs) = (Phase::Active, Host::HalfMade, Logs::Kept);
         task.address = stranger.address;
+        let chosen = Ports::default().choose(&task.spec, &DynamicPorts::default(), &|_, _| false, now);
+        task.bindings = chosen.unwrap_or_default();
         task.adopted = true;
         Some(task)
     }

@@ -115,6 +115,8 @@ impl Task {
             cpu_shares: self.spec.cpu_shares(),
             network: self.spec.network,
             address: self.address,
+            addresses: self.container_addresses.clone(),
+            published: self.published(),
             containers: self
                 .spec
                 .containers
@@ -212,7 +214,7 @@ impl Task {
             },
             image: (**image).clone(),
             network: self.spec.network,
-            address: self.address,
+            address: self.address_of(id),
             task_limits: self.spec.limits,
             task_privileged: self.spec.containers.iter().any(|c| c.linux.privileged),
             task_sysctls: {
@@ -420,6 +422,7 @@ impl Task {
                     task,
                     network: self.spec.network,
                     shares: self.spec.shared().is_some(),
+                    containers: self.container_addresses.keys().cloned().collect(),
                 });
             }
             Host::Ready | Host::HalfMade => {

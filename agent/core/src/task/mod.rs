@@ -22,13 +22,15 @@ use serde::{Deserialize, Serialize};
 use crate::{
     container::{Container, Doing, Image, Life, Retry, StopStage},
     dependency::{self, Verdict},
-    desired::{Millis, NetworkMode, TaskSpec},
+    desired::{ContainerSpec, Millis, NetworkMode, Protocol, TaskSpec},
     effect::{Lane, SignalKind},
     environment::Fetching,
     event::{Completion, Exit, Failure, ObservedState},
     ids::{Attempt, ContainerId},
     ledger::Owned,
-    report::{Facts, Status, StopCode, TaskState, Times},
+    ports::{Binding, Published},
+    report::{ContainerState, Facts, Status, StopCode, TaskState, Times},
+    resources::port_name,
 };
 pub use advance::Steps;
 
@@ -50,6 +52,12 @@ pub struct Task {
     pub host_retry: Retry,
     pub address: Option<Ipv4Addr>,
     pub mac_address: Option<String>,
+    /// Of its containers, in bridge mode.
+    #[serde(default)]
+    pub container_addresses: BTreeMap<ContainerId, Ipv4Addr>,
+    /// Ports of the host that lead to it, as they were chosen at its admission.
+    #[serde(default)]
+    pub bindings: Vec<Binding>,
     /// Where it did not get what it asked for: for people.
     #[serde(default)]
     pub warnings: Vec<String>,
@@ -129,6 +137,8 @@ impl Task {
             host_retry: Retry::default(),
             address: None,
             mac_address: None,
+            container_addresses: BTreeMap::new(),
+            bindings: Vec::new(),
             warnings: Vec::new(),
             containers,
             stop: None,
@@ -219,7 +229,13 @@ impl Task {
             .spec
             .containers
             .iter()
-            .map(|spec| self.container(&spec.id).state(spec))
+            .map(|spec| {
+                let container = self.container(&spec.id);
+                ContainerState {
+                    bindings: self.bindings_of(spec, container),
+                    ..container.state(spec)
+                }
+            })
             .collect();
         let facts = Facts {
             status: self.status(),
@@ -235,6 +251,46 @@ impl Task {
             facts,
             times: self.times.clone(),
         }
+    }
+
+    /// Said once a container was started: until then they may be chosen anew.
+    fn bindings_of(&self, spec: &ContainerSpec, container: &Container) -> Vec<Binding> {
+        if !container.attempted && !matches!(container.life, Life::Exited | Life::Gone) {
+            return Vec::new();
+        }
+        let own = self
+            .bindings
+            .iter()
+            .filter(|binding| binding.container == spec.id);
+        own.cloned().collect()
+    }
+
+    /// The ports of the host that lead to it, each with where it leads.
+    pub fn published(&self) -> Vec<Published> {
+        let of = |binding: &Binding| {
+            let (protocol, address) = (binding.protocol, self.address_of(&binding.container));
+            let ports = binding.ports().filter_map(move |(host_port, port)| {
+                Some(Published {
+                    protocol,
+                    host_port,
+                    address: address?,
+                    port,
+                })
+            });
+            ports.collect::<Vec<_>>()
+        };
+        self.bindings.iter().flat_map(of).collect()
+    }
+
+    /// Whether ports of the host were led to it, and nobody took that away since.
+    pub fn is_published(&self) -> bool {
+        let begun = self.containers.values().any(|container| container.attempted);
+        self.host == Host::Ready || self.holds_host() && begun
+    }
+
+    /// The address that a container has, its own or its task's.
+    pub fn address_of(&self, container: &ContainerId) -> Option<Ipv4Addr> {
+        self.container_addresses.get(container).copied().or(self.address)
     }
 
     /// Why it is not further, for people.
@@ -330,6 +386,25 @@ impl Task {
                 self.host = Host::Ready;
                 self.host_retry = Retry::default();
                 self.mac_address = Some(mac_address).filter(|mac| !mac.is_empty());
+            }
+            // What the definition names is nobody else's to choose; of the others the node chooses new ones.
+            (Host::Preparing { .. }, Completion::PortsTaken { ports }) => {
+                self.host = Host::HalfMade;
+                self.host_retry.failed(now);
+                let named = |port: &&(Protocol, u16)| self.spec.host_ports().any(|own| own == **port);
+                let fixed: Vec<_> = ports.iter().filter(named).map(|port| port_name(*port)).collect();
+                let reason = if !fixed.is_empty() {
+                    Some(format!("a process of the host has {}", fixed.join(", ")))
+                } else if self.host_retry.failures >= START_TRIES_MAX {
+                    Some("processes of the host have all ports that were chosen for it".to_owned())
+                } else {
+                    None
+                };
+                if let Some(reason) = reason {
+                    let reason = format!("ResourceInitializationError: {reason}");
+                    self.begin_stop(StopCode::TaskFailedToStart, reason, now);
+                    self.host_retry = Retry::default();
+                }
             }
             (Host::Preparing { .. }, Completion::Cancelled) => self.host = Host::HalfMade,
             (Host::Preparing { .. }, Completion::Failed(failure)) => {
@@ -541,5 +616,13 @@ impl Task {
     /// Whether it needs an address of its own.
     pub fn wants_address(&self) -> bool {
         self.spec.network == NetworkMode::Awsvpc
+    }
+
+    /// The containers that need one each.
+    pub fn want_addresses(&self) -> Vec<ContainerId> {
+        let bridge = self.spec.network == NetworkMode::Bridge;
+        let containers = self.spec.containers.iter();
+        let own = containers.filter(|container| bridge && !container.networking.disabled);
+        own.map(|container| container.id.clone()).collect()
     }
 }

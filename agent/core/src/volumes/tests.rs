@@ -80,6 +80,7 @@ fn task(containers: Vec<ContainerSpec>) -> TaskSpec {
         runtime: String::new(),
         subnet: None,
         ephemeral_storage_bytes: 0,
+        publish_ports: false,
         volumes: kinds
             .map(|(name, kind)| Volume {
                 name: name.into(),

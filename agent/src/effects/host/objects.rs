@@ -1,6 +1,11 @@
 //! Owns the list of everything that this instance has on the host, and the removal of what nobody answers for.
 
-use berth_agent_core::ledger::HostObject;
+use std::collections::BTreeSet;
+
+use berth_agent_core::{
+    ids::{ContainerId, TaskId},
+    ledger::HostObject,
+};
 
 use super::{Host, network, shared_memory};
 use crate::{
@@ -32,6 +37,15 @@ impl Host {
         objects.extend(snapshots.into_iter().map(|s| HostObject::Snapshot(s.key)));
         let network = self.network.list().await.map_err(|e| list_error("network", e))?;
         objects.extend(network.iter().map(network_object));
+        let published = self.network.published().await;
+        let published = published.map_err(|e| list_error("published ports", e))?;
+        objects.extend(published.into_iter().map(|(name, task)| {
+            let kind = "published port".to_owned();
+            match task {
+                Some(task) => HostObject::OfTask { kind, task },
+                None => HostObject::Unnamed { kind, name },
+            }
+        }));
         for name in self.cgroups.list().map_err(|e| list_error("cgroups", e))? {
             objects.push(named("cgroup", name));
         }
@@ -82,10 +96,7 @@ impl Host {
                     None => Ok(()),
                 },
                 HostObject::Snapshot(key) => self.runtime.remove_snapshot(key).await.map_err(Into::into),
-                HostObject::OfTask { task, .. } => self
-                    .release(task, true)
-                    .await
-                    .map_err(|failure| anyhow::anyhow!(failure.message)),
+                HostObject::OfTask { task, .. } => self.release_all(task).await,
                 HostObject::Logs(task) => logs::remove_task_logs(&self.log_dir, task).map_err(Into::into),
                 HostObject::Route(route) => self.network.remove_route(route).await.map_err(Into::into),
                 HostObject::Unnamed { .. } => Ok(()),
@@ -94,6 +105,27 @@ impl Host {
                 tracing::error!(object = ?leak, error = %Chain(error.as_ref()), "cannot remove an object that nobody answers for");
             }
         }
+    }
+
+    /// Of a task of which nothing is known but what is left.
+    async fn release_all(&self, task: &TaskId) -> anyhow::Result<()> {
+        let left = self.network.list().await?;
+        let owners = left.iter().filter_map(network::HostObject::owner);
+        let own = owners.filter(|owner| owner.task == *task);
+        let containers: BTreeSet<ContainerId> = own.filter_map(|owner| owner.container.clone()).collect();
+        let containers: Vec<_> = containers.into_iter().collect();
+        let released = async {
+            self.release(task, true, &containers).await?;
+            self.release(task, true, &[]).await
+        };
+        let released = released.await;
+        released.map_err(|failure| anyhow::anyhow!(failure.message))?;
+        // What no table of ours was to hold goes with what is put in its place.
+        let published = self.network.published().await?;
+        if published.iter().any(|(_, owner)| owner.as_ref() == Some(task)) {
+            self.network.repair().await?;
+        }
+        Ok(())
     }
 }
 

@@ -8,6 +8,7 @@ use berth_agent_core::ids::TaskId;
 use super::{
     Names, Network,
     error::NetworkError,
+    names::Owner,
     netlink::{HostRoute, Link, Netlink, Socket},
     netns,
     routes::{RangeRoute, Route},
@@ -20,22 +21,22 @@ pub enum HostObject {
     /// A namespace file; `mounted`: with a namespace on it.
     Netns {
         path: PathBuf,
-        /// None: the file's name is not a task's id.
-        task: Option<TaskId>,
+        /// None: the file's name says nobody.
+        owner: Option<Owner>,
         mounted: bool,
     },
     /// The host's end of a veth pair.
     Link {
         name: String,
-        /// None: its alias names no task of this instance.
-        task: Option<TaskId>,
+        /// None: its alias names nobody of this instance.
+        owner: Option<Owner>,
     },
     /// A host route to an address of the task range.
     Route {
         address: std::net::Ipv4Addr,
         link_index: u32,
-        /// None: it leads to a link that is no task's.
-        task: Option<TaskId>,
+        /// None: it leads to a link that is nobody's.
+        owner: Option<Owner>,
     },
     /// A route of ours to a whole range that is not wanted any more.
     RangeRoute {
@@ -51,12 +52,19 @@ pub enum HostObject {
 pub struct RouteRemoval(RangeRoute);
 
 impl HostObject {
-    /// The task it was made for, as far as the object itself tells.
-    pub fn task(&self) -> Option<&TaskId> {
+    /// Whom it was made for, as far as the object itself tells.
+    pub fn owner(&self) -> Option<&Owner> {
         match self {
-            Self::Netns { task, .. } | Self::Link { task, .. } | Self::Route { task, .. } => task.as_ref(),
+            Self::Netns { owner, .. } | Self::Link { owner, .. } | Self::Route { owner, .. } => {
+                owner.as_ref()
+            }
             Self::RangeRoute { .. } => None,
         }
+    }
+
+    /// The task it was made for.
+    pub fn task(&self) -> Option<&TaskId> {
+        self.owner().map(|owner| &owner.task)
     }
 }
 
@@ -89,20 +97,20 @@ impl Network {
                 removal: RouteRemoval(route),
             });
         }
-        let task = |link: &Link| self.names.task_of_alias(&link.alias);
+        let owner = |link: &Link| self.names.owner_of_alias(&link.alias);
         for route in routes {
             let link = links.iter().find(|link| link.index == route.link_index);
             if link.is_some() || self.range.contains(&route.address) || known.has(route.address) {
                 objects.push(HostObject::Route {
                     address: route.address,
                     link_index: route.link_index,
-                    task: link.and_then(task),
+                    owner: link.and_then(owner),
                 });
             }
         }
         objects.extend(links.iter().map(|link| HostObject::Link {
             name: link.name.clone(),
-            task: task(link),
+            owner: owner(link),
         }));
         objects.sort();
         Ok(objects)
@@ -194,8 +202,8 @@ fn list_namespaces(dir: &std::path::Path) -> Result<Vec<HostObject>, NetworkErro
     let mut objects = Vec::new();
     let mut add = |path: PathBuf, mounted: bool| {
         let name = path.file_name().and_then(|name| name.to_str());
-        let task = name.and_then(|name| name.parse().ok());
-        objects.push(HostObject::Netns { path, task, mounted });
+        let owner = name.and_then(Owner::of_file);
+        objects.push(HostObject::Netns { path, owner, mounted });
     };
     let entries = match fs::read_dir(dir) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,

@@ -1,4 +1,4 @@
-//! A task's network: one namespace, one routed veth pair, one address; no bridge. Owns everything the agent makes in
+//! A task's network, or in bridge mode a container's: one namespace, one routed veth pair, one address; no bridge. Owns everything the agent makes in
 //! the kernel for it and the one nftables table of this instance. Never chooses an address and never runs a plugin.
 //!
 //! Inside a task: `eth0` with a /32 and a default route through a link-local gateway whose hardware address is a
@@ -31,7 +31,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use berth_agent_core::ids::TaskId;
+use berth_agent_core::{ids::TaskId, ports::Published};
 use ipnet::Ipv4Net;
 use tokio::{
     sync::OwnedMutexGuard,
@@ -41,8 +41,8 @@ use tracing::warn;
 
 pub use self::{
     error::{NetworkError, Retry},
-    firewall::Published,
     inventory::HostObject,
+    names::Owner,
     veth::GATEWAY,
 };
 pub(crate) use firewall::{Drops, Place};
@@ -52,7 +52,7 @@ pub(crate) use probe::{foreign_drops, probe};
 
 use self::{
     firewall::{Firewall, Wanted},
-    locks::TaskLocks,
+    locks::OwnerLocks,
     mtu::Mtu,
     netlink::{Link, Netlink, Socket},
     notices::Notices,
@@ -77,7 +77,7 @@ const LINK_POLL: Duration = Duration::from_millis(4);
 pub struct NetworkConfig {
     /// Every host-global name derives from it: 1 to 32 of `a-z0-9-`, starting with a letter.
     pub instance: String,
-    /// Namespace files are at `run_dir/netns/<task>`.
+    /// Namespace files are at `run_dir/netns/<task>`, and of bridge mode at `run_dir/netns/<task>.<container>`.
     pub run_dir: PathBuf,
     /// Where addresses of tasks that are in no subnet come from. What leaves it for other links of the host is masqueraded.
     pub task_cidr: Ipv4Net,
@@ -120,7 +120,7 @@ pub struct Network {
     netns_dir: PathBuf,
     ipv6: bool,
     threads: Threads,
-    locks: TaskLocks,
+    locks: OwnerLocks,
     attachments: Attachments,
     mtu: Mtu,
     pass_other_firewalls: bool,
@@ -164,7 +164,7 @@ impl Network {
             netns_dir,
             ipv6: Path::new("/proc/sys/net/ipv6").exists(),
             threads: Threads::default(),
-            locks: TaskLocks::default(),
+            locks: OwnerLocks::default(),
             attachments: Attachments::default(),
             mtu: Mtu::new(config.mtu),
             pass_other_firewalls: config.pass_other_firewalls,
@@ -193,7 +193,7 @@ impl Network {
             run_dir: config.run_dir,
             ipv6: false,
             threads: Threads::default(),
-            locks: TaskLocks::default(),
+            locks: OwnerLocks::default(),
             attachments: Attachments::default(),
             mtu: Mtu::new(config.mtu),
             pass_other_firewalls: false,
@@ -207,7 +207,8 @@ impl Network {
     /// # Errors
     /// [`NetworkError::AddressInUse`] when another link has the address: it is never taken away. After any error,
     /// [`Network::detach`] removes what was made.
-    pub async fn attach(&self, task: &TaskId, address: Ipv4Addr) -> Result<Attached, NetworkError> {
+    pub async fn attach(&self, owner: impl Into<Owner>, address: Ipv4Addr) -> Result<Attached, NetworkError> {
+        let owner = owner.into();
         if !self.range.contains(&address) && !self.known().has(address) {
             return Err(NetworkError::AddressOutside {
                 address,
@@ -216,12 +217,12 @@ impl Network {
         }
         let wiring = Wiring {
             names: self.names.clone(),
-            task: task.clone(),
+            owner: owner.clone(),
             address,
             mtu: self.mtu.get(),
             ipv6: self.ipv6,
         };
-        let path = self.netns_path(task);
+        let path = self.netns_path(&owner);
         let attach = move || {
             block_on(async {
                 // Before the thread leaves the host's namespace.
@@ -230,11 +231,11 @@ impl Network {
                 wiring.connect(host, Socket::open()?, &entered).await
             })
         };
-        let ((), _lock) = self.locked("attach", task, attach).await?;
-        self.attachments.put(task.clone(), address);
+        let ((), _lock) = self.locked("attach", &owner, attach).await?;
+        self.attachments.put(owner.clone(), address);
         Ok(Attached {
-            mac: names::format_mac(names::task_mac(task)),
-            netns: self.netns_path(task),
+            mac: names::format_mac(names::task_mac(&owner)),
+            netns: self.netns_path(&owner),
         })
     }
 
@@ -247,71 +248,109 @@ impl Network {
     /// # Errors
     /// As [`Network::attach`].
     pub async fn attach_isolated(&self, task: &TaskId) -> Result<PathBuf, NetworkError> {
-        let path = self.netns_path(task);
+        let owner = Owner::from(task);
+        let path = self.netns_path(&owner);
         let attach = move || {
             netns::enter_or_create(&path)?;
             let up = async |inside: &Netlink| inside.loopback_up().await;
             block_on(async { Socket::open()?.with("bring up", "lo", up).await })
         };
-        self.locked("attach", task, attach).await?;
-        Ok(self.netns_path(task))
+        self.locked("attach", &owner, attach).await?;
+        Ok(self.netns_path(&owner))
     }
 
-    /// Does `work` on a thread when nothing else is under way for the task; gives the task's lock back with the result.
+    /// Does `work` on a thread when nothing else is under way for the owner; gives the lock back with the result.
     async fn locked<T: Send + 'static>(
         &self,
         step: &'static str,
-        task: &TaskId,
+        owner: &Owner,
         work: impl FnOnce() -> Result<T, NetworkError> + Send + 'static,
     ) -> Result<(T, OwnedMutexGuard<()>), NetworkError> {
-        let lock = timeout(TURN_DEADLINE, self.locks.lock(task)).await;
+        let lock = timeout(TURN_DEADLINE, self.locks.lock(owner)).await;
         let lock = lock.map_err(|_| NetworkError::Deadline {
             step,
-            subject: task.to_string(),
+            subject: owner.file_name(),
             deadline: TURN_DEADLINE,
         })?;
-        self.threads.run(step, task.as_str(), lock, work).await
+        self.threads.run(step, &owner.file_name(), lock, work).await
     }
 
-    /// Leads ports of the host to the task's. Idempotent: those that lead there already are not asked about again.
+    /// Leads ports of the host to those of a task, which are at its `owners`' addresses. Idempotent: those that lead there
+    /// already are not asked about again.
     ///
     /// # Errors
     /// [`NetworkError::PortsTaken`] when processes of the host have some of them: none leads to the task then that did not
     /// before.
-    pub async fn publish(&self, task: &TaskId, ports: &[Published]) -> Result<(), NetworkError> {
+    pub async fn publish(
+        &self,
+        task: &TaskId,
+        owners: &[Owner],
+        ports: &[Published],
+    ) -> Result<(), NetworkError> {
         if ports.is_empty() {
             return Ok(());
         }
-        // What the host sends to its own 127.0.0.1 goes through this link, and comes back.
-        set(&format!(
-            "/proc/sys/net/ipv4/conf/{}/route_localnet",
-            self.names.link(task)
-        ))?;
+        for owner in owners {
+            self.let_localhost_through(owner)?;
+        }
         self.firewall.publish(task, ports).await
     }
 
-    /// Takes the task's network away: its published ports; then the namespace is unmounted and unlinked, and the kernel removes link, routes and
-    /// neighbours in its own time, which is waited for. Idempotent; nothing to do is success.
+    /// What the host sends to its own 127.0.0.1 goes through this link, and comes back.
+    fn let_localhost_through(&self, owner: &Owner) -> Result<(), NetworkError> {
+        let link = self.names.link(owner);
+        set(&format!("/proc/sys/net/ipv4/conf/{link}/route_localnet"))
+    }
+
+    /// Takes away what leads to the task from ports of the host. Idempotent.
+    ///
+    /// # Errors
+    /// When `nft` cannot; what leads there then still does.
+    pub async fn withdraw(&self, task: &TaskId) -> Result<(), NetworkError> {
+        self.firewall.withdraw(task).await
+    }
+
+    /// Puts the whole table in place again, as it is wanted. Idempotent; what passes through it is not disturbed.
+    ///
+    /// # Errors
+    /// When `nft` cannot.
+    pub async fn repair(&self) -> Result<(), NetworkError> {
+        self.firewall.apply().await
+    }
+
+    /// The ports of the host that lead to tasks, with the task if there is one, as the table on the host has them.
+    ///
+    /// # Errors
+    /// When `nft` cannot list them.
+    pub async fn published(&self) -> Result<Vec<(String, Option<TaskId>)>, NetworkError> {
+        self.firewall.list().await
+    }
+
+    /// Takes the owner's network away, a task's with its published ports: the namespace is unmounted and unlinked, and the
+    /// kernel removes link, routes and neighbours in its own time, which is waited for. Idempotent; nothing to do is success.
     ///
     /// # Errors
     /// [`NetworkError::LinkRemains`] when even deleting the link did not help.
-    pub async fn detach(&self, task: &TaskId) -> Result<(), NetworkError> {
-        self.firewall.withdraw(task).await?;
-        let path = self.netns_path(task);
-        let (attachments, of) = (self.attachments.clone(), task.clone());
+    pub async fn detach(&self, owner: impl Into<Owner>) -> Result<(), NetworkError> {
+        let owner = owner.into();
+        if owner.container.is_none() {
+            self.firewall.withdraw(&owner.task).await?;
+        }
+        let path = self.netns_path(&owner);
+        let (attachments, of) = (self.attachments.clone(), owner.clone());
         let remove = move || {
             attachments.forget(&of);
             netns::remove(&path)
         };
-        let (was_mounted, lock) = self.locked("detach", task, remove).await?;
-        let name = self.names.link(task);
+        let (was_mounted, lock) = self.locked("detach", &owner, remove).await?;
+        let name = self.names.link(&owner);
         if was_mounted && link_gone(&name, LINK_GONE_DEADLINE).await {
             return Ok(());
         }
         // It has no namespace to take it along, or a process or a socket in there holds that.
-        let (names, task, link) = (self.names.clone(), task.clone(), name.clone());
+        let (names, link) = (self.names.clone(), name.clone());
         let delete = async move |host: &Netlink| match host.link(&link).await? {
-            Some(found) if is_of(&names, &task, &found) => host.delete_link(&found).await.map(|()| true),
+            Some(found) if is_of(&names, &owner, &found) => host.delete_link(&found).await.map(|()| true),
             _ => Ok(false),
         };
         let link = name.clone();
@@ -351,20 +390,22 @@ impl Network {
         Ok(())
     }
 
-    /// Where the task's namespace is mounted, if it has one.
-    pub fn netns_path(&self, task: &TaskId) -> PathBuf {
-        self.netns_dir.join(task.as_str())
+    /// Where the owner's namespace is mounted, if it has one.
+    pub fn netns_path(&self, owner: &Owner) -> PathBuf {
+        self.netns_dir.join(owner.file_name())
     }
 
-    /// What went over the task's interface, as the task sees it. None: it has no link.
-    pub async fn usage(&self, task: &TaskId) -> Option<NetworkUsage> {
-        let name = self.names.link(task);
+    /// What went over the owner's interface, as the owner sees it. None: it has no link.
+    pub async fn usage(&self, owner: impl Into<Owner>) -> Option<NetworkUsage> {
+        let owner = owner.into();
+        let name = self.names.link(&owner);
         let look = move || {
             let netlink = async |host: &Netlink| host.link(&name).await;
             block_on(async { Socket::open()?.with("look up", &name, netlink).await })
         };
-        let (link, ()) = self.threads.run("look up", task.as_str(), (), look).await.ok()?;
-        let link = link.filter(|link| is_of(&self.names, task, link))?;
+        let subject = owner.file_name();
+        let (link, ()) = self.threads.run("look up", &subject, (), look).await.ok()?;
+        let link = link.filter(|link| is_of(&self.names, &owner, link))?;
         // What the host's end received, the task sent.
         Some(NetworkUsage {
             rx_bytes: link.stats.tx_bytes,
@@ -425,9 +466,9 @@ fn tell_of_drops(drops: &[Drops], prefix: &str) {
     }
 }
 
-/// Whether the link that has a task's name is really its own. One without an alias was left half made by a crash.
-fn is_of(names: &Names, task: &TaskId, link: &Link) -> bool {
-    link.alias.is_empty() || link.alias == names.alias(task)
+/// Whether the link that has an owner's name is really its own. One without an alias was left half made by a crash.
+fn is_of(names: &Names, owner: &Owner, link: &Link) -> bool {
+    link.alias.is_empty() || link.alias == names.alias(owner)
 }
 
 /// Waits until there is no link of this name in the caller's namespace.

@@ -1,6 +1,6 @@
 //! Owns the names that one instance uses on its host: links, table, hardware addresses. Never looks at the host.
 
-use berth_agent_core::ids::TaskId;
+use berth_agent_core::ids::{ContainerId, TaskId};
 use sha2::{Digest, Sha256};
 
 use super::error::NetworkError;
@@ -9,6 +9,68 @@ use super::error::NetworkError;
 const INSTANCE_CHARS_MAX: usize = 32;
 /// Digits of the task id in a link name. With the prefix of 5 this fills the kernel's 15 characters (IFNAMSIZ − 1).
 const LINK_TASK_DIGITS: usize = 10;
+
+/// Whose a network is: a task's, or in bridge mode one container's of it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Owner {
+    pub task: TaskId,
+    pub container: Option<ContainerId>,
+}
+
+impl From<&TaskId> for Owner {
+    fn from(task: &TaskId) -> Self {
+        Self {
+            task: task.clone(),
+            container: None,
+        }
+    }
+}
+
+impl Owner {
+    /// One container of a task.
+    pub fn container(task: &TaskId, container: &ContainerId) -> Self {
+        Self {
+            task: task.clone(),
+            container: Some(container.clone()),
+        }
+    }
+
+    /// 32 hexadecimal digits, which no other owner has.
+    fn id(&self) -> &str {
+        match &self.container {
+            Some(container) => container.as_str(),
+            None => self.task.as_str(),
+        }
+    }
+
+    /// Of the file on which its namespace is mounted.
+    pub(super) fn file_name(&self) -> String {
+        self.joined('.')
+    }
+
+    /// Undoes [`file_name`](Self::file_name).
+    pub(super) fn of_file(name: &str) -> Option<Self> {
+        Self::split(name, '.')
+    }
+
+    fn joined(&self, by: char) -> String {
+        match &self.container {
+            Some(container) => format!("{}{by}{container}", self.task),
+            None => self.task.to_string(),
+        }
+    }
+
+    fn split(text: &str, by: char) -> Option<Self> {
+        let (task, container) = match text.split_once(by) {
+            Some((task, container)) => (task, Some(container.parse().ok()?)),
+            None => (text, None),
+        };
+        Some(Self {
+            task: task.parse().ok()?,
+            container,
+        })
+    }
+}
 
 /// The names of one instance.
 #[derive(Clone, Debug)]
@@ -63,43 +125,40 @@ impl Names {
         self.group | 1
     }
 
-    /// The host's end of a task's link: 15 characters. Two tasks may share one (1 in 2⁴⁰): the alias tells.
-    pub(crate) fn link(&self, task: &TaskId) -> String {
-        format!("{}{}", self.prefix, &task.as_str()[..LINK_TASK_DIGITS])
+    /// The host's end of a link: 15 characters. Two owners may share one (1 in 2⁴⁰): the alias tells.
+    pub(crate) fn link(&self, owner: &Owner) -> String {
+        format!("{}{}", self.prefix, &owner.id()[..LINK_TASK_DIGITS])
     }
 
     /// Who a link belongs to, in full, kept in the link's alias.
-    pub(crate) fn alias(&self, task: &TaskId) -> String {
-        format!("{}/{task}", self.instance)
+    pub(crate) fn alias(&self, owner: &Owner) -> String {
+        format!("{}/{}", self.instance, owner.joined('/'))
     }
 
-    /// The task that an alias of this instance names.
-    pub(crate) fn task_of_alias(&self, alias: &str) -> Option<TaskId> {
-        alias
-            .strip_prefix(&self.instance)?
-            .strip_prefix('/')?
-            .parse()
-            .ok()
+    /// Who an alias of this instance names.
+    pub(crate) fn owner_of_alias(&self, alias: &str) -> Option<Owner> {
+        let owner = alias.strip_prefix(&self.instance)?.strip_prefix('/')?;
+        Owner::split(owner, '/')
     }
 }
 
 /// A hardware address.
 pub(super) type Mac = [u8; 6];
 
-/// The address of the task's eth0: unicast, locally administered (IEEE 802), from the task's id.
-pub(super) fn task_mac(task: &TaskId) -> Mac {
-    mac(0x0a, task)
+/// The address of the owner's eth0: unicast, locally administered (IEEE 802), from the owner's id.
+pub(super) fn task_mac(owner: &Owner) -> Mac {
+    mac(0x0a, owner)
 }
 
 /// The address of the host's end.
-pub(super) fn host_mac(task: &TaskId) -> Mac {
-    mac(0x0e, task)
+pub(super) fn host_mac(owner: &Owner) -> Mac {
+    mac(0x0e, owner)
 }
 
-fn mac(first: u8, task: &TaskId) -> Mac {
+fn mac(first: u8, owner: &Owner) -> Mac {
     let mut mac = [first, 0, 0, 0, 0, 0];
     // An id is 32 hex digits: the first ten always decode.
-    let _ = hex::decode_to_slice(&task.as_str()[..10], &mut mac[1..]);
+    let _ = hex::decode_to_slice(&owner.id()[..10], &mut mac[1..]);
     mac
 }
 
@@ -112,8 +171,8 @@ pub(super) fn format_mac(mac: Mac) -> String {
 mod tests {
     use super::*;
 
-    fn task(id: &str) -> TaskId {
-        id.parse().unwrap()
+    fn task(id: &str) -> Owner {
+        Owner::from(&id.parse().unwrap())
     }
 
     #[test]
@@ -138,10 +197,17 @@ mod tests {
     fn an_alias_tells_the_task_and_only_this_instances() {
         let names = Names::new("berth").unwrap();
         let id = task("0123456789abcdef0123456789abcdef");
-        assert_eq!(names.task_of_alias(&names.alias(&id)), Some(id.clone()));
+        assert_eq!(names.owner_of_alias(&names.alias(&id)), Some(id.clone()));
+        let container = "ffeeddccbbaa99887766554433221100".parse().unwrap();
+        let part = Owner::container(&id.task, &container);
+        assert_eq!(names.owner_of_alias(&names.alias(&part)), Some(part.clone()));
+        assert_eq!(Owner::of_file(&part.file_name()), Some(part.clone()));
+        assert!(names.link(&part).ends_with("ffeeddccbb"));
         let other = Names::new("berth-2").unwrap();
-        assert_eq!(names.task_of_alias(&other.alias(&id)), None);
-        assert_eq!(names.task_of_alias("berth/x"), None);
+        assert_eq!(names.owner_of_alias(&other.alias(&id)), None);
+        for bad in ["berth/x", "berth/0123456789abcdef0123456789abcdef/x"] {
+            assert_eq!(names.owner_of_alias(bad), None);
+        }
     }
 
     #[test]

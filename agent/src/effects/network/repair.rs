@@ -9,7 +9,6 @@ use std::{
     time::Duration,
 };
 
-use berth_agent_core::ids::TaskId;
 use tokio::time::{Instant, sleep, sleep_until};
 use tracing::{debug, error, warn};
 
@@ -17,6 +16,7 @@ use super::{
     Names, Network, NetworkError,
     firewall::{is_own_run, let_through},
     is_of,
+    names::Owner,
     netlink::{HostRoute, Link, Netlink, Socket},
     netns,
     notices::{Noticed, Notices},
@@ -40,24 +40,24 @@ const TELL_AT: u32 = 2;
 
 /// The tasks that have a network and their addresses: what is repaired.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Attachments(Arc<Mutex<BTreeMap<TaskId, Ipv4Addr>>>);
+pub(super) struct Attachments(Arc<Mutex<BTreeMap<Owner, Ipv4Addr>>>);
 
 impl Attachments {
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<TaskId, Ipv4Addr>> {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<Owner, Ipv4Addr>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Only under the task's lock.
-    pub(super) fn put(&self, task: TaskId, address: Ipv4Addr) {
+    pub(super) fn put(&self, task: Owner, address: Ipv4Addr) {
         self.lock().insert(task, address);
     }
 
     /// Only under the task's lock.
-    pub(super) fn forget(&self, task: &TaskId) {
+    pub(super) fn forget(&self, task: &Owner) {
         self.lock().remove(task);
     }
 
-    fn get(&self, task: &TaskId) -> Option<Ipv4Addr> {
+    fn get(&self, task: &Owner) -> Option<Ipv4Addr> {
         self.lock().get(task).copied()
     }
 }
@@ -88,7 +88,7 @@ impl Seen {
     }
 
     /// What is not as it was made for the task.
-    fn amiss(&self, names: &Names, task: &TaskId, address: Ipv4Addr) -> BTreeSet<NetworkRepair> {
+    fn amiss(&self, names: &Names, task: &Owner, address: Ipv4Addr) -> BTreeSet<NetworkRepair> {
         let name = names.link(task);
         let ours = |link: &&Link| link.name == name && is_of(names, task, link);
         let Some(link) = self.links.iter().find(ours) else {
@@ -107,8 +107,8 @@ impl Seen {
 
 impl Network {
     /// Answers from now on for the network of a task that an earlier run of the agent made.
-    pub fn take_up(&self, task: &TaskId, address: Ipv4Addr) {
-        self.attachments.put(task.clone(), address);
+    pub fn take_up(&self, owner: impl Into<Owner>, address: Ipv4Addr) {
+        self.attachments.put(owner.into(), address);
     }
 
     /// Repairs what others change, from now on: what they changed before is found at the first look. Cancel-safe.
@@ -203,7 +203,7 @@ impl Network {
 
     /// Repairs every task whose links are not as they were made. False: one could not be. `failing`: those that could not be
     /// repaired before, with how often; the first time may be on the task's way up or down.
-    async fn repair_tasks(&self, failing: &mut BTreeMap<TaskId, u32>) -> bool {
+    async fn repair_tasks(&self, failing: &mut BTreeMap<Owner, u32>) -> bool {
         let seen = match self.look_at_tasks().await {
             Ok(seen) => seen,
             Err(error) => {
@@ -227,14 +227,14 @@ impl Network {
                 Ok(what) => {
                     failing.remove(&task);
                     what.iter().for_each(|what| METRICS.network_repaired(*what));
-                    warn!(%task, ?what, "somebody changed the task's network; it is as it was again");
+                    warn!(task = %task.task, ?what, "somebody changed the task's network; it is as it was again");
                 }
                 Err(error) => {
                     whole = false;
                     let times = failing.entry(task.clone()).or_default();
                     *times += 1;
                     if *times == TELL_AT {
-                        error!(%task, error = %Chain(&error), "somebody changed the task's network, and it cannot be repaired; trying again");
+                        error!(task = %task.task, error = %Chain(&error), "somebody changed the task's network, and it cannot be repaired; trying again");
                     }
                 }
             }
@@ -243,7 +243,7 @@ impl Network {
     }
 
     /// What was amiss and is repaired, when nothing else is under way for the task.
-    async fn repair_task(&self, task: &TaskId) -> Result<BTreeSet<NetworkRepair>, NetworkError> {
+    async fn repair_task(&self, task: &Owner) -> Result<BTreeSet<NetworkRepair>, NetworkError> {
         let path = self.netns_path(task);
         let (attachments, names, task) = (self.attachments.clone(), self.names.clone(), task.clone());
         let (ipv6, mtu) = (self.ipv6, self.mtu.get());
@@ -266,7 +266,7 @@ impl Network {
                 let entered = entered.ok_or(NetworkError::NamespaceGone { netns: path })?;
                 let wiring = super::Wiring {
                     names,
-                    task,
+                    owner: task,
                     address,
                     mtu,
                     ipv6,
@@ -276,6 +276,9 @@ impl Network {
             })
         };
         let (what, _lock) = self.locked("repair", &of, repair).await?;
+        if what.contains(&NetworkRepair::Link) && self.firewall.publishes(&of.task).await {
+            self.let_localhost_through(&of)?;
+        }
         Ok(what)
     }
 }
@@ -291,7 +294,7 @@ async fn at(time: Option<Instant>) {
 mod tests {
     use super::*;
 
-    fn link(names: &Names, task: &TaskId) -> Link {
+    fn link(names: &Names, task: &Owner) -> Link {
         Link {
             index: 7,
             name: names.link(task),
@@ -306,7 +309,7 @@ mod tests {
     fn each_thing_that_is_not_as_it_was_made_is_named() {
         use NetworkRepair::{Address, Down, Link as Missing, Route};
         let names = Names::new("berth").unwrap();
-        let task: TaskId = "0123456789abcdef0123456789abcdef".parse().unwrap();
+        let task = Owner::from(&"0123456789abcdef0123456789abcdef".parse().unwrap());
         let address = Ipv4Addr::new(10, 89, 0, 2);
         let whole = || Seen {
             links: vec![link(&names, &task)],

@@ -8,12 +8,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use berth_agent_core::ids::TaskId;
 use tokio::time::sleep;
 
 use super::{
     error::NetworkError,
-    names::{self, Names},
+    names::{self, Names, Owner},
     netlink::{Link, Netlink, Socket, VethPair},
     netns::Entered,
 };
@@ -28,11 +27,11 @@ const TASK_LINK: &str = "eth0";
 const CARRIER_DEADLINE: Duration = Duration::from_secs(3);
 const CARRIER_POLL: Duration = Duration::from_millis(1);
 
-/// One task to be wired.
+/// One task, or container, to be wired.
 #[derive(Debug)]
 pub(super) struct Wiring {
     pub(super) names: Arc<Names>,
-    pub(super) task: TaskId,
+    pub(super) owner: Owner,
     pub(super) address: Ipv4Addr,
     /// Of both ends, bytes. None: the kernel's default.
     pub(super) mtu: Option<u32>,
@@ -48,7 +47,7 @@ impl Wiring {
         inside: Socket,
         netns: &Entered,
     ) -> Result<(), NetworkError> {
-        let link = self.names.link(&self.task);
+        let link = self.names.link(&self.owner);
         let closed = || NetworkError::SocketClosed {
             step: "wire",
             link: link.clone(),
@@ -78,7 +77,7 @@ impl Wiring {
         inside: &Netlink,
         netns: &Entered,
     ) -> Result<(Link, Link), NetworkError> {
-        let name = self.names.link(&self.task);
+        let name = self.names.link(&self.owner);
         if !netns.fresh {
             match (host.link(&name).await?, inside.link(TASK_LINK).await?) {
                 (Some(outer), Some(inner)) if self.belong_together(&outer, &inner) => {
@@ -89,11 +88,11 @@ impl Wiring {
         }
         let pair = VethPair {
             host_name: &name,
-            host_mac: names::host_mac(&self.task),
+            host_mac: names::host_mac(&self.owner),
             group: self.names.group(),
             mtu: self.mtu,
             task_name: TASK_LINK,
-            task_mac: names::task_mac(&self.task),
+            task_mac: names::task_mac(&self.owner),
             task_netns: netns.file.as_raw_fd(),
         };
         if !host.create_veth(&pair).await? {
@@ -120,9 +119,9 @@ impl Wiring {
     fn belong_together(&self, outer: &Link, inner: &Link) -> bool {
         outer.peer_index == inner.index
             && inner.peer_index == outer.index
-            && outer.address == names::host_mac(&self.task)
-            && inner.address == names::task_mac(&self.task)
-            && (outer.alias.is_empty() || outer.alias == self.names.alias(&self.task))
+            && outer.address == names::host_mac(&self.owner)
+            && inner.address == names::task_mac(&self.owner)
+            && (outer.alias.is_empty() || outer.alias == self.names.alias(&self.owner))
     }
 
     /// Deletes ends that do not fit, but never another task's link whose id happens to begin like ours.
@@ -134,7 +133,7 @@ impl Wiring {
         inner: Option<Link>,
     ) -> Result<(), NetworkError> {
         if let Some(outer) = outer {
-            if !outer.alias.is_empty() && outer.alias != self.names.alias(&self.task) {
+            if !outer.alias.is_empty() && outer.alias != self.names.alias(&self.owner) {
                 return Err(NetworkError::LinkTaken {
                     link: outer.name,
                     owner: outer.alias,
@@ -150,11 +149,11 @@ impl Wiring {
     }
 
     async fn set_up_host(&self, host: &Netlink, link: &Link) -> Result<(), NetworkError> {
-        let alias = self.names.alias(&self.task);
+        let alias = self.names.alias(&self.owner);
         host.configure(link, Some(&alias), true, self.ipv6).await?;
         host.up(link).await?;
         host.add_own_address(link, ADDRESS).await?;
-        host.add_neighbour(link, self.address, names::task_mac(&self.task))
+        host.add_neighbour(link, self.address, names::task_mac(&self.owner))
             .await?;
         host.add_host_route(link, self.address).await
     }
@@ -165,7 +164,7 @@ impl Wiring {
         inside.up(link).await?;
         inside.add_address(link, self.address).await?;
         inside
-            .add_neighbour(link, GATEWAY, names::host_mac(&self.task))
+            .add_neighbour(link, GATEWAY, names::host_mac(&self.owner))
             .await?;
         inside.add_default_route(link, GATEWAY).await
     }

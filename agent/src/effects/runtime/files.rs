@@ -35,7 +35,7 @@ impl Runtime {
         self.config().run_dir.join(TASKS).join(task.as_str())
     }
 
-    /// The name inside: the definition's, else of the host in its network, else the task's short id.
+    /// The name inside: the definition's, else of the host in its network, else the short id of whoever has the network.
     pub(super) fn hostname(&self, request: &StartContainer) -> String {
         let own = &request.spec.networking.hostname;
         match request.network {
@@ -48,6 +48,7 @@ impl Runtime {
                     .to_owned()
             }
             NetworkMode::Awsvpc | NetworkMode::None => request.task.short().to_owned(),
+            NetworkMode::Bridge => request.spec.id.short().to_owned(),
         }
     }
 
@@ -174,12 +175,12 @@ impl Contents {
                 hostname: hostname_line,
                 resolv_conf: read("/etc/resolv.conf"),
             },
-            NetworkMode::Awsvpc if let Some(server) = name_server => Self {
+            NetworkMode::Awsvpc | NetworkMode::Bridge if let Some(server) = name_server => Self {
                 hosts: hosts(hostname, address),
                 hostname: hostname_line,
                 resolv_conf: asking(server, &read("/etc/resolv.conf")),
             },
-            NetworkMode::Awsvpc | NetworkMode::None => {
+            NetworkMode::Awsvpc | NetworkMode::Bridge | NetworkMode::None => {
                 let mut resolv_conf = outside_resolv_conf(&read("/etc/resolv.conf"));
                 if !resolv_conf.contains("nameserver") {
                     resolv_conf = outside_resolv_conf(&read(RESOLVED));

@@ -293,7 +293,9 @@ impl Attempt<'_> {
             (NetworkMode::Host, _) => Network::Host,
             (_, Some(path)) => Network::Join(path.to_string_lossy().into_owned()),
             (NetworkMode::None, None) => Network::Private,
-            (NetworkMode::Awsvpc, None) => return Err(RuntimeError::NoNetwork { id: self.id.clone() }),
+            (NetworkMode::Awsvpc | NetworkMode::Bridge, None) => {
+                return Err(RuntimeError::NoNetwork { id: self.id.clone() });
+            }
         };
         self.check_apparmor()?;
         let facts = TaskFacts {

@@ -22,6 +22,7 @@ const TASK_LISTS: &[&str] = &["volumes", "placementConstraints"];
 /// Fills in the defaults; tolerates a task that has problems.
 pub(super) fn fill(task: &mut Object) -> &Object {
     let fixed_ports = matches!(text(task, "networkMode"), Some("awsvpc" | "host"));
+    let chosen_ports = matches!(text(task, "networkMode"), None | Some("bridge"));
     for name in TASK_LISTS {
         task.entry(*name).or_insert_with(|| json!([]));
     }
@@ -48,8 +49,11 @@ pub(super) fn fill(task: &mut Object) -> &Object {
         let ports = container.get_mut("portMappings").and_then(Value::as_array_mut);
         for port in ports.into_iter().flatten().filter_map(Value::as_object_mut) {
             port.entry("protocol").or_insert_with(|| json!("tcp"));
-            if let (true, Some(container_port)) = (fixed_ports, integer(port, "containerPort")) {
-                port.entry("hostPort").or_insert_with(|| json!(container_port));
+            if let Some(container_port) = integer(port, "containerPort") {
+                let host_port = if chosen_ports { 0 } else { container_port };
+                if fixed_ports || chosen_ports {
+                    port.entry("hostPort").or_insert_with(|| json!(host_port));
+                }
             }
         }
     }

@@ -5,7 +5,7 @@
 //! Source: RegisterTaskDefinitionRequest of the ECS API model.
 
 use super::schema::Shape::{Flag, Integer, Map, Text};
-use super::schema::{Choice, Field, Shape, all, later, later_but, list, must, never, object, one_of, yes};
+use super::schema::{Choice, Field, Shape, all, later_but, list, must, never, object, one_of, yes};
 
 const TEXTS: Shape = list(&Text);
 
@@ -66,9 +66,7 @@ pub(super) const TASK_DEFINITION: &[Field] = &[
 ];
 
 const NETWORK_MODE: Choice = Choice {
-    honoured: &["awsvpc", "host", "none"],
-    later: &["bridge"],
-    instead: "use awsvpc or host",
+    honoured: &["awsvpc", "bridge", "host", "none"],
     ..all(&[])
 };
 
@@ -147,7 +145,7 @@ const CONTAINER: &[Field] = &[
     later_but(
         "links",
         TEXTS,
-        "leave it out: only bridge mode has links, and containers of an awsvpc task reach one another at 127.0.0.1",
+        "leave it out: let the containers reach one another at 127.0.0.1, in mode awsvpc, or by a port of the host",
     ),
     yes("portMappings", list(&object(PORT_MAPPING))),
     yes("essential", Flag),
@@ -213,7 +211,7 @@ const PORT_MAPPING: &[Field] = &[
     yes("protocol", one_of(&all(&["tcp", "udp"]))),
     yes("name", Text),
     yes("appProtocol", one_of(&all(&["http", "http2", "grpc"]))),
-    later("containerPortRange", Text),
+    yes("containerPortRange", Text),
 ];
 
 const ENVIRONMENT: &[Field] = &[must("name", Text), yes("value", Text)];

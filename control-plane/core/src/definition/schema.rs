@@ -71,10 +71,6 @@ pub(super) const fn must(name: &'static str, shape: Shape) -> Field {
     }
 }
 
-pub(super) const fn later(name: &'static str, shape: Shape) -> Field {
-    later_but(name, shape, "")
-}
-
 /// Not yet, and what to do until then.
 pub(super) const fn later_but(name: &'static str, shape: Shape, instead: &'static str) -> Field {
     Field {

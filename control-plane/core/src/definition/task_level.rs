@@ -45,10 +45,10 @@ pub(super) fn check_name(path: &str, name: Option<&str>, problems: &mut Problems
 fn check_network_mode(task: &Object, problems: &mut Problems) {
     const PATH: &str = "networkMode";
     match text(task, PATH) {
-        None if !problems.has(PATH) => {
+        None if requires(task, "FARGATE") && !problems.has(PATH) => {
             problems.push(
                 PATH,
-                "bridge: not supported yet, and it is ECS's mode when none is given; use awsvpc or host",
+                "FARGATE needs awsvpc, and where none is given ECS has bridge",
             );
         }
         Some(mode) if mode != "awsvpc" && requires(task, "FARGATE") => {

@@ -122,14 +122,14 @@ fn check_room(node: &NodeView, needs: &Requirements, reasons: &mut Vec<Reason>) 
             reasons.push(Reason::Ports { protocol, taken });
         }
     }
-    if needs.address {
+    if needs.addresses != 0 {
         check_address(node, needs, reasons);
     }
 }
 
 fn check_address(node: &NodeView, needs: &Requirements, reasons: &mut Vec<Reason>) {
     if needs.subnets.is_empty() {
-        if node.free_addresses() == 0 {
+        if needs.addresses > node.free_addresses() {
             let total = node.task_addresses;
             reasons.push(Reason::Address { total });
         }

@@ -56,7 +56,7 @@ pub struct NodeView {
     /// What the node offers to tasks in all.
     pub cpu_units: u32,
     pub memory_bytes: u64,
-    /// How many tasks with an address of the node's own range fit.
+    /// How many addresses of the node's own range tasks can have.
     pub task_addresses: u32,
     /// Its parts of the cluster's subnets.
     pub pools: Vec<AddressPool>,
@@ -89,7 +89,7 @@ pub struct Allocation {
     pub memory_bytes: u64,
     pub tcp_ports: Vec<u16>,
     pub udp_ports: Vec<u16>,
-    pub address: bool,
+    pub addresses: u32,
     /// Where its address comes from; none: from the node's own range.
     pub subnet: Option<String>,
     /// Ids of GPUs, in the order of the containers that have them.
@@ -128,8 +128,8 @@ impl NodeView {
     }
 
     fn held_addresses(&self, subnet: Option<&str>) -> u32 {
-        let of = |a: &&Allocation| a.address && a.subnet.as_deref() == subnet;
-        u32::try_from(self.allocations.iter().filter(of).count()).unwrap_or(u32::MAX)
+        let of = self.allocations.iter().filter(|a| a.subnet.as_deref() == subnet);
+        of.fold(0, |held, a| held.saturating_add(a.addresses))
     }
 
     /// GPUs that no task holds, those being stopped included: a process may be using one to its end.

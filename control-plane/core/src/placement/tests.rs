@@ -30,7 +30,7 @@ fn small() -> Requirements {
     Requirements {
         cpu_units: 256,
         memory_bytes: 512 * MIB,
-        address: true,
+        addresses: 1,
         ..Requirements::default()
     }
 }
@@ -154,7 +154,7 @@ fn an_address_comes_from_the_first_subnet_that_has_one_on_the_node() {
 fn gpus_are_given_to_one_task_at_a_time_until_nothing_of_it_is_left() {
     // On the host's network, so that addresses are not what is short.
     let plain = Requirements {
-        address: false,
+        addresses: 0,
         ..small()
     };
     let two = Requirements {
@@ -243,7 +243,7 @@ fn why_a_node_is_not_chosen() {
     let addressless = |n: &mut NodeView| {
         n.allocations = vec![
             Allocation {
-                address: true,
+                addresses: 1,
                 ..held("g", 0, 0)
             };
             2
@@ -368,7 +368,7 @@ fn a_stopping_task_frees_cpu_and_memory_but_not_ports_and_address() {
         ..web.clone()
     };
     let with_address = Requirements {
-        address: true,
+        addresses: 1,
         ..web.clone()
     };
     let mut a = NodeView {
@@ -377,7 +377,7 @@ fn a_stopping_task_frees_cpu_and_memory_but_not_ports_and_address() {
     };
     a.allocations = vec![Allocation {
         tcp_ports: vec![80],
-        address: true,
+        addresses: 1,
         ..web.allocation("family:web")
     }];
     assert_eq!(check(&a, &request(&web, &[])).len(), 2);
@@ -440,7 +440,7 @@ fn tasks_are_spread_over_the_values_of_an_attribute() {
 #[test]
 fn tasks_are_packed_where_the_least_is_left() {
     let needs = Requirements {
-        address: false,
+        addresses: 0,
         ..small()
     };
     for (strategy, held) in [
@@ -620,7 +620,7 @@ fn any_node() -> impl Generator<Value = NodeView> {
     let task = (
         0..900_u32,
         0..900_u64,
-        any::<bool>(),
+        0..3_u32,
         any::<bool>(),
         prop::option::of(80..84_u16),
     );
@@ -632,8 +632,8 @@ fn any_node() -> impl Generator<Value = NodeView> {
             task_addresses,
             allocations: tasks
                 .into_iter()
-                .map(|(cpu, memory, address, stopping, port)| Allocation {
-                    address,
+                .map(|(cpu, memory, addresses, stopping, port)| Allocation {
+                    addresses,
                     stopping,
                     tcp_ports: port.into_iter().collect(),
                     ..held("family:web", cpu, memory)
@@ -651,7 +651,7 @@ proptest! {
         cpu_units in 0..2_200_u32,
         mib in 0..4_200_u64,
         port in prop::option::of(80..84_u16),
-        address in any::<bool>(),
+        addresses in 0..3_u32,
         pick in 0..4_usize,
         seed in any::<u64>(),
     ) {
@@ -659,7 +659,7 @@ proptest! {
             cpu_units,
             memory_bytes: mib * MIB,
             tcp_ports: port.into_iter().collect(),
-            address,
+            addresses,
             ..Requirements::default()
         };
         let strategies = [Strategy::Random, Strategy::Spread(SpreadBy::Node), Strategy::BinpackCpu, Strategy::BinpackMemory];
@@ -672,7 +672,7 @@ proptest! {
                 && staying().map(|a| a.cpu_units).sum::<u32>() + cpu_units <= n.cpu_units
                 && staying().map(|a| a.memory_bytes).sum::<u64>() + needs.memory_bytes <= n.memory_bytes
                 && port.is_none_or(|p| n.allocations.iter().all(|a| !a.tcp_ports.contains(&p)))
-                && (!address || n.allocations.iter().filter(|a| a.address).count() < n.task_addresses as usize)
+                && (addresses == 0 || n.allocations.iter().map(|a| a.addresses).sum::<u32>() + addresses <= n.task_addresses)
         };
         prop_assert_eq!(placement.chosen.is_some(), nodes.iter().any(fits));
         prop_assert_eq!(placement.rejections.len(), nodes.iter().filter(|n| !fits(n)).count());

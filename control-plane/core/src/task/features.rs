@@ -13,6 +13,9 @@ pub const NET_SUBNETS: &str = "net.subnets";
 const NET_AWSVPC: &str = "net.awsvpc";
 const NET_HOST: &str = "net.host";
 const NET_NONE: &str = "net.none";
+const NET_BRIDGE: &str = "net.bridge";
+/// A property of one run, not of its definition: `assignPublicIp`.
+pub const PUBLISHED_PORTS: &str = "net.published-ports";
 const LOG_JSON_FILE: &str = "log.json-file";
 const LOG_BUFFER: &str = "log.buffer";
 const LOG_NONE: &str = "log.none";
@@ -72,6 +75,8 @@ pub const FEATURES: &[&str] = &[
     NET_HOST,
     NET_NONE,
     NET_SUBNETS,
+    NET_BRIDGE,
+    PUBLISHED_PORTS,
     LOG_JSON_FILE,
     LOG_BUFFER,
     LOG_NONE,
@@ -141,6 +146,7 @@ fn needs(definition: &Definition, feature: &str) -> bool {
         NET_AWSVPC => definition.network_mode == NetworkMode::Awsvpc,
         NET_HOST => definition.network_mode == NetworkMode::Host,
         NET_NONE => definition.network_mode == NetworkMode::None,
+        NET_BRIDGE => definition.network_mode == NetworkMode::Bridge,
         // The default of every container.
         LOG_JSON_FILE => true,
         LOG_BUFFER => definition

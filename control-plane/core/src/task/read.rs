@@ -47,18 +47,9 @@ impl Definition {
                 source,
             })
         });
+        let mode = network_mode(echo.network_mode)?;
         Ok(Self {
-            network_mode: match echo.network_mode.as_str() {
-                "awsvpc" => NetworkMode::Awsvpc,
-                "host" => NetworkMode::Host,
-                "none" => NetworkMode::None,
-                _ => {
-                    return Err(EchoError::Value {
-                        field: "networkMode",
-                        value: echo.network_mode,
-                    });
-                }
-            },
+            network_mode: mode,
             pid_mode: pid_mode(echo.pid_mode)?,
             ipc_mode: ipc_mode(echo.ipc_mode)?,
             family: echo.family,
@@ -81,9 +72,22 @@ impl Definition {
             containers: echo
                 .container_definitions
                 .into_iter()
-                .map(container)
+                .map(|echo| container(echo, mode))
                 .collect::<Result<_, _>>()?,
         })
+    }
+}
+
+fn network_mode(value: Option<String>) -> Result<NetworkMode, EchoError> {
+    match value.as_deref() {
+        Some("awsvpc") => Ok(NetworkMode::Awsvpc),
+        Some("host") => Ok(NetworkMode::Host),
+        Some("none") => Ok(NetworkMode::None),
+        None | Some("bridge") => Ok(NetworkMode::Bridge),
+        Some(_) => Err(EchoError::Value {
+            field: "networkMode",
+            value: value.unwrap_or_default(),
+        }),
     }
 }
 
@@ -123,7 +127,7 @@ fn architecture(value: String) -> Result<Architecture, EchoError> {
     }
 }
 
-fn container(echo: EchoContainer) -> Result<ContainerDefinition, EchoError> {
+fn container(echo: EchoContainer, mode: NetworkMode) -> Result<ContainerDefinition, EchoError> {
     let log = echo
         .log_configuration
         .map(|log| LogOptions::read(log.log_driver, &log.options, &echo.docker_labels));
@@ -155,7 +159,7 @@ fn container(echo: EchoContainer) -> Result<ContainerDefinition, EchoError> {
         ports: echo
             .port_mappings
             .into_iter()
-            .map(port)
+            .map(|echo| port(echo, mode))
             .collect::<Result<_, _>>()?,
         labels: echo.docker_labels,
         readonly_root_filesystem: echo.readonly_root_filesystem,
@@ -296,7 +300,7 @@ fn device(echo: EchoDevice) -> Device {
     }
 }
 
-fn port(echo: EchoPort) -> Result<PortMapping, EchoError> {
+fn port(echo: EchoPort, mode: NetworkMode) -> Result<PortMapping, EchoError> {
     let protocol = match echo.protocol.as_str() {
         "tcp" => Protocol::Tcp,
         "udp" => Protocol::Udp,
@@ -307,10 +311,26 @@ fn port(echo: EchoPort) -> Result<PortMapping, EchoError> {
             });
         }
     };
+    let Some(range) = echo.container_port_range else {
+        return Ok(PortMapping {
+            container_port: echo.container_port,
+            host_port: echo.host_port,
+            protocol,
+            last_container_port: None,
+        });
+    };
+    let Some((first, last)) = crate::definition::port_range(&range) else {
+        return Err(EchoError::Value {
+            field: "containerPortRange",
+            value: range,
+        });
+    };
     Ok(PortMapping {
-        container_port: echo.container_port,
-        host_port: echo.host_port,
+        container_port: first,
+        // But for bridge, where it is the node's to choose, the host's are the container's own.
+        host_port: if mode == NetworkMode::Bridge { 0 } else { first },
         protocol,
+        last_container_port: Some(last),
     })
 }
 
@@ -318,7 +338,8 @@ fn port(echo: EchoPort) -> Result<PortMapping, EchoError> {
 #[serde(rename_all = "camelCase")]
 struct Echo {
     family: String,
-    network_mode: String,
+    /// ECS's default is bridge.
+    network_mode: Option<String>,
     pid_mode: Option<String>,
     ipc_mode: Option<String>,
     cpu: Option<String>,
@@ -524,9 +545,12 @@ struct EchoDependency {
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct EchoPort {
+    /// Absent in a range, which is then there.
+    #[serde(default)]
     container_port: u16,
     #[serde(default)]
     host_port: u16,
+    container_port_range: Option<String>,
     protocol: String,
 }
 

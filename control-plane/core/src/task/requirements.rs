@@ -1,6 +1,6 @@
 //! Owns what a task needs of its node. Never looks at a node.
 
-use super::{ContainerDefinition, Definition, MIB, NetworkMode, Protocol, required_features};
+use super::{ContainerDefinition, Definition, MIB, NetworkMode, PortMapping, Protocol, required_features};
 use crate::expression::Expression;
 use crate::placement::Allocation;
 
@@ -28,11 +28,11 @@ pub struct Requirements {
     pub cpu_units: u32,
     /// The task's, or the sum of each container's limit or reservation, whichever is larger.
     pub memory_bytes: u64,
-    /// Ports of the host, ascending; empty but in host mode.
+    /// Ports of the host that the definition names, ascending: of host and bridge mode, and those that are published.
     pub tcp_ports: Vec<u16>,
     pub udp_ports: Vec<u16>,
-    /// Whether it needs an address of its own.
-    pub address: bool,
+    /// How many addresses of its own it needs: one, or in bridge mode one for each container.
+    pub addresses: u32,
     /// The subnets of which its address may be; none: it is of the node's own range.
     pub subnets: Vec<String>,
     /// Of all its containers together.
@@ -82,7 +82,7 @@ impl Requirements {
             memory_bytes: self.memory_bytes,
             tcp_ports: self.tcp_ports.clone(),
             udp_ports: self.udp_ports.clone(),
-            address: self.address,
+            addresses: self.addresses,
             subnet: None,
             gpus: Vec::new(),
             stopping: false,
@@ -105,9 +105,9 @@ impl Definition {
         Requirements {
             cpu_units: self.cpu_units.unwrap_or_else(cpu_sum),
             memory_bytes: memory_mib * MIB,
-            tcp_ports: self.host_ports(Protocol::Tcp),
-            udp_ports: self.host_ports(Protocol::Udp),
-            address: self.network_mode == NetworkMode::Awsvpc,
+            tcp_ports: self.host_ports(Protocol::Tcp, false),
+            udp_ports: self.host_ports(Protocol::Udp, false),
+            addresses: self.addresses(),
             subnets: Vec::new(),
             gpus: containers.iter().fold(0, |sum, c| sum.saturating_add(c.gpus)),
             architecture: self.architecture,
@@ -117,14 +117,36 @@ impl Definition {
         }
     }
 
-    fn host_ports(&self, protocol: Protocol) -> Vec<u16> {
-        if self.network_mode != NetworkMode::Host {
-            return Vec::new();
+    fn addresses(&self) -> u32 {
+        match self.network_mode {
+            NetworkMode::Awsvpc => 1,
+            NetworkMode::Bridge => {
+                let own = self.containers.iter().filter(|c| !c.networking.disabled);
+                u32::try_from(own.count()).unwrap_or(u32::MAX)
+            }
+            NetworkMode::Host | NetworkMode::None => 0,
+        }
+    }
+
+    /// What a task of this definition needs whose ports are to be the host's too.
+    pub fn requirements_published(&self) -> Requirements {
+        let mut requirements = self.requirements();
+        requirements.tcp_ports = self.host_ports(Protocol::Tcp, true);
+        requirements.udp_ports = self.host_ports(Protocol::Udp, true);
+        requirements.features.push(super::PUBLISHED_PORTS);
+        requirements
+    }
+
+    fn host_ports(&self, protocol: Protocol, published: bool) -> Vec<u16> {
+        match self.network_mode {
+            NetworkMode::Host | NetworkMode::Bridge => {}
+            NetworkMode::Awsvpc if published => {}
+            NetworkMode::Awsvpc | NetworkMode::None => return Vec::new(),
         }
         let mappings = self.containers.iter().flat_map(|c| &c.ports);
         let mut ports: Vec<u16> = mappings
             .filter(|p| p.protocol == protocol)
-            .map(|p| p.host_port)
+            .flat_map(PortMapping::host_ports)
             .collect();
         ports.sort_unstable();
         ports

@@ -45,6 +45,8 @@ pub struct Run<'a> {
     pub gpus: &'a [String],
     /// Start again after the host restarted, instead of reporting the task as stopped.
     pub restart_after_reboot: bool,
+    /// Its ports are the host's too, in awsvpc.
+    pub publish_ports: bool,
     /// The runtime its tag names.
     pub runtime: Option<&'a str>,
     /// Of which its address is; none: it is of the node's own range.
@@ -91,6 +93,8 @@ pub struct ResolvedTask {
     pub containers: Vec<ResolvedContainer>,
     pub required_features: Vec<Cow<'static, str>>,
     pub restart_after_reboot: bool,
+    /// Its ports are the host's too, in awsvpc.
+    pub publish_ports: bool,
     /// Empty: the node's own choice.
     pub runtime: String,
     /// Empty: its address is of the node's own range, if it has one.
@@ -148,7 +152,11 @@ pub struct ResolvedContainer {
 /// When the ids are not ids, not unique, or not one per container; or a file of the store is missing.
 pub fn resolve(definition: &Definition, run: &Run<'_>) -> Result<ResolvedTask, ResolveError> {
     check_ids(definition, run)?;
-    let mut requirements = definition.requirements();
+    let mut requirements = if run.publish_ports {
+        definition.requirements_published()
+    } else {
+        definition.requirements()
+    };
     if !run.image_digests.is_empty() {
         requirements = requirements.running_digests();
     }
@@ -184,6 +192,7 @@ pub fn resolve(definition: &Definition, run: &Run<'_>) -> Result<ResolvedTask, R
             .collect::<Result<_, _>>()?,
         required_features,
         restart_after_reboot: run.restart_after_reboot,
+        publish_ports: run.publish_ports,
         runtime: run.runtime.unwrap_or_default().to_string(),
         subnet: run.subnet.unwrap_or_default().to_string(),
         created_at_ms: run.created_at_ms,

@@ -99,6 +99,7 @@ fn run<'a>(container_ids: &'a [String], digests: &'a BTreeMap<String, String>) -
         environment_files: &NO_FILES,
         gpus: &[],
         restart_after_reboot: true,
+        publish_ports: false,
         runtime: Some("crun"),
         subnet: None,
         created_at_ms: 42,
@@ -270,17 +271,20 @@ fn a_task_is_resolved_field_for_field() {
                 PortMapping {
                     container_port: 443,
                     host_port: 443,
-                    protocol: Protocol::Tcp
+                    protocol: Protocol::Tcp,
+                    last_container_port: None,
                 },
                 PortMapping {
                     container_port: 80,
                     host_port: 80,
-                    protocol: Protocol::Tcp
+                    protocol: Protocol::Tcp,
+                    last_container_port: None,
                 },
                 PortMapping {
                     container_port: 53,
                     host_port: 53,
-                    protocol: Protocol::Udp
+                    protocol: Protocol::Udp,
+                    last_container_port: None,
                 },
             ],
             labels: BTreeMap::from([("a".into(), "b".into())]),
@@ -390,7 +394,7 @@ fn what_a_host_mode_task_needs() {
         (needs.tcp_ports.as_slice(), needs.udp_ports.as_slice()),
         (&[80, 443][..], &[53][..])
     );
-    assert!(!needs.address);
+    assert_eq!(needs.addresses, 0);
     assert_eq!(needs.architecture, Some(Architecture::Arm64));
     assert_eq!(needs.constraints.len(), 1);
 }
@@ -406,7 +410,7 @@ fn what_an_awsvpc_task_needs() {
     .requirements();
     // The task's own size is charged, and its ports are its own.
     assert_eq!((needs.cpu_units, needs.memory_bytes), (256, 512 * MIB));
-    assert_eq!((needs.tcp_ports.len(), needs.address), (0, true));
+    assert_eq!((needs.tcp_ports.len(), needs.addresses), (0, 1));
     assert_eq!(
         needs.features,
         ["net.awsvpc", "log.json-file", "limits.task", "limits.container"]
@@ -445,12 +449,51 @@ fn ids_must_go_with_the_definition() {
 }
 
 #[test]
+fn what_a_bridge_task_needs_and_one_whose_ports_are_published() {
+    let in_mode = |mode: Value, ports: Value| {
+        definition(json!({
+            "family": "web", "networkMode": mode, "memory": "64",
+            "containerDefinitions": [
+                {"name": "a", "image": "x", "portMappings": ports},
+                {"name": "b", "image": "x"},
+                {"name": "c", "image": "x", "disableNetworking": true},
+            ],
+        }))
+    };
+    let ports = json!([
+        {"containerPort": 80, "hostPort": 0},
+        {"containerPort": 80, "hostPort": 8080},
+        {"containerPortRange": "90-92"},
+    ]);
+    for mode in [json!("bridge"), Value::Null] {
+        let bridge = in_mode(mode, ports.clone());
+        let needs = bridge.requirements();
+        // What the node chooses is no fact of placement; a container without a network needs no address.
+        assert_eq!((needs.tcp_ports, needs.addresses), (vec![8080], 2));
+        assert!(needs.features.contains(&"net.bridge"));
+        assert_eq!(bridge.containers[0].ports[2].host_port, 0);
+        assert_eq!(bridge.containers[0].ports[2].last_container_port, Some(92));
+    }
+    let awsvpc = in_mode(
+        json!("awsvpc"),
+        json!([{"containerPort": 80, "hostPort": 80}, {"containerPortRange": "90-92"}]),
+    );
+    assert_eq!(awsvpc.requirements().tcp_ports, Vec::<u16>::new());
+    let published = awsvpc.requirements_published();
+    assert_eq!(
+        (published.tcp_ports, published.addresses),
+        (vec![80, 90, 91, 92], 1)
+    );
+    assert!(published.features.contains(&"net.published-ports"));
+}
+
+#[test]
 fn what_was_not_registered_is_not_guessed() {
     for (echo, says) in [
         (json!({}), "the stored task definition cannot be read"),
         (
-            json!({"family": "a", "networkMode": "bridge", "containerDefinitions": []}),
-            "networkMode of the stored task definition is \"bridge\"",
+            json!({"family": "a", "networkMode": "mesh", "containerDefinitions": []}),
+            "networkMode of the stored task definition is \"mesh\"",
         ),
         (
             json!({"family": "a", "networkMode": "host", "cpu": "1 vCPU", "containerDefinitions": []}),
@@ -506,7 +549,7 @@ fn every_feature_is_needed_by_some_definition() {
             "logConfiguration": {"logDriver": "json-file", "options": {"tag": "x"}}}],
     }));
     let shared = definition(json!({
-        "family": "a", "networkMode": "none", "pidMode": "task", "ipcMode": "task",
+        "family": "a", "networkMode": "bridge", "pidMode": "task", "ipcMode": "task",
         "ephemeralStorage": {"sizeInGiB": 21},
         "containerDefinitions": [{"name": "a", "image": "x", "memory": 64,
             "resourceRequirements": [{"type": "GPU", "value": "1"}]}],
@@ -515,7 +558,7 @@ fn every_feature_is_needed_by_some_definition() {
     let needed: Vec<&str> = [start, awsvpc, host, shared, full()]
         .iter()
         .flat_map(required_features)
-        .chain([IMAGE_DIGEST, NET_SUBNETS, RESTART_AFTER_REBOOT])
+        .chain([IMAGE_DIGEST, NET_SUBNETS, RESTART_AFTER_REBOOT, PUBLISHED_PORTS])
         .collect();
     for feature in FEATURES {
         assert!(needed.contains(feature), "{feature}");

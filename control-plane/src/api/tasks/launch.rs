@@ -50,6 +50,8 @@ pub(super) struct Launch {
     pub tags: Tags,
     /// Start again after a restart of the host.
     pub restart_after_reboot: bool,
+    /// Their ports are their nodes' too.
+    pub publish_ports: bool,
     /// The runtime their tag names.
     pub runtime: Option<String>,
 }
@@ -330,6 +332,7 @@ impl Launch {
             gpus: &held.gpus,
             subnet: held.subnet.as_deref(),
             restart_after_reboot: self.restart_after_reboot,
+            publish_ports: self.publish_ports,
             runtime: self.runtime.as_deref(),
             created_at_ms: task.created_at,
         };
@@ -371,6 +374,7 @@ fn container(definition: &ContainerDefinition) -> TaskContainer {
                 )
             })
             .collect(),
+        bindings: vec![],
         gpus: vec![],
         essential: definition.essential,
         discards_output: definition.log.is_discarded(),

@@ -18,6 +18,7 @@ pub(super) fn network_mode(definition: &Definition) -> &'static str {
         NetworkMode::Awsvpc => "awsvpc",
         NetworkMode::Host => "host",
         NetworkMode::None => "none",
+        NetworkMode::Bridge => "bridge",
     }
 }
 
@@ -105,6 +106,12 @@ pub(super) fn network(
     }
 }
 
+/// `assignPublicIp`: there is no gateway to a public network, so the task's ports are published on its node's address.
+pub(super) fn publishes(definition: &Definition, common: &Common) -> bool {
+    let asked = common.network.as_ref().is_some_and(|network| network.public_ip);
+    asked && definition.network_mode == NetworkMode::Awsvpc
+}
+
 /// For people.
 fn known(subnets: &[String]) -> String {
     if subnets.is_empty() {
@@ -116,12 +123,6 @@ fn known(subnets: &[String]) -> String {
 
 fn awsvpc(network: &Network, subnets: &[String]) -> Result<(Vec<String>, Vec<String>), ApiError> {
     let path = |field: &str| format!("networkConfiguration.awsvpcConfiguration.{field}");
-    if network.public_ip {
-        return Err(ApiError::field(
-            path("assignPublicIp"),
-            "'ENABLED' is not supported: use DISABLED",
-        ));
-    }
     let exists = |id: &&String| match subnets {
         [] => *id == DEFAULT_SUBNET,
         subnets => subnets.contains(id),

@@ -119,7 +119,13 @@ fn prepare(
     let tags = tags(&cluster, &definition, &common)?;
     let restart_after_reboot = restarts(&tags)?;
     let runtime = runtime(&tags)?;
-    let mut requirements = parsed.requirements().on_runtime(runtime.clone());
+    let publish_ports = rules::publishes(&parsed, &common);
+    let requirements = if publish_ports {
+        parsed.requirements_published()
+    } else {
+        parsed.requirements()
+    };
+    let mut requirements = requirements.on_runtime(runtime.clone());
     let wanted = |name: &String| parsed.containers.iter().any(|c| c.name == *name && c.is_pinned());
     let image_digests: BTreeMap<_, _> = pins
         .digests
@@ -152,6 +158,7 @@ fn prepare(
         security_groups,
         tags,
         restart_after_reboot,
+        publish_ports,
         runtime,
     })
 }

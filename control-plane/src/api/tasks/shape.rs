@@ -7,7 +7,7 @@ use crate::{
         context::{Api, seconds},
         tags,
     },
-    model::{Millis, Node, Task, TaskContainer},
+    model::{Millis, Node, PortBinding, Task, TaskContainer},
 };
 
 /// A task as ECS describes it. Without `node` (its record is gone) it counts as disconnected.
@@ -174,11 +174,31 @@ fn interfaces(task: &Task) -> Value {
     }
 }
 
-/// In host mode a container's ports are the host's, once it runs.
+/// As its node says; in host mode a container's ports are the host's, once it runs.
 fn bindings(task: &Task, container: &TaskContainer) -> Value {
+    if !container.bindings.is_empty() {
+        return container.bindings.iter().map(binding).collect();
+    }
     if task.network_mode != "host" || container.last_status != "RUNNING" {
         return json!([]);
     }
     let one = |(inside, outside, protocol): &(u16, u16, String)| json!({"bindIP": "0.0.0.0", "containerPort": inside, "hostPort": outside, "protocol": protocol});
     container.ports.iter().map(one).collect()
+}
+
+fn binding(binding: &PortBinding) -> Value {
+    let (inside, outside) = (binding.container_port, binding.host_port);
+    let mut body = json!({"bindIP": "0.0.0.0", "protocol": binding.protocol});
+    match binding.last_container_port {
+        None => {
+            body["containerPort"] = inside.into();
+            body["hostPort"] = outside.into();
+        }
+        Some(last) => {
+            let count = last.saturating_sub(inside);
+            body["containerPortRange"] = format!("{inside}-{last}").into();
+            body["hostPortRange"] = format!("{outside}-{}", outside.saturating_add(count)).into();
+        }
+    }
+    body
 }

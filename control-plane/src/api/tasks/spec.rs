@@ -33,6 +33,7 @@ pub(super) fn message(task: ResolvedTask) -> wire::TaskSpec {
         containers: task.containers.into_iter().map(container).collect(),
         required_features: task.required_features.into_iter().map(Cow::into_owned).collect(),
         restart_after_reboot: task.restart_after_reboot,
+        publish_ports: task.publish_ports,
         runtime: task.runtime,
         ephemeral_storage_bytes: task.ephemeral_storage_bytes,
         stop_reason: String::new(),
@@ -118,6 +119,7 @@ fn network_mode(mode: NetworkMode) -> wire::NetworkMode {
         NetworkMode::Awsvpc => wire::NetworkMode::Awsvpc,
         NetworkMode::Host => wire::NetworkMode::Host,
         NetworkMode::None => wire::NetworkMode::None,
+        NetworkMode::Bridge => wire::NetworkMode::Bridge,
     }
 }
 
@@ -180,6 +182,7 @@ fn port(port: PortMapping) -> wire::PortMapping {
         container_port: port.container_port.into(),
         host_port: port.host_port.into(),
         protocol: protocol.into(),
+        last_container_port: port.last_container_port.map_or(0, u32::from),
     }
 }
 

@@ -8,20 +8,38 @@ mod wanted;
 
 use std::{collections::BTreeSet, net::Ipv4Addr, sync::Arc};
 
-use berth_agent_core::ids::TaskId;
+use berth_agent_core::{ids::TaskId, ports::Published};
 use ipnet::Ipv4Net;
+use serde_json::Value;
 use tokio::sync::Mutex;
 
 pub(crate) use self::foreign::{Drops, Place};
-pub use self::wanted::Published;
 pub(super) use self::{
     foreign::{foreign_drops, let_through, take_back},
     nft::is_own_run,
     wanted::Wanted,
 };
 
-use self::nft::run_script;
+use self::nft::{nft, run_script};
 use super::{error::NetworkError, names::Names, ports::is_taken};
+
+/// Elements of a map as `nft -j` lists it: each a pair of a key, which may have a comment, and what it leads to.
+fn published(listing: &[u8]) -> Vec<(String, Option<TaskId>)> {
+    let listing: Value = serde_json::from_slice(listing).unwrap_or_default();
+    let maps = listing["nftables"].as_array().into_iter().flatten();
+    let elements = maps.filter_map(|entry| entry["map"]["elem"].as_array()).flatten();
+    let one = |element: &Value| {
+        let key = &element[0];
+        let task = key["elem"]["comment"].as_str().and_then(|task| task.parse().ok());
+        let pair = match &key["elem"]["val"]["concat"] {
+            Value::Null => &key["concat"],
+            pair => pair,
+        };
+        let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+        (format!("{}/{}", text(&pair[1]), text(&pair[0])), task)
+    };
+    elements.map(one).collect()
+}
 
 /// The table of one instance, in the network namespace of whoever calls.
 #[derive(Debug)]
@@ -78,6 +96,11 @@ impl Firewall {
         self.change(&before, &wanted).await
     }
 
+    /// Whether ports of the host lead to the task.
+    pub(super) async fn publishes(&self, task: &TaskId) -> bool {
+        self.wanted.lock().await.publishes(task)
+    }
+
     /// Takes away what leads to the task. Idempotent.
     pub(super) async fn withdraw(&self, task: &TaskId) -> Result<(), NetworkError> {
         let mut wanted = self.wanted.lock().await;
@@ -99,10 +122,45 @@ impl Firewall {
         run_script("apply the table", &after.render(&self.names)).await
     }
 
+    /// What leads to tasks, as people name it, by the tasks that its elements name.
+    pub(super) async fn list(&self) -> Result<Vec<(String, Option<TaskId>)>, NetworkError> {
+        let args = ["-j", "list", "map", "inet", self.names.table(), "published"];
+        // Not while it is changed.
+        let _wanted = self.wanted.lock().await;
+        match nft("list published ports", &args, "").await {
+            Ok(listing) => Ok(published(&listing)),
+            // The table is gone, and nothing leads anywhere.
+            Err(NetworkError::Nft { stderr, .. }) if stderr.contains("No such file or directory") => {
+                Ok(Vec::new())
+            }
+            Err(error) => Err(error),
+        }
+    }
+
     /// Deletes the table. Idempotent.
     pub(super) async fn remove(&self) -> Result<(), NetworkError> {
         let table = self.names.table();
         let script = format!("table inet {table} {{ }}\ndelete table inet {table}\n");
         run_script("delete the table", &script).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn elements_tell_their_task() {
+        let listing = br#"{"nftables": [{"metainfo": {}}, {"map": {"name": "published", "elem": [
+            [{"concat": ["udp", 53]}, {"concat": ["10.0.0.2", 5300]}],
+            [{"elem": {"val": {"concat": ["tcp", 80]}, "comment": "0123456789abcdef0123456789abcdef"}},
+             {"concat": ["10.0.0.1", 8080]}]]}}]}"#;
+        let task = "0123456789abcdef0123456789abcdef".parse().ok();
+        assert_eq!(
+            published(listing),
+            [("53/udp".to_owned(), None), ("80/tcp".to_owned(), task)]
+        );
+        assert!(published(br#"{"nftables": [{"map": {"name": "published"}}]}"#).is_empty());
+        assert!(published(b"not json").is_empty());
     }
 }

@@ -6,7 +6,7 @@ use std::{
     net::Ipv4Addr,
 };
 
-use berth_agent_core::{desired::Protocol, ids::TaskId};
+use berth_agent_core::{desired::Protocol, ids::TaskId, ports::Published};
 use ipnet::Ipv4Net;
 
 use super::super::names::Names;
@@ -14,15 +14,6 @@ use crate::{dns, endpoints::ADDRESS};
 
 /// Where clouds answer for the instance that asks.
 const INSTANCE_METADATA: Ipv4Addr = Ipv4Addr::new(169, 254, 169, 254);
-
-/// A port of the host that leads to one of a task's.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Published {
-    pub protocol: Protocol,
-    pub host_port: u16,
-    pub address: Ipv4Addr,
-    pub port: u16,
-}
 
 /// Everything that the table holds.
 #[derive(Clone, Debug)]
@@ -141,6 +132,10 @@ impl Wanted {
         let before = self.published.len();
         self.published.retain(|_, target| target.task != *task);
         self.published.len() < before
+    }
+
+    pub(super) fn publishes(&self, task: &TaskId) -> bool {
+        self.published.values().any(|target| target.task == *task)
     }
 
     pub(super) fn is_of(&self, protocol: Protocol, host_port: u16, task: &TaskId) -> bool {

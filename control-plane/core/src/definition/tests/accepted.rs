@@ -248,6 +248,33 @@ fn compatibilities_follow_from_mode_and_size() {
 }
 
 #[test]
+fn bridge_has_ports_of_the_host_and_is_what_is_meant_where_no_mode_is_given() {
+    let ports = json!([
+        {"containerPort": 80},
+        {"containerPort": 80, "hostPort": 8080},
+        {"containerPortRange": "90-99", "protocol": "udp"},
+    ]);
+    let both = with(
+        container("portMappings", ports),
+        "/containerDefinitions/1/portMappings",
+        json!([{"containerPort": 80, "hostPort": 81}]),
+    );
+    let named = accepted(&with(both.clone(), "/networkMode", json!("bridge"))).definition;
+    assert_eq!(
+        named["containerDefinitions"][0]["portMappings"],
+        json!([
+            {"containerPort": 80, "hostPort": 0, "protocol": "tcp"},
+            {"containerPort": 80, "hostPort": 8080, "protocol": "tcp"},
+            {"containerPortRange": "90-99", "protocol": "udp"},
+        ])
+    );
+    assert_eq!(named["compatibilities"], json!(["EXTERNAL", "EC2"]));
+    // Nothing is invented.
+    let absent = accepted(&without(both, "/networkMode")).definition;
+    assert_eq!(absent, without(named, "/networkMode"));
+}
+
+#[test]
 fn one_port_number_serves_tcp_and_udp() {
     let ports = json!([{"containerPort": 53}, {"containerPort": 53, "protocol": "udp"}]);
     accepted(&container("portMappings", ports));

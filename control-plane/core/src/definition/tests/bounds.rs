@@ -304,6 +304,24 @@ fn ports_have_edges() {
             &port(json!({"containerPort": bad})),
         );
     }
+    let bridge = |mapping: Value| with(port(mapping), "/networkMode", json!("bridge"));
+    edge(
+        &path("hostPort"),
+        &bridge(json!({"containerPort": 1, "hostPort": 65_535})),
+        &bridge(json!({"containerPort": 1, "hostPort": 65_536})),
+    );
+    for (good, bad) in [("1-2", "0-2"), ("1-2", "2-2"), ("65534-65535", "65534-65536")] {
+        edge(
+            &path("containerPortRange"),
+            &bridge(json!({"containerPortRange": good})),
+            &bridge(json!({"containerPortRange": bad})),
+        );
+    }
+    edge(
+        "containerDefinitions",
+        &bridge(json!({"containerPortRange": "1-1000"})),
+        &bridge(json!({"containerPortRange": "1-1001"})),
+    );
     for (good, bad) in [
         (text(64), text(65)),
         ("a-1_b".into(), "-a".into()),

@@ -21,6 +21,7 @@ pub(super) fn any_json() -> impl Strategy<Value = Value> {
             "bridge",
             "tcp",
             "udp",
+            "80-90",
             "START",
             "HEALTHY",
             "CMD-SHELL",
@@ -62,6 +63,7 @@ fn any_key() -> impl Strategy<Value = String> {
         "image",
         "portMappings",
         "containerPort",
+        "containerPortRange",
         "hostPort",
         "protocol",
         "dependsOn",
@@ -164,7 +166,7 @@ proptest! {
 
     #[test]
     fn registering_an_echo_changes_nothing(
-        mode in prop::sample::select(vec!["awsvpc", "host", "none"]),
+        mode in prop::sample::select(vec!["awsvpc", "bridge", "host", "none"]),
         cpu in prop::option::of(prop::sample::select(vec!["256", ".5 vCPU", "2 vCPU", "1000"])),
         memory in prop::option::of(prop::sample::select(vec!["2 GB", "1024", "3000"])),
         external in any::<bool>(),

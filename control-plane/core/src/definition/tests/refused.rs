@@ -27,13 +27,8 @@ fn unknown_and_unsupported_fields_are_told_apart() {
         (
             "links",
             json!(["x"]),
-            "containerDefinitions[0].links: not supported yet; leave it out: only bridge mode has links, and \
-             containers of an awsvpc task reach one another at 127.0.0.1",
-        ),
-        (
-            "portMappings",
-            json!([{"containerPortRange": "80-90"}]),
-            "containerDefinitions[0].portMappings[0].containerPortRange: not supported yet",
+            "containerDefinitions[0].links: not supported yet; leave it out: let the containers reach one another at \
+             127.0.0.1, in mode awsvpc, or by a port of the host",
         ),
     ] {
         only(&container(name, value), says);
@@ -178,14 +173,14 @@ fn wrong_types_are_named() {
         "cpu: expected a string, got an integer",
     );
     only(&json!([]), "expected an object, got an array");
-    assert_eq!(problems(&json!({})).len(), 3); // family, containerDefinitions, networkMode
+    assert_eq!(problems(&json!({})).len(), 2); // family, containerDefinitions
 }
 
 #[test]
 fn bad_choices_list_the_good_ones() {
     only(
         &with(good(), "/networkMode", json!("brigde")),
-        "networkMode: expected one of awsvpc, host, none; got \"brigde\"",
+        "networkMode: expected one of awsvpc, bridge, host, none; got \"brigde\"",
     );
     only(
         &with(good(), "/requiresCompatibilities", json!(["ec2"])),
@@ -214,14 +209,67 @@ fn bad_choices_list_the_good_ones() {
 }
 
 #[test]
-fn bridge_is_refused_also_when_it_is_the_default() {
+fn fargate_needs_awsvpc_to_be_named() {
+    let fargate = with(good(), "/requiresCompatibilities", json!(["FARGATE"]));
     only(
-        &with(good(), "/networkMode", json!("bridge")),
-        "networkMode: bridge: not supported yet; use awsvpc or host",
+        &without(fargate.clone(), "/networkMode"),
+        "networkMode: FARGATE needs awsvpc, and where none is given ECS has bridge",
     );
     only(
-        &without(good(), "/networkMode"),
-        "networkMode: bridge: not supported yet, and it is ECS's mode when none is given; use awsvpc or host",
+        &with(fargate, "/networkMode", json!("bridge")),
+        "networkMode: FARGATE needs awsvpc, got bridge",
+    );
+}
+
+#[test]
+fn ranges_of_ports_must_agree() {
+    let ports =
+        |mode: &str, ports: Value| with(container("portMappings", ports), "/networkMode", json!(mode));
+    let range = |range: &str| json!([{"containerPortRange": range}]);
+    for (definition, says) in [
+        (
+            ports("bridge", range("80")),
+            "[0].containerPortRange: \"80\" is not a range: FIRST-LAST, of 1 to 65535",
+        ),
+        (
+            ports("awsvpc", range("90-80")),
+            "[0].containerPortRange: \"90-80\" is not a range: FIRST-LAST, of 1 to 65535",
+        ),
+        (
+            ports("host", range("80-90")),
+            "[0].containerPortRange: ECS has it in bridge and awsvpc, not in host",
+        ),
+        (
+            ports("bridge", json!([{"containerPortRange": "80-90", "hostPort": 80}])),
+            "[0].containerPortRange: leave hostPort out: the range says it",
+        ),
+        (
+            ports(
+                "awsvpc",
+                json!([{"containerPortRange": "80-90"}, {"containerPort": 85}]),
+            ),
+            "[1].containerPort: 85/tcp is taken by containerDefinitions[0].portMappings[0] already",
+        ),
+        (
+            ports("bridge", json!([{"containerPort": 80, "hostPort": 70_000}])),
+            "[0].hostPort: 70000 is not a port: expected 0, for any, to 65535",
+        ),
+        (
+            ports(
+                "bridge",
+                json!([{"containerPort": 80, "hostPort": 90}, {"containerPort": 81, "hostPort": 90}]),
+            ),
+            "[1].hostPort: host port 90/tcp is taken by containerDefinitions[0].portMappings[0] already",
+        ),
+    ] {
+        only(
+            &definition,
+            &format!("containerDefinitions[0].portMappings{says}"),
+        );
+    }
+    only(
+        &ports("bridge", range("1000-2000")),
+        "containerDefinitions: 1001 ports in all, the limit is 1000",
     );
 }
 
@@ -697,7 +745,7 @@ fn lists_and_maps_have_a_length() {
 fn all_problems_are_reported_at_once() {
     let input = json!({
         "family": "a b",
-        "networkMode": "bridge",
+        "networkMode": "mesh",
         "tags": [{"key": "aws:x", "value": "1"}],
         "containerDefinitions": [
             {"name": "a", "image": "x", "memory": "64", "cpus": 1},
@@ -707,7 +755,7 @@ fn all_problems_are_reported_at_once() {
     assert_eq!(
         problems(&input),
         [
-            "networkMode: bridge: not supported yet; use awsvpc or host",
+            "networkMode: expected one of awsvpc, bridge, host, none; got \"mesh\"",
             "containerDefinitions[0].cpus: unknown field (did you mean cpu?)",
             "containerDefinitions[0].memory: expected an integer, got a string",
             "family: \"a b\" is not a name: 1 to 255 of A-Z a-z 0-9 - _",
