@@ -317,6 +317,25 @@ fn ports_have_edges() {
             &bridge(json!({"containerPortRange": bad})),
         );
     }
+    for bad in ["+1-2", "1-+2", "-2", "1-", "1-2-3", "1 -2"] {
+        let bad = bridge(json!({"containerPortRange": bad}));
+        edge(
+            &path("containerPortRange"),
+            &bridge(json!({"containerPortRange": "1-2"})),
+            &bad,
+        );
+    }
+    // Containers in bridge mode share the host's ports, and have their own.
+    let both = |mapping: Value| {
+        let first = with(good(), "/networkMode", json!("bridge"));
+        let first = with(first, "/containerDefinitions/0/portMappings", json!([mapping]));
+        with(first, "/containerDefinitions/1/portMappings", json!([mapping]))
+    };
+    edge(
+        "containerDefinitions[1].portMappings[0].hostPort",
+        &both(json!({"containerPort": 80})),
+        &both(json!({"containerPort": 80, "hostPort": 8080})),
+    );
     edge(
         "containerDefinitions",
         &bridge(json!({"containerPortRange": "1-1000"})),
