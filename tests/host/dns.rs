@@ -258,6 +258,17 @@ async fn tasks_find_each_other_by_name_and_all_others_by_the_servers_that_are_se
     assert!(cut.metadata.truncation && cut.answers.is_empty());
     assert_eq!(ask_over_tcp(*pid, LONG).answers.len(), 200);
 
+    // Containers of bridge mode ask from addresses of their own.
+    let bridge = |definition: &mut Value| definition["networkMode"] = json!("bridge");
+    let (bridged, seen) = look(&cluster, bridge, &[("bridged", &script, json!({}))]).await;
+    let lines = &seen["bridged"].lines;
+    assert!(lines.iter().any(found), "{lines:?}");
+    assert_eq!(
+        result(&ask(seen["bridged"].pid, "host.example.", RecordType::A)),
+        other
+    );
+    cluster.stop(&bridged).await;
+
     cluster.stop(&web).await;
     assert_eq!(
         result(&ask(*pid, &name, RecordType::A)),

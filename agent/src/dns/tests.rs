@@ -3,7 +3,7 @@
 use std::{net::Ipv6Addr, time::Duration};
 
 use berth_agent_core::{
-    desired::Millis,
+    desired::{Millis, NetworkMode},
     task::{Phase, Task},
 };
 use hickory_proto::{
@@ -186,6 +186,24 @@ fn what_ended_here_or_was_told_of_another_cluster_is_not_there() {
         Own::of([asker()].iter()).cluster_of(Ipv6Addr::LOCALHOST.into()),
         None
     );
+    // A container of bridge mode asks from its own address, and is nowhere itself.
+    let mut bridge = task(OTHER, "Shop", None);
+    bridge.spec.network = NetworkMode::Bridge;
+    let container = format!("{:032x}", 1).parse().unwrap();
+    bridge
+        .container_addresses
+        .insert(container, "10.2.0.9".parse().unwrap());
+    let cluster_of = |task: &Task| {
+        let own = Own::of([task].into_iter());
+        own.cluster_of("10.2.0.9".parse().unwrap()).map(str::to_owned)
+    };
+    assert_eq!(cluster_of(&bridge).as_deref(), Some("Shop"));
+    assert_eq!(
+        code(&[asker(), bridge.clone()], &names("Shop", &[])),
+        ResponseCode::NXDomain
+    );
+    bridge.phase = Phase::Releasing;
+    assert_eq!(cluster_of(&bridge), None);
 }
 
 #[test]

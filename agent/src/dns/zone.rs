@@ -81,6 +81,10 @@ impl Own {
             if let Some(address) = address {
                 own.askers.insert(address, task.spec.cluster.clone());
             }
+            // Containers of bridge mode: they ask, and have no name.
+            for address in task.container_addresses.values().filter(|_| lives) {
+                own.askers.insert(*address, task.spec.cluster.clone());
+            }
             own.tasks.insert(Key::from(&task.spec.id), address);
         }
         own
