@@ -1,5 +1,5 @@
-//! Several nodes: tasks reach each other by address over routes, clusters do not meet, and ranges that a host uses otherwise
-//! are left alone.
+//! Several nodes: tasks reach each other by address and by name over routes, clusters do not meet, and ranges that a host uses
+//! otherwise are left alone.
 
 use std::{
     io::{Read, Write},
@@ -9,7 +9,10 @@ use std::{
 };
 
 use berth_tests::fleet::{Fleet, Node, Task};
+use hickory_proto::{op::ResponseCode, rr::RecordType};
 use serde_json::{Value, json};
+
+use crate::dns::{ask_from_here, result};
 
 const ROUTES: &str = "[network]\nbetween = \"routes\"\n";
 const PORT: u16 = 4000;
@@ -45,6 +48,21 @@ fn seen_at(from: &Path, at: &Path, address: Ipv4Addr, patience: Duration) -> Opt
 fn meet(from: &Task, to: &Task) {
     let seen = seen_at(&from.netns, &to.netns, to.address, CONNECT);
     assert_eq!(seen, Some(from.address.into()), "{from:?} to {to:?}");
+}
+
+/// Until a task's name has `found` for an answer, where another task asks for it.
+async fn until_named(fleet: &Fleet, from: &Task, to: &Task, found: Option<Ipv4Addr>) {
+    let name = format!("{}.default.berth.", to.arn.rsplit('/').next().unwrap());
+    let expected = match found {
+        Some(address) => (ResponseCode::NoError, vec![address.into()]),
+        None => (ResponseCode::NXDomain, vec![]),
+    };
+    fleet
+        .until(&format!("{name} to be {found:?}"), async || {
+            let answer = within(&from.netns, || result(&ask_from_here(&name, RecordType::A)));
+            (answer == expected).then_some(())
+        })
+        .await;
 }
 
 async fn until_ranges(fleet: &Fleet, node: usize, wanted: &[String]) -> Duration {
@@ -100,6 +118,9 @@ async fn tasks_of_a_cluster_meet_over_routes_and_those_of_another_do_not() {
     let apart = fleet.run(stranger, &other).await;
     meet(&one, &two);
     meet(&two, &one);
+    until_named(&fleet, &one, &two, Some(two.address)).await;
+    until_named(&fleet, &two, &one, Some(one.address)).await;
+    until_named(&fleet, &apart, &one, None).await;
     assert_eq!(seen_at(&apart.netns, &one.netns, one.address, NO_WAY), None);
     assert_eq!(seen_at(&one.netns, &apart.netns, apart.address, NO_WAY), None);
     // To the rest of the world a task has its node's address.
@@ -120,7 +141,9 @@ async fn tasks_of_a_cluster_meet_over_routes_and_those_of_another_do_not() {
     let three = fleet.run(c, &subnet).await;
     meet(&one, &three);
     meet(&three, &two);
+    until_named(&fleet, &one, &three, Some(three.address)).await;
     fleet.stop(c, &three).await;
+    until_named(&fleet, &one, &three, None).await;
     let body = json!({ "cluster": "default", "containerInstance": fleet.nodes[c].id });
     fleet.client.ok("DeregisterContainerInstance", body).await;
     let took = until_ranges(&fleet, a, &all(&of_a, &[(&of_b, b)])).await;

@@ -114,17 +114,20 @@ fn question(name: &str, kind: RecordType) -> Vec<u8> {
 
 /// What a task's resolver answers over UDP.
 fn ask(pid: i32, name: &str, kind: RecordType) -> Message {
-    let question = question(name, kind);
-    in_network_of(pid, move || {
-        let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
-        socket.connect((RESOLVER, 53)).unwrap();
-        socket.set_read_timeout(Some(LIMIT)).unwrap();
-        socket.send(&question).unwrap();
-        let mut buffer = [0; 4_096];
-        let length = socket.recv(&mut buffer).unwrap();
-        assert!(length <= 512, "the question did not say that more is taken");
-        Message::from_vec(&buffer[..length]).unwrap()
-    })
+    let name = name.to_owned();
+    in_network_of(pid, move || ask_from_here(&name, kind))
+}
+
+/// What the resolver answers to who has this thread's network.
+pub(crate) fn ask_from_here(name: &str, kind: RecordType) -> Message {
+    let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
+    socket.connect((RESOLVER, 53)).unwrap();
+    socket.set_read_timeout(Some(LIMIT)).unwrap();
+    socket.send(&question(name, kind)).unwrap();
+    let mut buffer = [0; 4_096];
+    let length = socket.recv(&mut buffer).unwrap();
+    assert!(length <= 512, "the question did not say that more is taken");
+    Message::from_vec(&buffer[..length]).unwrap()
 }
 
 /// Likewise over TCP: two questions, one behind the other.
@@ -142,7 +145,7 @@ fn ask_over_tcp(pid: i32, name: &str) -> Message {
 }
 
 /// The code of an answer, and the addresses in it.
-fn result(message: &Message) -> (ResponseCode, Vec<IpAddr>) {
+pub(crate) fn result(message: &Message) -> (ResponseCode, Vec<IpAddr>) {
     assert_eq!(
         (message.metadata.id, message.metadata.message_type),
         (7, MessageType::Response)
