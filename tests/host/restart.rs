@@ -60,13 +60,14 @@ async fn a_container_that_fails_is_started_again_in_the_same_log() {
         } else {
             "memory.limit_in_bytes"
         });
-    // Between two attempts there is none.
-    let limit = cluster
-        .until("an attempt to run", LIMIT, async || {
-            std::fs::read_to_string(&limit).ok()
+    // Between two attempts there is no cgroup, and at the beginning of one it has no limit yet.
+    let wanted = (MEMORY_MIB << 20).to_string();
+    cluster
+        .until("an attempt with its limit", LIMIT, async || {
+            let found = std::fs::read_to_string(&limit).ok()?;
+            (found.trim() == wanted).then_some(())
         })
         .await;
-    assert_eq!(limit.trim(), (MEMORY_MIB << 20).to_string());
     let stopped = cluster.stop(&task).await;
     assert_eq!(stopped["stopCode"], "UserInitiated");
     cluster.assert_nothing_left(&before).await;
