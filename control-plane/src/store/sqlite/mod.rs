@@ -65,7 +65,13 @@ pub struct SqliteStore {
     writer: mpsc::Sender<Job>,
     reader: mpsc::Sender<Query>,
     hub: Arc<Hub>,
-    threads: Mutex<Vec<JoinHandle<()>>>,
+    threads: Mutex<Option<Threads>>,
+}
+
+#[derive(Debug)]
+struct Threads {
+    writer: JoinHandle<()>,
+    reader: JoinHandle<()>,
 }
 
 impl SqliteStore {
@@ -90,16 +96,16 @@ impl SqliteStore {
         let read = reader::Reader::open(&path)?;
         let (writer, jobs) = mpsc::channel(QUEUE_JOBS_MAX);
         let (reader, queries) = mpsc::channel(QUEUE_JOBS_MAX);
-        let threads = vec![
-            spawn("store-writer", move || write.run(jobs))?,
-            spawn("store-reader", move || read.run(queries))?,
-        ];
+        let threads = Threads {
+            writer: spawn("store-writer", move || write.run(jobs))?,
+            reader: spawn("store-reader", move || read.run(queries))?,
+        };
         Ok(Self {
             path,
             writer,
             reader,
             hub,
-            threads: Mutex::new(threads),
+            threads: Mutex::new(Some(threads)),
         })
     }
 
@@ -110,14 +116,16 @@ impl SqliteStore {
 
     /// Finishes what is queued, ends every watch, and closes the file. Later calls answer [`StoreError::Closed`].
     pub async fn close(&self) {
-        self.writer.send(Job::Close).await.ok();
-        self.reader.send(Query::Close).await.ok();
-        let threads = match self.threads.lock() {
-            Ok(mut threads) => std::mem::take(&mut *threads),
-            Err(_) => return,
+        let threads = self.threads.lock().map(|mut threads| threads.take());
+        let Ok(Some(Threads { writer, reader })) = threads else {
+            return;
         };
-        let joined = tokio::task::spawn_blocking(move || threads.into_iter().all(|t| t.join().is_ok()));
-        if !joined.await.unwrap_or(false) {
+        self.reader.send(Query::Close).await.ok();
+        let read = joined(reader).await;
+        // Last, for SQLite merges the log into the file, and removes it, at the end of the last connection only. Of two that
+        // end at once, each takes the other for one that stays.
+        self.writer.send(Job::Close).await.ok();
+        if !(joined(writer).await && read) {
             tracing::error!(store = %self.path.display(), "a thread of the store panicked");
         }
     }
@@ -125,6 +133,12 @@ impl SqliteStore {
     async fn write<T>(&self, job: impl FnOnce(Answer<T>) -> Job) -> Result<T, StoreError> {
         ask(&self.writer, job).await
     }
+}
+
+/// False: it panicked.
+async fn joined(thread: JoinHandle<()>) -> bool {
+    let joined = tokio::task::spawn_blocking(move || thread.join().is_ok());
+    joined.await.unwrap_or(false)
 }
 
 /// Where an answer goes.
