@@ -260,6 +260,21 @@ pub struct SubnetCreateArgs {
     /// Size of a node's part, as a prefix length; a /24, or what leaves room for 16 nodes
     #[arg(long, value_name = "BITS")]
     pub node_prefix: Option<u8>,
+    /// How tasks are connected; all but routed: as hosts of a network that is there
+    #[arg(long, value_name = "KIND", value_parser = ["routed", "macvlan", "vlan", "interface"])]
+    pub kind: Option<String>,
+    /// The link that nodes have to that network, of kinds macvlan and vlan: eth0
+    #[arg(long, value_name = "LINK")]
+    pub uplink: Option<String>,
+    /// Of kind vlan: 1 to 4094
+    #[arg(long, value_name = "ID")]
+    pub vlan_id: Option<u16>,
+    /// Where tasks send what is for others than that network's hosts: 192.168.1.1
+    #[arg(long, value_name = "ADDRESS")]
+    pub gateway: Option<String>,
+    /// Of that network's addresses, those that tasks get: 192.168.1.128/26
+    #[arg(long, value_name = "RANGE")]
+    pub range: Option<String>,
 }
 
 #[derive(Debug, Subcommand)]

@@ -38,7 +38,7 @@ pub mod keys;
 
 use std::{collections::BTreeMap, fmt, net::IpAddr};
 
-use berth_control_plane_core::subnets::{Blocks, Ipv4Net, Shape};
+use berth_control_plane_core::subnets::{Blocks, Ipv4Net, KINDS, Lan, Shape, overlap};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -333,6 +333,7 @@ pub struct Subnet {
     /// Unique in the cluster.
     pub name: String,
     pub kind: SubnetKind,
+    /// Of which nodes have parts.
     pub range: Ipv4Net,
     /// Of a node's part.
     pub node_prefix_len: u8,
@@ -353,21 +354,32 @@ impl Subnet {
             node_prefix_len: self.node_prefix_len,
         }
     }
+
+    /// The network outside whose hosts its tasks are; none: nodes route to it.
+    pub fn lan(&self) -> Option<&Lan> {
+        match &self.kind {
+            SubnetKind::Routed => None,
+            SubnetKind::Lan(lan) => Some(lan),
+        }
+    }
 }
 
 /// How tasks of a subnet are connected.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum SubnetKind {
     /// Each by a link of its own to its node, which routes.
     Routed,
+    /// As hosts of a network that is there.
+    Lan(Lan),
 }
 
 impl SubnetKind {
     /// As the API and its clients spell it.
-    pub fn name(self) -> &'static str {
+    pub fn name(&self) -> &'static str {
         match self {
-            Self::Routed => "routed",
+            Self::Routed => KINDS[0],
+            Self::Lan(lan) => lan.link.kind(),
         }
     }
 }
@@ -377,6 +389,21 @@ impl SubnetKind {
 pub struct SubnetClaim {
     pub cluster: String,
     pub range: Ipv4Net,
+    /// The network that it is a range of: no routed subnet may overlap that, but other ranges of it may be other subnets'.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lan: Option<Ipv4Net>,
+}
+
+impl SubnetClaim {
+    /// What of the two cannot be both subnets'.
+    pub fn overlap(&self, other: &Self) -> Option<(Ipv4Net, Ipv4Net)> {
+        let (mine, theirs) = match (self.lan, other.lan) {
+            (Some(lan), None) => (lan, other.range),
+            (None, Some(lan)) => (self.range, lan),
+            _ => (self.range, other.range),
+        };
+        overlap(mine, theirs).then_some((mine, theirs))
+    }
 }
 
 /// The answer to a call that carried a client token.

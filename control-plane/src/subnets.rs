@@ -3,7 +3,11 @@
 
 use std::{net::IpAddr, time::Duration};
 
-use berth_control_plane_core::{subnets::Candidate, task::NET_SUBNETS};
+use berth_control_plane_core::{
+    subnets::{Candidate, Lan, LanLink},
+    task::{NET_LAN, NET_SUBNETS},
+};
+use berth_proto::node::v1 as wire;
 
 use crate::{
     model::{Millis, Node, Revocation, Subnet, keys},
@@ -49,7 +53,12 @@ pub(crate) async fn settle(store: &dyn Store, cluster: &str, now: Millis) -> Res
         return Ok(());
     }
     for subnet in subnets {
-        let nodes = nodes(store, cluster, now).await?;
+        let feature = if subnet.value.lan().is_some() {
+            NET_LAN
+        } else {
+            NET_SUBNETS
+        };
+        let nodes = nodes(store, cluster, feature, now).await?;
         change(store, subnet, |subnet| {
             let shape = subnet.shape();
             let keep = |node: &str| nodes.keeping.iter().any(|id| id == node);
@@ -89,6 +98,22 @@ pub(crate) async fn note_problems(
     Ok(())
 }
 
+/// As nodes are told of it.
+pub(crate) fn lan_to_wire(lan: &Lan) -> wire::Lan {
+    let kind = match lan.link {
+        LanLink::Macvlan { .. } => wire::LanKind::Macvlan,
+        LanLink::Vlan { .. } => wire::LanKind::Vlan,
+        LanLink::Interface => wire::LanKind::Interface,
+    };
+    wire::Lan {
+        kind: kind.into(),
+        uplink: lan.link.uplink().unwrap_or_default().to_owned(),
+        vlan_id: lan.link.vlan_id().unwrap_or_default().into(),
+        ipv4_cidr: lan.network.to_string(),
+        ipv4_gateway: lan.gateway.map(|gateway| gateway.to_string()).unwrap_or_default(),
+    }
+}
+
 /// An address that other hosts can reach; none where a node says something else.
 pub(crate) fn node_address(said: &str) -> Option<IpAddr> {
     let address: IpAddr = said.parse().ok()?;
@@ -105,7 +130,8 @@ struct Nodes {
     keeping: Vec<String>,
 }
 
-async fn nodes(store: &dyn Store, cluster: &str, now: Millis) -> Result<Nodes, RecordError> {
+/// Those that know a feature want a part.
+async fn nodes(store: &dyn Store, cluster: &str, wanted: &str, now: Millis) -> Result<Nodes, RecordError> {
     let mut all = typed::all_json::<Node>(store, &keys::nodes(cluster)).await?;
     all.sort_by_key(|node| (node.value.registered_at, node.value.id.clone()));
     let mut nodes = Nodes {
@@ -114,7 +140,7 @@ async fn nodes(store: &dyn Store, cluster: &str, now: Millis) -> Result<Nodes, R
     };
     for Versioned { value: node, .. } in all {
         if node.status != "INACTIVE" {
-            if node.features.iter().any(|feature| feature == NET_SUBNETS) {
+            if node.features.iter().any(|feature| feature == wanted) {
                 nodes.wanting.push(Candidate {
                     node: node.id,
                     via: node.node_address,

@@ -99,6 +99,7 @@ mod tests {
         let range = |(subnet, range): &(&str, &str)| wire::SubnetRange {
             subnet_id: (*subnet).into(),
             ipv4_range: (*range).into(),
+            ..Default::default()
         };
         let peer = |(address, ranges): &(&str, &[&str])| wire::Peer {
             address: (*address).into(),
@@ -159,11 +160,12 @@ mod tests {
             let mut wire = said(&[], &[]);
             wire.ranges = ranges
                 .into_iter()
-                .map(|(subnet_id, ipv4_range)| wire::SubnetRange { subnet_id, ipv4_range })
+                .map(|(subnet_id, ipv4_range)| wire::SubnetRange { subnet_id, ipv4_range, ..Default::default() })
                 .collect();
             wire.ranges.push(wire::SubnetRange {
                 subnet_id: A.into(),
                 ipv4_range: format!("{}/{len}", Ipv4Addr::from(octets)),
+                ..Default::default()
             });
             let _ = network(wire);
         }

@@ -19,15 +19,18 @@ pub async fn run(client: &Client, global: &Global, command: SubnetCommand) -> Re
     }
 }
 
-/// Ids of the cluster's subnets, for a task that may be in any of them.
+/// Ids of the cluster's subnets, for a task that may be in any of them: of those that nodes route to, if there are any. A task
+/// becomes a host of somebody's network only where there is no other.
 pub async fn all(client: &Client, cluster: &str) -> Result<Vec<String>, ClientError> {
     let found = match list_pages(client, "ListSubnets", "subnets", json!({"cluster": cluster})).await {
         // An older control plane knows of none.
         Err(ClientError::Refused { code, .. }) if code == "UnknownOperationException" => Vec::new(),
         found => found?,
     };
-    let ids: Vec<String> = found
-        .iter()
+    let (routed, lans): (Vec<&Value>, Vec<&Value>) =
+        found.iter().partition(|subnet| text(subnet, "kind") == "routed");
+    let ids: Vec<String> = if routed.is_empty() { lans } else { routed }
+        .into_iter()
         .filter_map(|subnet| subnet["subnetId"].as_str().map(str::to_owned))
         .collect();
     Ok(if ids.is_empty() {
@@ -40,6 +43,7 @@ pub async fn all(client: &Client, cluster: &str) -> Result<Vec<String>, ClientEr
 async fn create(client: &Client, global: &Global, args: SubnetCreateArgs) -> Result<u8, CliError> {
     let body = json!({
         "cluster": global.cluster, "name": args.name, "cidrBlock": args.cidr, "nodePrefixLength": args.node_prefix,
+        "kind": args.kind, "uplink": args.uplink, "vlanId": args.vlan_id, "gateway": args.gateway, "range": args.range,
     });
     let answer = client.berth("CreateSubnet", &body).await?;
     if global.output == Format::Json {
@@ -50,7 +54,7 @@ async fn create(client: &Client, global: &Global, args: SubnetCreateArgs) -> Res
     output::print_line(&format!(
         "{} is {} of cluster {}: each node gets a /{} of it",
         text(subnet, "subnetId"),
-        text(subnet, "cidrBlock"),
+        range(subnet),
         text(subnet, "cluster"),
         subnet["nodePrefixLength"],
     ))?;
@@ -64,12 +68,15 @@ async fn list(client: &Client, global: &Global) -> Result<u8, CliError> {
         output::print_json(&json!({ "subnets": subnets }))?;
         return Ok(0);
     }
-    let mut table = Table::new(&["SUBNET", "NAME", "RANGE", "PER NODE", "NODES", "FREE", "STATUS"]);
+    let mut table = Table::new(&[
+        "SUBNET", "NAME", "KIND", "RANGE", "PER NODE", "NODES", "FREE", "STATUS",
+    ]);
     for subnet in &subnets {
         table.row(vec![
             text(subnet, "subnetId"),
             text(subnet, "name"),
-            text(subnet, "cidrBlock"),
+            kind(subnet),
+            range(subnet),
             format!("/{}", subnet["nodePrefixLength"]),
             nodes(subnet).count().to_string(),
             subnet["freeNodeBlocks"].to_string(),
@@ -90,6 +97,24 @@ async fn list(client: &Client, global: &Global) -> Result<u8, CliError> {
         }
     }
     Ok(0)
+}
+
+/// Of which nodes have parts.
+fn range(subnet: &Value) -> String {
+    let part = subnet["range"].as_str().map(str::to_owned);
+    part.unwrap_or_else(|| text(subnet, "cidrBlock"))
+}
+
+/// With what the network is that its tasks are hosts of.
+fn kind(subnet: &Value) -> String {
+    let mut kind = text(subnet, "kind");
+    if let Some(uplink) = subnet["uplink"].as_str() {
+        kind = format!("{kind} {uplink}");
+    }
+    match subnet["vlanId"].as_u64() {
+        Some(id) => format!("{kind}.{id}"),
+        None => kind,
+    }
 }
 
 /// Which node has which part.

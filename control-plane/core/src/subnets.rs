@@ -2,6 +2,7 @@
 //! hands out addresses without asking. Never stores anything.
 
 mod blocks;
+mod lan;
 #[cfg(test)]
 mod tests;
 
@@ -9,6 +10,7 @@ use std::net::Ipv4Addr;
 
 pub use blocks::{BLOCK_REST_MS, Block, Blocks, Candidate};
 pub use ipnet::Ipv4Net;
+pub use lan::{Asked, Design, KINDS, Lan, LanLink, Problem};
 
 /// What stands for the node's own range, in a cluster that has no subnets.
 pub const DEFAULT_SUBNET: &str = "subnet-default";
@@ -65,14 +67,7 @@ impl Shape {
     /// # Errors
     /// What is wrong with either.
     pub fn parse(range: &str, node_prefix_len: Option<u8>) -> Result<Self, InvalidSubnet> {
-        let syntax = |_| InvalidSubnet::Syntax(range.chars().take(64).collect());
-        let range: Ipv4Net = range.parse().map_err(syntax)?;
-        if range != range.trunc() {
-            return Err(InvalidSubnet::HostBits {
-                given: range,
-                meant: range.trunc(),
-            });
-        }
+        let range = parse_range(range)?;
         let prefix_len = range.prefix_len();
         if !(PREFIX_LEN_MIN..=PREFIX_LEN_MAX).contains(&prefix_len) {
             return Err(InvalidSubnet::Size(range));
@@ -100,6 +95,18 @@ impl Shape {
             node_prefix_len: given,
         })
     }
+}
+
+fn parse_range(text: &str) -> Result<Ipv4Net, InvalidSubnet> {
+    let syntax = |_| InvalidSubnet::Syntax(text.chars().take(64).collect());
+    let range: Ipv4Net = text.parse().map_err(syntax)?;
+    if range == range.trunc() {
+        return Ok(range);
+    }
+    Err(InvalidSubnet::HostBits {
+        given: range,
+        meant: range.trunc(),
+    })
 }
 
 /// Ranges that mean something else on every host.

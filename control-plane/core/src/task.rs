@@ -15,7 +15,7 @@ use std::collections::BTreeMap;
 
 pub use environment_files::{EnvironmentFile, STORED_BYTES_MAX, StoredFiles};
 pub use features::{
-    FEATURES, IMAGE_DIGEST, NET_SUBNETS, PUBLISHED_PORTS, RESTART_AFTER_REBOOT, RUNTIME_PREFIX,
+    FEATURES, IMAGE_DIGEST, NET_LAN, NET_SUBNETS, PUBLISHED_PORTS, RESTART_AFTER_REBOOT, RUNTIME_PREFIX,
     required_features,
 };
 pub use log::LogOptions;

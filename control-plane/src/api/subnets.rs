@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use berth_control_plane_core::{
     arn,
-    subnets::{self, SUBNETS_MAX, Shape, overlap},
+    subnets::{self, Asked, Design, KINDS, SUBNETS_MAX},
 };
 use serde_json::{Value, json};
 
@@ -30,7 +30,6 @@ use crate::{
 const CLAIMS_MAX: usize = 1_000;
 /// How many of the tasks that keep a subnet from being deleted are named.
 const TASKS_NAMED_MAX: usize = 5;
-const KINDS: [&str; 1] = ["routed"];
 
 /// By id, of every cluster.
 type Claims = BTreeMap<String, SubnetClaim>;
@@ -84,7 +83,7 @@ pub(super) async fn create(api: &Api, mut input: Fields) -> Result<Value, ApiErr
 /// What CreateSubnet asks for.
 struct Wanted {
     name: String,
-    shape: Shape,
+    design: Design,
     tags: crate::model::Tags,
 }
 
@@ -99,17 +98,23 @@ fn wanted(input: &mut Fields) -> Result<Wanted, ApiError> {
     let range = input.required("cidrBlock")?;
     input.unsupported("ipv6CidrBlock")?;
     let node_prefix_len = input.integer("nodePrefixLength", 0, 32)?;
-    input.choice("kind", &KINDS)?;
-    let node_prefix_len = node_prefix_len.and_then(|len| u8::try_from(len).ok());
-    let shape = Shape::parse(&range, node_prefix_len).map_err(|error| {
-        let field = match error {
-            subnets::InvalidSubnet::NodePrefix { .. } => "nodePrefixLength",
-            _ => "cidrBlock",
-        };
-        ApiError::field(field, error)
+    let asked = Asked {
+        cidr: range,
+        node_prefix_len: node_prefix_len.and_then(|len| u8::try_from(len).ok()),
+        kind: input.choice("kind", &KINDS)?,
+        uplink: input.string("uplink")?,
+        vlan_id: input.integer("vlanId", i64::MIN, i64::MAX)?,
+        gateway: input.string("gateway")?,
+        range: input.string("range")?,
+    };
+    let design = asked.design().map_err(|problems| {
+        let all = problems
+            .iter()
+            .map(|problem| format!("{}: {}", problem.field, problem.what));
+        ApiError::InvalidParameter(all.collect::<Vec<_>>().join("; "))
     })?;
     let tags = tags::take(input)?;
-    Ok(Wanted { name, shape, tags })
+    Ok(Wanted { name, design, tags })
 }
 
 impl Wanted {
@@ -118,9 +123,9 @@ impl Wanted {
             id: subnets::id(uuid::Uuid::new_v4().as_u128()),
             cluster: cluster.to_owned(),
             name: self.name.clone(),
-            kind: SubnetKind::Routed,
-            range: self.shape.range,
-            node_prefix_len: self.shape.node_prefix_len,
+            kind: self.kind(),
+            range: self.design.shape.range,
+            node_prefix_len: self.design.shape.node_prefix_len,
             deleting: false,
             tags: self.tags.clone(),
             created_at: now_ms(),
@@ -128,14 +133,22 @@ impl Wanted {
         }
     }
 
+    fn kind(&self) -> SubnetKind {
+        let lan = self.design.lan.clone();
+        lan.map_or(SubnetKind::Routed, SubnetKind::Lan)
+    }
+
     fn is_met_by(&self, known: &Subnet) -> Result<(), ApiError> {
-        if known.shape() == self.shape {
+        if known.shape() == self.design.shape && known.kind == self.kind() {
             return Ok(());
         }
         Err(ApiError::Conflict {
             message: format!(
-                "the cluster has a subnet {} already: {} with parts of /{}",
-                known.name, known.range, known.node_prefix_len
+                "the cluster has a subnet {} already: {} with parts of /{}, of kind {}",
+                known.name,
+                known.range,
+                known.node_prefix_len,
+                known.kind.name()
             ),
             resource_ids: vec![known.id.clone()],
         })
@@ -145,21 +158,26 @@ impl Wanted {
 /// What makes the subnet in one transaction, if its range is nobody's.
 async fn claim(api: &Api, fresh: &Subnet) -> Result<(Vec<Compare>, Vec<Operation>), ApiError> {
     let (mut claims, unchanged) = claims(api).await?;
-    if let Some((id, taken)) = claims.iter().find(|(_, claim)| overlap(claim.range, fresh.range)) {
-        let problem = format!(
-            "{} overlaps {}, which is {id} of cluster {}: no two subnets of a control plane may overlap",
-            fresh.range, taken.range, taken.cluster
-        );
-        return Err(ApiError::field("cidrBlock", problem));
+    let claim = SubnetClaim {
+        cluster: fresh.cluster.clone(),
+        range: fresh.range,
+        lan: fresh.lan().map(|lan| lan.network),
+    };
+    let overlaps = |(id, taken): (&String, &SubnetClaim)| {
+        let (mine, theirs) = claim.overlap(taken)?;
+        Some(format!(
+            "{mine} overlaps {theirs}, which is {id} of cluster {}: no two subnets of a control plane may overlap",
+            taken.cluster
+        ))
+    };
+    if let Some(problem) = claims.iter().find_map(overlaps) {
+        let field = if claim.lan.is_some() { "range" } else { "cidrBlock" };
+        return Err(ApiError::field(field, problem));
     }
     if claims.len() >= CLAIMS_MAX {
         let problem = format!("there are {CLAIMS_MAX} subnets: delete some");
         return Err(ApiError::LimitExceeded(problem));
     }
-    let claim = SubnetClaim {
-        cluster: fresh.cluster.clone(),
-        range: fresh.range,
-    };
     claims.insert(fresh.id.clone(), claim);
     let key = keys::subnet(&fresh.cluster, &fresh.id);
     let operations = vec![
@@ -300,18 +318,26 @@ fn respond(api: &Api, subnet: &Subnet) -> Value {
             })
         })
         .collect();
-    json!({
+    let lan = subnet.lan();
+    let mut answer = json!({
         "subnetId": subnet.id,
         "subnetArn": api.realm.subnet(&subnet.cluster, &subnet.id),
         "name": subnet.name,
         "cluster": subnet.cluster,
         "kind": subnet.kind.name(),
         "status": if subnet.deleting { "DELETING" } else { "ACTIVE" },
-        "cidrBlock": subnet.range,
+        "cidrBlock": lan.map_or(subnet.range, |lan| lan.network),
         "nodePrefixLength": subnet.node_prefix_len,
         "freeNodeBlocks": subnet.blocks.free(subnet.shape()),
         "nodes": nodes,
         "tags": tags::respond(&subnet.tags),
         "createdAt": seconds(subnet.created_at),
-    })
+    });
+    if let Some(lan) = lan {
+        answer["range"] = json!(subnet.range);
+        answer["uplink"] = json!(lan.link.uplink());
+        answer["vlanId"] = json!(lan.link.vlan_id());
+        answer["gateway"] = json!(lan.gateway);
+    }
+    answer
 }

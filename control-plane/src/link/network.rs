@@ -13,6 +13,7 @@ use crate::{
         PAGE_ENTRIES_MAX, SharedStore, StoreError, Watch,
         typed::{self, RecordError},
     },
+    subnets::lan_to_wire,
 };
 
 /// How often the records are read again because the history was compacted meanwhile.
@@ -116,17 +117,20 @@ async fn read(
 /// A node that does not say where its own tasks are reached is not told of others: they could not answer.
 fn network(subnets: &[Subnet], node: &str) -> NodeNetwork {
     let own = |subnet: &&Subnet| subnet.blocks.of(node).is_some();
+    // A LAN leads to its hosts by itself.
+    let routed = || subnets.iter().filter(|subnet| subnet.lan().is_none());
     let ranges = subnets.iter().filter_map(|subnet| {
         let block = subnet.blocks.of(node)?;
         Some(SubnetRange {
             subnet_id: subnet.id.clone(),
             ipv4_range: block.range.to_string(),
+            lan: subnet.lan().map(lan_to_wire),
         })
     });
     let is_reached = |subnet: &Subnet| subnet.blocks.of(node).is_some_and(|block| block.via.is_some());
     let mut peers: BTreeMap<String, Vec<String>> = BTreeMap::new();
-    if subnets.iter().filter(own).any(is_reached) {
-        let others = subnets.iter().flat_map(|subnet| subnet.blocks.held());
+    if routed().filter(own).any(is_reached) {
+        let others = routed().flat_map(|subnet| subnet.blocks.held());
         for (_, block) in others.filter(|(other, _)| *other != node) {
             if let Some(via) = block.via {
                 peers

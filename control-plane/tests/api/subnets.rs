@@ -111,8 +111,16 @@ async fn a_range_that_cannot_be_a_subnet_or_overlaps_another_is_refused() {
             "ipv6CidrBlock: not supported yet",
         ),
         (
-            json!({"name": "a", "cidrBlock": "10.1.0.0/16", "kind": "macvlan"}),
-            "kind: 'macvlan'",
+            json!({"name": "a", "cidrBlock": "10.1.0.0/16", "kind": "ipvlan"}),
+            "kind: 'ipvlan' is not a valid value: use routed, macvlan, vlan, interface",
+        ),
+        (
+            json!({"name": "a", "cidrBlock": "10.1.0.0/16", "gateway": "10.1.0.1", "vlanId": 7}),
+            "vlanId: is for the kinds macvlan, vlan and interface; gateway: is for",
+        ),
+        (
+            json!({"name": "a", "cidrBlock": "10.1.0.0/16", "kind": "macvlan", "gateway": "10.2.0.1"}),
+            "uplink: is required: the name of the link that nodes have to the network; range: is required",
         ),
         (
             json!({"name": "a b", "cidrBlock": "10.1.0.0/16"}),
@@ -229,4 +237,86 @@ async fn a_cluster_with_subnets_knows_no_others() {
     let message = refused.refused("InvalidParameterException");
     assert!(message.contains(&text), "{message}");
     run(id).await.ok();
+}
+
+fn lan(name: &str, range: &str) -> Value {
+    json!({"name": name, "cidrBlock": "192.168.1.0/24", "kind": "macvlan", "uplink": "eth1", "gateway": "192.168.1.1",
+           "range": range})
+}
+
+#[tokio::test]
+async fn a_lan_is_given_to_nodes_that_know_of_lans_and_tasks_are_its_hosts() {
+    let world = new_world().await;
+    let able = world
+        .add_node("default", |node| node.features.push("net.lan".into()))
+        .await;
+    world
+        .add_node("default", |node| node.features.retain(|f| f != "net.lan"))
+        .await;
+    let made = world.berth("CreateSubnet", lan("lan", "192.168.1.128/25")).await;
+    let made = made.ok()["subnet"].take();
+    for (field, value) in [
+        ("kind", json!("macvlan")),
+        ("cidrBlock", json!("192.168.1.0/24")),
+        ("range", json!("192.168.1.128/25")),
+        ("uplink", json!("eth1")),
+        ("gateway", json!("192.168.1.1")),
+        ("vlanId", Value::Null),
+    ] {
+        assert_eq!(made[field], value, "{made}");
+    }
+    let id = made["subnetId"].as_str().unwrap();
+    assert_eq!(
+        parts(&listed(&world).await.remove(0)),
+        [(able.clone(), "192.168.1.128/29".to_owned())]
+    );
+    let definition = world.register("web").await;
+    let answer = run_in(&world, &definition, &[id]).await;
+    let task = &answer["tasks"][0];
+    let text = |name: &str| id_of(task[name].as_str().unwrap());
+    assert_eq!(text("containerInstanceArn"), able, "{answer}");
+    let spec = world.desired(&able, &text("taskArn")).await.unwrap();
+    assert!(spec.required_features.contains(&"net.lan".to_owned()));
+    let told = spec.lan.unwrap();
+    assert_eq!(
+        (told.uplink, told.ipv4_cidr, told.ipv4_gateway),
+        ("eth1".into(), "192.168.1.0/24".into(), "192.168.1.1".into())
+    );
+    let network = json!({"awsvpcConfiguration": {"subnets": [id], "assignPublicIp": "ENABLED"}});
+    let refused = world
+        .call(
+            "RunTask",
+            json!({"taskDefinition": definition, "networkConfiguration": network}),
+        )
+        .await;
+    let message = refused.refused("InvalidParameterException");
+    assert!(
+        message.contains("is itself a host of 192.168.1.0/24"),
+        "{message}"
+    );
+}
+
+#[tokio::test]
+async fn ranges_of_one_lan_are_several_subnets_and_no_routed_one_overlaps_it() {
+    let world = new_world().await;
+    world
+        .berth("CreateSubnet", lan("one", "192.168.1.128/26"))
+        .await
+        .ok();
+    world
+        .berth("CreateSubnet", lan("two", "192.168.1.192/26"))
+        .await
+        .ok();
+    let routed = json!({"name": "r", "cidrBlock": "192.168.1.0/26"});
+    for (body, field) in [
+        (
+            lan("three", "192.168.1.160/27"),
+            "range: 192.168.1.160/27 overlaps",
+        ),
+        (routed, "cidrBlock: 192.168.1.0/26 overlaps 192.168.1.0/24"),
+    ] {
+        let refused = world.berth("CreateSubnet", body).await;
+        let message = refused.refused("InvalidParameterException");
+        assert!(message.contains(field), "{message}");
+    }
 }

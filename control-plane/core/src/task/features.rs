@@ -10,6 +10,8 @@ use super::{
 pub const IMAGE_DIGEST: &str = "image.digest";
 /// A property of one run, not of its definition: its cluster has subnets, and its address is one of theirs.
 pub const NET_SUBNETS: &str = "net.subnets";
+/// A property of one run, not of its definition: its address is one of a LAN, of which it is a host.
+pub const NET_LAN: &str = "net.lan";
 const NET_AWSVPC: &str = "net.awsvpc";
 const NET_HOST: &str = "net.host";
 const NET_NONE: &str = "net.none";

@@ -68,6 +68,12 @@ impl Requirements {
         self
     }
 
+    /// Of a task that is a host of a LAN.
+    pub fn on_lan(mut self) -> Self {
+        self.features.push(super::NET_LAN);
+        self
+    }
+
     /// Of a task that asks for a runtime by name.
     pub fn on_runtime(mut self, runtime: Option<String>) -> Self {
         self.runtime = runtime;

@@ -11,7 +11,7 @@ use super::{
     LogSpec, MIB, MountPoint, NetworkMode, Networking, PidMode, PortMapping, RUNTIME_PREFIX, RestartPolicy,
     StoredFiles, Ulimit, Volume, VolumesFrom,
 };
-use crate::{arn::is_id, definition::log_attributes::Named};
+use crate::{arn::is_id, definition::log_attributes::Named, subnets::Lan};
 
 /// From the stop signal to SIGKILL, unless the definition says otherwise: as in ECS.
 pub const STOP_TIMEOUT_S: u32 = 30;
@@ -51,6 +51,8 @@ pub struct Run<'a> {
     pub runtime: Option<&'a str>,
     /// Of which its address is; none: it is of the node's own range.
     pub subnet: Option<&'a str>,
+    /// What that is, where nodes do not route to it.
+    pub lan: Option<&'a Lan>,
     /// Milliseconds since the Unix epoch.
     pub created_at_ms: i64,
 }
@@ -99,6 +101,8 @@ pub struct ResolvedTask {
     pub runtime: String,
     /// Empty: its address is of the node's own range, if it has one.
     pub subnet: String,
+    /// Where nodes do not route to that.
+    pub lan: Option<Lan>,
     pub created_at_ms: i64,
 }
 
@@ -164,6 +168,9 @@ pub fn resolve(definition: &Definition, run: &Run<'_>) -> Result<ResolvedTask, R
         requirements = requirements.restarting_after_reboot();
     }
     requirements = requirements.in_subnets(run.subnet.map(str::to_owned).into_iter().collect());
+    if run.lan.is_some() {
+        requirements = requirements.on_lan();
+    }
     let mut required_features: Vec<_> = requirements.features.into_iter().map(Cow::Borrowed).collect();
     required_features.extend(
         run.runtime
@@ -195,6 +202,7 @@ pub fn resolve(definition: &Definition, run: &Run<'_>) -> Result<ResolvedTask, R
         publish_ports: run.publish_ports,
         runtime: run.runtime.unwrap_or_default().to_string(),
         subnet: run.subnet.unwrap_or_default().to_string(),
+        lan: run.lan.cloned(),
         created_at_ms: run.created_at_ms,
     })
 }

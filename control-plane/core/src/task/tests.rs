@@ -102,6 +102,7 @@ fn run<'a>(container_ids: &'a [String], digests: &'a BTreeMap<String, String>) -
         publish_ports: false,
         runtime: Some("crun"),
         subnet: None,
+        lan: None,
         created_at_ms: 42,
     }
 }

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use berth_control_plane_core::{
     placement::{self, Allocation, Constraint, NodeView, PlacementRequest, Strategy},
+    subnets::Lan,
     task::{self, ContainerDefinition, Definition, Requirements, ResolvedTask, Run, StoredFiles},
 };
 use prost::Message;
@@ -231,7 +232,11 @@ impl Launch {
             if let Some(subnet) = &held.subnet {
                 task.subnets = vec![subnet.clone()];
             }
-            let resolved = self.resolve(api, &task, held)?;
+            let lan = subnets
+                .iter()
+                .find(|subnet| Some(&subnet.value.id) == held.subnet.as_ref())
+                .and_then(|subnet| subnet.value.lan());
+            let resolved = self.resolve(api, &task, held, lan)?;
             for (container, resolved) in task.containers.iter_mut().zip(&resolved.containers) {
                 container.gpus.clone_from(&resolved.gpus);
             }
@@ -315,7 +320,13 @@ impl Launch {
         }
     }
 
-    fn resolve(&self, api: &Api, task: &Task, held: &Allocation) -> Result<ResolvedTask, ApiError> {
+    fn resolve(
+        &self,
+        api: &Api,
+        task: &Task,
+        held: &Allocation,
+        lan: Option<&Lan>,
+    ) -> Result<ResolvedTask, ApiError> {
         let container_ids: Vec<String> = task
             .containers
             .iter()
@@ -331,6 +342,7 @@ impl Launch {
             environment_files: &self.environment_files,
             gpus: &held.gpus,
             subnet: held.subnet.as_deref(),
+            lan,
             restart_after_reboot: self.restart_after_reboot,
             publish_ports: self.publish_ports,
             runtime: self.runtime.as_deref(),

@@ -7,7 +7,10 @@ use berth_control_plane_core::{
 };
 
 use super::request::{Common, Network};
-use crate::{api::error::ApiError, model::TaskDefinition};
+use crate::{
+    api::error::ApiError,
+    model::{Subnet, TaskDefinition},
+};
 
 /// The one security group of a cluster.
 pub(super) const SECURITY_GROUP: &str = "sg-default";
@@ -110,6 +113,23 @@ pub(super) fn network(
 pub(super) fn publishes(definition: &Definition, common: &Common) -> bool {
     let asked = common.network.as_ref().is_some_and(|network| network.public_ip);
     asked && definition.network_mode == NetworkMode::Awsvpc
+}
+
+/// Tasks that are hosts of a network have no port of their node's.
+pub(super) fn check_published(lans: &[&Subnet]) -> Result<(), ApiError> {
+    let Some(lan) = lans.first() else {
+        return Ok(());
+    };
+    Err(ApiError::field(
+        "networkConfiguration.awsvpcConfiguration.assignPublicIp",
+        format_args!(
+            "a task in subnet {} ({}) is itself a host of {}: it is reached at its own address, and its ports are not \
+             published by its node",
+            lan.id,
+            lan.kind.name(),
+            lan.lan().map_or(lan.range, |lan| lan.network)
+        ),
+    ))
 }
 
 /// For people.

@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     api::{context::Api, environment_files, error::ApiError, fields::Fields, records, task_definitions},
-    model::{ImagePins, Tags, TaskDefinition, keys},
+    model::{ImagePins, Subnet, Tags, TaskDefinition, keys},
     subnets::of_cluster,
 };
 
@@ -92,15 +92,15 @@ async fn pins(api: &Api, definition: &TaskDefinition) -> Result<ImagePins, ApiEr
     Ok(found.map(|found| found.value).unwrap_or_default())
 }
 
-/// Ids of those that the cluster has.
-async fn subnets(api: &Api, cluster: &str) -> Result<Vec<String>, ApiError> {
+/// Those that the cluster has.
+async fn subnets(api: &Api, cluster: &str) -> Result<Vec<Subnet>, ApiError> {
     let all = of_cluster(api.store.as_ref(), cluster).await?;
-    Ok(all.into_iter().map(|subnet| subnet.value.id).collect())
+    Ok(all.into_iter().map(|subnet| subnet.value).collect())
 }
 
 fn prepare(
     cluster: String,
-    (definition, pins, subnets): (TaskDefinition, ImagePins, Vec<String>),
+    (definition, pins, known): (TaskDefinition, ImagePins, Vec<Subnet>),
     common: Common,
     launch_type: Option<&'static str>,
 ) -> Result<Launch, ApiError> {
@@ -114,12 +114,17 @@ fn prepare(
         source,
     })?;
     let launch_type = rules::launch_type(&parsed, launch_type)?;
-    let has_subnets = !subnets.is_empty();
-    let (subnets, security_groups) = rules::network(&parsed, &common, &subnets)?;
+    let ids: Vec<String> = known.iter().map(|subnet| subnet.id.clone()).collect();
+    let (subnets, security_groups) = rules::network(&parsed, &common, &ids)?;
+    let lans = known.iter().filter(|subnet| subnet.lan().is_some());
+    let lans: Vec<&Subnet> = lans.filter(|subnet| subnets.contains(&subnet.id)).collect();
     let tags = tags(&cluster, &definition, &common)?;
     let restart_after_reboot = restarts(&tags)?;
     let runtime = runtime(&tags)?;
     let publish_ports = rules::publishes(&parsed, &common);
+    if publish_ports {
+        rules::check_published(&lans)?;
+    }
     let requirements = if publish_ports {
         parsed.requirements_published()
     } else {
@@ -135,8 +140,12 @@ fn prepare(
     if !image_digests.is_empty() {
         requirements = requirements.running_digests();
     }
-    if has_subnets {
+    if !known.is_empty() {
+        let on_lan = !lans.is_empty() && lans.len() == subnets.len();
         requirements = requirements.in_subnets(subnets.clone());
+        if on_lan {
+            requirements = requirements.on_lan();
+        }
     }
     if restart_after_reboot {
         requirements = requirements.restarting_after_reboot();

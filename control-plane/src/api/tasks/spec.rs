@@ -10,6 +10,7 @@ use berth_control_plane_core::task::{
 use berth_proto::node::v1 as wire;
 
 use super::volumes;
+use crate::subnets;
 
 /// The desired spec of a task that is to run.
 pub(super) fn message(task: ResolvedTask) -> wire::TaskSpec {
@@ -39,6 +40,7 @@ pub(super) fn message(task: ResolvedTask) -> wire::TaskSpec {
         stop_reason: String::new(),
         created_at_ms: task.created_at_ms,
         subnet_id: task.subnet,
+        lan: task.lan.as_ref().map(subnets::lan_to_wire),
         volumes: task.volumes.into_iter().map(volumes::volume).collect(),
     }
 }
