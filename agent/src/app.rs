@@ -112,9 +112,10 @@ impl Agent {
         let (inputs, received) = mpsc::channel(INPUTS_MAX);
         let stop = CancellationToken::new();
         let mut parts = JoinSet::new();
-        let given = loaded.node.as_ref().map_or_else(Given::default, |node| {
-            Given::of(&node.addresses, config.task_cidr)
-        });
+        let given = loaded
+            .node
+            .as_ref()
+            .map_or_else(Given::default, |node| Given::of(node, config.task_cidr));
         // What a boot took away leads nowhere, until it is made again.
         let same_boot = loaded.boot_id.as_ref() == Some(&life);
         let tasks = loaded.tasks.iter().filter(|_| same_boot);

@@ -5,6 +5,7 @@ mod containers;
 mod environment;
 mod features;
 mod health;
+mod lan;
 mod linux;
 mod names;
 mod network;
@@ -233,6 +234,13 @@ pub fn task_spec(wire: wire::TaskSpec) -> Result<TaskSpec, Refusal> {
             "there is no /dev/shm of the container's own",
         );
     }
+    let (subnet, lan) = (network::task_subnet(&wire.subnet_id)?, lan::lan(wire.lan)?);
+    if lan.is_some() && (network != NetworkMode::Awsvpc || subnet.is_none() || wire.publish_ports) {
+        return refuse(
+            "lan",
+            "is for a task in awsvpc mode, in a subnet, with no published port",
+        );
+    }
     Ok(TaskSpec {
         id,
         arn: wire.task_arn,
@@ -241,7 +249,8 @@ pub fn task_spec(wire: wire::TaskSpec) -> Result<TaskSpec, Refusal> {
         revision: wire.revision,
         desired,
         network,
-        subnet: network::task_subnet(&wire.subnet_id)?,
+        subnet,
+        lan,
         pid,
         ipc,
         limits: Limits {

@@ -20,5 +20,3 @@ mod latency;
 mod lifecycle;
 #[path = "runtime/observing.rs"]
 mod observing;
-#[path = "runtime/shims.rs"]
-mod shims;

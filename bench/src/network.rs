@@ -197,6 +197,7 @@ impl Host {
                 pass_other_firewalls: false,
                 published: Vec::new(),
                 ranges: Default::default(),
+                lans: Default::default(),
                 resolver_port: None,
                 instance_metadata: false,
             }))?;

@@ -17,12 +17,12 @@ use crate::dns::{ask_from_here, result};
 const ROUTES: &str = "[network]\nbetween = \"routes\"\n";
 const PORT: u16 = 4000;
 /// Long for a connection on one machine.
-const CONNECT: Duration = Duration::from_secs(5);
+pub(crate) const CONNECT: Duration = Duration::from_secs(5);
 /// Who has no way is not reached later either.
-const NO_WAY: Duration = Duration::from_secs(1);
+pub(crate) const NO_WAY: Duration = Duration::from_secs(1);
 
 /// Does `work` in a network namespace, on a thread that ends with it.
-fn within<T: Send>(netns: &Path, work: impl FnOnce() -> T + Send) -> T {
+pub(crate) fn within<T: Send>(netns: &Path, work: impl FnOnce() -> T + Send) -> T {
     std::thread::scope(|scope| {
         let entered = scope.spawn(|| {
             let file = std::fs::File::open(netns).unwrap();
@@ -34,7 +34,7 @@ fn within<T: Send>(netns: &Path, work: impl FnOnce() -> T + Send) -> T {
 }
 
 /// Connects from one namespace to an address of another; whom the other saw. None: it was not reached.
-fn seen_at(from: &Path, at: &Path, address: Ipv4Addr, patience: Duration) -> Option<IpAddr> {
+pub(crate) fn seen_at(from: &Path, at: &Path, address: Ipv4Addr, patience: Duration) -> Option<IpAddr> {
     let listener = within(at, || TcpListener::bind((address, PORT))).unwrap();
     let to = SocketAddr::from((address, PORT));
     let connected = within(from, || TcpStream::connect_timeout(&to, patience));

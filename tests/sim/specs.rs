@@ -27,6 +27,7 @@ pub fn task(number: u64, random: &mut Random) -> TaskSpec {
         revision: 1,
         desired: DesiredStatus::Running,
         subnet: None,
+        lan: None,
         network,
         pid: match random.up_to(3) {
             0 => PidMode::Task,

@@ -195,6 +195,28 @@ impl Fleet {
         answer["subnet"]["subnetId"].as_str().unwrap().to_owned()
     }
 
+    /// Likewise of a range of the network that the nodes are on, over a link of theirs, or another network.
+    pub async fn lan(&self, body: Value) -> String {
+        let mut whole = json!({
+            "kind": "macvlan", "cidrBlock": format!("10.93.{}.0/24", self.octet), "range": format!("10.93.{}.128/25", self.octet),
+            "gateway": self.address(), "uplink": "up0",
+        });
+        let fields = body.as_object().unwrap().clone();
+        whole.as_object_mut().unwrap().extend(fields);
+        let answer = self.client.berth("CreateSubnet", whole).await;
+        answer["subnet"]["subnetId"].as_str().unwrap().to_owned()
+    }
+
+    /// Of this machine, on the network of the nodes.
+    pub fn address(&self) -> Ipv4Addr {
+        Ipv4Addr::new(10, 93, self.octet, 1)
+    }
+
+    /// This machine's link to it.
+    pub fn bridge(&self) -> &str {
+        &self.name
+    }
+
     /// The node's part of a subnet, as ListSubnets has it.
     pub async fn part(&self, node: usize, subnet: &str) -> Value {
         let node = &self.nodes[node];
@@ -211,18 +233,33 @@ impl Fleet {
 
     /// Asks for a task that does nothing, in this subnet, on this node; the answer.
     pub async fn try_run(&self, node: usize, subnet: &str) -> Value {
+        let body = self.idle(node, json!({ "subnets": [subnet] })).await;
+        self.client.ok("StartTask", body).await
+    }
+
+    /// Likewise with its ports on the node's address, which is refused; the answer.
+    pub async fn try_publish(&self, node: usize, subnet: &str) -> String {
+        let network = json!({ "subnets": [subnet], "assignPublicIp": "ENABLED" });
+        let body = self.idle(node, network).await;
+        let answer = self
+            .client
+            .send("AmazonEC2ContainerServiceV20141113.StartTask", body)
+            .await;
+        answer.text().await.unwrap()
+    }
+
+    async fn idle(&self, node: usize, network: Value) -> Value {
         let node = &self.nodes[node];
         let definition = json!({
             "family": "idle", "networkMode": "awsvpc", "cpu": "128", "memory": "64",
             "containerDefinitions": [container("main", "sleep 3600")],
         });
         let answer = self.client.ok("RegisterTaskDefinition", definition).await;
-        let body = json!({
+        json!({
             "cluster": node.cluster, "containerInstances": [node.id],
             "taskDefinition": answer["taskDefinition"]["taskDefinitionArn"],
-            "networkConfiguration": { "awsvpcConfiguration": { "subnets": [subnet] } },
-        });
-        self.client.ok("StartTask", body).await
+            "networkConfiguration": { "awsvpcConfiguration": network },
+        })
     }
 
     /// A task that runs.
@@ -241,6 +278,7 @@ impl Fleet {
         Task {
             address: detail("privateIPv4Address").parse().unwrap(),
             netns: self.nodes[node].run_dir().join("netns").join(id),
+            mac: detail("macAddress"),
             arn,
         }
     }
@@ -273,6 +311,7 @@ pub struct Task {
     pub address: Ipv4Addr,
     /// Its network namespace.
     pub netns: PathBuf,
+    pub mac: String,
 }
 
 impl Node {

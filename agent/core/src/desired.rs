@@ -9,6 +9,7 @@ use crate::{
     cdi::DeviceName,
     environment::EnvironmentFile,
     ids::{ContainerId, SubnetId, TaskId},
+    lan::Lan,
     volumes::{ContainerVolumes, Volume},
 };
 
@@ -76,6 +77,9 @@ pub struct TaskSpec {
     /// Of which its address is; none: of the node's own range.
     #[serde(default)]
     pub subnet: Option<SubnetId>,
+    /// What that is, where the host does not route to it: then the mode is awsvpc, and no port is published.
+    #[serde(default)]
+    pub lan: Option<Lan>,
     /// Absent, as what follows, in what an older agent stored.
     #[serde(default)]
     pub pid: PidMode,

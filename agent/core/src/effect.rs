@@ -13,6 +13,7 @@ use crate::{
     desired::{ContainerSpec, IpcMode, Limits, MemoryCeiling, NetworkMode, PidMode, SharedNamespaces},
     ids::{Attempt, ContainerId, TaskId},
     image::ResolvedImage,
+    lan::Lan,
     ports::Published,
     volumes::{Volume, VolumeMount},
 };
@@ -143,6 +144,9 @@ pub struct PrepareHost {
     pub network: NetworkMode,
     /// Leased to this task; set if and only if `network` is awsvpc.
     pub address: Option<std::net::Ipv4Addr>,
+    /// Of which that is an address, where the host does not route to it.
+    #[serde(default)]
+    pub lan: Option<Box<Lan>>,
     /// Leased to its containers, in bridge mode: those that have a network.
     #[serde(default)]
     pub addresses: BTreeMap<ContainerId, std::net::Ipv4Addr>,

@@ -20,6 +20,7 @@ pub mod event;
 pub mod health;
 pub mod ids;
 pub mod image;
+pub mod lan;
 pub mod ledger;
 pub mod network;
 pub mod node;

@@ -9,7 +9,7 @@ use std::{
 use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
 
-use crate::{desired::Position, ids::SubnetId};
+use crate::{desired::Position, ids::SubnetId, lan::Lan};
 
 /// The whole of it, as of one revision.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -17,8 +17,29 @@ pub struct Network {
     pub position: Position,
     /// Where addresses of tasks come from.
     pub ranges: BTreeMap<SubnetId, Ipv4Net>,
+    /// Those of them of which tasks are hosts of a network outside. Absent in what an older agent stored.
+    #[serde(default)]
+    pub lans: BTreeMap<SubnetId, Lan>,
     /// Ranges of other nodes, by where these are reached.
     pub peers: BTreeMap<Ipv4Addr, BTreeSet<Ipv4Net>>,
+}
+
+impl WantedNetwork {
+    /// The parts of the one kind or the other.
+    fn parts(&self, lan: bool) -> impl Iterator<Item = Ipv4Net> {
+        let of = move |(subnet, _): &(&SubnetId, _)| self.lans.contains_key(*subnet) == lan;
+        self.ranges.iter().filter(of).map(|(_, range)| *range)
+    }
+
+    /// What the host routes to, as a whole.
+    pub fn routed(&self) -> impl Iterator<Item = Ipv4Net> {
+        self.parts(false)
+    }
+
+    /// What the host has of networks outside.
+    pub fn on_lans(&self) -> impl Iterator<Item = Ipv4Net> {
+        self.parts(true)
+    }
 }
 
 impl Network {
@@ -33,9 +54,13 @@ impl Network {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct WantedNetwork {
     pub ranges: BTreeMap<SubnetId, Ipv4Net>,
+    /// Those of them that the host does not route to.
+    pub lans: BTreeMap<SubnetId, Lan>,
     pub peers: BTreeMap<Ipv4Addr, BTreeSet<Ipv4Net>>,
     /// Addresses that tasks have from ranges before.
     pub kept: Vec<Ipv4Addr>,
+    /// Likewise of networks outside.
+    pub kept_lan: Vec<Ipv4Addr>,
     /// Of what the control plane said.
     pub position: Option<Position>,
 }

@@ -21,6 +21,7 @@ pub const FEATURES: &[&str] = &[
     "net.host",
     "net.none",
     "net.subnets",
+    "net.lan",
     "net.bridge",
     "net.published-ports",
     "log.json-file",

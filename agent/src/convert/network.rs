@@ -6,7 +6,7 @@ use std::{
     net::Ipv4Addr,
 };
 
-use berth_agent_core::{event::Event, ids::SubnetId, network::Network};
+use berth_agent_core::{event::Event, ids::SubnetId, lan::Lan, network::Network};
 use berth_proto::node::v1 as wire;
 use ipnet::Ipv4Net;
 
@@ -26,11 +26,18 @@ pub fn network(wire: wire::NodeNetwork) -> Result<Event, Refusal> {
         );
     }
     let mut ranges: BTreeMap<SubnetId, Ipv4Net> = BTreeMap::new();
+    let mut lans: BTreeMap<SubnetId, Lan> = BTreeMap::new();
     for one in wire.ranges {
         let range = range("ranges.ipv4_range", &one.ipv4_range)?;
         let overlaps = |other: &Ipv4Net| other.contains(&range) || range.contains(other);
         if ranges.values().any(overlaps) {
             return refuse("ranges.ipv4_range", format!("{range} overlaps another"));
+        }
+        if let Some(lan) = super::lan::lan(one.lan)? {
+            if !lan.network.contains(&range) {
+                return refuse("ranges.lan", format!("{range} is not inside of {}", lan.network));
+            }
+            lans.insert(subnet_id(&one.subnet_id)?, lan);
         }
         if ranges.insert(subnet_id(&one.subnet_id)?, range).is_some() {
             return refuse("ranges.subnet_id", format!("{:?} is there twice", one.subnet_id));
@@ -54,6 +61,7 @@ pub fn network(wire: wire::NodeNetwork) -> Result<Event, Refusal> {
     Ok(Event::Network(Network {
         position,
         ranges,
+        lans,
         peers,
     }))
 }

@@ -21,7 +21,11 @@ pub(super) async fn connect(network: &Network, prepare: &PrepareHost) -> Result<
     let task = &prepare.task;
     let connected = match (prepare.network, prepare.address) {
         (NetworkMode::Awsvpc, Some(address)) => {
-            network.attach(task, address).await.map(|attached| attached.mac)
+            let attached = match &prepare.lan {
+                None => network.attach(task, address).await,
+                Some(lan) => network.attach_to_lan(task, address, lan).await,
+            };
+            attached.map(|attached| attached.mac)
         }
         (NetworkMode::Awsvpc, None) => {
             return Err(Failure {

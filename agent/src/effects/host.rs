@@ -16,12 +16,12 @@ use std::{
 
 use anyhow::Context as _;
 use berth_agent_core::{
-    addresses::Addresses,
     container::Life,
     desired::{ContainerSpec, NetworkMode},
     effect::{Effect, PrepareHost, SignalKind, StartContainer},
     event::{Completion, Exit, Failure, Observed, ObservedState},
     ids::{ContainerId, TaskId},
+    node::NodeRecord,
     ports::Published,
     task::Task,
 };
@@ -40,7 +40,7 @@ use super::{
     probes::Probes,
     quotas::{self, Quotas},
     runtime::{Runtime, RuntimeConfig, RuntimeError},
-    shared_memory, shims,
+    shared_memory,
     volumes::{Places, VolumeError, Volumes},
 };
 use crate::{
@@ -96,6 +96,8 @@ impl super::runtime::LoggerRegistry for LoggerRegistry {
 #[derive(Clone, Debug, Default)]
 pub struct Given {
     ranges: BTreeSet<Ipv4Net>,
+    /// Parts of networks outside.
+    lans: BTreeSet<Ipv4Net>,
     /// Held by tasks, of no range any more.
     kept: Vec<Ipv4Addr>,
     /// Ports of the host that lead to tasks.
@@ -103,11 +105,21 @@ pub struct Given {
 }
 
 impl Given {
-    pub fn of(addresses: &Addresses, task_cidr: Ipv4Net) -> Self {
-        let ranges: Vec<Ipv4Net> = addresses.subnet_ranges().chain([task_cidr]).collect();
+    pub fn of(node: &NodeRecord, task_cidr: Ipv4Net) -> Self {
+        let addresses = &node.addresses;
+        let all: Vec<Ipv4Net> = addresses.subnet_ranges().chain([task_cidr]).collect();
+        let lans = node.network.iter().flat_map(|network| {
+            let part = |subnet| network.ranges.get(subnet).copied();
+            network.lans.keys().filter_map(part)
+        });
+        let lans: BTreeSet<Ipv4Net> = lans.collect();
         Self {
-            kept: addresses.held_outside(&ranges),
-            ranges: addresses.subnet_ranges().collect(),
+            kept: addresses.held_outside(&all),
+            ranges: addresses
+                .subnet_ranges()
+                .filter(|range| !lans.contains(range))
+                .collect(),
+            lans,
             published: Vec::new(),
         }
     }
@@ -147,6 +159,7 @@ impl Host {
             run_dir: config.run_dir.clone(),
             task_cidr: config.task_cidr,
             ranges: given.ranges,
+            lans: given.lans,
             kept: given.kept,
             endpoint_port: endpoints.port(),
             mtu: config.network.mtu,
@@ -244,8 +257,10 @@ impl Host {
         let name = |c: &ContainerSpec| (c.id.clone(), c.name.clone());
         let containers: Vec<_> = spec.containers.iter().map(name).collect();
         self.sampler().register(&spec.id, &containers);
-        if let Some(address) = task.address {
-            self.network.take_up(&spec.id, address);
+        match (task.address, &spec.lan) {
+            (Some(address), None) => self.network.take_up(&spec.id, address),
+            (Some(address), Some(lan)) => self.network.take_up_on_lan(&spec.id, address, lan.clone()),
+            (None, _) => {}
         }
         for (container, address) in &task.container_addresses {
             self.network

@@ -234,7 +234,15 @@ fn network(task: &Task, spec: &ContainerSpec, task_cidr: &str) -> Value {
     if task.address.is_some() {
         network.insert("AttachmentIndex".into(), 0.into());
         network.insert("IPv4SubnetCIDRBlock".into(), task_cidr.into());
-        network.insert("SubnetGatewayIpv4Address".into(), format!("{GATEWAY}/32").into());
+        let gateway = match &task.spec.lan {
+            None => Some(format!("{GATEWAY}/32")),
+            Some(lan) => lan
+                .gateway
+                .map(|gateway| format!("{gateway}/{}", lan.network.prefix_len())),
+        };
+        if let Some(gateway) = gateway {
+            network.insert("SubnetGatewayIpv4Address".into(), gateway.into());
+        }
     }
     if let Some(mac) = &task.mac_address {
         network.insert("MACAddress".into(), mac.clone().into());

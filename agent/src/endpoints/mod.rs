@@ -36,10 +36,7 @@ use berth_agent_core::{
     network::WantedNetwork,
     task::Task,
 };
-use berth_service::{
-    http::{Peer, serve_tcp},
-    places::Places,
-};
+use berth_service::http::{Peer, Places, serve_tcp};
 use ipnet::Ipv4Net;
 use nix::sys::socket::{
     AddressFamily, Backlog, SockFlag, SockType, SockaddrIn, bind, listen, setsockopt, socket, sockopt,
@@ -329,6 +326,9 @@ impl Asked {
 
     /// Where the task's address comes from.
     fn range_of(&self, task: &TaskSpec) -> Option<Ipv4Net> {
+        if let Some(lan) = &task.lan {
+            return Some(lan.network);
+        }
         match &task.subnet {
             None => Some(self.sources.task_cidr),
             Some(subnet) => self.sources.network.borrow().ranges.get(subnet).copied(),

@@ -100,6 +100,7 @@ impl Host {
             kept: Vec::new(),
             endpoint_port: 51_679,
             ranges: Default::default(),
+            lans: Default::default(),
             mtu: None,
             pass_other_firewalls: false,
             published: Vec::new(),

@@ -101,7 +101,7 @@ fn wanted(input: &mut Fields) -> Result<Wanted, ApiError> {
     let asked = Asked {
         cidr: range,
         node_prefix_len: node_prefix_len.and_then(|len| u8::try_from(len).ok()),
-        kind: input.choice("kind", &KINDS)?,
+        kind: input.choice("kind", &KINDS[..3])?,
         uplink: input.string("uplink")?,
         vlan_id: input.integer("vlanId", i64::MIN, i64::MAX)?,
         gateway: input.string("gateway")?,

@@ -67,7 +67,13 @@ impl Node {
             let addresses = &mut self.record.addresses;
             let subnet = task.spec.subnet.as_ref();
             let Some(address) = addresses.lease(id, subnet, now) else {
-                return Err(lack_of_address(addresses, subnet, 1));
+                let lack = lack_of_address(addresses, subnet, 1);
+                return Err(
+                    match subnet.and_then(|subnet| self.applied.problems.get(subnet)) {
+                        Some(problem) => Lack::Now(format!("RESOURCE:ENI: {problem}")),
+                        None => lack,
+                    },
+                );
             };
             task.address = Some(address);
             change.node = true;

@@ -4,6 +4,7 @@
 use super::Node;
 use crate::{
     change::Change,
+    ids::SubnetId,
     network::{AppliedNetwork, Network, WantedNetwork},
 };
 
@@ -11,11 +12,18 @@ impl Node {
     /// What the host has to be made like, as of now.
     pub fn wanted_network(&self) -> WantedNetwork {
         let network = self.record.network.as_ref();
+        let lans = network.map(|network| network.lans.clone()).unwrap_or_default();
         let ranges = network.map(|network| network.ranges.clone()).unwrap_or_default();
         let own = self.record.addresses.range(None);
         let all: Vec<_> = own.into_iter().chain(ranges.values().copied()).collect();
+        let kept = self.record.addresses.held_outside(&all);
+        let of_lans = self.tasks.values().filter(|task| task.spec.lan.is_some());
+        let of_lans: Vec<_> = of_lans.filter_map(|task| task.address).collect();
+        let (kept_lan, kept) = kept.into_iter().partition(|address| of_lans.contains(address));
         WantedNetwork {
-            kept: self.record.addresses.held_outside(&all),
+            kept,
+            kept_lan,
+            lans,
             peers: network.map(|network| network.peers.clone()).unwrap_or_default(),
             position: network.map(|network| network.position.clone()),
             ranges,
@@ -55,7 +63,15 @@ impl Node {
 
     /// For an operator.
     pub(super) fn network_impairments(&self) -> impl Iterator<Item = String> {
+        // A network outside need not be there on every node.
+        let is_used = |subnet: &SubnetId| {
+            let mut tasks = self.tasks.values().filter(|task| task.holds_host());
+            let network = self.record.network.as_ref();
+            network.is_none_or(|network| !network.lans.contains_key(subnet))
+                || tasks.any(|task| task.spec.subnet.as_ref() == Some(subnet))
+        };
         let problems = self.applied.problems.iter();
+        let problems = problems.filter(move |(subnet, _)| is_used(subnet));
         let unused = problems.map(|(subnet, problem)| format!("{subnet} is not used here: {problem}"));
         unused.chain(self.applied.unreached.iter().cloned())
     }

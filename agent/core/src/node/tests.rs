@@ -107,6 +107,7 @@ fn task(n: u64, cpu_units: u32, containers: Vec<ContainerSpec>) -> TaskSpec {
         volumes: vec![],
         runtime: String::new(),
         subnet: None,
+        lan: None,
         ephemeral_storage_bytes: 0,
         publish_ports: false,
     }

@@ -115,6 +115,7 @@ impl Task {
             cpu_shares: self.spec.cpu_shares(),
             network: self.spec.network,
             address: self.address,
+            lan: self.spec.lan.clone().map(Box::new),
             addresses: self.container_addresses.clone(),
             published: self.published(),
             containers: self

@@ -79,6 +79,7 @@ fn task(containers: Vec<ContainerSpec>) -> TaskSpec {
         created_at: Millis(0),
         runtime: String::new(),
         subnet: None,
+        lan: None,
         ephemeral_storage_bytes: 0,
         publish_ports: false,
         volumes: kinds

@@ -65,6 +65,14 @@ pub enum NetworkError {
     LinkVanished { link: String },
     #[error("link {link} carries no packets {waited:?} after it was brought up")]
     LinkDown { link: String, waited: Duration },
+    #[error("there is no link {uplink}, which the task's subnet is on")]
+    NoUplink { uplink: String },
+    #[error(
+        "{uplink} has a link for VLAN {id} already, which is not this agent's: let the subnet be of kind macvlan on that"
+    )]
+    VlanTaken { uplink: String, id: u16 },
+    #[error("this agent makes no task a host of a network by an interface")]
+    LanKind,
     #[error("address {address} is not in {range}")]
     AddressOutside { address: Ipv4Addr, range: Ipv4Net },
     #[error("address {address} is already routed to another link than {link}")]
@@ -100,6 +108,7 @@ impl NetworkError {
             | Self::TaskRange { .. }
             | Self::AddressOutside { .. }
             | Self::NamespaceGone { .. }
+            | Self::LanKind
             | Self::PortsTaken { .. }
             | Self::LinkTaken { .. } => Retry::Never,
             Self::Directory { .. }
@@ -114,6 +123,8 @@ impl NetworkError {
             | Self::Socket { .. }
             | Self::SocketClosed { .. }
             | Self::Netlink { .. }
+            | Self::NoUplink { .. }
+            | Self::VlanTaken { .. }
             | Self::LinkVanished { .. }
             | Self::LinkDown { .. }
             | Self::AddressInUse { .. }

@@ -13,6 +13,7 @@ use super::{
     netns,
     routes::{RangeRoute, Route},
     threads::block_on,
+    vlan,
 };
 
 /// Something that this instance made on the host.
@@ -25,7 +26,7 @@ pub enum HostObject {
         owner: Option<Owner>,
         mounted: bool,
     },
-    /// The host's end of a veth pair.
+    /// The host's end of a veth pair, or one VLAN of a link, which no task is on.
     Link {
         name: String,
         /// None: its alias names nobody of this instance.
@@ -78,14 +79,30 @@ impl Network {
         let look = move || {
             let objects = list_namespaces(&dir)?;
             let netlink = async |host: &Netlink| {
-                let mut links = host.links().await?;
-                links.retain(|link| link.name.starts_with(names.prefix()));
+                let all = host.links().await?;
+                let prefixes = [names.prefix(), &names.vlan_prefix()];
+                let ours = |link: &Link| prefixes.iter().any(|prefix| link.name.starts_with(prefix));
+                let (links, _): (Vec<_>, Vec<_>) = all.into_iter().partition(ours);
                 Ok((links, host.host_routes().await?, host.routes().await?))
             };
             let listed = block_on(async { Socket::open()?.with("list", "links", netlink).await });
             listed.map(|(links, routes, all)| (objects, links, routes, all))
         };
         let ((mut objects, links, routes, all), ()) = self.threads.run("list", "the host", (), look).await?;
+        let (links, vlans): (Vec<_>, Vec<_>) = links
+            .into_iter()
+            .partition(|link| link.name.starts_with(self.names.prefix()));
+        let namespaces: Vec<Owner> = objects.iter().filter_map(HostObject::owner).cloned().collect();
+        let namespaces = if self.left_behind {
+            &[]
+        } else {
+            namespaces.as_slice()
+        };
+        let unused = vlan::unused(&self.names, &self.attachments, namespaces, &vlans);
+        objects.extend(unused.into_iter().map(|link| HostObject::Link {
+            name: link.name.clone(),
+            owner: None,
+        }));
         let known = self.known().clone();
         let ours = all.iter().filter(|route| route.is_ours(self.names.group()));
         for route in ours
@@ -169,7 +186,9 @@ async fn remove_links_and_routes(
     let mut links = false;
     for stray in strays {
         let done = match stray {
-            HostObject::Link { name, .. } if name.starts_with(names.prefix()) => {
+            HostObject::Link { name, .. }
+                if name.starts_with(names.prefix()) || name.starts_with(&names.vlan_prefix()) =>
+            {
                 links = true;
                 host.set_group(name, names.stray_group()).await
             }

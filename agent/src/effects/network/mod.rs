@@ -8,6 +8,7 @@
 mod error;
 mod firewall;
 mod inventory;
+mod lan;
 mod locks;
 mod mtu;
 mod names;
@@ -21,6 +22,7 @@ mod repair;
 mod routes;
 mod threads;
 mod veth;
+mod vlan;
 
 use std::{
     collections::BTreeSet,
@@ -51,13 +53,13 @@ pub(crate) use netns::{Mounted, mounted_under, mounts_under};
 pub(crate) use probe::{foreign_drops, probe};
 
 use self::{
-    firewall::{Firewall, Wanted},
+    firewall::{Firewall, Ranges, Wanted},
     locks::OwnerLocks,
     mtu::Mtu,
     netlink::{Link, Netlink, Socket},
     notices::Notices,
     ranges::Known,
-    repair::Attachments,
+    repair::{Attachment, Attachments},
     threads::{Threads, block_on},
     veth::Wiring,
 };
@@ -83,6 +85,8 @@ pub struct NetworkConfig {
     pub task_cidr: Ipv4Net,
     /// Parts of subnets that were in use before; [`Network::configure`] says what is now.
     pub ranges: BTreeSet<Ipv4Net>,
+    /// Likewise of networks outside, of which tasks are hosts.
+    pub lans: BTreeSet<Ipv4Net>,
     /// Addresses outside of it that tasks have from before it was changed.
     pub kept: Vec<Ipv4Addr>,
     /// Of the task metadata endpoint.
@@ -119,11 +123,15 @@ pub struct Network {
     run_dir: PathBuf,
     netns_dir: PathBuf,
     ipv6: bool,
+    instance_metadata: bool,
     threads: Threads,
     locks: OwnerLocks,
     attachments: Attachments,
+    vlans: vlan::Turn,
     mtu: Mtu,
     pass_other_firewalls: bool,
+    /// All of it is to be removed: what is in use is not known.
+    left_behind: bool,
     /// None: nobody listens.
     notices: tokio::sync::Mutex<Option<Notices>>,
 }
@@ -143,7 +151,12 @@ impl Network {
         let mut wanted = Wanted::new(range, config.kept.clone(), config.endpoint_port)
             .resolver(config.resolver_port)
             .instance_metadata(config.instance_metadata);
-        wanted.set_ranges(config.ranges.clone(), config.kept.clone(), BTreeSet::new());
+        wanted.set_ranges(Ranges {
+            routed: config.ranges.clone(),
+            kept: config.kept.clone(),
+            lans: config.lans.clone(),
+            ..Ranges::default()
+        });
         for (task, port) in config.published {
             wanted.publish(&task, [port]);
         }
@@ -156,6 +169,7 @@ impl Network {
             range,
             known: Mutex::new(Known {
                 ranges: config.ranges,
+                lans: config.lans,
                 kept: config.kept,
                 ..Known::default()
             }),
@@ -163,11 +177,14 @@ impl Network {
             run_dir,
             netns_dir,
             ipv6: Path::new("/proc/sys/net/ipv6").exists(),
+            instance_metadata: config.instance_metadata,
             threads: Threads::default(),
             locks: OwnerLocks::default(),
             attachments: Attachments::default(),
+            vlans: vlan::Turn::default(),
             mtu: Mtu::new(config.mtu),
             pass_other_firewalls: config.pass_other_firewalls,
+            left_behind: false,
             notices: Some(notices).into(),
         };
         network.learn_mtu().await?;
@@ -192,11 +209,14 @@ impl Network {
             netns_dir: fs::canonicalize(&netns_dir).unwrap_or(netns_dir),
             run_dir: config.run_dir,
             ipv6: false,
+            instance_metadata: false,
             threads: Threads::default(),
             locks: OwnerLocks::default(),
             attachments: Attachments::default(),
+            vlans: vlan::Turn::default(),
             mtu: Mtu::new(config.mtu),
             pass_other_firewalls: false,
+            left_behind: true,
             notices: None.into(),
         })
     }
@@ -208,22 +228,27 @@ impl Network {
     /// [`NetworkError::AddressInUse`] when another link has the address: it is never taken away. After any error,
     /// [`Network::detach`] removes what was made.
     pub async fn attach(&self, owner: impl Into<Owner>, address: Ipv4Addr) -> Result<Attached, NetworkError> {
-        let owner = owner.into();
+        self.attach_as(owner.into(), Attachment::routed(address)).await
+    }
+
+    async fn attach_as(&self, owner: Owner, mut attachment: Attachment) -> Result<Attached, NetworkError> {
+        let address = attachment.address;
         if !self.range.contains(&address) && !self.known().has(address) {
             return Err(NetworkError::AddressOutside {
                 address,
                 range: self.range,
             });
         }
-        let wiring = Wiring {
-            names: self.names.clone(),
-            owner: owner.clone(),
-            address,
-            mtu: self.mtu.get(),
-            ipv6: self.ipv6,
-        };
+        let wiring = self.wiring(&owner, &attachment);
         let path = self.netns_path(&owner);
+        let (attachments, turn) = (self.attachments.clone(), self.vlans.clone());
+        let (of, wanted) = (owner.clone(), attachment.clone());
         let attach = move || {
+            let _turn = turn.take_for(&wanted);
+            // Of what it shares with others it is one from now on.
+            if wanted.lan.is_some() {
+                attachments.put(of, wanted);
+            }
             block_on(async {
                 // Before the thread leaves the host's namespace.
                 let host = Socket::open()?;
@@ -231,12 +256,25 @@ impl Network {
                 wiring.connect(host, Socket::open()?, &entered).await
             })
         };
-        let ((), _lock) = self.locked("attach", &owner, attach).await?;
-        self.attachments.put(owner.clone(), address);
+        let (wired, _lock) = self.locked("attach", &owner, attach).await?;
+        attachment.uplink = wired.uplink;
+        self.attachments.put(owner.clone(), attachment);
         Ok(Attached {
-            mac: names::format_mac(names::task_mac(&owner)),
+            mac: names::format_mac(wired.mac),
             netns: self.netns_path(&owner),
         })
+    }
+
+    fn wiring(&self, owner: &Owner, attachment: &Attachment) -> Wiring {
+        Wiring {
+            names: self.names.clone(),
+            owner: owner.clone(),
+            address: attachment.address,
+            lan: attachment.lan.clone(),
+            mtu: self.mtu.get(),
+            ipv6: self.ipv6,
+            instance_metadata: self.instance_metadata,
+        }
     }
 
     fn known(&self) -> MutexGuard<'_, Known> {
@@ -339,10 +377,24 @@ impl Network {
         let path = self.netns_path(&owner);
         let (attachments, of) = (self.attachments.clone(), owner.clone());
         let remove = move || {
+            let lan = attachments.get(&of).and_then(|was| was.lan);
+            if lan.is_some() {
+                lan::leave(&path)?;
+            }
             attachments.forget(&of);
-            netns::remove(&path)
+            netns::remove(&path).map(|mounted| (mounted, lan))
         };
-        let (was_mounted, lock) = self.locked("detach", &owner, remove).await?;
+        let ((was_mounted, lan), mut lock) = self.locked("detach", &owner, remove).await?;
+        if let Some(lan) = lan {
+            let (names, attachments) = (self.names.clone(), self.attachments.clone());
+            let turn = self.vlans.clone();
+            let leave = move || vlan::leave(&names, &attachments, &turn, &lan.link);
+            let subject = owner.file_name();
+            ((), lock) = self
+                .threads
+                .run("leave the VLAN of", &subject, lock, leave)
+                .await?;
+        }
         let name = self.names.link(&owner);
         if was_mounted && link_gone(&name, LINK_GONE_DEADLINE).await {
             return Ok(());
@@ -398,12 +450,15 @@ impl Network {
     /// What went over the owner's interface, as the owner sees it. None: it has no link.
     pub async fn usage(&self, owner: impl Into<Owner>) -> Option<NetworkUsage> {
         let owner = owner.into();
+        let subject = owner.file_name();
+        if self.attachments.get(&owner).is_some_and(|of| of.lan.is_some()) {
+            return self.usage_inside(&owner).await;
+        }
         let name = self.names.link(&owner);
         let look = move || {
             let netlink = async |host: &Netlink| host.link(&name).await;
             block_on(async { Socket::open()?.with("look up", &name, netlink).await })
         };
-        let subject = owner.file_name();
         let (link, ()) = self.threads.run("look up", &subject, (), look).await.ok()?;
         let link = link.filter(|link| is_of(&self.names, &owner, link))?;
         // What the host's end received, the task sent.

@@ -130,6 +130,18 @@ impl Names {
         format!("{}{}", self.prefix, &owner.id()[..LINK_TASK_DIGITS])
     }
 
+    /// What the name of every link starts with that is one VLAN of a link of the host: none of [`prefix`](Self::prefix), to
+    /// which the rules for tasks apply.
+    pub(crate) fn vlan_prefix(&self) -> String {
+        format!("v{}", &self.prefix[1..])
+    }
+
+    /// The link that is one VLAN of a link of the host: 15 characters.
+    pub(crate) fn vlan_link(&self, uplink: &str, id: u16) -> String {
+        let hash = Sha256::digest(format!("{uplink}/{id}").as_bytes());
+        format!("{}{}", self.vlan_prefix(), hex::encode(&hash[..5]))
+    }
+
     /// Who a link belongs to, in full, kept in the link's alias.
     pub(crate) fn alias(&self, owner: &Owner) -> String {
         format!("{}/{}", self.instance, owner.joined('/'))
@@ -148,6 +160,11 @@ pub(super) type Mac = [u8; 6];
 /// The address of the owner's eth0: unicast, locally administered (IEEE 802), from the owner's id.
 pub(super) fn task_mac(owner: &Owner) -> Mac {
     mac(0x0a, owner)
+}
+
+/// The address of the owner's link to its endpoints, beside an eth0 that has [`task_mac`].
+pub(super) fn endpoints_mac(owner: &Owner) -> Mac {
+    mac(0x06, owner)
 }
 
 /// The address of the host's end.
@@ -182,6 +199,10 @@ mod tests {
         assert_eq!(link.len(), 15);
         assert!(link.starts_with(names.prefix()) && link.ends_with("0123456789"));
         assert_ne!(names.prefix(), Names::new("berth-2").unwrap().prefix());
+        let vlan = names.vlan_link("eth0", 7);
+        assert_eq!(vlan.len(), 15);
+        assert!(!vlan.starts_with(names.prefix()) && vlan.starts_with(&names.vlan_prefix()));
+        assert_ne!(vlan, names.vlan_link("eth0", 8));
     }
 
     #[test]
@@ -213,7 +234,7 @@ mod tests {
     #[test]
     fn hardware_addresses_are_unicast_and_locally_administered() {
         let id = task("ffeeddccbbaa99887766554433221100");
-        for mac in [task_mac(&id), host_mac(&id)] {
+        for mac in [task_mac(&id), host_mac(&id), endpoints_mac(&id)] {
             assert_eq!(mac[0] & 0b11, 0b10);
         }
         assert_eq!(format_mac(task_mac(&id)), "0a:ff:ee:dd:cc:bb");

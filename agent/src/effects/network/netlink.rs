@@ -1,6 +1,8 @@
 //! Owns the route-netlink requests that a task's network is made of, one method each, with the link's name in every
 //! error. Never keeps a socket beyond one operation, so that no socket holds a namespace alive.
 
+mod lan;
+
 use std::{
     collections::BTreeSet,
     io,
@@ -70,7 +72,7 @@ impl Socket {
 pub(super) struct Link {
     pub(super) index: u32,
     pub(super) name: String,
-    /// Index of a veth's other end, in that end's namespace.
+    /// Index of a veth's other end, in that end's namespace; of a link upon another one, that one's.
     pub(super) peer_index: u32,
     pub(super) alias: String,
     pub(super) address: Vec<u8>,
@@ -281,15 +283,17 @@ impl Netlink {
         result.map_err(failed("add the default route through", &link.name))
     }
 
-    /// Routes one address to the link. Never takes it from another link.
-    pub(super) async fn add_host_route(&self, link: &Link, address: Ipv4Addr) -> Result<(), NetworkError> {
-        match self
-            .handle
-            .route()
-            .add(direct_route(link, address))
-            .execute()
-            .await
-        {
+    /// Routes one address to the link, for the host as `source` if that is given. Never takes it from another link.
+    pub(super) async fn add_host_route(
+        &self,
+        link: &Link,
+        address: Ipv4Addr,
+        source: Option<Ipv4Addr>,
+    ) -> Result<(), NetworkError> {
+        let mut route = direct_route(link, address);
+        let source = source.map(|source| RouteAttribute::PrefSource(RouteAddress::Inet(source)));
+        route.attributes.extend(source);
+        match self.handle.route().add(route).execute().await {
             Ok(()) => Ok(()),
             Err(e) if errno(&e) == libc::EEXIST => {
                 let routes = self.host_routes().await?;

@@ -6,12 +6,17 @@ use std::{
     net::Ipv4Addr,
 };
 
-use berth_agent_core::network::{AppliedNetwork, WantedNetwork};
+use berth_agent_core::{
+    ids::SubnetId,
+    network::{AppliedNetwork, WantedNetwork},
+};
 use ipnet::Ipv4Net;
 
 use super::{
     Network,
     error::NetworkError,
+    firewall::Ranges,
+    lan,
     netlink::{Link, Netlink, Socket},
     routes::{Gateway, RangeRoute, Route, To, conflict},
     threads::block_on,
@@ -38,11 +43,18 @@ impl Network {
             .filter(|route| matches!(route.to, To::Peer { .. }))
             .map(|route| route.range)
             .collect();
-        let ranges: BTreeSet<Ipv4Net> = applied.ranges.values().copied().collect();
-        self.reserve(&ranges, &wanted.kept, &routes);
-        self.firewall
-            .set_ranges(ranges, wanted.kept.clone(), peers)
-            .await?;
+        let usable = |(subnet, _): &(&SubnetId, _)| !wanted.lans.contains_key(*subnet);
+        let routed = applied.ranges.iter().filter(usable);
+        let kept_lan = wanted.kept_lan.iter().map(|address| Ipv4Net::from(*address));
+        let ranges = Ranges {
+            routed: routed.map(|(_, range)| *range).collect(),
+            kept: wanted.kept.clone(),
+            peers,
+            // Also of those that cannot be used now: tasks may have addresses of them.
+            lans: wanted.on_lans().chain(kept_lan).collect(),
+        };
+        self.reserve(&ranges, &routes);
+        self.firewall.set_ranges(ranges).await?;
         self.lead(&seen, routes).await?;
         Ok(applied)
     }
@@ -86,9 +98,18 @@ impl Network {
         let judge = |range: Ipv4Net| conflict(range, self.range, &foreign, &name);
         let (mut applied, mut routes) = (AppliedNetwork::default(), BTreeSet::new());
         for (subnet, range) in &wanted.ranges {
-            match judge(*range) {
+            let lan = wanted.lans.get(subnet);
+            let problem = match lan {
+                None => judge(*range),
+                Some(lan) => lan::problem(lan, *range, &seen.links, self.range, &foreign),
+            };
+            match problem {
                 None => {
                     applied.ranges.insert(subnet.clone(), *range);
+                    // To its other hosts it leads by itself.
+                    if lan.is_some() {
+                        continue;
+                    }
                     // What no task has is nowhere else.
                     let to = To::Nowhere;
                     routes.insert(RangeRoute { range: *range, to });
@@ -125,10 +146,11 @@ impl Network {
     }
 
     /// From here on tasks may be given these, and the audit knows these routes.
-    fn reserve(&self, ranges: &BTreeSet<Ipv4Net>, kept: &[Ipv4Addr], routes: &BTreeSet<RangeRoute>) {
+    fn reserve(&self, ranges: &Ranges, routes: &BTreeSet<RangeRoute>) {
         let mut known = self.known();
-        known.ranges.clone_from(ranges);
-        known.kept = kept.to_vec();
+        known.ranges.clone_from(&ranges.routed);
+        known.lans.clone_from(&ranges.lans);
+        known.kept.clone_from(&ranges.kept);
         known.routes.clone_from(routes);
     }
 
@@ -163,12 +185,15 @@ impl Network {
 #[derive(Clone, Debug, Default)]
 pub(super) struct Known {
     pub(super) ranges: BTreeSet<Ipv4Net>,
+    /// Of networks outside.
+    pub(super) lans: BTreeSet<Ipv4Net>,
     pub(super) kept: Vec<Ipv4Addr>,
     pub(super) routes: BTreeSet<RangeRoute>,
 }
 
 impl Known {
     pub(super) fn has(&self, address: Ipv4Addr) -> bool {
-        self.kept.contains(&address) || self.ranges.iter().any(|range| range.contains(&address))
+        let mut ranges = self.ranges.iter().chain(&self.lans);
+        self.kept.contains(&address) || ranges.any(|range| range.contains(&address))
     }
 }

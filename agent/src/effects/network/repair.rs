@@ -9,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use berth_agent_core::lan::{Lan, LanLink};
 use tokio::time::{Instant, sleep, sleep_until};
 use tracing::{debug, error, warn};
 
@@ -16,6 +17,7 @@ use super::{
     Names, Network, NetworkError,
     firewall::{is_own_run, let_through},
     is_of,
+    lan::uplink_of,
     names::Owner,
     netlink::{HostRoute, Link, Netlink, Socket},
     netns,
@@ -38,27 +40,67 @@ const RETRY: Duration = Duration::from_secs(5);
 /// Which failure to repair a task is said, once.
 const TELL_AT: u32 = 2;
 
-/// The tasks that have a network and their addresses: what is repaired.
+/// What a task has of the network.
+#[derive(Clone, Debug)]
+pub(super) struct Attachment {
+    pub(super) address: Ipv4Addr,
+    /// It is a host of a network outside.
+    pub(super) lan: Option<Lan>,
+    /// Then the index of the uplink that its link was made upon. None: it was made by an earlier run of the agent.
+    pub(super) uplink: Option<u32>,
+}
+
+impl Attachment {
+    pub(super) fn routed(address: Ipv4Addr) -> Self {
+        Self {
+            address,
+            lan: None,
+            uplink: None,
+        }
+    }
+
+    pub(super) fn on_lan(address: Ipv4Addr, lan: Lan) -> Self {
+        Self {
+            lan: Some(lan),
+            ..Self::routed(address)
+        }
+    }
+}
+
+/// The tasks that have a network: what is repaired.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Attachments(Arc<Mutex<BTreeMap<Owner, Ipv4Addr>>>);
+pub(super) struct Attachments(Arc<Mutex<BTreeMap<Owner, Attachment>>>);
 
 impl Attachments {
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<Owner, Ipv4Addr>> {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<Owner, Attachment>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Only under the task's lock.
-    pub(super) fn put(&self, task: Owner, address: Ipv4Addr) {
-        self.lock().insert(task, address);
+    pub(super) fn put(&self, task: Owner, attachment: Attachment) {
+        self.lock().insert(task, attachment);
     }
 
     /// Only under the task's lock.
-    pub(super) fn forget(&self, task: &Owner) {
-        self.lock().remove(task);
+    pub(super) fn forget(&self, task: &Owner) -> Option<Attachment> {
+        self.lock().remove(task)
     }
 
-    fn get(&self, task: &Owner) -> Option<Ipv4Addr> {
-        self.lock().get(task).copied()
+    /// Whether a task is on that.
+    pub(super) fn uses(&self, link: &LanLink) -> bool {
+        let lan = |of: &Attachment| of.lan.as_ref().is_some_and(|lan| lan.link == *link);
+        self.lock().values().any(lan)
+    }
+
+    /// Names of the links upon which tasks have theirs.
+    pub(super) fn uplinks(&self, names: &Names) -> BTreeSet<String> {
+        let all = self.lock();
+        let lans = all.values().filter_map(|of| of.lan.as_ref());
+        lans.filter_map(|lan| uplink_of(names, &lan.link)).collect()
+    }
+
+    pub(super) fn get(&self, task: &Owner) -> Option<Attachment> {
+        self.lock().get(task).cloned()
     }
 }
 
@@ -70,6 +112,8 @@ struct Seen {
     endpoints: BTreeSet<u32>,
     /// Of the link of the default route, bytes.
     uplink_mtu: Option<u32>,
+    /// Links that are not tasks', by name, with their index.
+    others: BTreeMap<String, u32>,
 }
 
 impl Seen {
@@ -78,13 +122,29 @@ impl Seen {
         let routes = host.task_routes().await?;
         let uplink = links.iter().find(|link| Some(link.index) == routes.uplink);
         let uplink_mtu = uplink.map(|link| link.mtu);
-        links.retain(|link| link.name.starts_with(names.prefix()));
+        let is_ours = |link: &Link| link.name.starts_with(names.prefix());
+        let others = links.iter().filter(|link| !is_ours(link));
+        let others = others.map(|link| (link.name.clone(), link.index)).collect();
+        links.retain(is_ours);
         Ok(Self {
+            others,
             links,
             routes: routes.hosts,
             endpoints: host.links_with(ADDRESS).await?,
             uplink_mtu,
         })
+    }
+
+    /// The uplink of a host of a network outside is there, and not known to be the one that its link was made upon.
+    fn is_on_another_uplink(&self, names: &Names, attachment: &Attachment) -> bool {
+        let link = attachment.lan.as_ref().map(|lan| &lan.link);
+        let is_there = |uplink: &str| self.others.contains_key(uplink);
+        if !link.and_then(LanLink::uplink).is_some_and(is_there) {
+            return false;
+        }
+        let upon = link.and_then(|link| uplink_of(names, link));
+        let upon = upon.and_then(|upon| self.others.get(&upon));
+        upon.is_none() || upon != attachment.uplink.as_ref()
     }
 
     /// What is not as it was made for the task.
@@ -108,7 +168,13 @@ impl Seen {
 impl Network {
     /// Answers from now on for the network of a task that an earlier run of the agent made.
     pub fn take_up(&self, owner: impl Into<Owner>, address: Ipv4Addr) {
-        self.attachments.put(owner.into(), address);
+        self.attachments.put(owner.into(), Attachment::routed(address));
+    }
+
+    /// Likewise of a host of a network outside.
+    pub fn take_up_on_lan(&self, owner: impl Into<Owner>, address: Ipv4Addr, lan: Lan) {
+        self.attachments
+            .put(owner.into(), Attachment::on_lan(address, lan));
     }
 
     /// Repairs what others change, from now on: what they changed before is found at the first look. Cancel-safe.
@@ -216,7 +282,10 @@ impl Network {
             .attachments
             .lock()
             .iter()
-            .filter(|(task, address)| !seen.amiss(&self.names, task, **address).is_empty())
+            .filter(|(task, attachment)| {
+                let amiss = !seen.amiss(&self.names, task, attachment.address).is_empty();
+                amiss || seen.is_on_another_uplink(&self.names, attachment)
+            })
             .map(|(task, _)| task.clone())
             .collect();
         failing.retain(|task, _| attached.contains(task));
@@ -246,32 +315,36 @@ impl Network {
     async fn repair_task(&self, task: &Owner) -> Result<BTreeSet<NetworkRepair>, NetworkError> {
         let path = self.netns_path(task);
         let (attachments, names, task) = (self.attachments.clone(), self.names.clone(), task.clone());
-        let (ipv6, mtu) = (self.ipv6, self.mtu.get());
+        // It may be detached by then: nothing is made again behind that.
+        let Some(attachment) = attachments.get(&task) else {
+            return Ok(BTreeSet::new());
+        };
+        let wiring = self.wiring(&task, &attachment);
         let of = task.clone();
+        let turn = self.vlans.clone();
         let repair = move || {
-            // It may be detached by now: nothing is made again behind that.
-            let Some(address) = attachments.get(&task) else {
+            let Some(mut attachment) = attachments.get(&task) else {
                 return Ok(BTreeSet::new());
             };
+            let _turn = turn.take_for(&attachment);
             block_on(async {
                 let look = async |host: &Netlink| Seen::look(host, &names).await;
                 let seen = Socket::open()?.with("list", "links", look).await?;
-                let amiss = seen.amiss(&names, &task, address);
-                if amiss.is_empty() {
+                let mut amiss = seen.amiss(&names, &task, attachment.address);
+                let moved = seen.is_on_another_uplink(&names, &attachment);
+                if amiss.is_empty() && !moved {
                     return Ok(amiss);
                 }
                 // Before the thread leaves the host's namespace.
                 let host = Socket::open()?;
                 let entered = netns::enter(&path)?;
                 let entered = entered.ok_or(NetworkError::NamespaceGone { netns: path })?;
-                let wiring = super::Wiring {
-                    names,
-                    owner: task,
-                    address,
-                    mtu,
-                    ipv6,
-                };
-                wiring.connect(host, Socket::open()?, &entered).await?;
+                if moved && !wiring.is_on_lan(Socket::open()?, &seen.others).await? {
+                    amiss.insert(NetworkRepair::Link);
+                }
+                let wired = wiring.connect(host, Socket::open()?, &entered).await?;
+                attachment.uplink = wired.uplink;
+                attachments.put(task, attachment);
                 Ok(amiss)
             })
         };
@@ -319,6 +392,7 @@ mod tests {
             }],
             endpoints: BTreeSet::from([7]),
             uplink_mtu: None,
+            others: BTreeMap::new(),
         };
         let amiss = |change: fn(&mut Seen)| {
             let mut seen = whole();

@@ -2,17 +2,20 @@
 //! address a task gets.
 
 use std::{
+    collections::BTreeMap,
     net::Ipv4Addr,
     os::fd::AsRawFd,
     sync::Arc,
     time::{Duration, Instant},
 };
 
+use berth_agent_core::lan::Lan;
 use tokio::time::sleep;
 
 use super::{
     error::NetworkError,
-    names::{self, Names, Owner},
+    lan::{self, LanEnd},
+    names::{self, Mac, Names, Owner},
     netlink::{Link, Netlink, Socket, VethPair},
     netns::Entered,
 };
@@ -22,7 +25,7 @@ use crate::endpoints::ADDRESS;
 /// addresses that clouds and ECS give a meaning to.
 pub const GATEWAY: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 1);
 /// The task's interface, as the workload sees it.
-const TASK_LINK: &str = "eth0";
+pub(super) const TASK_LINK: &str = "eth0";
 /// From both ends being up to packets flowing: mostly at once, at most a second.
 const CARRIER_DEADLINE: Duration = Duration::from_secs(3);
 const CARRIER_POLL: Duration = Duration::from_millis(1);
@@ -33,10 +36,23 @@ pub(super) struct Wiring {
     pub(super) names: Arc<Names>,
     pub(super) owner: Owner,
     pub(super) address: Ipv4Addr,
+    /// A network outside, of which it is a host with that address. None: the host routes to it.
+    pub(super) lan: Option<Lan>,
     /// Of both ends, bytes. None: the kernel's default.
     pub(super) mtu: Option<u32>,
     /// The host has IPv6 at all.
     pub(super) ipv6: bool,
+    /// Tasks reach the metadata service of the host's cloud.
+    pub(super) instance_metadata: bool,
+}
+
+/// What was made, or found as it should be.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Wired {
+    /// Of the task's `eth0`.
+    pub(super) mac: Mac,
+    /// Of a host of a network outside: the index of its uplink.
+    pub(super) uplink: Option<u32>,
 }
 
 impl Wiring {
@@ -46,7 +62,7 @@ impl Wiring {
         host: Socket,
         inside: Socket,
         netns: &Entered,
-    ) -> Result<(), NetworkError> {
+    ) -> Result<Wired, NetworkError> {
         let link = self.names.link(&self.owner);
         let closed = || NetworkError::SocketClosed {
             step: "wire",
@@ -55,19 +71,50 @@ impl Wiring {
         let ((host, host_connection), (inside, inside_connection)) = (host.split(), inside.split());
         let work = async {
             let (host_link, task_link) = self.pair(&host, &inside, netns).await?;
+            let end = match &self.lan {
+                None => None,
+                Some(lan) => Some(lan::link(self, lan, &host, &inside, netns).await?),
+            };
             tokio::try_join!(
                 self.set_up_host(&host, &host_link),
-                self.set_up_inside(&inside, &task_link)
+                self.set_up_inside(&inside, &task_link, end.as_ref())
             )?;
-            tokio::try_join!(carries(&host, &host_link), carries(&inside, &task_link))
+            tokio::try_join!(carries(&host, &host_link), carries(&inside, &task_link))?;
+            let Some(end) = end else {
+                return Ok(Wired {
+                    mac: names::task_mac(&self.owner),
+                    uplink: None,
+                });
+            };
+            carries(&inside, &end.link).await?;
+            Ok(Wired {
+                mac: end.mac(),
+                uplink: Some(end.uplink),
+            })
         };
         tokio::select! {
             // The connections first: when one dies, requests end as if they were acknowledged.
             biased;
             () = host_connection => Err(closed()),
             () = inside_connection => Err(closed()),
-            result = work => result.map(|_| ()),
+            result = work => result,
         }
+    }
+
+    /// Whether the namespace of `inside` has the link that makes it a host of the network outside, upon one of these links.
+    pub(super) async fn is_on_lan(
+        &self,
+        inside: Socket,
+        uplinks: &BTreeMap<String, u32>,
+    ) -> Result<bool, NetworkError> {
+        let uplink = self.lan.as_ref();
+        let uplink = uplink.and_then(|lan| lan::uplink_of(&self.names, &lan.link));
+        let uplink = uplink.and_then(|uplink| uplinks.get(&uplink));
+        let look = async |inside: &Netlink| inside.link(TASK_LINK).await;
+        let found = inside.with("look up", TASK_LINK, look).await?;
+        Ok(uplink
+            .zip(found)
+            .is_some_and(|(uplink, found)| lan::fits(self, &found, *uplink)))
     }
 
     /// Both ends of the pair, made now unless they are there and belong together.
@@ -79,7 +126,7 @@ impl Wiring {
     ) -> Result<(Link, Link), NetworkError> {
         let name = self.names.link(&self.owner);
         if !netns.fresh {
-            match (host.link(&name).await?, inside.link(TASK_LINK).await?) {
+            match (host.link(&name).await?, inside.link(self.task_end()).await?) {
                 (Some(outer), Some(inner)) if self.belong_together(&outer, &inner) => {
                     return Ok((outer, inner));
                 }
@@ -91,8 +138,8 @@ impl Wiring {
             host_mac: names::host_mac(&self.owner),
             group: self.names.group(),
             mtu: self.mtu,
-            task_name: TASK_LINK,
-            task_mac: names::task_mac(&self.owner),
+            task_name: self.task_end(),
+            task_mac: self.task_end_mac(),
             task_netns: netns.file.as_raw_fd(),
         };
         if !host.create_veth(&pair).await? {
@@ -110,17 +157,32 @@ impl Wiring {
         let outer = outer.ok_or(NetworkError::LinkVanished { link: name })?;
         let inner = Link {
             index: outer.peer_index,
-            name: TASK_LINK.to_owned(),
+            name: self.task_end().to_owned(),
             ..Link::default()
         };
         Ok((outer, inner))
+    }
+
+    /// The task's end of the pair.
+    fn task_end(&self) -> &'static str {
+        match self.lan {
+            None => TASK_LINK,
+            Some(_) => lan::ENDPOINTS_LINK,
+        }
+    }
+
+    fn task_end_mac(&self) -> Mac {
+        match self.lan {
+            None => names::task_mac(&self.owner),
+            Some(_) => names::endpoints_mac(&self.owner),
+        }
     }
 
     fn belong_together(&self, outer: &Link, inner: &Link) -> bool {
         outer.peer_index == inner.index
             && inner.peer_index == outer.index
             && outer.address == names::host_mac(&self.owner)
-            && inner.address == names::task_mac(&self.owner)
+            && inner.address == self.task_end_mac()
             && (outer.alias.is_empty() || outer.alias == self.names.alias(&self.owner))
     }
 
@@ -153,19 +215,31 @@ impl Wiring {
         host.configure(link, Some(&alias), true, self.ipv6).await?;
         host.up(link).await?;
         host.add_own_address(link, ADDRESS).await?;
-        host.add_neighbour(link, self.address, names::task_mac(&self.owner))
+        host.add_neighbour(link, self.address, self.task_end_mac())
             .await?;
-        host.add_host_route(link, self.address).await
+        // A host of another network would answer to an address of the host's by that.
+        let source = self.lan.as_ref().map(|_| ADDRESS);
+        host.add_host_route(link, self.address, source).await
     }
 
-    async fn set_up_inside(&self, inside: &Netlink, link: &Link) -> Result<(), NetworkError> {
+    async fn set_up_inside(
+        &self,
+        inside: &Netlink,
+        link: &Link,
+        end: Option<&LanEnd>,
+    ) -> Result<(), NetworkError> {
         inside.loopback_up().await?;
         inside.configure(link, None, false, self.ipv6).await?;
         inside.up(link).await?;
-        inside.add_address(link, self.address).await?;
+        if end.is_none() {
+            inside.add_address(link, self.address).await?;
+        }
         inside
             .add_neighbour(link, GATEWAY, names::host_mac(&self.owner))
             .await?;
+        if let (Some(lan), Some(end)) = (&self.lan, end) {
+            return lan::set_up(self, lan, inside, (&end.link, link)).await;
+        }
         inside.add_default_route(link, GATEWAY).await
     }
 }

@@ -108,7 +108,7 @@ impl Asked {
                 ("range", self.range.is_some()),
             ];
             for (field, _) in given.into_iter().filter(|(_, given)| *given) {
-                problems.add(field, "is for the kinds macvlan, vlan and interface");
+                problems.add(field, "is for the kinds macvlan and vlan");
             }
             let design = |shape| Design { shape, lan: None };
             return problems.done(shape.map(design));

@@ -77,6 +77,7 @@ pub const FEATURES: &[&str] = &[
     NET_HOST,
     NET_NONE,
     NET_SUBNETS,
+    NET_LAN,
     NET_BRIDGE,
     PUBLISHED_PORTS,
     LOG_JSON_FILE,

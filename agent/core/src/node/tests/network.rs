@@ -7,6 +7,7 @@ use ipnet::Ipv4Net;
 use super::*;
 use crate::{
     ids::SubnetId,
+    lan::{Lan, LanLink},
     network::{AppliedNetwork, Network},
 };
 
@@ -23,6 +24,7 @@ fn said(revision: u64, of: &[(u8, &str)]) -> Event {
     Event::Network(Network {
         position: position(revision),
         ranges: ranges(of),
+        lans: BTreeMap::new(),
         peers: BTreeMap::new(),
     })
 }
@@ -118,8 +120,80 @@ fn another_stores_network_and_an_older_one_are_not_taken() {
             ..position(9)
         },
         ranges: BTreeMap::new(),
+        lans: BTreeMap::new(),
         peers: BTreeMap::new(),
     });
     assert!(node.apply(Millis(3), foreign).is_empty());
     assert_eq!(node.wanted_network().ranges, ranges(&[(1, "10.64.1.0/24")]));
+}
+
+fn lan() -> Lan {
+    Lan {
+        link: LanLink::Macvlan {
+            uplink: "eth1".into(),
+        },
+        network: "192.168.1.0/24".parse().unwrap(),
+        gateway: None,
+    }
+}
+
+fn said_lan(revision: u64) -> Event {
+    Event::Network(Network {
+        position: position(revision),
+        ranges: ranges(&[(1, "192.168.1.128/30"), (2, "10.64.1.0/24")]),
+        lans: BTreeMap::from([(subnet(1), lan())]),
+        peers: BTreeMap::new(),
+    })
+}
+
+#[test]
+fn a_lan_that_is_not_there_is_an_impairment_once_a_task_is_its_host() {
+    let mut node = node();
+    let wanted = node.apply(Millis(0), said_lan(1)).network.unwrap();
+    let parts = |parts: Vec<Ipv4Net>| parts.iter().map(ToString::to_string).collect::<Vec<_>>();
+    assert_eq!(parts(wanted.routed().collect()), ["10.64.1.0/24"]);
+    assert_eq!(parts(wanted.on_lans().collect()), ["192.168.1.128/30"]);
+    let without = || {
+        let problems = BTreeMap::from([(subnet(1), "there is no link eth1".to_owned())]);
+        Event::NetworkApplied(AppliedNetwork {
+            ranges: ranges(&[(2, "10.64.1.0/24")]),
+            problems,
+            unreached: vec![],
+        })
+    };
+    node.apply(Millis(1), without());
+    assert!(node.impairments().is_empty());
+    let spec = TaskSpec {
+        lan: Some(lan()),
+        ..in_subnet(1, 1)
+    };
+    node.apply(Millis(2), snapshot(2, vec![spec.clone()]));
+    match &node.task(&spec.id).unwrap().phase {
+        Phase::Waiting { reason, .. } => assert!(reason.contains("there is no link eth1"), "{reason}"),
+        phase => panic!("{phase:?}"),
+    }
+    let change = node.apply(
+        Millis(3),
+        applied(&[(1, "192.168.1.128/30"), (2, "10.64.1.0/24")]),
+    );
+    let prepared = change.effects.iter().find_map(|effect| match effect {
+        Effect::PrepareHost(prepare) => Some(prepare.clone()),
+        _ => None,
+    });
+    let prepared = prepared.unwrap();
+    assert_eq!(
+        (prepared.lan, prepared.address),
+        (spec.lan.clone().map(Box::new), address(&node, &spec))
+    );
+    node.apply(Millis(4), without());
+    assert_eq!(
+        node.impairments(),
+        ["subnet-00000000000000001 is not used here: there is no link eth1"]
+    );
+    let change = node.apply(Millis(5), said(3, &[]));
+    let wanted = change.network.unwrap();
+    assert_eq!(
+        (wanted.kept.len(), wanted.kept_lan),
+        (0, vec![prepared.address.unwrap()])
+    );
 }

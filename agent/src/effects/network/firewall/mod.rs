@@ -6,10 +6,9 @@ mod foreign;
 mod nft;
 mod wanted;
 
-use std::{collections::BTreeSet, net::Ipv4Addr, sync::Arc};
+use std::sync::Arc;
 
 use berth_agent_core::{ids::TaskId, ports::Published};
-use ipnet::Ipv4Net;
 use serde_json::Value;
 use tokio::sync::Mutex;
 
@@ -17,7 +16,7 @@ pub(crate) use self::foreign::{Drops, Place};
 pub(super) use self::{
     foreign::{foreign_drops, let_through, take_back},
     nft::is_own_run,
-    wanted::Wanted,
+    wanted::{Ranges, Wanted},
 };
 
 use self::nft::{nft, run_script};
@@ -64,15 +63,10 @@ impl Firewall {
     }
 
     /// What tasks have addresses of, and where they are seen by them. The table is put in place again where that is news.
-    pub(super) async fn set_ranges(
-        &self,
-        ranges: BTreeSet<Ipv4Net>,
-        kept: Vec<Ipv4Addr>,
-        peers: BTreeSet<Ipv4Net>,
-    ) -> Result<(), NetworkError> {
+    pub(super) async fn set_ranges(&self, ranges: Ranges) -> Result<(), NetworkError> {
         let mut wanted = self.wanted.lock().await;
         let mut after = wanted.clone();
-        if !after.set_ranges(ranges, kept, peers) {
+        if !after.set_ranges(ranges) {
             return Ok(());
         }
         run_script("apply the table", &after.render(&self.names)).await?;

@@ -20,12 +20,7 @@ const INSTANCE_METADATA: Ipv4Addr = Ipv4Addr::new(169, 254, 169, 254);
 pub(in super::super) struct Wanted {
     /// Where addresses of tasks that are in no subnet come from.
     range: Ipv4Net,
-    /// The node's parts of subnets.
-    ranges: BTreeSet<Ipv4Net>,
-    /// Parts of other nodes, to which routes lead: tasks are seen there by their own addresses.
-    peers: BTreeSet<Ipv4Net>,
-    /// Addresses outside of it that tasks have.
-    kept: Vec<Ipv4Addr>,
+    ranges: Ranges,
     /// Of the task metadata endpoint.
     endpoint_port: u16,
     /// Of the resolver, if there is one.
@@ -33,6 +28,19 @@ pub(in super::super) struct Wanted {
     /// Whether tasks reach that of the host's cloud.
     instance_metadata: bool,
     published: BTreeMap<(Protocol, u16), Target>,
+}
+
+/// Where addresses are, besides the node's own range.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(in super::super) struct Ranges {
+    /// The node's parts of subnets that it routes to.
+    pub(in super::super) routed: BTreeSet<Ipv4Net>,
+    /// Addresses outside of these that tasks have.
+    pub(in super::super) kept: Vec<Ipv4Addr>,
+    /// Parts of other nodes, to which routes lead: tasks are seen there by their own addresses.
+    pub(in super::super) peers: BTreeSet<Ipv4Net>,
+    /// What the node has of networks outside, of which tasks are hosts.
+    pub(in super::super) lans: BTreeSet<Ipv4Net>,
 }
 
 /// Where a published port leads.
@@ -54,9 +62,10 @@ impl Wanted {
     pub(in super::super) fn new(range: Ipv4Net, kept: Vec<Ipv4Addr>, endpoint_port: u16) -> Self {
         Self {
             range,
-            ranges: BTreeSet::new(),
-            peers: BTreeSet::new(),
-            kept,
+            ranges: Ranges {
+                kept,
+                ..Ranges::default()
+            },
             endpoint_port,
             resolver_port: None,
             instance_metadata: false,
@@ -73,22 +82,22 @@ impl Wanted {
     }
 
     /// Says whether that is news.
-    pub(in super::super) fn set_ranges(
-        &mut self,
-        ranges: BTreeSet<Ipv4Net>,
-        kept: Vec<Ipv4Addr>,
-        peers: BTreeSet<Ipv4Net>,
-    ) -> bool {
-        let same = self.ranges == ranges && self.kept == kept && self.peers == peers;
-        (self.ranges, self.kept, self.peers) = (ranges, kept, peers);
+    pub(in super::super) fn set_ranges(&mut self, ranges: Ranges) -> bool {
+        let same = self.ranges == ranges;
+        self.ranges = ranges;
         !same
     }
 
     /// What tasks have addresses of, as a set of nftables takes it: nothing in it twice.
     fn sources(&self) -> String {
-        let ranges = std::iter::once(&self.range).chain(&self.ranges);
+        let ranges = std::iter::once(&self.range).chain(&self.ranges.routed);
         let inside = |address: &&Ipv4Addr| ranges.clone().any(|range| range.contains(*address));
-        let kept: BTreeSet<&Ipv4Addr> = self.kept.iter().filter(|address| !inside(address)).collect();
+        let kept: BTreeSet<&Ipv4Addr> = self
+            .ranges
+            .kept
+            .iter()
+            .filter(|address| !inside(address))
+            .collect();
         let ranges = ranges.clone().map(ToString::to_string);
         let all: Vec<String> = ranges.chain(kept.iter().map(ToString::to_string)).collect();
         all.join(", ")
@@ -96,14 +105,14 @@ impl Wanted {
 
     /// Between parts of subnets nothing is masqueraded.
     fn between(&self) -> String {
-        if self.ranges.is_empty() || self.peers.is_empty() {
+        let Ranges { routed, peers, .. } = &self.ranges;
+        if routed.is_empty() || peers.is_empty() {
             return String::new();
         }
-        let join = |of: &BTreeSet<Ipv4Net>| of.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
         format!(
             "\n    ip saddr {{ {} }} ip daddr {{ {} }} accept",
-            join(&self.ranges),
-            join(&self.peers)
+            join(routed),
+            join(peers)
         )
     }
 
@@ -191,6 +200,9 @@ impl Wanted {
     /// - A published port is one of every address of the host's, 127.0.0.1 too, for who comes from outside, from a task and
     ///   from the host itself. What is sent to 127.0.0.1 leaves loopback through links with `route_localnet`; whoever is at
     ///   their other end reaches nothing of the host's loopback (CVE-2020-8558).
+    /// - A task that is a host of a network outside has its link to this host for its endpoints alone, and the host reaches it
+    ///   there: nothing that comes from that network is led there, and nothing from there to it, but that tasks of this node
+    ///   reach it too. Who reaches it so is seen as [`ADDRESS`], to which the answer comes back.
     /// - A task that comes to itself by the host's address, or the host by 127.0.0.1, needs another source: the answer would
     ///   not come back by the way on which it is translated.
     pub(super) fn render(&self, names: &Names) -> String {
@@ -203,6 +215,7 @@ impl Wanted {
             all => format!("elements = {{ {} }}", all.join(", ")),
         };
         let resolver = Resolver::rules(names, self.resolver_port);
+        let lans = Lans::rules(names, &self.ranges.lans);
         let instance_metadata = match self.instance_metadata {
             true => format!("\n    iifname \"{prefix}*\" ip daddr {INSTANCE_METADATA} accept"),
             false => String::new(),
@@ -239,7 +252,7 @@ table inet {table} {{
   }}
   chain input {{
     type filter hook input priority filter; policy accept;
-    iifname "{prefix}*" ip daddr {ADDRESS} tcp dport {endpoint_port} accept{}
+    iifname "{prefix}*" ip daddr {ADDRESS} tcp dport {endpoint_port} accept{}{}
     iifname "{prefix}*" ip daddr {ADDRESS} counter drop
     ip daddr {ADDRESS} tcp dport {endpoint_port} counter drop{}
   }}
@@ -247,20 +260,59 @@ table inet {table} {{
     type filter hook forward priority filter; policy accept;{}
     iifname "{prefix}*" ip daddr 169.254.0.0/16 counter drop
     iifname "{prefix}*" ip saddr 169.254.0.0/16 counter drop
-    iifname "{prefix}*" meta nfproto ipv6 counter drop
+    iifname "{prefix}*" meta nfproto ipv6 counter drop{}
     iifname "{prefix}*" accept
     oifname "{prefix}*" accept
   }}
   chain postrouting {{
     type nat hook postrouting priority srcnat; policy accept;
     ip saddr . ip daddr @hairpin masquerade
-    oifname "{prefix}*" ip saddr 127.0.0.0/8 masquerade{between}
+    oifname "{prefix}*" ip saddr 127.0.0.0/8 masquerade{between}{}
     ip saddr {{ {sources} }} oifname != "lo" oifname != "{prefix}*" masquerade
   }}
 }}
 "#,
-            resolver.leads, resolver.admits, resolver.closes, instance_metadata
+            resolver.leads,
+            resolver.admits,
+            lans.answers,
+            resolver.closes,
+            instance_metadata,
+            lans.closes,
+            lans.seen
         )
+    }
+}
+
+fn join(of: &BTreeSet<Ipv4Net>) -> String {
+    of.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+}
+
+/// What hosts of networks outside add to the chains; nothing without any.
+#[derive(Default)]
+struct Lans {
+    answers: String,
+    closes: String,
+    seen: String,
+}
+
+impl Lans {
+    fn rules(names: &Names, lans: &BTreeSet<Ipv4Net>) -> Self {
+        if lans.is_empty() {
+            return Self::default();
+        }
+        let (lans, prefix) = (join(lans), names.prefix());
+        let (from, to) = (
+            format!("iifname \"{prefix}*\" ip saddr {{ {lans} }}"),
+            format!("oifname \"{prefix}*\" ip daddr {{ {lans} }}"),
+        );
+        Self {
+            answers: format!("\n    {from} ip daddr {ADDRESS} ct direction reply accept"),
+            closes: format!(
+                "\n    {from} ct direction reply accept\n    {from} counter drop\n    \
+                 iifname \"{prefix}*\" {to} accept\n    {to} counter drop"
+            ),
+            seen: format!("\n    {to} ip saddr != {ADDRESS} snat ip to {ADDRESS}"),
+        }
     }
 }
 
@@ -334,9 +386,14 @@ mod tests {
         let nets = |of: &[&str]| -> BTreeSet<Ipv4Net> { of.iter().map(|net| net.parse().unwrap()).collect() };
         let mut wanted = Wanted::new("10.1.0.0/16".parse().unwrap(), vec![], 51679);
         let kept: Vec<Ipv4Addr> = ["10.64.1.9", "10.9.0.1"].map(|ip| ip.parse().unwrap()).into();
-        let (ranges, peers) = (nets(&["10.64.1.0/24"]), nets(&["10.64.2.0/24", "10.64.3.0/24"]));
-        assert!(wanted.set_ranges(ranges.clone(), kept.clone(), peers.clone()));
-        assert!(!wanted.set_ranges(ranges, kept, peers));
+        let ranges = Ranges {
+            routed: nets(&["10.64.1.0/24"]),
+            kept,
+            peers: nets(&["10.64.2.0/24", "10.64.3.0/24"]),
+            lans: nets(&[]),
+        };
+        assert!(wanted.set_ranges(ranges.clone()));
+        assert!(!wanted.set_ranges(ranges));
         let rules = wanted.render(&Names::new("t").unwrap());
         assert!(
             rules.contains(
@@ -345,6 +402,29 @@ mod tests {
             ),
             "{rules}"
         );
+    }
+
+    #[test]
+    fn hosts_of_a_network_outside_are_neither_masqueraded_nor_routed_to_from_there() {
+        let mut wanted = Wanted::new("10.1.0.0/16".parse().unwrap(), vec![], 51679);
+        let names = Names::new("t").unwrap();
+        assert!(!wanted.render(&names).contains("ct direction"));
+        wanted.set_ranges(Ranges {
+            lans: BTreeSet::from(["192.168.1.128/28".parse().unwrap()]),
+            ..Ranges::default()
+        });
+        let rules = wanted.render(&names);
+        let at = |text: &str| rules.find(text).unwrap_or_else(|| panic!("{text} in {rules}"));
+        assert!(rules.contains("ip saddr { 10.1.0.0/16 } oifname"));
+        let prefix = names.prefix();
+        let closed = at(&format!(
+            "oifname \"{prefix}*\" ip daddr {{ 192.168.1.128/28 }} counter drop"
+        ));
+        assert!(closed < at(&format!("    oifname \"{prefix}*\" accept")));
+        let closed = at(&format!(
+            "iifname \"{prefix}*\" ip saddr {{ 192.168.1.128/28 }} counter drop"
+        ));
+        assert!(closed < at(&format!("    iifname \"{prefix}*\" accept")));
     }
 
     #[test]

@@ -1,0 +1,224 @@
+//! Owns the link that makes a task a host of a network outside: made upon a link of the host, inside of the task's namespace.
+//! Beside it the task has the veth pair that every task has, for its endpoints and for the host alone. Never chooses an
+//! address, and gives the host none on that network.
+//!
+//! The link is made in the namespace with one message: there is no moment at which it is in the host's.
+
+use std::{net::Ipv4Addr, path::Path};
+
+use berth_agent_core::lan::{Lan, LanLink};
+use ipnet::Ipv4Net;
+
+use super::{
+    Attached, Network,
+    error::NetworkError,
+    names::{self, Mac, Names, Owner},
+    netlink::{Link, Netlink, Socket},
+    netns::{self, Entered},
+    repair::Attachment,
+    routes::Route,
+    threads::block_on,
+    veth::{GATEWAY, TASK_LINK, Wiring},
+    vlan,
+};
+use crate::{dns, endpoints::ADDRESS, telemetry::NetworkUsage};
+
+/// The task's end of the pair, beside its `eth0`.
+pub(super) const ENDPOINTS_LINK: &str = "berth0";
+/// Where clouds answer for the instance that asks, on every network of it.
+const INSTANCE_METADATA: Ipv4Addr = Ipv4Addr::new(169, 254, 169, 254);
+
+/// A task's link to the network outside.
+pub(super) struct LanEnd {
+    pub(super) link: Link,
+    /// The index of the link of the host's on which it is.
+    pub(super) uplink: u32,
+}
+
+impl LanEnd {
+    pub(super) fn mac(&self) -> Mac {
+        self.link.address.as_slice().try_into().unwrap_or_default()
+    }
+}
+
+/// Makes the task's link upon its uplink, unless it is there as it should be.
+pub(super) async fn link(
+    wiring: &Wiring,
+    lan: &Lan,
+    host: &Netlink,
+    inside: &Netlink,
+    netns: &Entered,
+) -> Result<LanEnd, NetworkError> {
+    let uplink = match &lan.link {
+        LanLink::Macvlan { uplink } => find_uplink(host, uplink).await?,
+        LanLink::Vlan { uplink, id } => vlan::link(&wiring.names, host, uplink, *id).await?,
+        LanLink::Interface => return Err(NetworkError::LanKind),
+    };
+    if !netns.fresh
+        && let Some(found) = inside.link(TASK_LINK).await?
+    {
+        if fits(wiring, &found, uplink.index) {
+            return Ok(LanEnd {
+                link: found,
+                uplink: uplink.index,
+            });
+        }
+        inside.delete_link(&found).await?;
+    }
+    host.create_macvlan(&uplink, TASK_LINK, names::task_mac(&wiring.owner), netns)
+        .await?;
+    let made = inside.link(TASK_LINK).await?;
+    let link = made.ok_or(NetworkError::LinkVanished {
+        link: TASK_LINK.to_owned(),
+    })?;
+    Ok(LanEnd {
+        link,
+        uplink: uplink.index,
+    })
+}
+
+/// The link upon which those of tasks are made.
+pub(super) fn uplink_of(names: &Names, link: &LanLink) -> Option<String> {
+    match link {
+        LanLink::Macvlan { uplink } => Some(uplink.clone()),
+        LanLink::Vlan { uplink, id } => Some(names.vlan_link(uplink, *id)),
+        LanLink::Interface => None,
+    }
+}
+
+/// Whether a link of a task is the one that was made for it, and still is on that uplink.
+pub(super) fn fits(wiring: &Wiring, link: &Link, uplink: u32) -> bool {
+    link.peer_index == uplink && link.address == names::task_mac(&wiring.owner)
+}
+
+pub(super) async fn find_uplink(host: &Netlink, name: &str) -> Result<Link, NetworkError> {
+    let found = host.link(name).await?;
+    found.ok_or_else(|| NetworkError::NoUplink {
+        uplink: name.to_owned(),
+    })
+}
+
+/// Gives the link its address, and tells the network of it; leads to the endpoints by the other one.
+pub(super) async fn set_up(
+    wiring: &Wiring,
+    lan: &Lan,
+    inside: &Netlink,
+    (end, endpoints): (&Link, &Link),
+) -> Result<(), NetworkError> {
+    inside.configure(end, None, false, wiring.ipv6).await?;
+    inside.announce(end).await?;
+    // First the address: what is announced when the link comes up are the addresses that it has.
+    let prefix_len = lan.network.prefix_len();
+    inside.add_lan_address(end, wiring.address, prefix_len).await?;
+    inside.up(end).await?;
+    if let Some(gateway) = lan.gateway {
+        inside.add_lan_default_route(end, gateway).await?;
+    }
+    if !wiring.instance_metadata {
+        inside.add_unreachable(INSTANCE_METADATA).await?;
+    }
+    for address in [ADDRESS, dns::ADDRESS] {
+        inside
+            .add_route_from(endpoints, address, GATEWAY, wiring.address)
+            .await?;
+    }
+    Ok(())
+}
+
+/// Why the host cannot have tasks on that network, or not with addresses of `part`.
+pub(super) fn problem(
+    lan: &Lan,
+    part: Ipv4Net,
+    links: &[Link],
+    own: Ipv4Net,
+    foreign: &[&Route],
+) -> Option<String> {
+    let network = lan.network;
+    if own.contains(&network) || network.contains(&own) {
+        return Some(format!("{network} overlaps task_cidr {own} of this node"));
+    }
+    let no_host = [
+        network.network(),
+        network.broadcast(),
+        part.network(),
+        part.broadcast(),
+    ];
+    let taken = foreign.iter().map(|route| route.range).find(|range| {
+        let one = range.prefix_len() == 32 && part.contains(range);
+        one && !no_host.contains(&range.addr())
+    });
+    if let Some(taken) = taken {
+        return Some(format!(
+            "{} of {part} is this host's, or routed elsewhere",
+            taken.addr()
+        ));
+    }
+    if matches!(lan.link, LanLink::Interface) {
+        return Some(NetworkError::LanKind.to_string());
+    }
+    let uplink = lan.link.uplink()?;
+    match links.iter().find(|link| link.name == uplink) {
+        None => Some(format!("there is no link {uplink}")),
+        Some(link) if !link.up => Some(format!("link {uplink} is down")),
+        Some(link) if !link.carrier => Some(format!("link {uplink} has no carrier")),
+        Some(_) => None,
+    }
+}
+
+impl Network {
+    /// Makes the task a host of a network outside, with that address: a namespace with a link on that network, and the veth
+    /// pair for its endpoints. Idempotent, as [`Network::attach`].
+    ///
+    /// # Errors
+    /// As [`Network::attach`]; [`NetworkError::NoUplink`] when the link is not there that leads to the network.
+    pub async fn attach_to_lan(
+        &self,
+        owner: impl Into<Owner>,
+        address: Ipv4Addr,
+        lan: &Lan,
+    ) -> Result<Attached, NetworkError> {
+        self.attach_as(owner.into(), Attachment::on_lan(address, lan.clone()))
+            .await
+    }
+
+    /// What went over the link that is inside of the owner's namespace. None: there is none.
+    pub(super) async fn usage_inside(&self, owner: &Owner) -> Option<NetworkUsage> {
+        let path = self.netns_path(owner);
+        let look = move || link_inside(&path);
+        let (link, ()) = self
+            .threads
+            .run("look up", &owner.file_name(), (), look)
+            .await
+            .ok()?;
+        let stats = link?.stats;
+        Some(NetworkUsage {
+            rx_bytes: stats.rx_bytes,
+            rx_packets: stats.rx_packets,
+            tx_bytes: stats.tx_bytes,
+            tx_packets: stats.tx_packets,
+            rx_dropped: stats.rx_dropped,
+            tx_dropped: stats.tx_dropped,
+        })
+    }
+}
+
+/// The `eth0` of a namespace. Changes the calling thread.
+fn link_inside(path: &Path) -> Result<Option<Link>, NetworkError> {
+    if netns::enter(path)?.is_none() {
+        return Ok(None);
+    }
+    let look = async |inside: &Netlink| inside.link(TASK_LINK).await;
+    block_on(async { Socket::open()?.with("look up", TASK_LINK, look).await })
+}
+
+/// Takes a namespace off the network outside, whatever may keep it alive. Changes the calling thread.
+pub(super) fn leave(path: &Path) -> Result<(), NetworkError> {
+    if netns::enter(path)?.is_none() {
+        return Ok(());
+    }
+    let leave = async |inside: &Netlink| match inside.link(TASK_LINK).await? {
+        Some(link) => inside.delete_link(&link).await,
+        None => Ok(()),
+    };
+    block_on(async { Socket::open()?.with("delete", TASK_LINK, leave).await })
+}

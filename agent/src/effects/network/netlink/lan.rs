@@ -1,0 +1,121 @@
+//! Owns the requests of which the connection of a task to a network outside is made.
+
+use std::{
+    net::{IpAddr, Ipv4Addr},
+    os::fd::AsRawFd,
+};
+
+use netlink_packet_route::{
+    link::{AfSpecInet, AfSpecUnspec, InetDevConf, LinkAttribute, MacVlanMode},
+    route::RouteType,
+};
+use rtnetlink::{LinkMacVlan, LinkUnspec, LinkVlan, RouteMessageBuilder};
+
+use super::{Link, Netlink, direct_route, errno, failed};
+use crate::effects::network::{error::NetworkError, names::Mac, netns::Entered};
+
+impl Netlink {
+    /// Makes a link upon `uplink`, down, inside of a namespace in which there is none of that name.
+    pub(in super::super) async fn create_macvlan(
+        &self,
+        uplink: &Link,
+        name: &str,
+        mac: Mac,
+        netns: &Entered,
+    ) -> Result<(), NetworkError> {
+        let message = LinkMacVlan::new(name, uplink.index, MacVlanMode::Bridge)
+            .address(mac.to_vec())
+            .setns_by_fd(netns.file.as_raw_fd());
+        let request = self.handle.link().add(message.build());
+        request
+            .execute()
+            .await
+            .map_err(failed("make a macvlan link upon", &uplink.name))
+    }
+
+    /// Makes the link that is one VLAN of `uplink`. False: there is one already.
+    pub(in super::super) async fn create_vlan(
+        &self,
+        uplink: &Link,
+        name: &str,
+        id: u16,
+    ) -> Result<bool, NetworkError> {
+        let message = LinkVlan::new(name, uplink.index, id).build();
+        match self.handle.link().add(message).execute().await {
+            Ok(()) => Ok(true),
+            Err(e) if errno(&e) == libc::EEXIST => Ok(false),
+            Err(e) => Err(failed("make a VLAN of", &uplink.name)(e)),
+        }
+    }
+
+    /// Has the link tell its network of its addresses when it comes up.
+    pub(in super::super) async fn announce(&self, link: &Link) -> Result<(), NetworkError> {
+        let mut settings = InetDevConf::default();
+        settings.arp_notify = 1;
+        let inet = AfSpecUnspec::Inet(vec![AfSpecInet::DevConfRequest(settings)]);
+        let message = LinkUnspec::new_with_index(link.index)
+            .append_extra_attribute(LinkAttribute::AfSpecUnspec(vec![inet]));
+        let request = self.handle.link().change(message.build());
+        request.execute().await.map_err(failed("configure", &link.name))
+    }
+
+    /// Makes the link a host of a network.
+    pub(in super::super) async fn add_lan_address(
+        &self,
+        link: &Link,
+        address: Ipv4Addr,
+        prefix_len: u8,
+    ) -> Result<(), NetworkError> {
+        let request = self
+            .handle
+            .address()
+            .add(link.index, IpAddr::V4(address), prefix_len);
+        let result = request.replace().execute().await;
+        result.map_err(failed("give an address to", &link.name))
+    }
+
+    /// Routes all else through a gateway that is a host of the link's network.
+    pub(in super::super) async fn add_lan_default_route(
+        &self,
+        link: &Link,
+        gateway: Ipv4Addr,
+    ) -> Result<(), NetworkError> {
+        let default = RouteMessageBuilder::<Ipv4Addr>::new()
+            .gateway(gateway)
+            .output_interface(link.index)
+            .build();
+        let result = self.handle.route().add(default).replace().execute().await;
+        result.map_err(failed("add the default route through", &link.name))
+    }
+
+    /// Routes one address through `gateway`, itself reached directly through the link, as packets from `source`.
+    pub(in super::super) async fn add_route_from(
+        &self,
+        link: &Link,
+        address: Ipv4Addr,
+        gateway: Ipv4Addr,
+        source: Ipv4Addr,
+    ) -> Result<(), NetworkError> {
+        let direct = direct_route(link, gateway);
+        let result = self.handle.route().add(direct).replace().execute().await;
+        result.map_err(failed("route the gateway through", &link.name))?;
+        let route = RouteMessageBuilder::<Ipv4Addr>::new()
+            .destination_prefix(address, 32)
+            .gateway(gateway)
+            .output_interface(link.index)
+            .pref_source(source)
+            .build();
+        let result = self.handle.route().add(route).replace().execute().await;
+        result.map_err(failed("add the route to the endpoints through", &link.name))
+    }
+
+    /// Nothing leads to an address.
+    pub(in super::super) async fn add_unreachable(&self, address: Ipv4Addr) -> Result<(), NetworkError> {
+        let route = RouteMessageBuilder::<Ipv4Addr>::new()
+            .destination_prefix(address, 32)
+            .kind(RouteType::Unreachable)
+            .build();
+        let result = self.handle.route().add(route).replace().execute().await;
+        result.map_err(failed("make unreachable", &address.to_string()))
+    }
+}

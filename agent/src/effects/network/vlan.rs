@@ -1,0 +1,93 @@
+//! Owns the links that are one VLAN of a link of the host each: made for the first task there, and removed after the last.
+//! Never touches one of somebody else's.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use berth_agent_core::lan::LanLink;
+
+use super::{
+    error::NetworkError,
+    lan::find_uplink,
+    names::{Names, Owner},
+    netlink::{Link, Netlink, Socket},
+    repair::{Attachment, Attachments},
+    threads::block_on,
+};
+
+/// The turn of those that make or remove such links: one is not removed while a task comes to it.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Turn(Arc<Mutex<()>>);
+
+impl Turn {
+    /// Only on a thread of its own.
+    fn take(&self) -> MutexGuard<'_, ()> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// If such a link is part of it. Only on a thread of its own.
+    pub(super) fn take_for(&self, attachment: &Attachment) -> Option<MutexGuard<'_, ()>> {
+        let link = attachment.lan.as_ref().map(|lan| &lan.link);
+        matches!(link, Some(LanLink::Vlan { .. })).then(|| self.take())
+    }
+}
+
+/// The link for one VLAN, made now if it is not there.
+pub(super) async fn link(names: &Names, host: &Netlink, uplink: &str, id: u16) -> Result<Link, NetworkError> {
+    let uplink = find_uplink(host, uplink).await?;
+    let name = names.vlan_link(&uplink.name, id);
+    if let Some(found) = host.link(&name).await?
+        && found.peer_index != uplink.index
+    {
+        host.delete_link(&found).await?;
+    }
+    if host.link(&name).await?.is_none() && !host.create_vlan(&uplink, &name, id).await? {
+        return Err(NetworkError::VlanTaken {
+            uplink: uplink.name,
+            id,
+        });
+    }
+    let link = host.link(&name).await?;
+    let link = link.ok_or(NetworkError::LinkVanished { link: name.clone() })?;
+    let alias = format!("{}/vlan/{}/{id}", names.table(), uplink.name);
+    host.configure(&link, Some(&alias), false, false).await?;
+    host.up(&link).await?;
+    Ok(link)
+}
+
+/// Removes the link that a task was on if it was the last there. Only on a thread of its own.
+pub(super) fn leave(
+    names: &Names,
+    attachments: &Attachments,
+    turn: &Turn,
+    left: &LanLink,
+) -> Result<(), NetworkError> {
+    let LanLink::Vlan { uplink, id } = left else {
+        return Ok(());
+    };
+    let _turn = turn.take();
+    if attachments.uses(left) {
+        return Ok(());
+    }
+    let name = names.vlan_link(uplink, *id);
+    let remove = async |host: &Netlink| match host.link(&name).await? {
+        Some(link) => host.delete_link(&link).await,
+        None => Ok(()),
+    };
+    block_on(async { Socket::open()?.with("delete", &name, remove).await })
+}
+
+/// Those of `links` that no task is on. None as long as there are namespaces of tasks that are not known: they may be.
+pub(super) fn unused<'a>(
+    names: &Names,
+    attachments: &Attachments,
+    namespaces: &[Owner],
+    links: &'a [Link],
+) -> Vec<&'a Link> {
+    if !namespaces.iter().all(|owner| attachments.get(owner).is_some()) {
+        return Vec::new();
+    }
+    let used = attachments.uplinks(names);
+    let prefix = names.vlan_prefix();
+    let ours = links.iter().filter(|link| link.name.starts_with(&prefix));
+    ours.filter(|link| !used.contains(&link.name)).collect()
+}

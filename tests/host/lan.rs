@@ -1,0 +1,284 @@
+//! Tasks that are hosts of the network their node is on: reached from there and by each other, with their endpoints, and with
+//! no way into that network or out of it through the node.
+
+use std::{
+    net::{IpAddr, Ipv4Addr},
+    os::linux::fs::MetadataExt,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use berth_tests::fleet::{Fleet, Task};
+use serde_json::{Value, json};
+
+use crate::between_nodes::{CONNECT, NO_WAY, seen_at, within};
+
+/// This machine, which is a host of the nodes' network too.
+const HERE: &str = "/proc/self/ns/net";
+/// As which a node reaches its own tasks there.
+const NODE: Ipv4Addr = Ipv4Addr::new(169, 254, 170, 2);
+
+/// A host of the network that knows no better than to send to a node what is for tasks.
+struct Stranger {
+    netns: String,
+    address: Ipv4Addr,
+}
+
+impl Stranger {
+    fn join(fleet: &Fleet) -> Self {
+        let netns = format!("{}s", fleet.bridge());
+        let [a, b, c, _] = fleet.address().octets();
+        let address = Ipv4Addr::new(a, b, c, 99);
+        let stranger = Self { netns, address };
+        ip(&format!("netns add {}", stranger.netns));
+        ip(&format!(
+            "link add {0}v type veth peer name eth0 netns {0}",
+            stranger.netns
+        ));
+        ip(&format!(
+            "link set {}v master {} up",
+            stranger.netns,
+            fleet.bridge()
+        ));
+        stranger.ip("link set lo up");
+        stranger.ip(&format!("addr add {address}/24 dev eth0"));
+        stranger.ip("link set eth0 up");
+        stranger
+    }
+
+    fn ip(&self, arguments: &str) {
+        ip(&format!("-n {} {arguments}", self.netns));
+    }
+
+    fn path(&self) -> PathBuf {
+        Path::new("/run/netns").join(&self.netns)
+    }
+}
+
+impl Drop for Stranger {
+    fn drop(&mut self) {
+        let _ = Command::new("ip").args(["netns", "del", &self.netns]).status();
+    }
+}
+
+fn ip(arguments: &str) -> String {
+    let output = Command::new("ip")
+        .args(arguments.split_whitespace())
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "ip {arguments}: {output:?}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// What `ip` says inside of a task's namespace.
+fn ip_inside(task: &Task, arguments: &str) -> String {
+    within(&task.netns, || ip(arguments))
+}
+
+fn reaches(from: &Path, task: &Task, as_whom: Ipv4Addr) {
+    let seen = seen_at(from, &task.netns, task.address, CONNECT);
+    assert_eq!(seen, Some(IpAddr::V4(as_whom)), "{from:?} to {task:?}");
+}
+
+/// Where the task's containers are told that their metadata is.
+fn metadata_uri(task: &Task) -> String {
+    let inode = std::fs::metadata(&task.netns).unwrap().st_ino();
+    let processes = std::fs::read_dir("/proc").unwrap().flatten();
+    let inside = processes.filter(|process| {
+        let netns = std::fs::metadata(process.path().join("ns/net"));
+        netns.is_ok_and(|netns| netns.st_ino() == inode)
+    });
+    let told = inside.filter_map(|process| {
+        let environment = std::fs::read(process.path().join("environ")).ok()?;
+        let mut variables = environment.split(|byte| *byte == 0);
+        let uri = variables.find_map(|variable| variable.strip_prefix(b"ECS_CONTAINER_METADATA_URI_V4="))?;
+        Some(String::from_utf8(uri.to_vec()).unwrap())
+    });
+    told.last().unwrap()
+}
+
+/// The code of an answer, and what it is. Code 000: there was none.
+fn ask(from: &Path, uri: &str, more: &[&str]) -> (String, Value) {
+    let output = within(from, || {
+        Command::new("curl")
+            .args(["--noproxy", "*", "-s", "-m", "3", "-w", "\n%{http_code}"])
+            .args(more)
+            .arg(uri)
+            .output()
+    });
+    let text = String::from_utf8(output.unwrap().stdout).unwrap();
+    let (body, code) = text.rsplit_once('\n').unwrap();
+    (code.to_owned(), serde_json::from_str(body).unwrap_or_default())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_task_is_a_host_of_its_nodes_network_and_reached_by_all_there() {
+    let mut fleet = Fleet::start().await;
+    let accept = format!("/proc/sys/net/ipv4/conf/{}/arp_accept", fleet.bridge());
+    std::fs::write(accept, "1").unwrap();
+    let node = fleet.add("default", "", &[]).await;
+    let before = fleet.nodes[node].ip("-br link");
+    let lan = fleet.lan(json!({ "name": "lan" })).await;
+    let routed = fleet.subnet("default", "routed", "10.200.0.0/22").await;
+    let one = fleet.run(node, &lan).await;
+    // Who was there before knows it without a question.
+    let known = ip(&format!("neigh show {} dev {}", one.address, fleet.bridge()));
+    assert!(known.contains(&one.mac), "{known:?} {one:?}");
+    let (two, sibling) = (fleet.run(node, &lan).await, fleet.run(node, &routed).await);
+
+    let (here, there) = (Path::new(HERE), fleet.nodes[node].netns());
+    reaches(here, &one, fleet.address());
+    reaches(&two.netns, &one, two.address);
+    reaches(&there, &one, NODE);
+    reaches(&sibling.netns, &one, NODE);
+    let seen = seen_at(&one.netns, here, fleet.address(), CONNECT);
+    assert_eq!(seen, Some(one.address.into()));
+    let address = ip_inside(&one, "-o addr show dev eth0");
+    assert!(address.contains(&format!("{}/24", one.address)), "{address}");
+    let route = ip_inside(&one, "route show default");
+    assert!(
+        route.contains(&format!("via {} dev eth0", fleet.address())),
+        "{route}"
+    );
+    let names = format!("{}.default.berth.", one.arn.rsplit('/').next().unwrap());
+    let answer = within(&two.netns, || {
+        crate::dns::result(&crate::dns::ask_from_here(
+            &names,
+            hickory_proto::rr::RecordType::A,
+        ))
+    });
+    assert_eq!(answer.1, vec![IpAddr::V4(one.address)]);
+
+    // Its metadata is its own: neither with the address of another, nor from the network.
+    let uri = metadata_uri(&one);
+    let (code, own) = ask(&one.netns, &uri, &[]);
+    assert_eq!(code, "200");
+    let network = &own["Networks"][0];
+    assert_eq!(network["IPv4Addresses"], json!([one.address]));
+    let [a, b, c, _] = fleet.address().octets();
+    assert_eq!(network["IPv4SubnetCIDRBlock"], format!("{a}.{b}.{c}.0/24"));
+    assert_eq!(
+        network["SubnetGatewayIpv4Address"],
+        format!("{}/24", fleet.address())
+    );
+    assert_eq!(network["MACAddress"], json!(one.mac));
+    assert_ne!(ask(&two.netns, &uri, &[]).0, "200");
+    ip_inside(&two, &format!("addr add {}/32 dev eth0", one.address));
+    let forged = ask(&two.netns, &uri, &["--interface", &one.address.to_string()]);
+    assert_eq!(forged.0, "000");
+    ip_inside(&two, &format!("addr del {}/32 dev eth0", one.address));
+    assert_eq!(
+        ask(&two.netns, &metadata_uri(&two), &[]).0,
+        "200",
+        "not for another reason"
+    );
+
+    // Nothing is led from the network to a task by the node, nor from a task there.
+    let stranger = Stranger::join(&fleet);
+    reaches(&stranger.path(), &one, stranger.address);
+    let node_address = fleet.nodes[node].address;
+    for address in [one.address, NODE] {
+        stranger.ip(&format!("route add {address}/32 via {node_address}"));
+    }
+    let way = seen_at(&stranger.path(), &one.netns, one.address, NO_WAY);
+    assert_eq!(way, None, "through the node");
+    assert_eq!(ask(&stranger.path(), &uri, &[]).0, "000");
+    stranger.ip(&format!("route del {}/32", one.address));
+    ip_inside(
+        &one,
+        &format!("route add {}/32 via 169.254.1.1 dev berth0", stranger.address),
+    );
+    let way = seen_at(&one.netns, &stranger.path(), stranger.address, NO_WAY);
+    assert_eq!(way, None, "out through the node");
+    drop(stranger);
+
+    let answer = fleet.try_publish(node, &lan).await;
+    assert!(
+        answer.contains("is itself a host of") && answer.contains("macvlan"),
+        "{answer}"
+    );
+    for task in [&one, &two, &sibling] {
+        fleet.stop(node, task).await;
+    }
+    assert_eq!(fleet.nodes[node].ip("-br link"), before);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_of_the_network_stays_one_over_a_crash_of_the_agent_and_loses_its_uplink_no_longer_than_the_node_does()
+ {
+    let mut fleet = Fleet::start().await;
+    let node = fleet
+        .add("default", "", &["link add lan0 type veth peer name lan1"])
+        .await;
+    fleet.nodes[node].ip("link set lan1 up");
+    fleet.nodes[node].ip("link set lan0 up");
+    let before = fleet.nodes[node].ip("-br link show up0");
+    let lan = fleet.lan(json!({ "name": "lan" })).await;
+    let body = json!({
+        "name": "other", "cidrBlock": "192.168.77.0/24", "range": "192.168.77.64/26", "gateway": null, "uplink": "lan0",
+    });
+    let other = fleet.lan(body).await;
+    let none = json!({
+        "name": "none", "cidrBlock": "192.168.78.0/24", "range": "192.168.78.64/26", "gateway": null, "uplink": "eth77",
+    });
+    let none = fleet.lan(none).await;
+    let refused = refusal(&fleet, node, &none, "there is no link eth77").await;
+    assert!(refused.contains("RESOURCE:ENI"), "{refused}");
+    let health = fleet.instance(node).await["healthStatus"].clone();
+    assert_eq!(
+        health["overallStatus"], "OK",
+        "a network need not be everywhere: {health}"
+    );
+
+    let (kept, lost) = (fleet.run(node, &lan).await, fleet.run(node, &other).await);
+    let has_no_default = ip_inside(&lost, "route show default");
+    assert_eq!(has_no_default, "");
+    fleet.nodes[node].kill_agent();
+    reaches(Path::new(HERE), &kept, fleet.address());
+    fleet.nodes[node].start_agent();
+    fleet.wait_connected(node, true).await;
+    reaches(Path::new(HERE), &kept, fleet.address());
+    reaches(&fleet.nodes[node].netns(), &kept, NODE);
+    assert_eq!(ask(&kept.netns, &metadata_uri(&kept), &[]).0, "200");
+
+    // The uplink goes, and the task's link with it; it comes back with it.
+    fleet.nodes[node].ip("link del lan0");
+    let refused = refusal(&fleet, node, &other, "there is no link lan0").await;
+    assert!(refused.contains("RESOURCE:ENI"), "{refused}");
+    assert!(!ip_inside(&lost, "-br link").contains("eth0"));
+    fleet.nodes[node].ip("link add lan0 type veth peer name lan1");
+    fleet.nodes[node].ip("link set lan1 up");
+    fleet.nodes[node].ip("link set lan0 up");
+    let wanted = format!("{}/24", lost.address);
+    fleet
+        .until("the task to be a host again", async || {
+            ip_inside(&lost, "-o addr").contains(&wanted).then_some(())
+        })
+        .await;
+    for task in [&kept, &lost] {
+        fleet.stop(node, task).await;
+    }
+    assert_eq!(fleet.nodes[node].ip("-br link show up0"), before);
+    let links = fleet.nodes[node].ip("-br link");
+    assert!(
+        !links.contains("macvlan") && links.lines().count() == 4,
+        "{links}"
+    );
+}
+
+/// Until a task is refused in the subnet on this node for that reason; all that was said.
+async fn refusal(fleet: &Fleet, node: usize, subnet: &str, reason: &str) -> String {
+    fleet
+        .until(&format!("a refusal: {reason}"), async || {
+            let part = fleet.part(node, subnet).await;
+            part["problem"]
+                .as_str()
+                .is_some_and(|text| text.contains(reason))
+                .then_some(())
+        })
+        .await;
+    let answer = fleet.try_run(node, subnet).await;
+    let failures = answer["failures"].to_string();
+    assert!(failures.contains(reason), "{answer}");
+    failures
+}
