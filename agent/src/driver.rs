@@ -130,6 +130,7 @@ impl Driver {
     /// Says what was loaded: the link's first Hello must not be that of an empty node.
     pub fn announce(&self) {
         self.publish(None);
+        self.publish_addresses();
     }
 
     /// Runs until every sender of inputs is gone, or the database is damaged.
@@ -160,10 +161,14 @@ impl Driver {
             if !batch.is_empty() {
                 self.commit(batch).await?;
             }
+            let moved = changes.iter().any(|change| !change.tasks.is_empty());
             for change in changes {
                 self.act(change);
             }
             self.publish(None);
+            if moved {
+                self.publish_addresses();
+            }
             queries.into_iter().for_each(|query| self.answer(query));
             self.health.progress();
         }
@@ -299,6 +304,9 @@ impl Driver {
                 .collect(),
         };
         replace(&self.outputs.status, status);
+    }
+
+    fn publish_addresses(&self) {
         replace(&self.outputs.addresses, Own::of(self.node.tasks()));
     }
 

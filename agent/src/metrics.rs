@@ -215,7 +215,7 @@ impl Metrics {
 
 fn leak_kind(object: &HostObject) -> &'static str {
     match object {
-        HostObject::Container(_) => "container",
+        HostObject::Container(_) | HostObject::Shim(_) => "container",
         HostObject::Snapshot(_) => "snapshot",
         HostObject::Logs(_) => "logs",
         HostObject::Route(_) => "network",

@@ -20,3 +20,5 @@ mod latency;
 mod lifecycle;
 #[path = "runtime/observing.rs"]
 mod observing;
+#[path = "runtime/shims.rs"]
+mod shims;

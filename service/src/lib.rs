@@ -7,6 +7,7 @@ pub mod liveness;
 pub mod log;
 pub mod metrics;
 pub mod notify;
+pub mod places;
 pub mod readiness;
 pub mod settings;
 

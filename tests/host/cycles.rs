@@ -10,9 +10,8 @@ use serde_json::json;
 /// More than a few take minutes; `BERTH_CYCLES` says how many tasks there are in all.
 const CYCLES: usize = 24;
 const AT_A_TIME: usize = 8;
-/// For all of a round to run, and for all of it to be gone. More than the deadline of a start: what a kill cut off may keep the
-/// runtime so long that the next try is given up.
-const LIMIT: Duration = Duration::from_secs(240);
+/// For all of a round to run, and for all of it to be gone.
+const LIMIT: Duration = Duration::from_secs(60);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn tasks_that_came_and_went_leave_no_object_and_no_address() {
@@ -39,9 +38,7 @@ async fn tasks_that_came_and_went_leave_no_object_and_no_address() {
         }
         // Killed on the way up, on the way down, or not at all; each time a little later.
         let moment = Duration::from_millis(u64::try_from(round).unwrap() * 37 % 400);
-        // A start that a kill cut off is sometimes not answered by the runtime for minutes. That is known and not explained yet
-        // (docs/benchmarks.md): the short run leaves it out, the long one shows it.
-        if round % 3 == 0 && cycles > CYCLES {
+        if round % 3 == 0 {
             kill_and_start(&mut cluster, moment).await;
             kills += 1;
         }

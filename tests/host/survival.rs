@@ -1,6 +1,9 @@
 //! What tasks survive: the agent's end, the control plane's, containerd's.
 
-use std::time::{Duration, Instant};
+use std::{
+    os::unix::process::ExitStatusExt,
+    time::{Duration, Instant},
+};
 
 use berth_tests::cluster::{Cluster, container};
 use serde_json::json;
@@ -94,6 +97,31 @@ async fn a_killed_containerd_costs_no_task() {
     lines_are_complete(&cluster, &task).await;
     cluster.stop(&task).await;
     cluster.stop(&later).await;
+}
+
+/// containerd now and then forgets to tell a shim to go. The stand-in is a process with a shim's name where shims are.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_shim_that_containerd_leaves_behind_keeps_no_task_from_ending() {
+    let cluster = Cluster::start().await;
+    let directory = tempfile::tempdir().unwrap();
+    let program = directory.path().join("containerd-shim-left-behind");
+    std::fs::copy("/bin/sleep", &program).unwrap();
+    let task = cluster.running("sleep 3600", |_| {}).await;
+    let mut shim = std::process::Command::new(&program).arg("300").spawn().unwrap();
+    for cgroup in cluster.cgroups(&format!("{task}/rt")) {
+        std::fs::write(cgroup.join("cgroup.procs"), shim.id().to_string()).unwrap();
+    }
+    cluster.stop(&task).await;
+    let ended = shim.try_wait().unwrap();
+    assert!(
+        ended.is_some_and(|status| status.signal() == Some(9)),
+        "{ended:?}"
+    );
+    assert!(
+        cluster
+            .agent_says()
+            .contains("ended a shim that containerd had lost")
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

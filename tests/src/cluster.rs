@@ -465,6 +465,19 @@ impl Cluster {
         root.join(format!("{}.slice", self.instance)).join(id)
     }
 
+    /// The task's cgroup, or one below it (`<task>/rt`), in every hierarchy that has it.
+    pub fn cgroups(&self, task: &str) -> Vec<PathBuf> {
+        let task = task.rsplit_once("task/").map_or(task, |(_, name)| name);
+        let path = task.split_once('/').map_or(task, |(_cluster, path)| path);
+        let below = Path::new(&format!("{}.slice", self.instance)).join(path);
+        let mounts = std::fs::read_dir("/sys/fs/cgroup").unwrap();
+        let v1 = mounts.map(|entry| entry.unwrap().path().join(&below));
+        let all = v1.chain([Path::new("/sys/fs/cgroup").join(&below)]);
+        let found: Vec<_> = all.filter(|dir| dir.is_dir()).collect();
+        assert!(!found.is_empty(), "there is no cgroup {}", below.display());
+        found
+    }
+
     /// Where this instance's tasks have cgroups, as the shell's patterns.
     pub(crate) fn cgroup_parents(&self) -> String {
         cgroup_parents(&self.instance)

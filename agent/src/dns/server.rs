@@ -1,13 +1,13 @@
 //! Owns the listeners: one of datagrams, one of connections, and how much each task may ask of them. Never knows an answer.
 
 use std::{
-    collections::HashMap,
     io,
     net::{IpAddr, SocketAddr},
     sync::{Arc, Mutex, PoisonError, atomic::Ordering::Relaxed},
     time::{Duration, Instant},
 };
 
+use berth_service::places::{Places, Taken};
 use futures_util::{StreamExt as _, stream::FuturesUnordered};
 use tokio::{
     net::{TcpListener, TcpStream, UdpSocket},
@@ -41,55 +41,6 @@ const TCP_LIMIT: Duration = Duration::from_secs(60);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// What is read of a datagram: a question that is larger asks for something that we do not have.
 const DATAGRAM_BYTES_MAX: usize = 1_500;
-
-/// How much there is at a time, of all and of one task.
-#[derive(Clone, Copy, Debug)]
-struct Places {
-    all: usize,
-    of_one: usize,
-}
-
-/// What is taken of some places.
-#[derive(Clone, Debug)]
-struct Taken {
-    places: Places,
-    of: Arc<Mutex<HashMap<IpAddr, usize>>>,
-}
-
-/// One place, until dropped.
-struct Place(Taken, IpAddr);
-
-impl Taken {
-    fn new(places: Places) -> Self {
-        Self {
-            places,
-            of: Arc::default(),
-        }
-    }
-
-    fn take(&self, who: IpAddr) -> Option<Place> {
-        let mut of = self.of.lock().unwrap_or_else(PoisonError::into_inner);
-        let all: usize = of.values().sum();
-        let own = of.get(&who).copied().unwrap_or_default();
-        if all >= self.places.all || own >= self.places.of_one {
-            return None;
-        }
-        of.insert(who, own + 1);
-        Some(Place(self.clone(), who))
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        let mut of = self.0.of.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(count) = of.get_mut(&self.1) {
-            *count -= 1;
-            if *count == 0 {
-                of.remove(&self.1);
-            }
-        }
-    }
-}
 
 /// Who asks how often, whichever way.
 type Asked = Arc<Mutex<Rates<IpAddr>>>;

@@ -40,7 +40,7 @@ use super::{
     probes::Probes,
     quotas::{self, Quotas},
     runtime::{Runtime, RuntimeConfig, RuntimeError},
-    shared_memory,
+    shared_memory, shims,
     volumes::{Places, VolumeError, Volumes},
 };
 use crate::{

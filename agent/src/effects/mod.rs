@@ -12,6 +12,7 @@ pub mod probes;
 pub mod quotas;
 pub mod runtime;
 pub mod shared_memory;
+pub(crate) mod shims;
 pub mod volumes;
 
 pub use host::{Given, Host};

@@ -36,7 +36,10 @@ use berth_agent_core::{
     network::WantedNetwork,
     task::Task,
 };
-use berth_service::http::{Peer, Places, serve_tcp};
+use berth_service::{
+    http::{Peer, serve_tcp},
+    places::Places,
+};
 use ipnet::Ipv4Net;
 use nix::sys::socket::{
     AddressFamily, Backlog, SockFlag, SockType, SockaddrIn, bind, listen, setsockopt, socket, sockopt,

@@ -17,7 +17,10 @@ use nix::{
 
 use super::{Outcome, POLL, STOP_GRACE};
 use crate::{
-    effects::cgroups::{CgroupError, Cgroups},
+    effects::{
+        cgroups::{CgroupError, Cgroups},
+        shims::is_shim,
+    },
     place::Place,
     sys::Chain,
 };
@@ -26,8 +29,6 @@ use crate::{
 const SHIMS: &str = "io.containerd.runtime.v2.task";
 /// containerd's state directory unless it is told otherwise.
 const CONTAINERD: &str = "/run/containerd";
-/// How the names of their processes begin (proc(5), `comm`, which holds 15 characters).
-const SHIM: &str = "containerd-shim";
 /// For loggers to write what is left in their pipes.
 const LOGGERS_LIMIT: Duration = Duration::from_secs(2);
 
@@ -99,10 +100,6 @@ async fn wait_while(limit: Duration, goes_on: impl Fn() -> bool) {
     while began.elapsed() < limit && goes_on() {
         tokio::time::sleep(POLL).await;
     }
-}
-
-fn is_shim(pid: i32) -> bool {
-    std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name.starts_with(SHIM))
 }
 
 fn signal(pid: i32, signal: Signal) -> anyhow::Result<()> {

@@ -259,6 +259,9 @@ async fn empty(place: &Place, channel: Channel, outcome: &mut Outcome) -> anyhow
         let removed = runtime.release_holder(&task).await;
         outcome.note("holder of namespaces", removed.map_err(anyhow::Error::from));
     }
+    for shim in runtime.lost_shims().await {
+        runtime.end_shim(shim.pid).await;
+    }
     let removed = runtime.remove_probes().await;
     outcome.note("probe of a runtime", removed.map_err(anyhow::Error::from));
     for snapshot in runtime.snapshots().await? {
@@ -328,6 +331,7 @@ fn remove_directory(path: &Path) -> anyhow::Result<()> {
 pub(crate) fn runtime_config(place: &Place) -> RuntimeConfig {
     RuntimeConfig {
         instance: place.instance.clone(),
+        containerd: place.containerd_address.clone(),
         namespace: place.instance.clone(),
         snapshotter: place.snapshotter.clone(),
         runtime: String::new(),

@@ -92,6 +92,7 @@ impl Host {
         );
         let config = RuntimeConfig {
             instance: name.clone(),
+            containerd: at("containerd.sock"),
             namespace: namespace(directory.path()),
             snapshotter: "overlayfs".to_owned(),
             runtime: "io.containerd.runc.v2".to_owned(),

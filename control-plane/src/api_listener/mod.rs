@@ -6,15 +6,10 @@ mod tls;
 #[cfg(test)]
 mod tests;
 
-use std::{
-    collections::HashMap,
-    net::{IpAddr, SocketAddr},
-    pin::pin,
-    sync::{Arc, Mutex},
-    time::Duration,
-};
+use std::{net::SocketAddr, pin::pin, time::Duration};
 
 use axum::{Router, extract::ConnectInfo};
+use berth_service::places::{Places, Taken};
 use hyper::{Request, body::Incoming, server::conn::http1, service::Service};
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
@@ -40,9 +35,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
     /// Connections at a time; further ones are closed.
-    pub connections_max: usize,
-    /// Of one address, so that one host cannot take them all.
-    pub connections_per_address_max: usize,
+    pub connections: Places,
     /// Longest TLS handshake.
     pub handshake: Duration,
     /// From a connection's begin, or its last answer, to the end of the next header.
@@ -52,8 +45,10 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            connections_max: 1_024,
-            connections_per_address_max: 512,
+            connections: Places {
+                all: 1_024,
+                of_one: 512,
+            },
             handshake: Duration::from_secs(10),
             header: Duration::from_secs(30),
         }
@@ -68,7 +63,7 @@ pub async fn serve(
     limits: Limits,
     stop: CancellationToken,
 ) {
-    let places = Arc::new(Places::default());
+    let taken = Taken::new(limits.connections);
     let service = TowerToHyperService::new(router);
     let mut connections = JoinSet::new();
     loop {
@@ -77,7 +72,7 @@ pub async fn serve(
             Some(_) = connections.join_next() => {}
             accepted = listener.accept() => match accepted {
                 Ok((stream, address)) => {
-                    let Some(place) = places.take(source(address.ip()), limits) else {
+                    let Some(place) = taken.take(source(address.ip())) else {
                         tracing::debug!(%address, "a connection is closed: there are too many");
                         continue;
                     };
@@ -145,49 +140,5 @@ async fn requests(
     };
     if let Err(error) = served {
         tracing::debug!(%address, %error, "a connection broke");
-    }
-}
-
-/// Who holds how many connections.
-#[derive(Debug, Default)]
-struct Places(Mutex<HashMap<IpAddr, usize>>);
-
-impl Places {
-    fn take(self: &Arc<Self>, address: IpAddr, limits: Limits) -> Option<Place> {
-        let mut held = self.0.lock().ok()?;
-        let all: usize = held.values().sum();
-        let own = held.entry(address).or_default();
-        if all >= limits.connections_max || *own >= limits.connections_per_address_max {
-            if *own == 0 {
-                held.remove(&address);
-            }
-            return None;
-        }
-        *own += 1;
-        Some(Place {
-            places: self.clone(),
-            address,
-        })
-    }
-}
-
-/// One connection's place, until it is dropped.
-#[derive(Debug)]
-struct Place {
-    places: Arc<Places>,
-    address: IpAddr,
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        let Ok(mut held) = self.places.0.lock() else {
-            return;
-        };
-        if let Some(own) = held.get_mut(&self.address) {
-            *own -= 1;
-            if *own == 0 {
-                held.remove(&self.address);
-            }
-        }
     }
 }

@@ -1,5 +1,7 @@
 //! Callers that are slow, many, or do not believe the certificate.
 
+use std::sync::Arc;
+
 use std::{os::unix::fs::PermissionsExt, path::Path, time::Instant};
 
 use axum::routing::post;
@@ -18,8 +20,7 @@ const SOON: Duration = Duration::from_secs(20);
 
 fn limits() -> Limits {
     Limits {
-        connections_max: 4,
-        connections_per_address_max: 3,
+        connections: Places { all: 4, of_one: 3 },
         handshake: Duration::from_millis(500),
         header: Duration::from_millis(500),
     }

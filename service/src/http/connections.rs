@@ -1,13 +1,6 @@
 //! Owns connections: how many, how long, and their end. Never knows what is asked.
 
-use std::{
-    collections::HashMap,
-    io,
-    net::{IpAddr, SocketAddr},
-    pin::pin,
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{io, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
 
 use axum::{Extension, Router};
 use hyper::server::conn::http1;
@@ -21,6 +14,8 @@ use tokio::{
     time::timeout,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::places::{Places, Taken};
 
 /// Connections at a time, of each listener; more wait in the kernel's queue.
 const CONNECTIONS_MAX: usize = 32;
@@ -42,15 +37,6 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Who asks, over TCP: an extension of each request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Peer(pub SocketAddr);
-
-/// How many connections a listener has at a time.
-#[derive(Clone, Copy, Debug)]
-pub struct Places {
-    /// More wait in the kernel's queue.
-    pub all: usize,
-    /// From one address; more are closed at once, so that none keeps the others out.
-    pub of_one: usize,
-}
 
 /// A bound listener and what it serves.
 pub(super) struct Listener {
@@ -81,6 +67,7 @@ impl Listener {
         }
     }
 
+    /// More than `all` wait in the kernel's queue; more of one address are closed at once.
     pub(super) fn places(self, places: Places) -> Self {
         Self { places, ..self }
     }
@@ -116,41 +103,9 @@ impl Accept {
     }
 }
 
-/// Connections by address.
-#[derive(Clone, Debug, Default)]
-struct Held(Arc<Mutex<HashMap<IpAddr, usize>>>);
-
-/// One of them, until dropped.
-struct Hold(Held, IpAddr);
-
-impl Held {
-    /// None: that address has all it may have.
-    fn hold(&self, address: IpAddr, most: usize) -> Option<Hold> {
-        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = all.entry(address).or_default();
-        if *count >= most {
-            return None;
-        }
-        *count += 1;
-        Some(Hold(self.clone(), address))
-    }
-}
-
-impl Drop for Hold {
-    fn drop(&mut self) {
-        let mut all = self.0.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(count) = all.get_mut(&self.1) {
-            *count -= 1;
-            if *count == 0 {
-                all.remove(&self.1);
-            }
-        }
-    }
-}
-
 async fn accept_all(accept: Accept, router: Router, limits: Places, stop: CancellationToken) {
     let places = Arc::new(Semaphore::new(limits.all));
-    let held = Held::default();
+    let taken = Taken::new(limits);
     let connections = TaskTracker::new();
     loop {
         let next = async {
@@ -170,13 +125,13 @@ async fn accept_all(accept: Accept, router: Router, limits: Places, stop: Cancel
                 });
             }
             Ok((stream, Some(peer))) => {
-                let Some(hold) = held.hold(peer.0.ip(), limits.of_one) else {
+                let Some(own) = taken.take(peer.0.ip()) else {
                     continue;
                 };
                 let router = router.clone().layer(Extension(peer));
                 let served = timeout(TCP_LIMIT, serve(stream, router, stop.clone()));
                 connections.spawn(async move {
-                    let _both = (place, hold);
+                    let _both = (place, own);
                     drop(served.await);
                 });
             }

@@ -17,10 +17,10 @@ use tokio_util::sync::CancellationToken;
 
 use self::{connections::Listener, listen::SocketFile};
 pub use self::{
-    connections::{Peer, Places},
+    connections::Peer,
     listen::{ListenError, advice},
 };
-use crate::{liveness::Pulse, readiness::Readiness};
+use crate::{liveness::Pulse, places::Places, readiness::Readiness};
 
 /// Where to listen.
 #[derive(Clone, Debug)]

@@ -33,10 +33,14 @@ pub use self::{
     parent::check_parent,
 };
 
+use super::shims;
+
 use self::{hierarchies::read_small, kept::Kept, limits::Setting};
 
 /// From the last container's deletion to the shim having left `rt`: normally under 50 ms.
 const REMOVE_DEADLINE: Duration = Duration::from_secs(5);
+/// Then its shims are ended: containerd has lost one (`shims`).
+const SHIM_PATIENCE: Duration = Duration::from_secs(2);
 /// Between two tries to remove.
 const REMOVE_PAUSE_MIN: Duration = Duration::from_millis(2);
 const REMOVE_PAUSE_MAX: Duration = Duration::from_millis(50);
@@ -238,14 +242,15 @@ impl Cgroups {
         has_swap && !limited
     }
 
-    /// Removes a task's cgroups in every hierarchy, once the shim has left. Idempotent.
+    /// Removes a task's cgroups in every hierarchy, once the shim has left, or was made to. Idempotent. Its containers are
+    /// deleted.
     ///
     /// # Errors
     /// [`CgroupError::ProcessesRemain`] at the deadline, with their ids.
     pub async fn remove_task(&self, task: &TaskId) -> Result<(), CgroupError> {
         self.kept.forget(task);
         let start = Instant::now();
-        let mut pause = REMOVE_PAUSE_MIN;
+        let (mut pause, mut patient) = (REMOVE_PAUSE_MIN, true);
         loop {
             let (cgroups, id) = (self.clone(), task.clone());
             let attempt = tokio::task::spawn_blocking(move || cgroups.try_remove(&id));
@@ -261,6 +266,18 @@ impl Cgroups {
                     pids,
                     waited: REMOVE_DEADLINE,
                 });
+            }
+            if patient && start.elapsed() > SHIM_PATIENCE {
+                patient = false;
+                let lost = self
+                    .processes(task)
+                    .into_iter()
+                    .filter(|&pid| shims::is_shim(pid));
+                // Not its loggers, which still have something to write if they are there.
+                for pid in lost {
+                    // Whether it worked is seen in the next round.
+                    let _ = tokio::task::spawn_blocking(move || shims::end(pid)).await;
+                }
             }
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(REMOVE_PAUSE_MAX);

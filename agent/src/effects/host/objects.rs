@@ -7,7 +7,7 @@ use berth_agent_core::{
     ledger::HostObject,
 };
 
-use super::{Host, network, shared_memory};
+use super::{Host, network, shared_memory, shims::Shim};
 use crate::{
     audit::{ListError, directories},
     effects::runtime::ListedContainer,
@@ -29,6 +29,10 @@ impl Host {
             .map_err(|e| list_error("containers", e))?;
         let id = |c: &ListedContainer| berth_agent_core::ids::runtime_id(&c.container, c.attempt);
         objects.extend(containers.iter().map(|c| HostObject::Container(id(c))));
+        let lost = self.runtime.lost_shims().await.into_iter();
+        // A younger one may be in the hands of a call that is not answered yet.
+        let lost = lost.filter(Shim::is_old);
+        objects.extend(lost.map(|shim| HostObject::Shim(shim.pid)));
         let snapshots = self
             .runtime
             .snapshots()
@@ -98,6 +102,10 @@ impl Host {
                 HostObject::Snapshot(key) => self.runtime.remove_snapshot(key).await.map_err(Into::into),
                 HostObject::OfTask { task, .. } => self.release_all(task).await,
                 HostObject::Logs(task) => logs::remove_task_logs(&self.log_dir, task).map_err(Into::into),
+                HostObject::Shim(pid) => {
+                    self.runtime.end_shim(*pid).await;
+                    Ok(())
+                }
                 HostObject::Route(route) => self.network.remove_route(route).await.map_err(Into::into),
                 HostObject::Unnamed { .. } => Ok(()),
             };

@@ -53,6 +53,7 @@ pub(super) fn runtime_config(
 ) -> RuntimeConfig {
     RuntimeConfig {
         instance: config.instance.clone(),
+        containerd: config.containerd_address.clone(),
         namespace: config.instance.clone(),
         snapshotter: config.snapshotter.clone(),
         runtime: config.runtime.clone(),

@@ -135,6 +135,8 @@ pub enum RuntimeError {
     CannotShare { id: String, runtime: String },
     #[error("the logger of {id} did not register")]
     NoLogger { id: String },
+    #[error("containerd gets no answer of {id} from its shim: whether it runs is not known")]
+    Silent { id: String },
     #[error("{id} was given up")]
     Cancelled { id: String },
     #[error("processes of {id} are alive {} s after SIGKILL", after.as_secs())]
@@ -245,6 +247,7 @@ impl RuntimeError {
             | Self::Accounts { .. }
             | Self::OpaqueSnapshot { .. }
             | Self::NoLogger { .. } => "CannotStartContainerError",
+            Self::Silent { .. } => "CannotInspectContainerError",
             Self::Cancelled { .. } => "Cancelled",
             Self::StillAlive { .. } => "CannotStopContainerError",
             Self::Call { step, .. } | Self::Refused { step, .. } | Self::Deadline { step, .. } => {
@@ -272,7 +275,9 @@ impl RuntimeError {
             | Self::Seccomp { .. }
             | Self::Cancelled { .. } => false,
             Self::Accounts { .. } | Self::File { .. } | Self::Devices { .. } | Self::Deadline { .. } => true,
-            Self::NoLogger { .. } | Self::StillAlive { .. } | Self::Quota { .. } => true,
+            Self::NoLogger { .. } | Self::Silent { .. } | Self::StillAlive { .. } | Self::Quota { .. } => {
+                true
+            }
             Self::Volumes(error) => error.retryable(),
             Self::NoNetwork { .. } | Self::NoRuntime { .. } | Self::Device { .. } | Self::Gpus { .. } => {
                 false

@@ -216,7 +216,7 @@ impl Runtime {
 
     /// Ends the process and keeps the record, as [`Runtime::end`] does with a container.
     pub async fn end_holder(&self, task: &TaskId) -> Result<(), RuntimeError> {
-        self.delete_process(&holder_id(task)).await
+        self.delete_process(&holder_id(task)).await.map(drop)
     }
 
     /// Where the task's `/dev/shm` is mounted.

@@ -74,6 +74,8 @@ pub struct OciRuntime {
 pub struct RuntimeConfig {
     /// Written into labels, and what [`Runtime::list`] looks for.
     pub instance: String,
+    /// containerd's socket, by which its shims are known.
+    pub containerd: PathBuf,
     /// containerd's namespace: `[A-Za-z0-9._-]`, at most 76 characters.
     pub namespace: String,
     /// `overlayfs`, `native` …

@@ -8,6 +8,8 @@ use containerd_client::services::v1::{
     DeleteContainerRequest, DeleteTaskRequest, WaitRequest, snapshots::RemoveSnapshotRequest,
 };
 
+use crate::effects::shims::{self, Shim};
+
 use super::{
     Runtime, RuntimeError, Step,
     call::{DEADLINE, DELETE_DEADLINE, call, or_gone},
@@ -39,12 +41,17 @@ impl Runtime {
     /// Kills what is alive, waits for its end, and lets shim and logger go, the logger once it has written everything.
     /// Record, files and snapshot stay: it is then as it is after a boot of the host. What is not there is a success.
     pub async fn end(&self, container: &ContainerId, attempt: Attempt) -> Result<(), RuntimeError> {
-        self.delete_process(&runtime_id(container, attempt)).await
+        self.delete_process(&runtime_id(container, attempt))
+            .await
+            .map(drop)
     }
 
     pub(super) async fn remove_id(&self, id: &str) -> Result<(), RuntimeError> {
         // In this order: a record that goes before its process strands the process.
-        self.delete_process(id).await?;
+        if !self.delete_process(id).await? {
+            // A start that was cut off leaves a shim of which containerd does not know.
+            self.end_lost_shim(id).await;
+        }
         let identity = self.identify(id).await?;
         self.remove_files(id, identity.as_ref().map(|identity| &identity.task))
             .await?;
@@ -55,8 +62,8 @@ impl Runtime {
         Ok(())
     }
 
-    /// The usual container has ended by now, and deleting it is one call.
-    pub(super) async fn delete_process(&self, id: &str) -> Result<(), RuntimeError> {
+    /// The usual container has ended by now, and deleting it is one call. False: containerd knew of none.
+    pub(super) async fn delete_process(&self, id: &str) -> Result<bool, RuntimeError> {
         match self.delete_ended(id).await {
             // Alive: containerd's versions say so with different codes.
             Err(RuntimeError::Call { .. }) => {}
@@ -67,7 +74,7 @@ impl Runtime {
         self.delete_ended(id).await
     }
 
-    async fn delete_ended(&self, id: &str) -> Result<(), RuntimeError> {
+    async fn delete_ended(&self, id: &str) -> Result<bool, RuntimeError> {
         let request = DeleteTaskRequest {
             container_id: id.to_owned(),
         };
@@ -81,7 +88,36 @@ impl Runtime {
             )
             .await,
         )
-        .map(drop)
+        .map(|deleted| deleted.is_some())
+    }
+
+    /// Ends the shim that was started for it and is lost, and those that are lost for long: another container's of its task
+    /// may be the one that is in its way. False: there is none.
+    pub(super) async fn end_lost_shim(&self, id: &str) -> bool {
+        let mut lost = self.lost_shims().await;
+        lost.retain(|shim| shim.id == id || shim.is_old());
+        let mut ended = false;
+        for shim in lost {
+            ended |= self.end_shim(shim.pid).await;
+        }
+        ended
+    }
+
+    /// False: there is no such process.
+    pub(crate) async fn end_shim(&self, pid: i32) -> bool {
+        let ended = tokio::task::spawn_blocking(move || shims::end(pid));
+        ended.await.unwrap_or_default()
+    }
+
+    /// Those that serve nobody, and those that are only just being started.
+    pub(crate) async fn lost_shims(&self) -> Vec<Shim> {
+        let (namespace, containerd) = (self.config().namespace.clone(), self.config().containerd.clone());
+        let look = move || {
+            let mut shims = shims::of(&namespace, &containerd);
+            shims.retain(Shim::is_lost);
+            shims
+        };
+        tokio::task::spawn_blocking(look).await.unwrap_or_default()
     }
 
     async fn wait(&self, id: &str, limit: Duration) -> Result<(), RuntimeError> {

@@ -532,6 +532,13 @@ impl Attempt<'_> {
     /// less is cleared away.
     async fn adopt(&self) -> Result<Option<u32>, RuntimeError> {
         match self.runtime.process(&self.id).await? {
+            // Its shim does not answer. One that is lost never will, and has started nothing.
+            Some(process) if process.status() == TaskStatus::Unknown => {
+                if !self.runtime.end_lost_shim(&self.id).await {
+                    return Err(RuntimeError::Silent { id: self.id.clone() });
+                }
+                self.runtime.remove_id(&self.id).await.map(|()| None)
+            }
             Some(process) if process.status() != TaskStatus::Created => Ok(Some(process.pid)),
             Some(_) if self.check_logger().is_ok() => {
                 self.asked.store(true, Relaxed);
@@ -553,11 +560,13 @@ impl Attempt<'_> {
             return Err(error);
         }
         match self.runtime.process(&self.id).await {
-            Ok(Some(process)) if process.status() != TaskStatus::Created => Ok(Started {
-                pid: process.pid,
-                timings: Timings::default(),
-                warnings: Vec::new(),
-            }),
+            Ok(Some(process)) if !matches!(process.status(), TaskStatus::Created | TaskStatus::Unknown) => {
+                Ok(Started {
+                    pid: process.pid,
+                    timings: Timings::default(),
+                    warnings: Vec::new(),
+                })
+            }
             Ok(_) | Err(_) => Err(error),
         }
     }
