@@ -15,7 +15,8 @@ mod volumes;
 
 use berth_agent_core::{
     desired::{
-        ContainerSpec, DesiredStatus, IpcMode, Limits, Millis, NetworkMode, PidMode, Position, TaskSpec,
+        ContainerSpec, DesiredStatus, IpcMode, Limits, Millis, NetworkMode, PidMode, Position, TAGS_MAX,
+        TaskSpec,
     },
     event::{Event, Refused},
     ids::TaskId,
@@ -222,6 +223,9 @@ pub fn task_spec(wire: wire::TaskSpec) -> Result<TaskSpec, Refusal> {
         );
         return refuse("ephemeral_storage_bytes", problem);
     }
+    if wire.tags.len() > TAGS_MAX {
+        return refuse("tags", format!("{} are more than {TAGS_MAX}", wire.tags.len()));
+    }
     let containers = containers(wire.containers)?;
     check_ports(network, &containers)?;
     let volumes = volumes::volumes(wire.volumes)?;
@@ -269,6 +273,8 @@ pub fn task_spec(wire: wire::TaskSpec) -> Result<TaskSpec, Refusal> {
         runtime: wire.runtime,
         ephemeral_storage_bytes: wire.ephemeral_storage_bytes,
         publish_ports: wire.publish_ports,
+        launch_type: wire.launch_type,
+        tags: wire.tags.into_iter().collect(),
     })
 }
 

@@ -493,6 +493,15 @@ fn every_bound_is_checked_and_named() {
 }
 
 #[test]
+fn tags_are_as_many_as_ecs_allows() {
+    let mut spec = good();
+    spec.tags = (0..50).map(|n| (format!("k{n}"), "v".to_owned())).collect();
+    assert_eq!(task_spec(spec.clone()).unwrap().tags.len(), 50);
+    spec.tags.insert("one more".into(), String::new());
+    assert_eq!(task_spec(spec).unwrap_err().field, "tags");
+}
+
+#[test]
 fn a_task_that_starts_again_after_a_reboot_is_known_as_such() {
     let mut spec = good();
     spec.required_features.push("restart.after-reboot".into());

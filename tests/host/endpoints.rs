@@ -100,7 +100,8 @@ async fn a_container_reads_what_it_and_its_task_are() {
         .map(|c| &c["Name"])
         .collect();
     assert_eq!(names, ["a", "b"]);
-    assert_eq!(tagged["Errors"][0]["ErrorField"], "TaskTags");
+    assert_eq!(whole["LaunchType"], described["launchType"]);
+    assert_eq!(tagged["TaskTags"], json!({}), "{tagged:#}");
     assert_eq!(stats["id"], own["DockerId"]);
     assert_eq!(stats["memory_stats"]["limit"], 64 << 20);
     for figure in [
@@ -180,6 +181,24 @@ async fn a_container_reads_what_it_and_its_task_are() {
     cluster.stop(&other).await;
     cluster.stop(&task).await;
     cluster.assert_nothing_left(&before).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_task_reads_the_tags_that_it_was_made_with() {
+    let cluster = Cluster::start().await;
+    let ask = "wget -q -O - $ECS_CONTAINER_METADATA_URI_V4/taskWithTags; echo; sleep 3600";
+    let definition = cluster.register(ask, |_| {}).await;
+    let answer = cluster.run_tagged(&definition, &[("team", "shop")]).await;
+    let task = answer["tasks"][0]["taskArn"].as_str().unwrap();
+    cluster.wait_status(task, "RUNNING").await;
+    let said: Value = cluster
+        .until("its tags", LIMIT, async || {
+            let logs = cluster.client.logs(task).await;
+            let line = logs.first()?["line"].as_str()?.to_owned();
+            serde_json::from_str(&line).ok()
+        })
+        .await;
+    assert_eq!(said["TaskTags"], json!({"team": "shop"}), "{said:#}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -52,6 +52,8 @@ pub fn task(number: u64, random: &mut Random) -> TaskSpec {
         runtime: String::new(),
         ephemeral_storage_bytes: 0,
         publish_ports: false,
+        launch_type: "EC2".into(),
+        tags: Default::default(),
     }
 }
 

@@ -108,7 +108,16 @@ pub struct TaskSpec {
     /// In awsvpc: its ports are the host's too, and lead to it from there.
     #[serde(default)]
     pub publish_ports: bool,
+    /// As the API had it when the task was made: `EC2`, `EXTERNAL`, `FARGATE`. Empty in what an older agent stored.
+    #[serde(default)]
+    pub launch_type: String,
+    /// Likewise; at most [`TAGS_MAX`].
+    #[serde(default)]
+    pub tags: BTreeMap<String, String>,
 }
+
+/// ECS allows 50 tags of a resource.
+pub const TAGS_MAX: usize = 50;
 
 /// ECS allows ten containers in a task definition.
 pub const CONTAINERS_PER_TASK_MAX: usize = 10;

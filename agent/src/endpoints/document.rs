@@ -64,6 +64,9 @@ pub(super) fn task(task: &Task, task_cidr: &str) -> Value {
     if !limits.is_empty() {
         document.insert("Limits".into(), limits.into());
     }
+    if !spec.launch_type.is_empty() {
+        document.insert("LaunchType".into(), json!(spec.launch_type));
+    }
     for (name, at) in [
         ("PullStartedAt", times.pull_started),
         ("PullStoppedAt", times.pull_stopped),
@@ -76,15 +79,10 @@ pub(super) fn task(task: &Task, task_cidr: &str) -> Value {
     document.into()
 }
 
-/// Tags are the control plane's, and do not come to the node: said as ECS says that it could not get them.
+/// With the tags that it had when it was made: the node is told of no later ones. Those of the node stay with the control plane.
 pub(super) fn task_with_tags(of: &Task, task_cidr: &str) -> Value {
     let mut document = task(of, task_cidr);
-    document["Errors"] = json!([{
-        "ErrorField": "TaskTags",
-        "ErrorCode": "NotAvailable",
-        "ErrorMessage": "the node does not know the task's tags",
-        "ResourceARN": of.spec.arn,
-    }]);
+    document["TaskTags"] = json!(of.spec.tags);
     document
 }
 

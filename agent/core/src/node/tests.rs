@@ -110,6 +110,8 @@ fn task(n: u64, cpu_units: u32, containers: Vec<ContainerSpec>) -> TaskSpec {
         lan: None,
         ephemeral_storage_bytes: 0,
         publish_ports: false,
+        launch_type: "EC2".into(),
+        tags: Default::default(),
     }
 }
 

@@ -82,6 +82,8 @@ fn task(containers: Vec<ContainerSpec>) -> TaskSpec {
         lan: None,
         ephemeral_storage_bytes: 0,
         publish_ports: false,
+        launch_type: "EC2".into(),
+        tags: Default::default(),
         volumes: kinds
             .map(|(name, kind)| Volume {
                 name: name.into(),

@@ -47,6 +47,9 @@ pub struct Run<'a> {
     pub restart_after_reboot: bool,
     /// Its ports are the host's too, in awsvpc.
     pub publish_ports: bool,
+    /// For its metadata.
+    pub launch_type: &'a str,
+    pub tags: &'a BTreeMap<String, String>,
     /// The runtime its tag names.
     pub runtime: Option<&'a str>,
     /// Of which its address is; none: it is of the node's own range.
@@ -97,6 +100,9 @@ pub struct ResolvedTask {
     pub restart_after_reboot: bool,
     /// Its ports are the host's too, in awsvpc.
     pub publish_ports: bool,
+    /// For its metadata.
+    pub launch_type: String,
+    pub tags: BTreeMap<String, String>,
     /// Empty: the node's own choice.
     pub runtime: String,
     /// Empty: its address is of the node's own range, if it has one.
@@ -199,6 +205,8 @@ pub fn resolve(definition: &Definition, run: &Run<'_>) -> Result<ResolvedTask, R
             .collect::<Result<_, _>>()?,
         required_features,
         restart_after_reboot: run.restart_after_reboot,
+        launch_type: run.launch_type.to_owned(),
+        tags: run.tags.clone(),
         publish_ports: run.publish_ports,
         runtime: run.runtime.unwrap_or_default().to_string(),
         subnet: run.subnet.unwrap_or_default().to_string(),

@@ -1,6 +1,7 @@
 use super::*;
 use crate::definition::{StoredFile, register};
 use serde_json::{Value, json};
+use std::sync::LazyLock;
 
 const TASK: &str = "00000000000000000000000000000001";
 const DIGEST: &str = "sha256:0000000000000000000000000000000000000000000000000000000000000001";
@@ -82,6 +83,8 @@ fn ids(n: usize) -> Vec<String> {
 }
 
 static NO_FILES: StoredFiles = StoredFiles::new();
+static TAGS: LazyLock<BTreeMap<String, String>> =
+    LazyLock::new(|| BTreeMap::from([("k".into(), "v".into())]));
 
 fn stored() -> StoredFiles {
     let file = StoredFile::from_arn("arn:aws-cn:s3:::config/web.env").unwrap();
@@ -100,6 +103,8 @@ fn run<'a>(container_ids: &'a [String], digests: &'a BTreeMap<String, String>) -
         gpus: &[],
         restart_after_reboot: true,
         publish_ports: false,
+        launch_type: "EC2",
+        tags: &TAGS,
         runtime: Some("crun"),
         subnet: None,
         lan: None,
@@ -241,6 +246,7 @@ fn a_task_is_resolved_field_for_field() {
     });
     assert_eq!(task.volumes, expected);
     assert!(task.restart_after_reboot);
+    assert_eq!((task.launch_type.as_str(), task.tags.len()), ("EC2", 1));
     assert_eq!(task.runtime, "crun");
     assert_eq!(
         task.containers[1],
@@ -559,7 +565,7 @@ fn every_feature_is_needed_by_some_definition() {
     let needed: Vec<&str> = [start, awsvpc, host, shared, full()]
         .iter()
         .flat_map(required_features)
-        .chain([IMAGE_DIGEST, NET_SUBNETS, RESTART_AFTER_REBOOT, PUBLISHED_PORTS])
+        .chain([IMAGE_DIGEST, NET_LAN, NET_SUBNETS, RESTART_AFTER_REBOOT, PUBLISHED_PORTS])
         .collect();
     for feature in FEATURES {
         assert!(needed.contains(feature), "{feature}");

@@ -35,6 +35,8 @@ pub(super) fn message(task: ResolvedTask) -> wire::TaskSpec {
         required_features: task.required_features.into_iter().map(Cow::into_owned).collect(),
         restart_after_reboot: task.restart_after_reboot,
         publish_ports: task.publish_ports,
+        launch_type: task.launch_type,
+        tags: task.tags.into_iter().collect(),
         runtime: task.runtime,
         ephemeral_storage_bytes: task.ephemeral_storage_bytes,
         stop_reason: String::new(),
