@@ -49,6 +49,8 @@ struct Heard {
 pub struct Node {
     heard: Arc<Heard>,
     agent: Child,
+    /// The command that removes what an agent of this configuration has on the host.
+    purge: Command,
     server: tokio::task::JoinHandle<()>,
     revision: u64,
     wanted: BTreeMap<String, wire::TaskSpec>,
@@ -92,9 +94,12 @@ impl Node {
             .kill_on_drop(true)
             .spawn()
             .with_context(|| format!("start {}: build it first", bin_dir.join("berth-agent").display()))?;
+        let mut purge = Command::new(bin_dir.join("berth-agent"));
+        purge.args(["purge", "--yes", "--config", &config.display().to_string()]);
         let node = Self {
             heard,
             agent,
+            purge,
             server,
             revision: 1,
             wanted: BTreeMap::new(),
@@ -218,6 +223,11 @@ impl Node {
             .context("the agent did not end")??;
         ensure!(ended.success(), "the agent ended with {ended}");
         self.server.abort();
+        let purged = tokio::time::timeout(LIMIT, self.purge.output())
+            .await
+            .context("the purge did not end")??;
+        let said = String::from_utf8_lossy(&purged.stderr);
+        ensure!(purged.status.success(), "the purge left something: {said}");
         Ok(())
     }
 }

@@ -565,7 +565,13 @@ fn every_feature_is_needed_by_some_definition() {
     let needed: Vec<&str> = [start, awsvpc, host, shared, full()]
         .iter()
         .flat_map(required_features)
-        .chain([IMAGE_DIGEST, NET_LAN, NET_SUBNETS, RESTART_AFTER_REBOOT, PUBLISHED_PORTS])
+        .chain([
+            IMAGE_DIGEST,
+            NET_LAN,
+            NET_SUBNETS,
+            RESTART_AFTER_REBOOT,
+            PUBLISHED_PORTS,
+        ])
         .collect();
     for feature in FEATURES {
         assert!(needed.contains(feature), "{feature}");
