@@ -14,9 +14,9 @@ use serde_json::{Value, json};
 use crate::between_nodes::{CONNECT, NO_WAY, seen_at, within};
 
 /// This machine, which is a host of the nodes' network too.
-const HERE: &str = "/proc/self/ns/net";
+pub(crate) const HERE: &str = "/proc/self/ns/net";
 /// As which a node reaches its own tasks there.
-const NODE: Ipv4Addr = Ipv4Addr::new(169, 254, 170, 2);
+pub(crate) const NODE: Ipv4Addr = Ipv4Addr::new(169, 254, 170, 2);
 
 /// A host of the network that knows no better than to send to a node what is for tasks.
 struct Stranger {
@@ -61,7 +61,7 @@ impl Drop for Stranger {
     }
 }
 
-fn ip(arguments: &str) -> String {
+pub(crate) fn ip(arguments: &str) -> String {
     let output = Command::new("ip")
         .args(arguments.split_whitespace())
         .output()
@@ -75,7 +75,7 @@ fn ip_inside(task: &Task, arguments: &str) -> String {
     within(&task.netns, || ip(arguments))
 }
 
-fn reaches(from: &Path, task: &Task, as_whom: Ipv4Addr) {
+pub(crate) fn reaches(from: &Path, task: &Task, as_whom: Ipv4Addr) {
     let seen = seen_at(from, &task.netns, task.address, CONNECT);
     assert_eq!(seen, Some(IpAddr::V4(as_whom)), "{from:?} to {task:?}");
 }

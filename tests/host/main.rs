@@ -31,4 +31,5 @@ mod security;
 mod service;
 mod survival;
 mod versions;
+mod vlan;
 mod volumes;

@@ -109,6 +109,7 @@ impl NetworkError {
             | Self::AddressOutside { .. }
             | Self::NamespaceGone { .. }
             | Self::LanKind
+            | Self::VlanTaken { .. }
             | Self::PortsTaken { .. }
             | Self::LinkTaken { .. } => Retry::Never,
             Self::Directory { .. }
@@ -124,7 +125,6 @@ impl NetworkError {
             | Self::SocketClosed { .. }
             | Self::Netlink { .. }
             | Self::NoUplink { .. }
-            | Self::VlanTaken { .. }
             | Self::LinkVanished { .. }
             | Self::LinkDown { .. }
             | Self::AddressInUse { .. }
