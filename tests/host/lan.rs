@@ -192,12 +192,26 @@ async fn a_task_is_a_host_of_its_nodes_network_and_reached_by_all_there() {
     assert_eq!(way, None, "out through the node");
     drop(stranger);
 
+    // An address that somebody took is named, and the next task gets another.
+    let taken = Ipv4Addr::from(u32::from(two.address) + 1);
+    ip(&format!("addr add {taken}/32 dev {}", fleet.bridge()));
+    let answer = fleet.try_run(node, &lan).await;
+    let unlucky = answer["tasks"][0]["taskArn"].as_str().unwrap();
+    let stopped = fleet.wait_status(node, unlucky, "STOPPED").await;
+    let reason = stopped["stoppedReason"].as_str().unwrap();
+    assert!(
+        reason.contains(&format!("a host of the network has {taken} already: ")),
+        "{reason}"
+    );
+    let three = fleet.run(node, &lan).await;
+    assert_ne!(three.address, taken);
+
     let answer = fleet.try_publish(node, &lan).await;
     assert!(
         answer.contains("is itself a host of") && answer.contains("macvlan"),
         "{answer}"
     );
-    for task in [&one, &two, &sibling] {
+    for task in [&one, &two, &three, &sibling] {
         fleet.stop(node, task).await;
     }
     assert_eq!(fleet.nodes[node].ip("-br link"), before);
@@ -234,12 +248,18 @@ async fn a_host_of_the_network_stays_one_over_a_crash_of_the_agent_and_loses_its
     let has_no_default = ip_inside(&lost, "route show default");
     assert_eq!(has_no_default, "");
     fleet.nodes[node].kill_agent();
+    fleet.wait_connected(node, false).await;
     reaches(Path::new(HERE), &kept, fleet.address());
     fleet.nodes[node].start_agent();
     fleet.wait_connected(node, true).await;
     reaches(Path::new(HERE), &kept, fleet.address());
     reaches(&fleet.nodes[node].netns(), &kept, NODE);
-    assert_eq!(ask(&kept.netns, &metadata_uri(&kept), &[]).0, "200");
+    let uri = metadata_uri(&kept);
+    fleet
+        .until("the task's metadata", async || {
+            (ask(&kept.netns, &uri, &[]).0 == "200").then_some(())
+        })
+        .await;
 
     // The uplink goes, and the task's link with it; it comes back with it.
     fleet.nodes[node].ip("link del lan0");

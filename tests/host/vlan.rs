@@ -37,6 +37,7 @@ async fn tasks_of_a_vlan_share_one_link_of_the_node_which_goes_with_the_last() {
     reaches(&fleet.nodes[node].netns(), &two, NODE);
 
     fleet.nodes[node].kill_agent();
+    fleet.wait_connected(node, false).await;
     fleet.nodes[node].start_agent();
     fleet.wait_connected(node, true).await;
     fleet.stop(node, &one).await;

@@ -73,6 +73,8 @@ pub enum NetworkError {
     VlanTaken { uplink: String, id: u16 },
     #[error("this agent makes no task a host of a network by an interface")]
     LanKind,
+    #[error("a host of the network has {address} already: {holder}")]
+    AddressTaken { address: Ipv4Addr, holder: String },
     #[error("address {address} is not in {range}")]
     AddressOutside { address: Ipv4Addr, range: Ipv4Net },
     #[error("address {address} is already routed to another link than {link}")]
@@ -109,6 +111,7 @@ impl NetworkError {
             | Self::AddressOutside { .. }
             | Self::NamespaceGone { .. }
             | Self::LanKind
+            | Self::AddressTaken { .. }
             | Self::VlanTaken { .. }
             | Self::PortsTaken { .. }
             | Self::LinkTaken { .. } => Retry::Never,

@@ -4,10 +4,15 @@
 //!
 //! The link is made in the namespace with one message: there is no moment at which it is in the host's.
 
-use std::{net::Ipv4Addr, path::Path};
+use std::{
+    net::Ipv4Addr,
+    path::Path,
+    time::{Duration, Instant},
+};
 
 use berth_agent_core::lan::{Lan, LanLink};
 use ipnet::Ipv4Net;
+use tokio::time::sleep;
 
 use super::{
     Attached, Network,
@@ -18,7 +23,7 @@ use super::{
     repair::Attachment,
     routes::Route,
     threads::block_on,
-    veth::{GATEWAY, TASK_LINK, Wiring},
+    veth::{GATEWAY, TASK_LINK, Wiring, carries},
     vlan,
 };
 use crate::{dns, endpoints::ADDRESS, telemetry::NetworkUsage};
@@ -27,6 +32,10 @@ use crate::{dns, endpoints::ADDRESS, telemetry::NetworkUsage};
 pub(super) const ENDPOINTS_LINK: &str = "berth0";
 /// Where clouds answer for the instance that asks, on every network of it.
 const INSTANCE_METADATA: Ipv4Addr = Ipv4Addr::new(169, 254, 169, 254);
+
+/// For a host of the network to say that an address is its own: mostly within a millisecond.
+const ANSWER_DEADLINE: Duration = Duration::from_millis(200);
+const ANSWER_POLL: Duration = Duration::from_millis(5);
 
 /// A task's link to the network outside.
 pub(super) struct LanEnd {
@@ -106,8 +115,14 @@ pub(super) async fn set_up(
     (end, endpoints): (&Link, &Link),
 ) -> Result<(), NetworkError> {
     inside.configure(end, None, false, wiring.ipv6).await?;
-    inside.announce(end).await?;
-    // First the address: what is announced when the link comes up are the addresses that it has.
+    if !end.up {
+        inside.announce(end).await?;
+        inside.up(end).await?;
+        carries(inside, end).await?;
+        refuse_taken(inside, end, wiring.address).await?;
+        // Up with its address: what is announced then are the addresses that it has.
+        inside.down(end).await?;
+    }
     let prefix_len = lan.network.prefix_len();
     inside.add_lan_address(end, wiring.address, prefix_len).await?;
     inside.up(end).await?;
@@ -121,6 +136,23 @@ pub(super) async fn set_up(
         inside
             .add_route_from(endpoints, address, GATEWAY, wiring.address)
             .await?;
+    }
+    Ok(())
+}
+
+/// Asks the network whether a host of it has the address: without an address of its own, as RFC 5227 has it, but with less
+/// patience.
+async fn refuse_taken(inside: &Netlink, end: &Link, address: Ipv4Addr) -> Result<(), NetworkError> {
+    inside.ask_for(end, address).await?;
+    let begun = Instant::now();
+    while begun.elapsed() < ANSWER_DEADLINE {
+        if let Some(holder) = inside.answer_for(end, address).await? {
+            return Err(NetworkError::AddressTaken {
+                address,
+                holder: names::format_mac(holder),
+            });
+        }
+        sleep(ANSWER_POLL).await;
     }
     Ok(())
 }

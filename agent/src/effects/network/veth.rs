@@ -245,7 +245,7 @@ impl Wiring {
 }
 
 /// Waits until packets are not dropped any more.
-async fn carries(netlink: &Netlink, link: &Link) -> Result<(), NetworkError> {
+pub(super) async fn carries(netlink: &Netlink, link: &Link) -> Result<(), NetworkError> {
     let start = Instant::now();
     while !netlink.carries(link).await? {
         if start.elapsed() > CARRIER_DEADLINE {

@@ -5,8 +5,11 @@ use std::{
     os::fd::AsRawFd,
 };
 
+use futures_util::TryStreamExt;
 use netlink_packet_route::{
+    AddressFamily,
     link::{AfSpecInet, AfSpecUnspec, InetDevConf, LinkAttribute, MacVlanMode},
+    neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourState},
     route::RouteType,
 };
 use rtnetlink::{LinkMacVlan, LinkUnspec, LinkVlan, RouteMessageBuilder};
@@ -57,6 +60,48 @@ impl Netlink {
             .append_extra_attribute(LinkAttribute::AfSpecUnspec(vec![inet]));
         let request = self.handle.link().change(message.build());
         request.execute().await.map_err(failed("configure", &link.name))
+    }
+
+    pub(in super::super) async fn down(&self, link: &Link) -> Result<(), NetworkError> {
+        let message = LinkUnspec::new_with_index(link.index).down().build();
+        let request = self.handle.link().change(message);
+        request.execute().await.map_err(failed("set down", &link.name))
+    }
+
+    /// Has the kernel ask who has an address, as if there were something to send there.
+    pub(in super::super) async fn ask_for(&self, link: &Link, address: Ipv4Addr) -> Result<(), NetworkError> {
+        let request = self.handle.neighbours().add(link.index, IpAddr::V4(address));
+        let request = request.state(NeighbourState::None).flags(NeighbourFlags::Use);
+        let result = request.replace().execute().await;
+        result.map_err(failed("ask for an address on", &link.name))
+    }
+
+    /// Who answered.
+    pub(in super::super) async fn answer_for(
+        &self,
+        link: &Link,
+        address: Ipv4Addr,
+    ) -> Result<Option<Mac>, NetworkError> {
+        let request = self.handle.neighbours().get();
+        let mut stream = request.set_address_family(AddressFamily::Inet).execute();
+        let wanted = NeighbourAttribute::Destination(NeighbourAddress::Inet(address));
+        let mut found = None;
+        while let Some(message) = stream
+            .try_next()
+            .await
+            .map_err(failed("list neighbours on", &link.name))?
+        {
+            let asked = message.header.ifindex == link.index && message.attributes.contains(&wanted);
+            let answered = message.header.state == NeighbourState::Reachable;
+            let holder = message.attributes.iter().find_map(|attribute| match attribute {
+                NeighbourAttribute::LinkLayerAddress(mac) => mac.as_slice().try_into().ok(),
+                _ => None,
+            });
+            if asked && answered {
+                found = holder;
+            }
+        }
+        Ok(found)
     }
 
     /// Makes the link a host of a network.
