@@ -265,8 +265,8 @@ async fn an_intent_that_nobody_waits_for_any_more_is_concluded() {
     let audit = Audit::open(&dir.path().join(AUDIT_FILE)).unwrap();
     for _ in 0..100 {
         let mut intend = Box::pin(audit.intend(event("RunTask")));
-        // Asked, and not waited for.
-        assert!(futures_util::poll!(&mut intend).is_pending());
+        // Asked, and not waited for: it was not written yet, or on a busy machine it was, and is dropped as it is.
+        let _ = futures_util::poll!(&mut intend);
     }
     // The thread gives the last one back, and it is told in turn that nobody took it.
     while operations(&audit).await.len() < 100 {
