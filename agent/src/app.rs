@@ -112,10 +112,11 @@ impl Agent {
         let (inputs, received) = mpsc::channel(INPUTS_MAX);
         let stop = CancellationToken::new();
         let mut parts = JoinSet::new();
+        let task_range = config.task_range()?;
         let given = loaded
             .node
             .as_ref()
-            .map_or_else(Given::default, |node| Given::of(node, config.task_cidr));
+            .map_or_else(Given::default, |node| Given::of(node, task_range));
         // What a boot took away leads nowhere, until it is made again.
         let same_boot = loaded.boot_id.as_ref() == Some(&life);
         let tasks = loaded.tasks.iter().filter(|_| same_boot);
@@ -257,7 +258,7 @@ impl Agent {
         let sources = endpoints::Sources {
             inputs: inputs.downgrade(),
             sampler: Arc::clone(&host.sampler),
-            task_cidr: config.task_cidr,
+            task_cidr: task_range,
             network: network_wanted,
         };
         let served = host.endpoints.serve(listening.endpoints, sources, &stop);

@@ -12,8 +12,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use berth_agent_core::ids::NodeId;
-use ipnet::Ipv4Net;
+use berth_agent_core::{addresses::Range, ids::NodeId};
+use ipnet::{Ipv4Net, Ipv6Net};
 use serde::{Deserialize, Serialize};
 
 pub use gpus::Gpus;
@@ -66,6 +66,9 @@ pub struct Config {
     /// Where addresses of tasks that are in no subnet come from.
     #[serde(default = "default_task_cidr")]
     pub task_cidr: Ipv4Net,
+    /// Below it, their IPv6 addresses: a prefix of at most 96 bits, of which the IPv4 address is the last 32. None: they have
+    /// none.
+    pub task_cidr_v6: Option<Ipv6Net>,
     /// Where ports of the host are chosen from for bridge mode, `FIRST-LAST`; by default the kernel's range of ports that
     /// programs do not choose either (`net.ipv4.ip_local_port_range`).
     pub dynamic_ports: Option<String>,
@@ -201,6 +204,21 @@ impl Config {
         crate::settings::load(path, &[]).map(|loaded| loaded.value)
     }
 
+    /// Where addresses of tasks that are in no subnet come from.
+    ///
+    /// # Errors
+    /// When they cannot have IPv6 addresses of `task_cidr_v6`.
+    pub fn task_range(&self) -> Result<Range, ConfigError> {
+        Range::below(self.task_cidr, self.task_cidr_v6).map_err(|error| ConfigError::Value {
+            key: "task_cidr_v6",
+            value: self
+                .task_cidr_v6
+                .map(|prefix| prefix.to_string())
+                .unwrap_or_default(),
+            problem: error.to_string(),
+        })
+    }
+
     /// Refuses values that would fail later, or quietly do something else.
     pub fn check(&self) -> Result<(), ConfigError> {
         let bad = |key, value: &dyn std::fmt::Display, problem: &str| {
@@ -232,6 +250,7 @@ impl Config {
                 "link-local addresses are taken for the tasks' endpoints",
             );
         }
+        self.task_range()?;
         for (key, path) in [
             ("state_dir", &self.state_dir),
             ("run_dir", &self.run_dir),
@@ -474,6 +493,12 @@ mod tests {
         assert!(refused(|c| c.control_plane = "http://x".into()).contains("control_plane"));
         assert!(refused(|c| c.task_cidr = "10.0.0.0/30".parse().unwrap()).contains("task_cidr"));
         assert!(refused(|c| c.task_cidr = "169.254.0.0/20".parse().unwrap()).contains("task_cidr"));
+        let told = refused(|c| c.task_cidr_v6 = "fd00::/97".parse().ok());
+        assert!(
+            told.contains("task_cidr_v6") && told.contains("at most a /96"),
+            "{told}"
+        );
+        assert!(refused(|c| c.task_cidr_v6 = "fe80::/64".parse().ok()).contains("fe80::/10"));
         assert!(refused(|c| c.state_dir = "state".into()).contains("state_dir"));
         assert!(refused(|c| c.cgroup_parent = Some("berth".into())).contains("cgroup_parent"));
         assert!(refused(|c| c.cgroup_parent = Some("/a.service".into())).contains("cgroup_parent"));

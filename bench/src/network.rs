@@ -190,7 +190,7 @@ impl Host {
             let network = runtime.block_on(Network::start(NetworkConfig {
                 instance: INSTANCE.to_owned(),
                 run_dir: dir.path().join("run"),
-                task_cidr: ipnet::Ipv4Net::new(Ipv4Addr::new(10, 77, 0, 0), 16)?,
+                task_cidr: ipnet::Ipv4Net::new(Ipv4Addr::new(10, 77, 0, 0), 16)?.into(),
                 kept: Vec::new(),
                 endpoint_port: ENDPOINT_PORT,
                 mtu: None,

@@ -257,6 +257,9 @@ pub struct SubnetCreateArgs {
     /// The range, IPv4: 10.64.0.0/16
     #[arg(long, value_name = "RANGE")]
     pub cidr: String,
+    /// Below it, tasks have IPv6 addresses too: fd12:3456:789a:1::/64
+    #[arg(long, value_name = "RANGE")]
+    pub ipv6_cidr_block: Option<String>,
     /// Size of a node's part, as a prefix length; a /24, or what leaves room for 16 nodes
     #[arg(long, value_name = "BITS")]
     pub node_prefix: Option<u8>,

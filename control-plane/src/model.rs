@@ -36,9 +36,13 @@
 pub mod attribute;
 pub mod keys;
 
-use std::{collections::BTreeMap, fmt, net::IpAddr};
+use std::{
+    collections::BTreeMap,
+    fmt,
+    net::{IpAddr, Ipv6Addr},
+};
 
-use berth_control_plane_core::subnets::{Blocks, Ipv4Net, KINDS, Lan, Shape, overlap};
+use berth_control_plane_core::subnets::{Blocks, Ipv4Net, Ipv6Net, KINDS, Lan, Shape, ipv6, overlap};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -113,6 +117,9 @@ pub struct Node {
     /// Where other nodes reach its tasks, as it says. None: they do not.
     #[serde(default)]
     pub node_address: Option<IpAddr>,
+    /// Likewise their IPv6 addresses.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node_ipv6_address: Option<Ipv6Addr>,
     pub reserved_tcp_ports: Vec<u16>,
     pub reserved_udp_ports: Vec<u16>,
     /// Ids of its GPUs.
@@ -193,6 +200,8 @@ pub struct Task {
     /// Rises with every change that clients can see; ECS's `version`.
     pub version: u64,
     pub ipv4_address: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ipv6_address: Option<String>,
     pub mac_address: Option<String>,
     pub stop_code: Option<String>,
     pub stopped_reason: Option<String>,
@@ -323,6 +332,8 @@ impl Task {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TaskName {
     pub ipv4_address: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ipv6_address: Option<String>,
 }
 
 /// A range of which nodes of one cluster have parts.
@@ -337,6 +348,9 @@ pub struct Subnet {
     pub range: Ipv4Net,
     /// Of a node's part.
     pub node_prefix_len: u8,
+    /// Below which tasks have IPv6 addresses too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ipv6_prefix: Option<Ipv6Net>,
     /// It is being deleted: no task is placed in it any more.
     #[serde(default)]
     pub deleting: bool,
@@ -392,9 +406,17 @@ pub struct SubnetClaim {
     /// The network that it is a range of: no routed subnet may overlap that, but other ranges of it may be other subnets'.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lan: Option<Ipv4Net>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ipv6_prefix: Option<Ipv6Net>,
 }
 
 impl SubnetClaim {
+    /// Likewise of their IPv6 prefixes.
+    pub fn overlap_ipv6(&self, other: &Self) -> Option<(Ipv6Net, Ipv6Net)> {
+        let both = self.ipv6_prefix.zip(other.ipv6_prefix);
+        both.filter(|(mine, theirs)| ipv6::overlap(*mine, *theirs))
+    }
+
     /// What of the two cannot be both subnets'.
     pub fn overlap(&self, other: &Self) -> Option<(Ipv4Net, Ipv4Net)> {
         let (mine, theirs) = match (self.lan, other.lan) {

@@ -1,11 +1,14 @@
 //! Owns which node has which part of the subnets of its cluster, as far as the store has it: gives and takes under
 //! compare. Who may have what is the core's; nodes hear of it by their links.
 
-use std::{net::IpAddr, time::Duration};
+use std::{
+    net::{IpAddr, Ipv6Addr},
+    time::Duration,
+};
 
 use berth_control_plane_core::{
     subnets::{Candidate, Lan, LanLink},
-    task::{NET_LAN, NET_SUBNETS},
+    task::{NET_IPV6, NET_LAN, NET_SUBNETS},
 };
 use berth_proto::node::v1 as wire;
 
@@ -53,10 +56,10 @@ pub(crate) async fn settle(store: &dyn Store, cluster: &str, now: Millis) -> Res
         return Ok(());
     }
     for subnet in subnets {
-        let feature = if subnet.value.lan().is_some() {
-            NET_LAN
-        } else {
-            NET_SUBNETS
+        let feature = match &subnet.value {
+            subnet if subnet.lan().is_some() => NET_LAN,
+            subnet if subnet.ipv6_prefix.is_some() => NET_IPV6,
+            _ => NET_SUBNETS,
         };
         let nodes = nodes(store, cluster, feature, now).await?;
         change(store, subnet, |subnet| {
@@ -122,6 +125,14 @@ pub(crate) fn node_address(said: &str) -> Option<IpAddr> {
     (!odd && !v4.is_link_local()).then_some(address)
 }
 
+/// Likewise an IPv6 address.
+pub(crate) fn node_ipv6_address(said: &str) -> Option<Ipv6Addr> {
+    let address: Ipv6Addr = said.parse().ok()?;
+    let odd = address.is_loopback() || address.is_unspecified() || address.is_multicast();
+    let of_link = address.is_unicast_link_local() || address.to_ipv4_mapped().is_some();
+    (!odd && !of_link).then_some(address)
+}
+
 /// Nodes of a cluster, as blocks are dealt out.
 struct Nodes {
     /// In the order in which they came.
@@ -144,6 +155,7 @@ async fn nodes(store: &dyn Store, cluster: &str, wanted: &str, now: Millis) -> R
                 nodes.wanting.push(Candidate {
                     node: node.id,
                     via: node.node_address,
+                    via_ipv6: node.node_ipv6_address,
                 });
             } else {
                 nodes.keeping.push(node.id);
@@ -196,6 +208,18 @@ mod tests {
     #[test]
     fn a_nodes_address_is_one_that_others_reach() {
         assert!(node_address("192.0.2.7").is_some());
+        assert!(node_ipv6_address("fd00::7").is_some());
+        for bad in [
+            "",
+            "192.0.2.7",
+            "::1",
+            "::",
+            "fe80::7",
+            "ff02::1",
+            "::ffff:192.0.2.7",
+        ] {
+            assert!(node_ipv6_address(bad).is_none(), "{bad}");
+        }
         for bad in [
             "",
             "127.0.0.1",

@@ -34,7 +34,13 @@ pub(crate) fn within<T: Send>(netns: &Path, work: impl FnOnce() -> T + Send) -> 
 }
 
 /// Connects from one namespace to an address of another; whom the other saw. None: it was not reached.
-pub(crate) fn seen_at(from: &Path, at: &Path, address: Ipv4Addr, patience: Duration) -> Option<IpAddr> {
+pub(crate) fn seen_at(
+    from: &Path,
+    at: &Path,
+    address: impl Into<IpAddr>,
+    patience: Duration,
+) -> Option<IpAddr> {
+    let address = address.into();
     let listener = within(at, || TcpListener::bind((address, PORT))).unwrap();
     let to = SocketAddr::from((address, PORT));
     let connected = within(from, || TcpStream::connect_timeout(&to, patience));
@@ -235,5 +241,73 @@ async fn a_range_that_the_host_routes_elsewhere_is_not_used_and_told() {
     meet(&second, &task);
     for task in [&task, &second] {
         fleet.stop(node, task).await;
+    }
+}
+
+async fn ipv6_routes(fleet: &Fleet, node: usize, wanted: &[String]) {
+    fleet
+        .until(&format!("node {node} to have {wanted:?}"), async || {
+            let mut ranges = fleet.nodes[node].ipv6_ranges();
+            ranges.sort();
+            (ranges == wanted).then_some(())
+        })
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tasks_of_a_subnet_with_ipv6_meet_by_that_too() {
+    let mut fleet = Fleet::start().await;
+    for n in [1, 2] {
+        let config = format!("{ROUTES}node_address_v6 = \"fd00:be93::{n}\"\n");
+        let address = format!("addr add fd00:be93::{n}/64 dev up0 nodad");
+        fleet.add("default", &config, &[&address]).await;
+    }
+    // One without an address of its own gets a part, and is not routed to.
+    fleet.add("default", ROUTES, &[]).await;
+    let subnet = fleet
+        .dual_subnet("front", "10.200.0.0/22", "fd00:be64::/64")
+        .await;
+    let mut parts = Vec::new();
+    for node in 0..3 {
+        let part = fleet
+            .until("a part of the subnet", async || {
+                let part = fleet.part(node, &subnet).await;
+                part["ipv6CidrBlock"].as_str().map(str::to_owned)
+            })
+            .await;
+        parts.push(part);
+    }
+    let via = |node: usize| format!("{} via fd00:be93::{}", parts[node], node + 1);
+    ipv6_routes(&fleet, 0, &[via(1), own(&parts[0])]).await;
+    ipv6_routes(&fleet, 1, &[via(0), own(&parts[1])]).await;
+    ipv6_routes(&fleet, 2, &[own(&parts[2])]).await;
+    let (one, two) = (fleet.run(0, &subnet).await, fleet.run(1, &subnet).await);
+    for (from, to) in [(&one, &two), (&two, &one)] {
+        let seen = seen_at(&from.netns, &to.netns, to.ipv6.unwrap(), CONNECT);
+        assert_eq!(seen, Some(from.ipv6.unwrap().into()), "{from:?} to {to:?}");
+        let name = format!("{}.default.berth.", to.arn.rsplit('/').next().unwrap());
+        let expected = (ResponseCode::NoError, vec![to.ipv6.unwrap().into()]);
+        fleet
+            .until(&format!("{name} to be {expected:?}"), async || {
+                let answer = within(&from.netns, || result(&ask_from_here(&name, RecordType::AAAA)));
+                (answer == expected).then_some(())
+            })
+            .await;
+    }
+    meet(&one, &two);
+
+    // The agent's next run leaves it as it is.
+    fleet.nodes[0].kill_agent();
+    fleet.nodes[0].start_agent();
+    fleet.wait_connected(0, true).await;
+    let seen = seen_at(&two.netns, &one.netns, one.ipv6.unwrap(), CONNECT);
+    assert_eq!(seen, Some(two.ipv6.unwrap().into()));
+    for (node, task) in [(0, &one), (1, &two)] {
+        fleet.stop(node, task).await;
+    }
+    let body = json!({ "subnet": subnet });
+    fleet.client.berth("DeleteSubnet", body).await;
+    for node in 0..3 {
+        ipv6_routes(&fleet, node, &[]).await;
     }
 }

@@ -307,6 +307,7 @@ async fn names_are_known_while_the_control_plane_is_away_also_to_the_next_agent(
     let (id, elsewhere) = ("f".repeat(32), "10.250.0.9");
     let record = TaskName {
         ipv4_address: Some(elsewhere.into()),
+        ipv6_address: None,
     };
     let store = cluster.store();
     let change = async |operation| {

@@ -4,13 +4,13 @@ use std::{
     collections::BTreeMap,
     fs::File,
     io::{Read, Write},
-    net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
     os::fd::AsFd,
     process::{Child, Command},
     time::Duration,
 };
 
-use berth_tests::cluster::{Cluster, container};
+use berth_tests::cluster::{Cluster, Options, container};
 use nix::sched::{CloneFlags, setns};
 use serde_json::{Value, json};
 
@@ -19,6 +19,10 @@ use crate::fields::look;
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Of the link to the outside, and its other end.
 const OUTSIDE: [Ipv4Addr; 2] = [Ipv4Addr::new(198, 51, 100, 1), Ipv4Addr::new(198, 51, 100, 2)];
+const OUTSIDE_IPV6: [Ipv6Addr; 2] = [
+    Ipv6Addr::new(0xfd00, 0xbe47, 99, 0, 0, 0, 0, 1),
+    Ipv6Addr::new(0xfd00, 0xbe47, 99, 0, 0, 0, 0, 2),
+];
 const LINK: &str = "bporttest0";
 /// What every container listens on, by TCP and UDP; in host mode it is the host's.
 const PORT: u16 = 80;
@@ -43,7 +47,8 @@ fn within<T: Send>(pid: Option<i32>, call: impl FnOnce() -> T + Send) -> T {
 /// Tells everybody its name, by TCP and UDP, until the process ends.
 fn serve(pid: Option<i32>, port: u16, name: &'static str) {
     let (tcp, udp) = within(pid, || {
-        let address = (Ipv4Addr::UNSPECIFIED, port);
+        // Of both families.
+        let address = (Ipv6Addr::UNSPECIFIED, port);
         (
             TcpListener::bind(address).unwrap(),
             UdpSocket::bind(address).unwrap(),
@@ -70,7 +75,11 @@ fn ask_tcp(address: SocketAddr) -> std::io::Result<String> {
 }
 
 fn ask_udp(address: SocketAddr) -> std::io::Result<String> {
-    let client = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
+    let any: IpAddr = match address {
+        SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+    };
+    let client = UdpSocket::bind((any, 0))?;
     client.set_read_timeout(Some(PATIENCE))?;
     client.connect(address)?;
     client.send(b"who")?;
@@ -97,11 +106,14 @@ impl Outside {
             std::thread::sleep(Duration::from_millis(1));
         }
         let (pid, [here, there]) = (outside.pid(), OUTSIDE);
+        let [here_ipv6, there_ipv6] = OUTSIDE_IPV6;
         for command in [
             format!("ip link add {LINK} type veth peer name out0 netns {pid}"),
             format!("ip addr add {here}/30 dev {LINK}"),
+            format!("ip addr add {here_ipv6}/64 dev {LINK} nodad"),
             format!("ip link set {LINK} up"),
             format!("nsenter --net={theirs} ip addr add {there}/30 dev out0"),
+            format!("nsenter --net={theirs} ip addr add {there_ipv6}/64 dev out0 nodad"),
             format!("nsenter --net={theirs} ip link set out0 up"),
         ] {
             let mut words = command.split(' ');
@@ -147,7 +159,11 @@ fn bound(described: &Value, name: &str) -> BTreeMap<String, u16> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn ports_of_the_host_lead_to_tasks_of_every_mode_from_everywhere() {
-    let mut cluster = Cluster::alone().await;
+    let mut cluster = Cluster::alone_with(Options {
+        agent_config: "task_cidr_v6 = \"fd00:be47::/64\"\n".into(),
+        ..Options::default()
+    })
+    .await;
     let before = cluster.listing();
     let outside = Outside::new();
     // Two containers that listen on one port; another port range is the node's to choose as well.
@@ -235,20 +251,24 @@ async fn ports_of_the_host_lead_to_tasks_of_every_mode_from_everywhere() {
             } else {
                 of_awsvpc
             };
-            let [host, _] = OUTSIDE;
+            let (host, host_ipv6) = (IpAddr::V4(OUTSIDE[0]), IpAddr::V6(OUTSIDE_IPV6[0]));
             for (case, from, to) in [
+                ("from the host by its IPv6 address", None, host_ipv6),
+                ("from itself by IPv6", Some(*itself), host_ipv6),
+                ("from another task by IPv6", Some(sibling), host_ipv6),
+                ("from outside by IPv6", Some(outside.pid()), host_ipv6),
                 ("from the host by its address", None, host),
-                ("from the host by 127.0.0.1", None, Ipv4Addr::LOCALHOST),
+                ("from the host by 127.0.0.1", None, Ipv4Addr::LOCALHOST.into()),
                 ("from itself", Some(*itself), host),
                 ("from another task", Some(sibling), host),
                 ("from outside", Some(outside.pid()), host),
             ] {
                 for (protocol, port) in ports {
                     // Answers by UDP come from the address next to who asks, which need not be the one that was asked.
-                    if (*name, case, protocol.as_str()) == ("host", "from another task", "udp") {
+                    if *name == "host" && case.starts_with("from another task") && protocol == "udp" {
                         continue;
                     }
-                    let address = SocketAddr::new(IpAddr::V4(to), *port);
+                    let address = SocketAddr::new(to, *port);
                     let ask = if protocol == "tcp" { ask_tcp } else { ask_udp };
                     let said = within(from, || ask(address));
                     let said =
@@ -266,6 +286,25 @@ async fn ports_of_the_host_lead_to_tasks_of_every_mode_from_everywhere() {
     let port = json!({"ContainerPort": PORT, "HostPort": STATIC, "HostIp": "0.0.0.0", "Protocol": "tcp"});
     assert_eq!(own["Ports"][0], port);
     assert_eq!(own["Networks"][0]["IPv4Addresses"].as_array().unwrap().len(), 1);
+    let ipv6 = own["Networks"][0]["IPv6Addresses"][0].as_str().unwrap();
+    assert!(ipv6.starts_with("fd00:be47::"), "{ipv6}");
+
+    // An awsvpc task has it in its attachment, and in its file of hosts.
+    let shown = cluster.describe(&awsvpc).await;
+    let details = shown["attachments"][0]["details"].as_array().unwrap();
+    let detail = |name: &str| {
+        let found = details.iter().find(|detail| detail["name"] == name).unwrap();
+        found["value"].as_str().unwrap().to_owned()
+    };
+    let ipv4: Ipv4Addr = detail("privateIPv4Address").parse().unwrap();
+    let ipv6: Ipv6Addr = detail("ipv6Address").parse().unwrap();
+    let prefix: Ipv6Addr = "fd00:be47::".parse().unwrap();
+    let expected = u128::from(prefix) | u128::from(u32::from(ipv4));
+    assert_eq!(ipv6, Ipv6Addr::from(expected));
+    let interface = &shown["containers"][0]["networkInterfaces"][0];
+    assert_eq!(interface["ipv6Address"], ipv6.to_string(), "{interface}");
+    let hosts = std::fs::read_to_string(format!("/proc/{of_awsvpc}/root/etc/hosts")).unwrap();
+    assert!(hosts.contains(&format!("{ipv6}\t")), "{hosts}");
 
     // A port that is held is a fact of placement.
     let refused = cluster.client.ok("RunTask", body).await;

@@ -1,12 +1,9 @@
 //! Owns a model of the host: what exists, what runs, and what ever ran. Asserts what may never happen there.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    net::Ipv4Addr,
-};
+use std::collections::{BTreeMap, BTreeSet};
 
 use berth_agent_core::{
-    addresses::QUARANTINE_MS,
+    addresses::{Address, QUARANTINE_MS},
     desired::{Condition, ContainerSpec, IpcMode, Millis, NetworkMode, PidMode, Protocol, TaskSpec},
     effect::{Effect, PrepareHost, SignalKind, StartContainer},
     environment::Variables,
@@ -39,7 +36,7 @@ pub struct Instance {
 
 #[derive(Debug, Default)]
 pub struct Host {
-    pub prepared: BTreeMap<TaskId, Option<Ipv4Addr>>,
+    pub prepared: BTreeMap<TaskId, Option<Address>>,
     /// Whom ports of the host lead to.
     published: BTreeMap<(Protocol, u16), TaskId>,
     pub containers: BTreeMap<Key, Instance>,
@@ -53,7 +50,7 @@ pub struct Host {
     pub signalled: BTreeSet<Key>,
     runs: BTreeMap<ContainerId, Run>,
     /// When an address was last let go, and by whom.
-    address_freed: BTreeMap<Ipv4Addr, (Millis, TaskId)>,
+    address_freed: BTreeMap<Address, (Millis, TaskId)>,
     pids: u32,
     fetches: u32,
     /// With what a container was first started: what servers say later is another answer.
@@ -286,14 +283,14 @@ impl Host {
         told.collect()
     }
 
-    fn prepare(&mut self, task: &TaskId, address: Option<Ipv4Addr>, now: Millis) {
+    fn prepare(&mut self, task: &TaskId, address: Option<Address>, now: Millis) {
         self.logs.insert(task.clone());
         if let Some(address) = address {
             let other = self
                 .prepared
                 .iter()
                 .find(|(owner, a)| **a == Some(address) && *owner != task);
-            assert_eq!(other, None, "address {address} given to two tasks");
+            assert_eq!(other, None, "address {address:?} given to two tasks");
             if !self.prepared.contains_key(task)
                 && let Some((freed, by)) = self.address_freed.get(&address)
                 && by != task
@@ -301,7 +298,7 @@ impl Host {
                 let rested = now.0 - freed.0;
                 assert!(
                     rested >= QUARANTINE_MS,
-                    "address {address} rested only {rested} ms"
+                    "address {address:?} rested only {rested} ms"
                 );
             }
         }

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use berth_agent_core::{
+    addresses::Range,
     change::Change,
     container::{Life, StopStage},
     dependency,
@@ -75,7 +76,7 @@ pub fn config() -> NodeConfig {
             memory_bytes: 2 << 30,
             reserved_ports: [(berth_agent_core::desired::Protocol::Tcp, 8003)].into(),
         },
-        task_range: "10.0.0.0/28".parse().unwrap(),
+        task_range: Range::below("10.0.0.0/28".parse().unwrap(), "fd00::/64".parse().ok()).unwrap(),
         boot_id: "boot".into(),
         dynamic_ports: DynamicPorts {
             range: 8_000..=8_009,

@@ -2,7 +2,7 @@
 //! on which the control plane listens.
 
 use std::{
-    net::{Ipv4Addr, SocketAddr},
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::{
@@ -191,6 +191,16 @@ impl Fleet {
     /// Makes a subnet; its id.
     pub async fn subnet(&self, cluster: &str, name: &str, range: &str) -> String {
         let body = json!({ "cluster": cluster, "name": name, "cidrBlock": range });
+        self.make_subnet(body).await
+    }
+
+    /// Likewise, of which tasks have IPv6 addresses too.
+    pub async fn dual_subnet(&self, name: &str, range: &str, prefix: &str) -> String {
+        let body = json!({ "name": name, "cidrBlock": range, "ipv6CidrBlock": prefix });
+        self.make_subnet(body).await
+    }
+
+    async fn make_subnet(&self, body: Value) -> String {
         let answer = self.client.berth("CreateSubnet", body).await;
         answer["subnet"]["subnetId"].as_str().unwrap().to_owned()
     }
@@ -277,6 +287,10 @@ impl Fleet {
         let id = arn.rsplit('/').next().unwrap();
         Task {
             address: detail("privateIPv4Address").parse().unwrap(),
+            ipv6: details
+                .iter()
+                .find(|detail| detail["name"] == "ipv6Address")
+                .map(|detail| detail["value"].as_str().unwrap().parse().unwrap()),
             netns: self.nodes[node].run_dir().join("netns").join(id),
             mac: detail("macAddress"),
             arn,
@@ -309,6 +323,8 @@ impl Fleet {
 pub struct Task {
     pub arn: String,
     pub address: Ipv4Addr,
+    /// None: its subnet has no IPv6.
+    pub ipv6: Option<Ipv6Addr>,
     /// Its network namespace.
     pub netns: PathBuf,
     pub mac: String,
@@ -347,7 +363,16 @@ impl Node {
 
     /// The routes that its agent made to whole ranges: `10.64.0.0/26 via 10.93.1.3`, `unreachable 10.64.0.64/26`.
     pub fn ranges(&self) -> Vec<String> {
-        let listed = self.ip("route show proto 190");
+        self.routes("-4")
+    }
+
+    /// Likewise of IPv6.
+    pub fn ipv6_ranges(&self) -> Vec<String> {
+        self.routes("-6")
+    }
+
+    fn routes(&self, family: &str) -> Vec<String> {
+        let listed = self.ip(&format!("{family} route show proto 190"));
         let brief = |line: &str| {
             let words: Vec<&str> = line.split_whitespace().collect();
             let kept = if words[0] == "unreachable" { 2 } else { 3 };

@@ -33,6 +33,9 @@ pub fn host(instance: &str, run_dir: &Path, containerd: &Containerd) -> Listing 
             .collect(),
     );
     add("route", lines("ip", &["route", "show", "table", "all"]));
+    let learned = |line: &String| line.contains(" expires ");
+    let ipv6 = lines("ip", &["-6", "route"]).into_iter();
+    add("IPv6 route", ipv6.filter(|line| !learned(line)).collect());
     add("rule", lines("ip", &["rule"]));
     add("neighbour", lines("ip", &["neigh", "show", "nud", "permanent"]));
     add("nft", lines("nft", &["-s", "list", "ruleset"]));

@@ -4,15 +4,20 @@
 //! An address that was used is not handed out again for [`QUARANTINE_MS`]: peers may still hold connections or
 //! neighbour entries for it.
 
+mod dual;
 mod lease;
 #[cfg(test)]
 mod tests;
 
-use std::{collections::BTreeMap, net::Ipv4Addr};
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, Ipv4Addr},
+};
 
 use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
 
+pub use self::dual::{Address, InvalidIpv6, PREFIX_LEN_MAX, Range};
 use self::lease::{Holder, Lease};
 use crate::{
     desired::Millis,
@@ -25,7 +30,7 @@ pub const QUARANTINE_MS: i64 = 30_000;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Addresses {
     /// The node's own.
-    range: Ipv4Net,
+    range: Range,
     leases: BTreeMap<Ipv4Addr, Lease>,
     /// Where the search for a free one goes on, so that addresses are used in turn.
     next: u32,
@@ -40,15 +45,15 @@ pub struct Addresses {
 /// The node's part of a subnet.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Pool {
-    range: Ipv4Net,
+    range: Range,
     next: u32,
 }
 
 impl Addresses {
     /// All of `range` but its first and last address. A range of fewer than four addresses has none.
-    pub fn new(range: Ipv4Net) -> Self {
+    pub fn new(range: impl Into<Range>) -> Self {
         Self {
-            range,
+            range: range.into(),
             leases: BTreeMap::new(),
             next: 1,
             subnets: BTreeMap::new(),
@@ -63,11 +68,11 @@ impl Addresses {
 
     /// How many addresses the node's own range has: for tasks, and in bridge mode for containers.
     pub fn capacity(&self) -> u32 {
-        capacity(self.range)
+        capacity(self.range.ipv4)
     }
 
     /// The range of a subnet, as far as the node uses it; of none: the node's own.
-    pub fn range(&self, subnet: Option<&SubnetId>) -> Option<Ipv4Net> {
+    pub fn range(&self, subnet: Option<&SubnetId>) -> Option<Range> {
         match subnet {
             None => Some(self.range),
             Some(subnet) => self.subnets.get(subnet).map(|pool| pool.range),
@@ -75,17 +80,17 @@ impl Addresses {
     }
 
     /// The node's parts of subnets that are in use.
-    pub fn subnet_ranges(&self) -> impl Iterator<Item = Ipv4Net> {
+    pub fn subnet_ranges(&self) -> impl Iterator<Item = Range> {
         self.subnets.values().map(|pool| pool.range)
     }
 
     /// Every range that addresses come from.
-    pub fn ranges(&self) -> impl Iterator<Item = Ipv4Net> {
+    pub fn ranges(&self) -> impl Iterator<Item = Range> {
         std::iter::once(self.range).chain(self.subnet_ranges())
     }
 
     /// Addresses of subnets come from these, and from no others any more. Who has one keeps it. Whether that is news.
-    pub fn use_subnets(&mut self, ranges: &BTreeMap<SubnetId, Ipv4Net>) -> bool {
+    pub fn use_subnets(&mut self, ranges: &BTreeMap<SubnetId, Range>) -> bool {
         let before = self.subnets.clone();
         self.subnets
             .retain(|subnet, pool| ranges.get(subnet) == Some(&pool.range));
@@ -100,7 +105,7 @@ impl Addresses {
     }
 
     /// As [`Addresses::use_subnets`], but none is added: what is new has to be looked at first.
-    pub fn keep_subnets(&mut self, ranges: &BTreeMap<SubnetId, Ipv4Net>) -> bool {
+    pub fn keep_subnets(&mut self, ranges: &BTreeMap<SubnetId, Range>) -> bool {
         let known = ranges
             .iter()
             .filter(|(subnet, _)| self.subnets.contains_key(*subnet));
@@ -110,12 +115,12 @@ impl Addresses {
 
     /// Leases an address of the subnet, or of the node's own range, to `task`: the one it has if it has one. `None` when
     /// none is free.
-    pub fn lease(&mut self, task: &TaskId, subnet: Option<&SubnetId>, now: Millis) -> Option<Ipv4Addr> {
+    pub fn lease(&mut self, task: &TaskId, subnet: Option<&SubnetId>, now: Millis) -> Option<Address> {
         self.lease_as(task, None, subnet, now)
     }
 
     /// Likewise, of the node's own range, to one container of `task`.
-    pub fn lease_for(&mut self, task: &TaskId, container: &ContainerId, now: Millis) -> Option<Ipv4Addr> {
+    pub fn lease_for(&mut self, task: &TaskId, container: &ContainerId, now: Millis) -> Option<Address> {
         self.lease_as(task, Some(container), None, now)
     }
 
@@ -125,7 +130,7 @@ impl Addresses {
         container: Option<&ContainerId>,
         subnet: Option<&SubnetId>,
         now: Millis,
-    ) -> Option<Ipv4Addr> {
+    ) -> Option<Address> {
         if let Some(held) = self.held_by(task, container) {
             return Some(held);
         }
@@ -136,8 +141,8 @@ impl Addresses {
                 (pool.range, &mut pool.next)
             }
         };
-        let first = u32::from(range.network());
-        let count = capacity(range);
+        let first = u32::from(range.ipv4.network());
+        let count = capacity(range.ipv4);
         let start = (*next).max(1) - 1;
         let free = (0..count).map(|i| (start + i) % count + 1).find(|offset| {
             match self.leases.get(&Ipv4Addr::from(first + offset)) {
@@ -147,51 +152,54 @@ impl Addresses {
             }
         })?;
         *next = free + 1;
-        let address = Ipv4Addr::from(first + free);
+        let address = range.address(Ipv4Addr::from(first + free));
         let holder = Holder {
             task: task.clone(),
             container: container.cloned(),
             subnet: subnet.cloned(),
+            ipv6: address.ipv6,
             boot: self.boot.clone(),
         };
-        self.leases.insert(address, Lease::Held(holder));
+        self.leases.insert(address.ipv4, Lease::Held(holder));
         Some(address)
     }
 
     /// Notes that `task` has an address, from before this record began.
-    pub fn hold(&mut self, address: Ipv4Addr, task: &TaskId) {
+    pub fn hold(&mut self, address: Address, task: &TaskId) {
         self.hold_as(address, task, None);
     }
 
     /// Likewise of one container.
-    pub fn hold_for(&mut self, address: Ipv4Addr, task: &TaskId, container: &ContainerId) {
+    pub fn hold_for(&mut self, address: Address, task: &TaskId, container: &ContainerId) {
         self.hold_as(address, task, Some(container));
     }
 
-    fn hold_as(&mut self, address: Ipv4Addr, task: &TaskId, container: Option<&ContainerId>) {
+    fn hold_as(&mut self, address: Address, task: &TaskId, container: Option<&ContainerId>) {
         let holder = Holder {
             task: task.clone(),
             container: container.cloned(),
-            subnet: self.subnet_of(address),
+            subnet: self.subnet_of(address.ipv4),
+            ipv6: address.ipv6,
             boot: self.boot.clone(),
         };
-        self.leases.insert(address, Lease::Held(holder));
+        self.leases.insert(address.ipv4, Lease::Held(holder));
     }
 
     fn subnet_of(&self, address: Ipv4Addr) -> Option<SubnetId> {
         let mut pools = self.subnets.iter();
-        let found = pools.find(|(_, pool)| pool.range.contains(&address));
+        let found = pools.find(|(_, pool)| pool.range.ipv4.contains(&address));
         found.map(|(subnet, _)| subnet.clone())
     }
 
     /// Whether a task that is found with this address can keep it: it is in a range, and nobody else's.
-    pub fn may_hold(&self, address: Ipv4Addr, task: &TaskId) -> bool {
-        let free = match self.leases.get(&address) {
+    pub fn may_hold(&self, address: Address, task: &TaskId) -> bool {
+        let free = match self.leases.get(&address.ipv4) {
             None | Some(Lease::Quarantined { .. }) => true,
             Some(Lease::Held(owner)) => owner.task == *task && owner.container.is_none(),
         };
-        let inside = self.ranges().any(|range| range.contains(&address));
-        free && inside && self.held_by(task, None).is_none_or(|held| held == address)
+        let inside = self.ranges().any(|range| range.contains(address));
+        let held = self.held_by(task, None);
+        free && inside && held.is_none_or(|held| held.ipv4 == address.ipv4)
     }
 
     /// Who has one.
@@ -203,27 +211,30 @@ impl Addresses {
     }
 
     /// Held addresses that are in none of `ranges`: these were changed while tasks ran, who keep theirs.
-    pub fn held_outside(&self, ranges: &[Ipv4Net]) -> Vec<Ipv4Addr> {
-        let held = |(address, lease): (&Ipv4Addr, &Lease)| {
-            let inside = ranges.iter().any(|range| range.contains(address));
-            (matches!(lease, Lease::Held(_)) && !inside).then_some(*address)
+    pub fn held_outside(&self, ranges: &[Range]) -> Vec<IpAddr> {
+        let inside = |address: &IpAddr| match address {
+            IpAddr::V4(address) => ranges.iter().any(|range| range.ipv4.contains(address)),
+            IpAddr::V6(address) => {
+                let mut ranges = ranges.iter().filter_map(Range::ipv6);
+                ranges.any(|range| range.contains(address))
+            }
         };
-        self.leases.iter().filter_map(held).collect()
+        let held = |(address, lease): (&Ipv4Addr, &Lease)| match lease {
+            Lease::Held(holder) => vec![Some((*address).into()), holder.ipv6.map(IpAddr::from)],
+            Lease::Quarantined { .. } => vec![],
+        };
+        let held = self.leases.iter().flat_map(held).flatten();
+        held.filter(|address| !inside(address)).collect()
     }
 
-    /// For a task that begins anew: one in the ranges instead of one outside, where there is one. None: it keeps what it
-    /// has, and its lease is of this boot.
-    pub fn begin_anew(&mut self, task: &TaskId, subnet: Option<&SubnetId>, now: Millis) -> Option<Ipv4Addr> {
+    /// For a task that begins anew: one in the ranges instead of one outside, where there is one, and the IPv6 address that
+    /// the range has for it now. None: it keeps what it has. Its lease is of this boot.
+    pub fn begin_anew(&mut self, task: &TaskId, subnet: Option<&SubnetId>, now: Millis) -> Option<Address> {
         self.begin_anew_as(task, None, subnet, now)
     }
 
     /// Likewise for one container of the task.
-    pub fn begin_anew_for(
-        &mut self,
-        task: &TaskId,
-        container: &ContainerId,
-        now: Millis,
-    ) -> Option<Ipv4Addr> {
+    pub fn begin_anew_for(&mut self, task: &TaskId, container: &ContainerId, now: Millis) -> Option<Address> {
         self.begin_anew_as(task, Some(container), None, now)
     }
 
@@ -233,26 +244,31 @@ impl Addresses {
         container: Option<&ContainerId>,
         subnet: Option<&SubnetId>,
         now: Millis,
-    ) -> Option<Ipv4Addr> {
+    ) -> Option<Address> {
         let old = self.held_by(task, container)?;
-        let inside = self.range(subnet).is_some_and(|range| range.contains(&old));
-        if inside || self.range(subnet).is_none() {
+        let Some(range) = self.range(subnet) else {
             self.renew(old);
             return None;
+        };
+        if range.ipv4.contains(&old.ipv4) {
+            let new = range.address(old.ipv4);
+            self.renew(new);
+            return (new != old).then_some(new);
         }
-        let before = self.leases.get(&old).cloned();
+        let before = self.leases.get(&old.ipv4).cloned();
         let until = now.plus(QUARANTINE_MS);
-        self.leases.insert(old, Lease::Quarantined { until });
+        self.leases.insert(old.ipv4, Lease::Quarantined { until });
         let new = self.lease_as(task, container, subnet, now);
         if let (None, Some(before)) = (new, before) {
-            self.leases.insert(old, before);
+            self.leases.insert(old.ipv4, before);
             self.renew(old);
         }
         new
     }
 
-    fn renew(&mut self, address: Ipv4Addr) {
-        if let Some(Lease::Held(holder)) = self.leases.get_mut(&address) {
+    fn renew(&mut self, address: Address) {
+        if let Some(Lease::Held(holder)) = self.leases.get_mut(&address.ipv4) {
+            holder.ipv6 = address.ipv6;
             self.boot.clone_into(&mut holder.boot);
         }
     }
@@ -322,19 +338,23 @@ impl Addresses {
     pub fn adopt(&mut self, earlier: Self) {
         self.leases = earlier.leases;
         self.subnets = earlier.subnets;
-        self.next = if earlier.range == self.range {
+        self.next = if earlier.range.ipv4 == self.range.ipv4 {
             earlier.next
         } else {
             1
         };
     }
 
-    fn held_by(&self, task: &TaskId, container: Option<&ContainerId>) -> Option<Ipv4Addr> {
-        let held = |lease: &Lease| matches!(lease, Lease::Held(owner) if owner.task == *task && owner.container.as_ref() == container);
-        self.leases
-            .iter()
-            .find(|(_, lease)| held(lease))
-            .map(|(address, _)| *address)
+    fn held_by(&self, task: &TaskId, container: Option<&ContainerId>) -> Option<Address> {
+        self.leases.iter().find_map(|(address, lease)| match lease {
+            Lease::Held(holder) if holder.task == *task && holder.container.as_ref() == container => {
+                Some(Address {
+                    ipv4: *address,
+                    ipv6: holder.ipv6,
+                })
+            }
+            _ => None,
+        })
     }
 }
 

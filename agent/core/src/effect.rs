@@ -10,6 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    addresses::Address,
     desired::{ContainerSpec, IpcMode, Limits, MemoryCeiling, NetworkMode, PidMode, SharedNamespaces},
     ids::{Attempt, ContainerId, TaskId},
     image::ResolvedImage,
@@ -143,13 +144,13 @@ pub struct PrepareHost {
     pub cpu_shares: u32,
     pub network: NetworkMode,
     /// Leased to this task; set if and only if `network` is awsvpc.
-    pub address: Option<std::net::Ipv4Addr>,
+    pub address: Option<Address>,
     /// Of which that is an address, where the host does not route to it.
     #[serde(default)]
     pub lan: Option<Box<Lan>>,
     /// Leased to its containers, in bridge mode: those that have a network.
     #[serde(default)]
-    pub addresses: BTreeMap<ContainerId, std::net::Ipv4Addr>,
+    pub addresses: BTreeMap<ContainerId, Address>,
     /// Ports of the host that are to lead to it.
     #[serde(default)]
     pub published: Vec<Published>,
@@ -179,7 +180,7 @@ pub struct StartContainer {
     pub image: ResolvedImage,
     pub network: NetworkMode,
     /// The task's; in bridge mode its own.
-    pub address: Option<std::net::Ipv4Addr>,
+    pub address: Option<Address>,
     /// The task's limits: they bound what a container without its own may ask for.
     pub task_limits: Limits,
     /// A container of the task is privileged, this one or another.

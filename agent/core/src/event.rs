@@ -1,11 +1,12 @@
 //! Owns the list of what can happen to the core. Every input is one of these, with the time it happened, so that a
 //! recorded journal replays.
 
-use std::{collections::BTreeMap, net::Ipv4Addr};
+use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    addresses::Address,
     desired::{Millis, Position, Protocol, TaskSpec},
     effect::Lane,
     environment::FetchedFiles,
@@ -164,7 +165,7 @@ pub struct Restarted {
     pub containers: Vec<Observed>,
     /// Addresses of tasks, as the host routes them: of those, at least, of which there is no record.
     #[serde(default)]
-    pub addresses: BTreeMap<TaskId, Ipv4Addr>,
+    pub addresses: BTreeMap<TaskId, Address>,
 }
 
 /// One attempt of a container, as the runtime lists it.

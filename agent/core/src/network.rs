@@ -3,42 +3,43 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::Ipv4Addr,
+    net::{IpAddr, Ipv4Addr},
 };
 
-use ipnet::Ipv4Net;
+use ipnet::{IpNet, Ipv4Net};
 use serde::{Deserialize, Serialize};
 
-use crate::{desired::Position, ids::SubnetId, lan::Lan};
+use crate::{addresses::Range, desired::Position, ids::SubnetId, lan::Lan};
 
 /// The whole of it, as of one revision.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Network {
     pub position: Position,
     /// Where addresses of tasks come from.
-    pub ranges: BTreeMap<SubnetId, Ipv4Net>,
+    pub ranges: BTreeMap<SubnetId, Range>,
     /// Those of them of which tasks are hosts of a network outside. Absent in what an older agent stored.
     #[serde(default)]
     pub lans: BTreeMap<SubnetId, Lan>,
-    /// Ranges of other nodes, by where these are reached.
-    pub peers: BTreeMap<Ipv4Addr, BTreeSet<Ipv4Net>>,
+    /// Ranges of other nodes, by where these are reached: those of a family by an address of the same.
+    pub peers: BTreeMap<IpAddr, BTreeSet<IpNet>>,
 }
 
 impl WantedNetwork {
     /// The parts of the one kind or the other.
-    fn parts(&self, lan: bool) -> impl Iterator<Item = Ipv4Net> {
+    fn parts(&self, lan: bool) -> impl Iterator<Item = Range> {
         let of = move |(subnet, _): &(&SubnetId, _)| self.lans.contains_key(*subnet) == lan;
         self.ranges.iter().filter(of).map(|(_, range)| *range)
     }
 
     /// What the host routes to, as a whole.
-    pub fn routed(&self) -> impl Iterator<Item = Ipv4Net> {
+    pub fn routed(&self) -> impl Iterator<Item = Range> {
         self.parts(false)
     }
 
     /// What the host has of networks outside.
     pub fn on_lans(&self) -> impl Iterator<Item = Ipv4Net> {
-        self.parts(true)
+        // They have IPv4 alone.
+        self.parts(true).map(|range| range.ipv4)
     }
 }
 
@@ -53,12 +54,12 @@ impl Network {
 /// What the host has to be made like.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct WantedNetwork {
-    pub ranges: BTreeMap<SubnetId, Ipv4Net>,
+    pub ranges: BTreeMap<SubnetId, Range>,
     /// Those of them that the host does not route to.
     pub lans: BTreeMap<SubnetId, Lan>,
-    pub peers: BTreeMap<Ipv4Addr, BTreeSet<Ipv4Net>>,
+    pub peers: BTreeMap<IpAddr, BTreeSet<IpNet>>,
     /// Addresses that tasks have from ranges before.
-    pub kept: Vec<Ipv4Addr>,
+    pub kept: Vec<IpAddr>,
     /// Likewise of networks outside.
     pub kept_lan: Vec<Ipv4Addr>,
     /// Of what the control plane said.
@@ -69,7 +70,7 @@ pub struct WantedNetwork {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AppliedNetwork {
     /// Those that can be used.
-    pub ranges: BTreeMap<SubnetId, Ipv4Net>,
+    pub ranges: BTreeMap<SubnetId, Range>,
     /// Why the others cannot, for people.
     pub problems: BTreeMap<SubnetId, String>,
     /// What is wrong besides: ranges of other nodes that cannot be reached.

@@ -16,11 +16,10 @@ use desired_state::{Refusal, Wanted};
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    addresses::Addresses,
+    addresses::{Addresses, Range},
     change::Change,
     desired::{Millis, Position},
     effect::Lane,
@@ -43,7 +42,7 @@ const SEQUENCES_LOST_MAX: u64 = 1 << 20;
 pub struct NodeConfig {
     pub capacity: Capacity,
     /// Where addresses of tasks that are in no subnet come from.
-    pub task_range: Ipv4Net,
+    pub task_range: Range,
     /// Of the host's present boot.
     pub boot_id: String,
     /// Where it chooses ports of the host from.
@@ -77,7 +76,7 @@ pub struct NodeRecord {
 impl NodeRecord {
     /// Of a node whose own record is lost: what its tasks say of it. `last_reported` is the highest sequence number that
     /// is still known; the control plane may have seen higher ones, and says so at the next link.
-    pub fn recovered(range: Ipv4Net, tasks: &[Task], last_reported: u64) -> Self {
+    pub fn recovered(range: Range, tasks: &[Task], last_reported: u64) -> Self {
         let mut addresses = Addresses::new(range);
         for task in tasks.iter().filter(|task| task.holds_host()) {
             if let Some(address) = task.address {

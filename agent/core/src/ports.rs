@@ -1,11 +1,12 @@
 //! Owns which ports of the host lead to which of a task's containers: those that a definition names, and those that the node
 //! chooses. Never opens one: whether a process of the host has a port is found out when it is published.
 
-use std::{collections::BTreeSet, net::Ipv4Addr, ops::RangeInclusive};
+use std::{collections::BTreeSet, ops::RangeInclusive};
 
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    addresses::Address,
     desired::{Millis, NetworkMode, PortMapping, Protocol, TaskSpec},
     ids::ContainerId,
 };
@@ -62,7 +63,7 @@ impl Binding {
 pub struct Published {
     pub protocol: Protocol,
     pub host_port: u16,
-    pub address: Ipv4Addr,
+    pub address: Address,
     pub port: u16,
 }
 

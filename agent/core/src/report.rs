@@ -1,10 +1,9 @@
 //! Owns what a task looks like from outside: the content of a `StateChange`. Derived from a task, never kept beside it.
 
-use std::net::Ipv4Addr;
-
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    addresses::Address,
     desired::Millis,
     health::HealthState,
     ids::{ContainerId, TaskId},
@@ -51,7 +50,7 @@ pub struct Facts {
     pub stop: Option<(StopCode, String)>,
     /// Why it waits for admission or a dependency.
     pub waiting: Option<String>,
-    pub address: Option<Ipv4Addr>,
+    pub address: Option<Address>,
     pub mac_address: Option<String>,
     /// Where it did not get what it asked for.
     #[serde(default)]

@@ -79,7 +79,7 @@ pub(super) fn node_config(config: &Config, boot_id: &str) -> anyhow::Result<Node
     };
     Ok(NodeConfig {
         capacity,
-        task_range: config.task_cidr,
+        task_range: config.task_range()?,
         boot_id: boot_id.to_owned(),
         dynamic_ports: ports::dynamic(config.dynamic_ports.as_deref())?,
         log_retention_ms: i64::from(config.log_retention_s) * 1000,

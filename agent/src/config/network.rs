@@ -1,6 +1,6 @@
 //! Owns the settings of the tasks' network, and of that between nodes.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use serde::{Deserialize, Serialize};
 
@@ -17,6 +17,8 @@ pub struct Network {
     /// Where the other nodes reach this one; by default the address it has towards the control plane, or towards
     /// everything else where that is on the same host.
     pub node_address: Option<Ipv4Addr>,
+    /// Likewise for their IPv6 addresses.
+    pub node_address_v6: Option<Ipv6Addr>,
     /// The largest packet of tasks, bytes; by default as the link of the default route.
     pub mtu: Option<u32>,
     /// Where docker or firewalld drops what tasks send, a rule of ours may accept it in the place that they keep for that.
@@ -45,17 +47,28 @@ impl Network {
                 problem: format!("must be {} to {}", MTU.start(), MTU.end()),
             });
         }
-        let Some(address) = self.node_address else {
-            return Ok(());
-        };
-        let odd = address.is_loopback() || address.is_unspecified() || address.is_multicast();
-        if odd || address.is_broadcast() || address.is_link_local() {
-            return Err(ConfigError::Value {
-                key: "network.node_address",
-                value: address.to_string(),
-                problem: "must be an address by which other hosts reach this one".into(),
-            });
+        let addresses = [
+            ("network.node_address", self.node_address.map(IpAddr::from)),
+            ("network.node_address_v6", self.node_address_v6.map(IpAddr::from)),
+        ];
+        for (key, address) in addresses {
+            if let Some(address) = address.filter(is_odd) {
+                return Err(ConfigError::Value {
+                    key,
+                    value: address.to_string(),
+                    problem: "must be an address by which other hosts reach this one".into(),
+                });
+            }
         }
         Ok(())
     }
+}
+
+/// No host's own, or none that other hosts can use.
+fn is_odd(address: &IpAddr) -> bool {
+    let of_link = match address {
+        IpAddr::V4(address) => address.is_broadcast() || address.is_link_local(),
+        IpAddr::V6(address) => address.is_unicast_link_local(),
+    };
+    of_link || address.is_loopback() || address.is_unspecified() || address.is_multicast()
 }

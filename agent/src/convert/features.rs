@@ -24,6 +24,7 @@ pub const FEATURES: &[&str] = &[
     "net.lan",
     "net.bridge",
     "net.published-ports",
+    "net.ipv6",
     "log.json-file",
     "log.buffer",
     "log.none",

@@ -3,12 +3,18 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::Ipv4Addr,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
-use berth_agent_core::{event::Event, ids::SubnetId, lan::Lan, network::Network};
+use berth_agent_core::{
+    addresses::{PREFIX_LEN_MAX, Range},
+    event::Event,
+    ids::SubnetId,
+    lan::Lan,
+    network::Network,
+};
 use berth_proto::node::v1 as wire;
-use ipnet::Ipv4Net;
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use super::{Refusal, position, refuse};
 
@@ -25,17 +31,28 @@ pub fn network(wire: wire::NodeNetwork) -> Result<Event, Refusal> {
             format!("{} are more than {RANGES_MAX}", wire.ranges.len()),
         );
     }
-    let mut ranges: BTreeMap<SubnetId, Ipv4Net> = BTreeMap::new();
+    let mut ranges: BTreeMap<SubnetId, Range> = BTreeMap::new();
     let mut lans: BTreeMap<SubnetId, Lan> = BTreeMap::new();
     for one in wire.ranges {
-        let range = range("ranges.ipv4_range", &one.ipv4_range)?;
-        let overlaps = |other: &Ipv4Net| other.contains(&range) || range.contains(other);
+        let ipv4 = range("ranges.ipv4_range", &one.ipv4_range)?;
+        let overlaps = |other: &Range| other.ipv4.contains(&ipv4) || ipv4.contains(&other.ipv4);
         if ranges.values().any(overlaps) {
-            return refuse("ranges.ipv4_range", format!("{range} overlaps another"));
+            return refuse("ranges.ipv4_range", format!("{ipv4} overlaps another"));
         }
+        let range = match one.ipv6_range.as_str() {
+            "" => ipv4.into(),
+            text => {
+                let ipv6 = ipv6_range("ranges.ipv6_range", text)?;
+                let both = Range::both(ipv4, ipv6);
+                both.or_else(|error| refuse("ranges.ipv6_range", error.to_string()))?
+            }
+        };
         if let Some(lan) = super::lan::lan(one.lan)? {
-            if !lan.network.contains(&range) {
-                return refuse("ranges.lan", format!("{range} is not inside of {}", lan.network));
+            if !lan.network.contains(&ipv4) {
+                return refuse("ranges.lan", format!("{ipv4} is not inside of {}", lan.network));
+            }
+            if range.ipv6().is_some() {
+                return refuse("ranges.ipv6_range", "tasks on a LAN have IPv4 alone");
             }
             lans.insert(subnet_id(&one.subnet_id)?, lan);
         }
@@ -43,19 +60,34 @@ pub fn network(wire: wire::NodeNetwork) -> Result<Event, Refusal> {
             return refuse("ranges.subnet_id", format!("{:?} is there twice", one.subnet_id));
         }
     }
-    let count: usize = wire.peers.iter().map(|peer| peer.ranges.len()).sum();
+    let all = wire.peers.iter().chain(&wire.ipv6_peers);
+    let count: usize = all.map(|peer| peer.ranges.len()).sum();
     if count > PEER_RANGES_MAX {
         return refuse("peers", format!("{count} ranges are more than {PEER_RANGES_MAX}"));
     }
-    let mut peers: BTreeMap<Ipv4Addr, BTreeSet<Ipv4Net>> = BTreeMap::new();
+    let mut peers: BTreeMap<IpAddr, BTreeSet<IpNet>> = BTreeMap::new();
     for peer in wire.peers {
         let Ok(address) = peer.address.parse::<Ipv4Addr>() else {
             let text: String = peer.address.chars().take(64).collect();
             return refuse("peers.address", format!("{text:?} is not an IPv4 address"));
         };
-        let of_peer = peers.entry(address).or_default();
+        let of_peer = peers.entry(address.into()).or_default();
         for text in &peer.ranges {
-            of_peer.insert(range("peers.ranges", text)?);
+            of_peer.insert(range("peers.ranges", text)?.into());
+        }
+    }
+    for peer in wire.ipv6_peers {
+        let address = peer.address.parse().ok().filter(may_be_a_nodes);
+        let Some(address) = address else {
+            let text: String = peer.address.chars().take(64).collect();
+            return refuse(
+                "ipv6_peers.address",
+                format!("{text:?} is not an IPv6 address of a node"),
+            );
+        };
+        let of_peer = peers.entry(address.into()).or_default();
+        for text in &peer.ranges {
+            of_peer.insert(ipv6_range("ipv6_peers.ranges", text)?.into());
         }
     }
     Ok(Event::Network(Network {
@@ -97,6 +129,32 @@ fn range(field: &str, text: &str) -> Result<Ipv4Net, Refusal> {
     }
 }
 
+/// What is below a prefix of a range of IPv4 addresses.
+fn ipv6_range(field: &str, text: &str) -> Result<Ipv6Net, Refusal> {
+    let of_tasks = |range: &Ipv6Net| {
+        let [.., a, b, c, d] = range.network().octets();
+        let len = range.prefix_len().saturating_sub(PREFIX_LEN_MAX);
+        let ipv4 = Ipv4Net::new(Ipv4Addr::new(a, b, c, d), len).ok();
+        ipv4.is_some_and(|ipv4| PREFIX_LENS.contains(&len) && Range::both(ipv4, *range).is_ok())
+    };
+    match text.parse::<Ipv6Net>() {
+        Ok(range) if of_tasks(&range) => Ok(range),
+        _ => {
+            let text: String = text.chars().take(64).collect();
+            refuse(
+                field,
+                format!("{text:?} is not a range of IPv6 addresses for tasks"),
+            )
+        }
+    }
+}
+
+/// On a network of several hosts, and the same on all of them.
+fn may_be_a_nodes(address: &Ipv6Addr) -> bool {
+    let odd = address.is_loopback() || address.is_unspecified() || address.is_multicast();
+    !odd && !address.is_unicast_link_local()
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::{any, prop, proptest};
@@ -121,6 +179,7 @@ mod tests {
             }),
             ranges: ranges.iter().map(range).collect(),
             peers: peers.iter().map(peer).collect(),
+            ipv6_peers: vec![],
         }
     }
 

@@ -46,7 +46,12 @@ pub fn state_change(report: &Report) -> wire::StateChange {
         stop_code: stop_code.into(),
         stopped_reason,
         waiting_reason: facts.waiting.clone().unwrap_or_default(),
-        ipv4_address: facts.address.map(|a| a.to_string()).unwrap_or_default(),
+        ipv4_address: facts.address.map(|a| a.ipv4.to_string()).unwrap_or_default(),
+        ipv6_address: facts
+            .address
+            .and_then(|a| a.ipv6)
+            .map(|a| a.to_string())
+            .unwrap_or_default(),
         mac_address: facts.mac_address.clone().unwrap_or_default(),
         pull_started_at_ms: ms(times.pull_started),
         pull_stopped_at_ms: ms(times.pull_stopped),

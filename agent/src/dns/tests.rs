@@ -1,6 +1,9 @@
 //! What is answered, without any socket but those of servers that a test makes itself.
 
-use std::{net::Ipv6Addr, time::Duration};
+use std::{
+    net::{Ipv4Addr, Ipv6Addr},
+    time::Duration,
+};
 
 use berth_agent_core::{
     desired::{Millis, NetworkMode},
@@ -51,7 +54,7 @@ fn task(id: &str, cluster: &str, address: Option<&str>) -> Task {
         "restart_after_reboot": false, "stop_reason": "", "created_at": 0,
     });
     let mut task = Task::new(serde_json::from_value(spec).unwrap(), 1, Millis(0));
-    task.address = address.map(|text| text.parse().unwrap());
+    task.address = address.map(|text| text.parse::<Ipv4Addr>().unwrap().into());
     task.phase = Phase::Active;
     task
 }
@@ -162,6 +165,32 @@ fn a_name_is_what_is_known_of_the_cluster_of_who_asks() {
 }
 
 #[test]
+fn a_task_has_its_ipv6_address_too_and_a_name_for_it() {
+    let mut asker = task(ID, "Shop", Some(ASKER));
+    asker.address.as_mut().unwrap().ipv6 = "fd00::a02:1".parse().ok();
+    let mut told = Names::new("Shop".into());
+    let addresses = Addresses {
+        ipv4: "10.2.0.9".parse().ok(),
+        ipv6: "fd00::a02:9".parse().ok(),
+    };
+    told.insert(Key::parse(OTHER).unwrap(), addresses);
+    let asked = |name: &str, kind, told: &Names| {
+        seen(answer(std::slice::from_ref(&asker), told, &question(name, kind))).map(|(_, data)| data)
+    };
+    let name = |id: &str| format!("{id}.shop.berth.");
+    for (id, ipv6) in [(ID, "fd00::a02:1"), (OTHER, "fd00::a02:9")] {
+        assert_eq!(asked(&name(id), RecordType::AAAA, &told).unwrap(), [ipv6]);
+        let arpa = Name::from(ipv6.parse::<Ipv6Addr>().unwrap()).to_string();
+        let named = asked(&arpa, RecordType::PTR, &told).unwrap();
+        assert_eq!(named, [format!("{id}.Shop.berth.")]);
+    }
+    assert_eq!(asked(&name(OTHER), RecordType::ANY, &told).unwrap().len(), 2);
+    let arpa = Name::from("fd00::a02:9".parse::<Ipv6Addr>().unwrap()).to_string();
+    told.remove(Key::parse(OTHER).unwrap());
+    assert_eq!(asked(&arpa, RecordType::PTR, &told), None);
+}
+
+#[test]
 fn what_ended_here_or_was_told_of_another_cluster_is_not_there() {
     let told = names("Shop", &[(OTHER, "10.2.0.9")]);
     let asked = question(&format!("{OTHER}.shop.berth."), RecordType::A);
@@ -192,7 +221,7 @@ fn what_ended_here_or_was_told_of_another_cluster_is_not_there() {
     let container = format!("{:032x}", 1).parse().unwrap();
     bridge
         .container_addresses
-        .insert(container, "10.2.0.9".parse().unwrap());
+        .insert(container, "10.2.0.9".parse::<Ipv4Addr>().unwrap().into());
     let cluster_of = |task: &Task| {
         let own = Own::of([task].into_iter());
         own.cluster_of("10.2.0.9".parse().unwrap()).map(str::to_owned)

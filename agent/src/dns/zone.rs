@@ -9,7 +9,7 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
-use berth_agent_core::{desired::NetworkMode, ids::TaskId, report::Status, task::Task};
+use berth_agent_core::{addresses::Address, desired::NetworkMode, ids::TaskId, report::Status, task::Task};
 use hickory_proto::{
     op::ResponseCode,
     rr::{
@@ -61,13 +61,20 @@ pub struct Addresses {
     pub ipv6: Option<Ipv6Addr>,
 }
 
+impl Addresses {
+    fn iter(&self) -> impl Iterator<Item = IpAddr> + use<> {
+        let (ipv4, ipv6) = (self.ipv4.map(IpAddr::from), self.ipv6.map(IpAddr::from));
+        ipv4.into_iter().chain(ipv6)
+    }
+}
+
 /// What the node itself knows of its tasks. It is first to know.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Own {
     /// Clusters of those who may ask, by the address they ask from.
     askers: BTreeMap<Ipv4Addr, String>,
     /// Every task the node knows, and whether it is reached anywhere.
-    tasks: BTreeMap<Key, Option<Ipv4Addr>>,
+    tasks: BTreeMap<Key, Option<Address>>,
 }
 
 impl Own {
@@ -79,11 +86,11 @@ impl Own {
                 .address
                 .filter(|_| lives && task.spec.network == NetworkMode::Awsvpc);
             if let Some(address) = address {
-                own.askers.insert(address, task.spec.cluster.clone());
+                own.askers.insert(address.ipv4, task.spec.cluster.clone());
             }
             // Containers of bridge mode: they ask, and have no name.
             for address in task.container_addresses.values().filter(|_| lives) {
-                own.askers.insert(*address, task.spec.cluster.clone());
+                own.askers.insert(address.ipv4, task.spec.cluster.clone());
             }
             own.tasks.insert(Key::from(&task.spec.id), address);
         }
@@ -94,8 +101,19 @@ impl Own {
     pub(super) fn cluster_of(&self, asker: IpAddr) -> Option<&str> {
         match asker {
             IpAddr::V4(address) => self.askers.get(&address).map(String::as_str),
+            // The resolver is asked by IPv4.
             IpAddr::V6(_) => None,
         }
+    }
+
+    /// The task that has an address.
+    fn has(&self, address: IpAddr) -> Option<(Key, Address)> {
+        let mut all = self.tasks.iter();
+        all.find_map(|(key, own)| {
+            let own = (*own)?;
+            let same = address == own.ipv4 || own.ipv6.is_some_and(|ipv6| address == ipv6);
+            same.then_some((*key, own))
+        })
     }
 }
 
@@ -105,7 +123,7 @@ pub struct Names {
     /// Empty: it has not said yet.
     cluster: String,
     of: BTreeMap<Key, Addresses>,
-    reverse: BTreeMap<Ipv4Addr, Key>,
+    reverse: BTreeMap<IpAddr, Key>,
 }
 
 impl Names {
@@ -139,18 +157,17 @@ impl Names {
     pub(super) fn insert(&mut self, key: Key, addresses: Addresses) {
         self.remove(key);
         self.of.insert(key, addresses);
-        if let Some(address) = addresses.ipv4 {
+        for address in addresses.iter() {
             self.reverse.insert(address, key);
         }
     }
 
     pub(super) fn remove(&mut self, key: Key) {
-        let address = self.of.remove(&key).and_then(|addresses| addresses.ipv4);
-        // Another task may have it by now.
-        if let Some(address) = address
-            && self.reverse.get(&address) == Some(&key)
-        {
-            self.reverse.remove(&address);
+        for address in self.of.remove(&key).iter().flat_map(Addresses::iter) {
+            // Another task may have it by now.
+            if self.reverse.get(&address) == Some(&key) {
+                self.reverse.remove(&address);
+            }
         }
     }
 }
@@ -207,10 +224,10 @@ impl Zone<'_> {
         match self.own.tasks.get(&key) {
             Some(None) => None,
             Some(Some(address)) => {
-                let of_asker = self.own.cluster_of(IpAddr::V4(*address)) == Some(self.cluster);
+                let of_asker = self.own.cluster_of(address.ipv4.into()) == Some(self.cluster);
                 of_asker.then_some(Addresses {
-                    ipv4: Some(*address),
-                    ipv6: None,
+                    ipv4: Some(address.ipv4),
+                    ipv6: address.ipv6,
                 })
             }
             None => self.told().and_then(|names| names.get(key)),
@@ -227,16 +244,12 @@ impl Zone<'_> {
         if question.kind() != RecordType::PTR {
             return None;
         }
-        let IpAddr::V4(address) = address_of(question.name())? else {
-            return None;
-        };
-        let own = self.own.tasks.iter();
-        let key = match self.own.cluster_of(IpAddr::V4(address)) {
-            Some(cluster) if cluster == self.cluster => own
-                .filter(|(_, of)| **of == Some(address))
-                .map(|(key, _)| *key)
-                .next(),
+        let address = address_of(question.name())?;
+        let key = match self.own.has(address) {
+            Some((key, own)) if self.own.cluster_of(own.ipv4.into()) == Some(self.cluster) => Some(key),
+            // Another cluster's, or a container's that has no name.
             Some(_) => None,
+            None if self.own.cluster_of(address).is_some() => None,
             None => self
                 .told()
                 .and_then(|names| names.reverse.get(&address).copied())

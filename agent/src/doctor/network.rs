@@ -1,5 +1,7 @@
 //! Whether this kernel can carry the tasks' networks, and whether anything is in their way.
 
+mod ipv6;
+
 use std::net::Ipv4Addr;
 
 use ipnet::Ipv4Net;
@@ -17,12 +19,31 @@ pub(super) async fn check(config: &Config) -> Vec<Finding> {
     findings.push(firewall);
     let routes = std::fs::read_to_string("/proc/net/route").unwrap_or_default();
     findings.push(addresses(config.task_cidr, &parse_routes(&routes), &prefix));
+    if let Some(range) = config.task_range().ok().and_then(|range| range.ipv6()) {
+        let routes = std::fs::read_to_string("/proc/net/ipv6_route").unwrap_or_default();
+        let usable = network::check_ipv6().map_err(|error| Chain(&error).to_string());
+        let setting = |path: String| {
+            std::fs::read_to_string(path)
+                .unwrap_or_default()
+                .trim()
+                .to_owned()
+        };
+        findings.push(ipv6::judge(
+            range,
+            usable,
+            &ipv6::parse_routes(&routes),
+            &prefix,
+            &setting,
+        ));
+    }
     findings
 }
 
 async fn kernel(config: &Config) -> Finding {
     const CHECK: &str = "task network";
-    match network::probe(&config.instance, config.task_cidr).await {
+    // A bad one was said where the configuration was read.
+    let range = config.task_range().unwrap_or(config.task_cidr.into());
+    match network::probe(&config.instance, range).await {
         Ok(()) => Finding::ok(CHECK, "namespace, veth pair and nftables table can be made"),
         Err(error) => Finding::problem(
             CHECK,

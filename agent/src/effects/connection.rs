@@ -1,9 +1,8 @@
 //! Owns how a task is connected to the network, as its mode has it: made of calls to `network`. Never chooses an address or a
 //! port.
 
-use std::net::Ipv4Addr;
-
 use berth_agent_core::{
+    addresses::Address,
     desired::{NetworkMode, Protocol},
     effect::PrepareHost,
     event::Failure,
@@ -23,7 +22,7 @@ pub(super) async fn connect(network: &Network, prepare: &PrepareHost) -> Result<
         (NetworkMode::Awsvpc, Some(address)) => {
             let attached = match &prepare.lan {
                 None => network.attach(task, address).await,
-                Some(lan) => network.attach_to_lan(task, address, lan).await,
+                Some(lan) => network.attach_to_lan(task, address.ipv4, lan).await,
             };
             attached.map(|attached| attached.mac)
         }
@@ -35,7 +34,7 @@ pub(super) async fn connect(network: &Network, prepare: &PrepareHost) -> Result<
             });
         }
         (NetworkMode::Bridge, _) => {
-            let one = |(container, address): (&ContainerId, &Ipv4Addr)| {
+            let one = |(container, address): (&ContainerId, &Address)| {
                 network.attach(Owner::container(task, container), *address)
             };
             try_join_all(prepare.addresses.iter().map(one))

@@ -8,7 +8,7 @@ mod shared;
 use std::{
     collections::{BTreeMap, BTreeSet},
     ffi::OsString,
-    net::Ipv4Addr,
+    net::IpAddr,
     os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -16,6 +16,7 @@ use std::{
 
 use anyhow::Context as _;
 use berth_agent_core::{
+    addresses::{Address, Range},
     container::Life,
     desired::{ContainerSpec, NetworkMode},
     effect::{Effect, PrepareHost, SignalKind, StartContainer},
@@ -95,21 +96,21 @@ impl super::runtime::LoggerRegistry for LoggerRegistry {
 /// Where addresses of tasks come from besides `task_cidr`.
 #[derive(Clone, Debug, Default)]
 pub struct Given {
-    ranges: BTreeSet<Ipv4Net>,
+    ranges: BTreeSet<Range>,
     /// Parts of networks outside.
     lans: BTreeSet<Ipv4Net>,
     /// Held by tasks, of no range any more.
-    kept: Vec<Ipv4Addr>,
+    kept: Vec<IpAddr>,
     /// Ports of the host that lead to tasks.
     published: Vec<(TaskId, Published)>,
 }
 
 impl Given {
-    pub fn of(node: &NodeRecord, task_cidr: Ipv4Net) -> Self {
+    pub fn of(node: &NodeRecord, own: Range) -> Self {
         let addresses = &node.addresses;
-        let all: Vec<Ipv4Net> = addresses.subnet_ranges().chain([task_cidr]).collect();
+        let all: Vec<Range> = addresses.subnet_ranges().chain([own]).collect();
         let lans = node.network.iter().flat_map(|network| {
-            let part = |subnet| network.ranges.get(subnet).copied();
+            let part = |subnet| network.ranges.get(subnet).map(|range| range.ipv4);
             network.lans.keys().filter_map(part)
         });
         let lans: BTreeSet<Ipv4Net> = lans.collect();
@@ -117,7 +118,7 @@ impl Given {
             kept: addresses.held_outside(&all),
             ranges: addresses
                 .subnet_ranges()
-                .filter(|range| !lans.contains(range))
+                .filter(|range| !lans.contains(&range.ipv4))
                 .collect(),
             lans,
             published: Vec::new(),
@@ -157,7 +158,7 @@ impl Host {
         let network = Network::start(NetworkConfig {
             instance: config.instance.clone(),
             run_dir: config.run_dir.clone(),
-            task_cidr: config.task_cidr,
+            task_cidr: config.task_range()?,
             ranges: given.ranges,
             lans: given.lans,
             kept: given.kept,
@@ -259,7 +260,7 @@ impl Host {
         self.sampler().register(&spec.id, &containers);
         match (task.address, &spec.lan) {
             (Some(address), None) => self.network.take_up(&spec.id, address),
-            (Some(address), Some(lan)) => self.network.take_up_on_lan(&spec.id, address, lan.clone()),
+            (Some(address), Some(lan)) => self.network.take_up_on_lan(&spec.id, address.ipv4, lan.clone()),
             (None, _) => {}
         }
         for (container, address) in &task.container_addresses {
@@ -307,8 +308,8 @@ impl Host {
         Ok(listed.into_iter().map(observed).collect())
     }
 
-    /// The address that the host routes to each task.
-    pub async fn addresses(&self) -> anyhow::Result<BTreeMap<TaskId, Ipv4Addr>> {
+    /// The addresses that the host routes to each task.
+    pub async fn addresses(&self) -> anyhow::Result<BTreeMap<TaskId, Address>> {
         let route = |object| match object {
             network::HostObject::Route {
                 address,
@@ -321,7 +322,18 @@ impl Host {
             } => Some((task, address)),
             _ => None,
         };
-        Ok(self.network.list().await?.into_iter().filter_map(route).collect())
+        let routes: Vec<_> = self.network.list().await?.into_iter().filter_map(route).collect();
+        let ipv4 = routes.iter().filter_map(|(task, address)| match address {
+            IpAddr::V4(address) => Some((task.clone(), Address::from(*address))),
+            IpAddr::V6(_) => None,
+        });
+        let mut addresses: BTreeMap<_, _> = ipv4.collect();
+        for (task, address) in routes {
+            if let (IpAddr::V6(address), Some(own)) = (address, addresses.get_mut(&task)) {
+                own.ipv6 = Some(address);
+            }
+        }
+        Ok(addresses)
     }
 
     /// Performs one effect to its completion.

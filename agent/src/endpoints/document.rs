@@ -2,6 +2,7 @@
 //! on a node of one's own (availability zone, VPC, ENI attachment ids) is left out.
 
 use berth_agent_core::{
+    addresses::Range,
     desired::{ContainerSpec, DesiredStatus, NetworkMode, PortMapping, Protocol},
     ids::{ContainerId, runtime_id as name_of_attempt},
     ports::Binding,
@@ -26,16 +27,16 @@ pub(super) fn runtime_id(task: &Task, container: &ContainerId) -> Option<String>
 }
 
 /// None: the task has no such container.
-pub(super) fn container(task: &Task, id: &ContainerId, task_cidr: &str) -> Option<Value> {
+pub(super) fn container(task: &Task, id: &ContainerId, range: Option<Range>) -> Option<Value> {
     let state = task.state();
     let states = task.spec.containers.iter().zip(&state.facts.containers);
     states
         .filter(|(spec, _)| spec.id == *id)
-        .map(|(spec, state)| of_container(task, spec, state, task_cidr))
+        .map(|(spec, state)| of_container(task, spec, state, range))
         .next()
 }
 
-pub(super) fn task(task: &Task, task_cidr: &str) -> Value {
+pub(super) fn task(task: &Task, range: Option<Range>) -> Value {
     let spec = &task.spec;
     let state = task.state();
     let times = &state.times;
@@ -43,7 +44,7 @@ pub(super) fn task(task: &Task, task_cidr: &str) -> Value {
         .containers
         .iter()
         .zip(&state.facts.containers)
-        .map(|(spec, state)| of_container(task, spec, state, task_cidr))
+        .map(|(spec, state)| of_container(task, spec, state, range))
         .collect();
     let mut limits = Map::new();
     if spec.limits.cpu_units > 0 {
@@ -80,13 +81,13 @@ pub(super) fn task(task: &Task, task_cidr: &str) -> Value {
 }
 
 /// With the tags that it had when it was made: the node is told of no later ones. Those of the node stay with the control plane.
-pub(super) fn task_with_tags(of: &Task, task_cidr: &str) -> Value {
-    let mut document = task(of, task_cidr);
+pub(super) fn task_with_tags(of: &Task, range: Option<Range>) -> Value {
+    let mut document = task(of, range);
     document["TaskTags"] = json!(of.spec.tags);
     document
 }
 
-fn of_container(task: &Task, spec: &ContainerSpec, state: &ContainerState, task_cidr: &str) -> Value {
+fn of_container(task: &Task, spec: &ContainerSpec, state: &ContainerState, range: Option<Range>) -> Value {
     let runtime_id = state.runtime_id.clone().unwrap_or_default();
     let mut document = Map::from_iter([
         ("DockerId".to_owned(), json!(runtime_id)),
@@ -126,7 +127,7 @@ fn of_container(task: &Task, spec: &ContainerSpec, state: &ContainerState, task_
     add("Health", health(task, spec, state));
     add("Ports", ports(task, spec));
     add("Volumes", volumes(spec));
-    let network = (!spec.networking.disabled).then(|| network(task, spec, task_cidr));
+    let network = (!spec.networking.disabled).then(|| network(task, spec, range));
     add("Networks", network.map(|network| json!([network])));
     document.into()
 }
@@ -218,7 +219,7 @@ fn volumes(spec: &ContainerSpec) -> Option<Value> {
     (!volumes.is_empty()).then(|| volumes.into())
 }
 
-fn network(task: &Task, spec: &ContainerSpec, task_cidr: &str) -> Value {
+fn network(task: &Task, spec: &ContainerSpec, range: Option<Range>) -> Value {
     let mode = match task.spec.network {
         NetworkMode::Awsvpc => "awsvpc",
         NetworkMode::Host => "host",
@@ -227,11 +228,18 @@ fn network(task: &Task, spec: &ContainerSpec, task_cidr: &str) -> Value {
     };
     let mut network = Map::from_iter([("NetworkMode".to_owned(), json!(mode))]);
     if let Some(address) = task.address_of(&spec.id) {
-        network.insert("IPv4Addresses".into(), json!([address.to_string()]));
+        network.insert("IPv4Addresses".into(), json!([address.ipv4.to_string()]));
+        if let Some(ipv6) = address.ipv6 {
+            network.insert("IPv6Addresses".into(), json!([ipv6.to_string()]));
+        }
     }
     if task.address.is_some() {
         network.insert("AttachmentIndex".into(), 0.into());
-        network.insert("IPv4SubnetCIDRBlock".into(), task_cidr.into());
+        let cidr = range.map(|range| range.ipv4.to_string()).unwrap_or_default();
+        network.insert("IPv4SubnetCIDRBlock".into(), cidr.into());
+        if let Some(cidr) = range.and_then(|range| range.ipv6()) {
+            network.insert("IPv6SubnetCIDRBlock".into(), cidr.to_string().into());
+        }
         let gateway = match &task.spec.lan {
             None => Some(format!("{GATEWAY}/32")),
             Some(lan) => lan

@@ -31,6 +31,7 @@ use axum::{
     routing::get,
 };
 use berth_agent_core::{
+    addresses::Range,
     desired::{NetworkMode, TaskSpec},
     ids::{ContainerId, TaskId},
     network::WantedNetwork,
@@ -40,7 +41,6 @@ use berth_service::{
     http::{Peer, serve_tcp},
     places::Places,
 };
-use ipnet::Ipv4Net;
 use nix::sys::socket::{
     AddressFamily, Backlog, SockFlag, SockType, SockaddrIn, bind, listen, setsockopt, socket, sockopt,
 };
@@ -90,7 +90,7 @@ pub struct Sources {
     pub inputs: mpsc::WeakSender<Input>,
     pub sampler: Arc<Mutex<Sampler>>,
     /// Where addresses of tasks that are in no subnet come from.
-    pub task_cidr: Ipv4Net,
+    pub task_cidr: Range,
     /// The node's parts of subnets.
     pub network: watch::Receiver<WantedNetwork>,
 }
@@ -306,13 +306,11 @@ impl Asked {
 
     async fn answer(&self, peer: Peer, name: &str, subject: Subject) -> Result<Value, Refused> {
         let (task, container) = self.task(peer, name).await?;
-        let cidr = &self
-            .range_of(&task.spec)
-            .map_or_else(String::new, |range| range.to_string());
+        let range = self.range_of(&task.spec);
         match subject {
-            Subject::Container => document::container(&task, &container, cidr).ok_or(Refused::Unknown),
-            Subject::Task => Ok(document::task(&task, cidr)),
-            Subject::TaskWithTags => Ok(document::task_with_tags(&task, cidr)),
+            Subject::Container => document::container(&task, &container, range).ok_or(Refused::Unknown),
+            Subject::Task => Ok(document::task(&task, range)),
+            Subject::TaskWithTags => Ok(document::task_with_tags(&task, range)),
             Subject::Stats | Subject::TaskStats => {
                 let mut all = self.stats(&task.spec.id, &task).await?;
                 if let Subject::TaskStats = subject {
@@ -328,9 +326,9 @@ impl Asked {
     }
 
     /// Where the task's address comes from.
-    fn range_of(&self, task: &TaskSpec) -> Option<Ipv4Net> {
+    fn range_of(&self, task: &TaskSpec) -> Option<Range> {
         if let Some(lan) = &task.lan {
-            return Some(lan.network);
+            return Some(lan.network.into());
         }
         match &task.subnet {
             None => Some(self.sources.task_cidr),
@@ -352,8 +350,8 @@ impl Asked {
         let (key, wanted) = (Arc::clone(&self.key), name.to_owned());
         let find = move |task: &Task| {
             let may_ask = match task.spec.network {
-                NetworkMode::Awsvpc => task.address == Some(from),
-                NetworkMode::Bridge => task.container_addresses.values().any(|own| *own == from),
+                NetworkMode::Awsvpc => task.address.is_some_and(|own| own.ipv4 == from),
+                NetworkMode::Bridge => task.container_addresses.values().any(|own| own.ipv4 == from),
                 NetworkMode::Host => from.is_loopback(),
                 NetworkMode::None => false,
             };

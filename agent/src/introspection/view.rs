@@ -132,6 +132,8 @@ pub struct NetworkView {
     pub network_mode: &'static str,
     #[serde(rename = "IPv4Addresses", skip_serializing_if = "Vec::is_empty")]
     pub ipv4_addresses: Vec<String>,
+    #[serde(rename = "IPv6Addresses", skip_serializing_if = "Vec::is_empty")]
+    pub ipv6_addresses: Vec<String>,
 }
 
 #[derive(Clone, Debug, Serialize)]
@@ -213,6 +215,7 @@ fn of_container(task: &Task, spec: &ContainerSpec, state: &ContainerState) -> Co
             protocol: port.protocol.as_str(),
         }
     };
+    let address = task.address_of(&spec.id);
     ContainerView {
         docker_name: docker_id.clone(),
         docker_id,
@@ -239,10 +242,11 @@ fn of_container(task: &Task, spec: &ContainerSpec, state: &ContainerState) -> Co
         cgroup: String::new(),
         networks: vec![NetworkView {
             network_mode,
-            ipv4_addresses: task
-                .address_of(&spec.id)
+            ipv4_addresses: address.iter().map(|address| address.ipv4.to_string()).collect(),
+            ipv6_addresses: address
                 .iter()
-                .map(ToString::to_string)
+                .filter_map(|address| address.ipv6)
+                .map(|ipv6| ipv6.to_string())
                 .collect(),
         }],
         ports: spec.ports.iter().map(port).collect(),

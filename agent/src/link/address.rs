@@ -1,22 +1,46 @@
 //! Owns where other nodes reach this one. Sends nothing: the kernel is asked which address it would send from.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, ToSocketAddrs, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs, UdpSocket};
 
 use crate::config::{Between, Network};
 
 /// Of no host (RFC 5737): the way there is the default route.
 const ANYWHERE: (Ipv4Addr, u16) = (Ipv4Addr::new(192, 0, 2, 1), 9);
+/// Likewise (RFC 3849).
+const ANYWHERE_IPV6: (Ipv6Addr, u16) = (Ipv6Addr::new(0x2001, 0x0db8, 0, 0, 0, 0, 0, 1), 9);
 
 /// Where other nodes reach this one, if they are to. `control_plane` is host and port.
 pub(super) fn node_address(network: &Network, control_plane: &[SocketAddr]) -> Option<Ipv4Addr> {
     if network.between == Between::None {
         return None;
     }
-    let towards = |to: SocketAddr| source(to).filter(|address| !address.is_loopback());
+    let ipv4 = |address| match address {
+        IpAddr::V4(address) => Some(address).filter(|address| !address.is_loopback()),
+        IpAddr::V6(_) => None,
+    };
+    let towards = |to: SocketAddr| source(to).and_then(ipv4);
     network
         .node_address
         .or_else(|| control_plane.iter().copied().find_map(towards))
         .or_else(|| towards(ANYWHERE.into()))
+}
+
+/// Likewise their IPv6 addresses: not one that is a link's alone.
+pub(super) fn node_ipv6_address(network: &Network, control_plane: &[SocketAddr]) -> Option<Ipv6Addr> {
+    if network.between == Between::None {
+        return None;
+    }
+    let ipv6 = |address| match address {
+        IpAddr::V4(_) => None,
+        IpAddr::V6(address) => {
+            Some(address).filter(|address| !address.is_loopback() && !address.is_unicast_link_local())
+        }
+    };
+    let towards = |to: SocketAddr| source(to).and_then(ipv6);
+    network
+        .node_address_v6
+        .or_else(|| control_plane.iter().copied().find_map(towards))
+        .or_else(|| towards(ANYWHERE_IPV6.into()))
 }
 
 /// Addresses of `https://host:port`; none where it has no name here, as behind a proxy.
@@ -26,13 +50,14 @@ pub(super) fn resolve(url: &str) -> Vec<SocketAddr> {
     authority.to_socket_addrs().into_iter().flatten().collect()
 }
 
-fn source(to: SocketAddr) -> Option<Ipv4Addr> {
-    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).ok()?;
+fn source(to: SocketAddr) -> Option<IpAddr> {
+    let any: SocketAddr = match to {
+        SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
+        SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
+    };
+    let socket = UdpSocket::bind(any).ok()?;
     socket.connect(to).ok()?;
-    match socket.local_addr().ok()?.ip() {
-        IpAddr::V4(address) => Some(address),
-        IpAddr::V6(_) => None,
-    }
+    Some(socket.local_addr().ok()?.ip())
 }
 
 #[cfg(test)]
@@ -52,5 +77,11 @@ mod tests {
         assert!(node_address(&routes, &near).is_none_or(|address| !address.is_loopback()));
         routes.node_address = Some(Ipv4Addr::new(198, 51, 100, 7));
         assert_eq!(node_address(&routes, &near), routes.node_address);
+        let near = resolve("https://[::1]:7071/");
+        let found = node_ipv6_address(&routes, &near);
+        assert!(found.is_none_or(|address| !address.is_loopback()));
+        routes.node_address_v6 = "fd00::7".parse().ok();
+        assert_eq!(node_ipv6_address(&routes, &near), routes.node_address_v6);
+        assert_eq!(node_ipv6_address(&Network::default(), &near), None);
     }
 }

@@ -1,6 +1,9 @@
 //! Owns what the node says of itself at the start of every link.
 
-use std::{collections::BTreeMap, net::Ipv4Addr};
+use std::{
+    collections::BTreeMap,
+    net::{Ipv4Addr, Ipv6Addr},
+};
 
 use berth_agent_core::ids::NodeId;
 use berth_proto::node::v1 as wire;
@@ -38,7 +41,7 @@ impl Facts {
         &mut self,
         node: &NodeId,
         status: &NodeStatus,
-        address: Option<Ipv4Addr>,
+        (address, ipv6_address): (Option<Ipv4Addr>, Option<Ipv6Addr>),
     ) -> wire::Hello {
         let known = |(id, status): (&berth_agent_core::ids::TaskId, &berth_agent_core::report::Status)| {
             wire::KnownTask {
@@ -60,6 +63,9 @@ impl Facts {
             sent_at_ms: now().0,
             run_id: self.run_id.clone(),
             node_address: address.map(|address| address.to_string()).unwrap_or_default(),
+            node_ipv6_address: ipv6_address
+                .map(|address| address.to_string())
+                .unwrap_or_default(),
         }
     }
 

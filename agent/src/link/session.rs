@@ -53,9 +53,13 @@ pub(super) async fn run(link: &mut Link, stop: &CancellationToken) -> Result<(),
     let url = link.target.address.clone();
     // A name may take time to resolve.
     let resolved = tokio::task::spawn_blocking(move || address::resolve(&url)).await;
-    let node_address = address::node_address(&link.facts.network, &resolved.unwrap_or_default());
+    let (network, resolved) = (&link.facts.network, resolved.unwrap_or_default());
+    let node_addresses = (
+        address::node_address(network, &resolved),
+        address::node_ipv6_address(network, &resolved),
+    );
     let status = link.status.borrow_and_update().clone();
-    let hello = link.facts.hello(&link.target.node, &status, node_address);
+    let hello = link.facts.hello(&link.target.node, &status, node_addresses);
     post(&out, Out::Hello(hello)).await?;
     let open = async {
         let refused = |source| LinkError::Refused {

@@ -299,7 +299,7 @@ async fn remove_network_objects(place: &Place) -> Result<(), NetworkError> {
     let network = Network::left_behind(NetworkConfig {
         instance: place.instance.clone(),
         run_dir: place.run_dir.clone(),
-        task_cidr: place.task_cidr,
+        task_cidr: place.task_cidr.into(),
         ranges: Default::default(),
         lans: Default::default(),
         kept: Vec::new(),

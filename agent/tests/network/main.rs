@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod host;
+mod ipv6;
 mod lifecycle;
 mod others;
 mod published;

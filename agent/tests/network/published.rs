@@ -21,7 +21,7 @@ fn ports(n: u32) -> [Published; 2] {
     [(Protocol::Tcp, TCP_PORT), (Protocol::Udp, UDP_PORT)].map(|(protocol, host_port)| Published {
         protocol,
         host_port,
-        address: address(n),
+        address: address(n).into(),
         port: PORT,
     })
 }

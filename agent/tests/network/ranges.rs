@@ -11,7 +11,7 @@ fn wanted(peer: Ipv4Addr) -> WantedNetwork {
     let subnet = "subnet-0000000000000000a".parse().unwrap();
     WantedNetwork {
         ranges: BTreeMap::from([(subnet, "10.64.1.0/24".parse().unwrap())]),
-        peers: BTreeMap::from([(peer, ["10.64.2.0/24".parse().unwrap()].into())]),
+        peers: BTreeMap::from([(peer.into(), ["10.64.2.0/24".parse().unwrap()].into())]),
         ..WantedNetwork::default()
     }
 }

@@ -80,9 +80,9 @@ fn strays_are_listed_from_the_host_and_removed() {
 #[test]
 fn an_address_from_before_the_range_was_changed_is_still_its_tasks() {
     on_host(async |host| {
-        let address = "10.78.0.9".parse().unwrap();
+        let address = std::net::Ipv4Addr::new(10, 78, 0, 9);
         let network = Network::start(NetworkConfig {
-            kept: vec![address],
+            kept: vec![address.into()],
             ..host.config()
         });
         let network = network.await.unwrap();

@@ -180,7 +180,7 @@ fn a_table_that_somebody_changes_is_put_in_place_again() {
         let published = Published {
             protocol: Protocol::Tcp,
             host_port: 9999,
-            address: address(1),
+            address: address(1).into(),
             port: 8080,
         };
         let rules = || run("nft -s list ruleset");

@@ -184,7 +184,7 @@ async fn network(
                   cat /etc/resolv.conf; ls /sys/class/net";
     let mut request = host.request(script);
     request.network = mode;
-    request.address = netns.map(|_| "10.1.2.3".parse().unwrap());
+    request.address = netns.map(|_| std::net::Ipv4Addr::new(10, 1, 2, 3).into());
     host.runtime
         .start(&request, netns, CancellationToken::new())
         .await

@@ -42,7 +42,8 @@ pub async fn all(client: &Client, cluster: &str) -> Result<Vec<String>, ClientEr
 
 async fn create(client: &Client, global: &Global, args: SubnetCreateArgs) -> Result<u8, CliError> {
     let body = json!({
-        "cluster": global.cluster, "name": args.name, "cidrBlock": args.cidr, "nodePrefixLength": args.node_prefix,
+        "cluster": global.cluster, "name": args.name, "cidrBlock": args.cidr, "ipv6CidrBlock": args.ipv6_cidr_block,
+        "nodePrefixLength": args.node_prefix,
         "kind": args.kind, "uplink": args.uplink, "vlanId": args.vlan_id, "gateway": args.gateway, "range": args.range,
     });
     let answer = client.berth("CreateSubnet", &body).await?;
@@ -102,7 +103,11 @@ async fn list(client: &Client, global: &Global) -> Result<u8, CliError> {
 /// Of which nodes have parts.
 fn range(subnet: &Value) -> String {
     let part = subnet["range"].as_str().map(str::to_owned);
-    part.unwrap_or_else(|| text(subnet, "cidrBlock"))
+    let part = part.unwrap_or_else(|| text(subnet, "cidrBlock"));
+    match subnet["ipv6CidrBlock"].as_str() {
+        Some(prefix) => format!("{part}, {prefix}"),
+        None => part,
+    }
 }
 
 /// With what the network is that its tasks are hosts of.
@@ -117,6 +122,15 @@ fn kind(subnet: &Value) -> String {
     }
 }
 
+/// Of IPv4 and, where there is one, of IPv6.
+fn both(node: &Value, ipv4: &str, ipv6: &str) -> String {
+    let ipv4 = text(node, ipv4);
+    match node[ipv6].as_str() {
+        Some(ipv6) => format!("{ipv4}, {ipv6}"),
+        None => ipv4,
+    }
+}
+
 /// Which node has which part.
 fn parts(subnets: &[Value]) -> Table {
     let mut table = Table::new(&["SUBNET", "NODE", "PART", "REACHED AT"]);
@@ -125,8 +139,8 @@ fn parts(subnets: &[Value]) -> Table {
             table.row(vec![
                 text(subnet, "subnetId"),
                 text(node, "node"),
-                text(node, "cidrBlock"),
-                text(node, "nodeAddress"),
+                both(node, "cidrBlock", "ipv6CidrBlock"),
+                both(node, "nodeAddress", "nodeIpv6Address"),
             ]);
         }
     }

@@ -2,6 +2,7 @@
 //! hands out addresses without asking. Never stores anything.
 
 mod blocks;
+pub mod ipv6;
 mod lan;
 #[cfg(test)]
 mod tests;
@@ -9,7 +10,7 @@ mod tests;
 use std::net::Ipv4Addr;
 
 pub use blocks::{BLOCK_REST_MS, Block, Blocks, Candidate};
-pub use ipnet::Ipv4Net;
+pub use ipnet::{Ipv4Net, Ipv6Net};
 pub use lan::{Asked, Design, KINDS, Lan, LanLink, Problem};
 
 /// What stands for the node's own range, in a cluster that has no subnets.

@@ -15,8 +15,8 @@ use std::collections::BTreeMap;
 
 pub use environment_files::{EnvironmentFile, STORED_BYTES_MAX, StoredFiles};
 pub use features::{
-    FEATURES, IMAGE_DIGEST, NET_LAN, NET_SUBNETS, PUBLISHED_PORTS, RESTART_AFTER_REBOOT, RUNTIME_PREFIX,
-    required_features,
+    FEATURES, IMAGE_DIGEST, NET_IPV6, NET_LAN, NET_SUBNETS, PUBLISHED_PORTS, RESTART_AFTER_REBOOT,
+    RUNTIME_PREFIX, required_features,
 };
 pub use log::LogOptions;
 pub use read::EchoError;

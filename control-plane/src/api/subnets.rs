@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use berth_control_plane_core::{
     arn,
-    subnets::{self, Asked, Design, KINDS, SUBNETS_MAX},
+    subnets::{self, Asked, Design, KINDS, SUBNETS_MAX, ipv6},
 };
 use serde_json::{Value, json};
 
@@ -96,10 +96,10 @@ fn wanted(input: &mut Fields) -> Result<Wanted, ApiError> {
         ));
     }
     let range = input.required("cidrBlock")?;
-    input.unsupported("ipv6CidrBlock")?;
     let node_prefix_len = input.integer("nodePrefixLength", 0, 32)?;
     let asked = Asked {
         cidr: range,
+        ipv6_cidr: input.string("ipv6CidrBlock")?,
         node_prefix_len: node_prefix_len.and_then(|len| u8::try_from(len).ok()),
         kind: input.choice("kind", &KINDS[..3])?,
         uplink: input.string("uplink")?,
@@ -126,6 +126,7 @@ impl Wanted {
             kind: self.kind(),
             range: self.design.shape.range,
             node_prefix_len: self.design.shape.node_prefix_len,
+            ipv6_prefix: self.design.ipv6_prefix,
             deleting: false,
             tags: self.tags.clone(),
             created_at: now_ms(),
@@ -139,14 +140,19 @@ impl Wanted {
     }
 
     fn is_met_by(&self, known: &Subnet) -> Result<(), ApiError> {
-        if known.shape() == self.design.shape && known.kind == self.kind() {
+        let same = known.shape() == self.design.shape && known.ipv6_prefix == self.design.ipv6_prefix;
+        if same && known.kind == self.kind() {
             return Ok(());
         }
         Err(ApiError::Conflict {
             message: format!(
-                "the cluster has a subnet {} already: {} with parts of /{}, of kind {}",
+                "the cluster has a subnet {} already: {}{} with parts of /{}, of kind {}",
                 known.name,
                 known.range,
+                known
+                    .ipv6_prefix
+                    .map(|prefix| format!(" and {prefix}"))
+                    .unwrap_or_default(),
                 known.node_prefix_len,
                 known.kind.name()
             ),
@@ -162,6 +168,7 @@ async fn claim(api: &Api, fresh: &Subnet) -> Result<(Vec<Compare>, Vec<Operation
         cluster: fresh.cluster.clone(),
         range: fresh.range,
         lan: fresh.lan().map(|lan| lan.network),
+        ipv6_prefix: fresh.ipv6_prefix,
     };
     let overlaps = |(id, taken): (&String, &SubnetClaim)| {
         let (mine, theirs) = claim.overlap(taken)?;
@@ -173,6 +180,16 @@ async fn claim(api: &Api, fresh: &Subnet) -> Result<(Vec<Compare>, Vec<Operation
     if let Some(problem) = claims.iter().find_map(overlaps) {
         let field = if claim.lan.is_some() { "range" } else { "cidrBlock" };
         return Err(ApiError::field(field, problem));
+    }
+    let overlaps = |(id, taken): (&String, &SubnetClaim)| {
+        let (mine, theirs) = claim.overlap_ipv6(taken)?;
+        Some(format!(
+            "{mine} overlaps {theirs}, which is of {id} of cluster {}: no two subnets of a control plane may overlap",
+            taken.cluster
+        ))
+    };
+    if let Some(problem) = claims.iter().find_map(overlaps) {
+        return Err(ApiError::field("ipv6CidrBlock", problem));
     }
     if claims.len() >= CLAIMS_MAX {
         let problem = format!("there are {CLAIMS_MAX} subnets: delete some");
@@ -314,6 +331,8 @@ fn respond(api: &Api, subnet: &Subnet) -> Value {
                 "node": node,
                 "cidrBlock": block.range,
                 "nodeAddress": block.via,
+                "ipv6CidrBlock": subnet.ipv6_prefix.map(|prefix| ipv6::below(prefix, block.range)),
+                "nodeIpv6Address": block.via_ipv6,
                 "problem": block.problem,
             })
         })
@@ -327,6 +346,7 @@ fn respond(api: &Api, subnet: &Subnet) -> Value {
         "kind": subnet.kind.name(),
         "status": if subnet.deleting { "DELETING" } else { "ACTIVE" },
         "cidrBlock": lan.map_or(subnet.range, |lan| lan.network),
+        "ipv6CidrBlock": subnet.ipv6_prefix,
         "nodePrefixLength": subnet.node_prefix_len,
         "freeNodeBlocks": subnet.blocks.free(subnet.shape()),
         "nodes": nodes,

@@ -298,6 +298,7 @@ fn node_record(peer: &Peer, token: &JoinToken, candidate: Candidate<'_>, now: Mi
         memory_bytes: 0,
         task_addresses: 0,
         node_address: None,
+        node_ipv6_address: None,
         gpus: vec![],
         reserved_tcp_ports: vec![],
         reserved_udp_ports: vec![],

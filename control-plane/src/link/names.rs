@@ -36,6 +36,7 @@ pub(super) fn operation(task: &Task, addressed: bool) -> Result<Option<Operation
 fn record(task: &Task) -> model::TaskName {
     model::TaskName {
         ipv4_address: task.ipv4_address.clone(),
+        ipv6_address: task.ipv6_address.clone(),
     }
 }
 
@@ -175,7 +176,7 @@ fn name(id: &str, value: &[u8]) -> Option<TaskName> {
     Some(TaskName {
         task_id: id.to_owned(),
         ipv4_address: record.ipv4_address.unwrap_or_default(),
-        ipv6_address: String::new(),
+        ipv6_address: record.ipv6_address.unwrap_or_default(),
     })
 }
 

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use berth_control_plane_core::subnets::{Block, Ipv6Net, ipv6};
 use berth_proto::node::v1::{MESSAGE_BYTES_MAX, NodeNetwork, Peer, Position, SubnetRange};
 use prost::Message as _;
 
@@ -68,7 +69,14 @@ impl Network {
             let (now, watch) = read(&self.store, &self.identity, &self.prefix, &self.node).await?;
             (self.watch, self.stale) = (watch, false);
             let before = std::mem::replace(&mut self.told, now);
-            if (&before.ranges, &before.peers) != (&self.told.ranges, &self.told.peers) {
+            let what = |network: &NodeNetwork| {
+                (
+                    network.ranges.clone(),
+                    network.peers.clone(),
+                    network.ipv6_peers.clone(),
+                )
+            };
+            if what(&before) != what(&self.told) {
                 return Ok(self.told.clone());
             }
         }
@@ -124,11 +132,30 @@ fn network(subnets: &[Subnet], node: &str) -> NodeNetwork {
         Some(SubnetRange {
             subnet_id: subnet.id.clone(),
             ipv4_range: block.range.to_string(),
+            ipv6_range: in_ipv6(subnet, block)
+                .map(|range| range.to_string())
+                .unwrap_or_default(),
             lan: subnet.lan().map(lan_to_wire),
         })
     });
     let is_reached = |subnet: &Subnet| subnet.blocks.of(node).is_some_and(|block| block.via.is_some());
     let mut peers: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    let mut ipv6_peers: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    let of_others = |subnet: &Subnet| {
+        let others = subnet.blocks.held().filter(|(other, _)| *other != node);
+        others
+            .filter_map(|(_, block)| Some((block.via_ipv6?, in_ipv6(subnet, block)?)))
+            .collect::<Vec<_>>()
+    };
+    let mut own_blocks = subnets.iter().filter_map(|subnet| subnet.blocks.of(node));
+    if own_blocks.any(|block| block.via_ipv6.is_some()) {
+        for (via, range) in subnets.iter().flat_map(of_others) {
+            ipv6_peers
+                .entry(via.to_string())
+                .or_default()
+                .push(range.to_string());
+        }
+    }
     if routed().filter(own).any(is_reached) {
         let others = routed().flat_map(|subnet| subnet.blocks.held());
         for (_, block) in others.filter(|(other, _)| *other != node) {
@@ -147,7 +174,16 @@ fn network(subnets: &[Subnet], node: &str) -> NodeNetwork {
             .into_iter()
             .map(|(address, ranges)| Peer { address, ranges })
             .collect(),
+        ipv6_peers: ipv6_peers
+            .into_iter()
+            .map(|(address, ranges)| Peer { address, ranges })
+            .collect(),
     }
+}
+
+/// A node's part of a subnet in IPv6.
+fn in_ipv6(subnet: &Subnet, block: &Block) -> Option<Ipv6Net> {
+    subnet.ipv6_prefix.map(|prefix| ipv6::below(prefix, block.range))
 }
 
 #[cfg(test)]
@@ -164,6 +200,7 @@ mod tests {
             .map(|(node, via)| Candidate {
                 node: (*node).into(),
                 via: via.map(|via| via.parse().unwrap()),
+                via_ipv6: via.and_then(|via| format!("fd00::{}", via.rsplit('.').next()?).parse().ok()),
             })
             .collect();
         let mut subnet = Subnet {
@@ -173,6 +210,7 @@ mod tests {
             kind: SubnetKind::Routed,
             range: shape.range,
             node_prefix_len: shape.node_prefix_len,
+            ipv6_prefix: (n == 2).then(|| "fd00:2::/64".parse().unwrap()),
             deleting: false,
             tags: Default::default(),
             created_at: 0,
@@ -198,8 +236,17 @@ mod tests {
             ranges: vec!["10.1.1.0/24".into(), "10.2.1.0/24".into()],
         };
         assert_eq!(told.peers, [b]);
+        // Only the second subnet has IPv6.
+        assert_eq!(told.ranges[0].ipv6_range, "");
+        assert_eq!(told.ranges[1].ipv6_range, "fd00:2::a02:0/120");
+        let b = Peer {
+            address: "fd00::2".into(),
+            ranges: vec!["fd00:2::a02:100/120".into()],
+        };
+        assert_eq!(told.ipv6_peers, [b]);
         let silent = network(&subnets, "c");
         assert_eq!((silent.ranges.len(), silent.peers.len()), (1, 0));
+        assert!(silent.ipv6_peers.is_empty());
         assert_eq!(network(&subnets, "stranger"), NodeNetwork::default());
     }
 }

@@ -204,6 +204,7 @@ fn node_record(known: Option<&Node>, peer: &Peer, hello: &Hello, now: Millis) ->
         memory_bytes: capacity.memory_bytes,
         task_addresses: capacity.task_addresses,
         node_address: subnets::node_address(&hello.node_address),
+        node_ipv6_address: subnets::node_ipv6_address(&hello.node_ipv6_address),
         reserved_tcp_ports: ports(&capacity.reserved_tcp_ports)?,
         reserved_udp_ports: ports(&capacity.reserved_udp_ports)?,
         gpus: gpus(&capacity.gpu_ids)?,

@@ -107,8 +107,13 @@ async fn a_range_that_cannot_be_a_subnet_or_overlaps_another_is_refused() {
             "nodePrefixLength: /31",
         ),
         (
-            json!({"name": "a", "cidrBlock": "10.1.0.0/16", "ipv6CidrBlock": "fd00::/56"}),
-            "ipv6CidrBlock: not supported yet",
+            json!({"name": "a", "cidrBlock": "10.1.0.0/16", "ipv6CidrBlock": "fe80::/64"}),
+            "ipv6CidrBlock: fe80::/64 overlaps fe80::/10, which is link-local",
+        ),
+        (
+            json!({"name": "a", "cidrBlock": "192.168.1.0/24", "ipv6CidrBlock": "fd00::/64", "kind": "macvlan",
+                "uplink": "eth1", "range": "192.168.1.128/26"}),
+            "ipv6CidrBlock: is for the kind routed",
         ),
         (
             json!({"name": "a", "cidrBlock": "10.1.0.0/16", "kind": "ipvlan"}),
@@ -318,5 +323,51 @@ async fn ranges_of_one_lan_are_several_subnets_and_no_routed_one_overlaps_it() {
         let refused = world.berth("CreateSubnet", body).await;
         let message = refused.refused("InvalidParameterException");
         assert!(message.contains(field), "{message}");
+    }
+}
+
+#[tokio::test]
+async fn a_subnet_with_ipv6_is_of_nodes_that_know_it_and_its_prefix_is_nobody_elses() {
+    let world = new_world().await;
+    let node = world
+        .add_node("default", |node| {
+            node.node_ipv6_address = "fd00:99::7".parse().ok();
+        })
+        .await;
+    let old =
+        |node: &mut berth_control_plane::model::Node| node.features.retain(|feature| feature != "net.ipv6");
+    world.add_node("default", old).await;
+    let body = json!({"name": "front", "cidrBlock": "10.64.0.0/16", "ipv6CidrBlock": "fd00:64::/64"});
+    let made = world.berth("CreateSubnet", body.clone()).await.ok();
+    assert_eq!(made["subnet"]["ipv6CidrBlock"], "fd00:64::/64");
+    let subnet = listed(&world).await.remove(0);
+    let nodes = subnet["nodes"].as_array().unwrap();
+    assert_eq!(nodes.len(), 1, "{subnet}");
+    assert_eq!(
+        (
+            &nodes[0]["node"],
+            &nodes[0]["ipv6CidrBlock"],
+            &nodes[0]["nodeIpv6Address"]
+        ),
+        (&json!(node), &json!("fd00:64::a40:0/120"), &json!("fd00:99::7"))
+    );
+    // The same again is the same, and one without IPv6 another.
+    let again = world.berth("CreateSubnet", body).await.ok();
+    assert_eq!(again["subnet"]["subnetId"], made["subnet"]["subnetId"]);
+    for (body, code, problem) in [
+        (
+            json!({"name": "front", "cidrBlock": "10.64.0.0/16"}),
+            "ConflictException",
+            "10.64.0.0/16 and fd00:64::/64",
+        ),
+        (
+            json!({"name": "back", "cidrBlock": "10.65.0.0/16", "ipv6CidrBlock": "fd00:64::/48"}),
+            "InvalidParameterException",
+            "ipv6CidrBlock: fd00:64::/48 overlaps fd00:64::/64",
+        ),
+    ] {
+        let refused = world.berth("CreateSubnet", body).await;
+        let message = refused.refused(code);
+        assert!(message.contains(problem), "{message}");
     }
 }

@@ -205,6 +205,7 @@ impl World {
             memory_bytes: 4096 * MIB,
             task_addresses: 100,
             node_address: None,
+            node_ipv6_address: None,
             reserved_tcp_ports: vec![22],
             reserved_udp_ports: vec![],
             gpus: vec![],

@@ -1,5 +1,7 @@
 //! Owns what is stored of one address.
 
+use std::net::Ipv6Addr;
+
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -24,6 +26,9 @@ pub(super) struct Holder {
     /// None: it is of the node's own range.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) subnet: Option<SubnetId>,
+    /// That goes with it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) ipv6: Option<Ipv6Addr>,
     /// The boot of the host in which it was last given. Empty: not known.
     pub(super) boot: String,
 }
@@ -40,6 +45,8 @@ enum Stored {
         #[serde(default)]
         subnet: Option<SubnetId>,
         #[serde(default)]
+        ipv6: Option<Ipv6Addr>,
+        #[serde(default)]
         boot: String,
     },
 }
@@ -51,17 +58,20 @@ impl From<Stored> for Holder {
                 task,
                 container: None,
                 subnet: None,
+                ipv6: None,
                 boot: String::new(),
             },
             Stored::Whole {
                 task,
                 container,
                 subnet,
+                ipv6,
                 boot,
             } => Self {
                 task,
                 container,
                 subnet,
+                ipv6,
                 boot,
             },
         }

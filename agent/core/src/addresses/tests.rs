@@ -1,20 +1,22 @@
 use super::*;
 
+const OWN: &str = "10.0.0.0/29";
+
 fn task(n: u8) -> TaskId {
     format!("{n:032x}").parse().unwrap()
 }
 
 #[test]
 fn addresses_are_used_in_turn_and_rest_after_use() {
-    let mut pool = Addresses::new("10.0.0.0/29".parse().unwrap());
+    let mut pool = Addresses::new(OWN.parse::<Range>().unwrap());
     assert_eq!(pool.capacity(), 6);
     let given: Vec<_> = (0..6)
-        .map(|n| pool.lease(&task(n), None, Millis(0)).unwrap().octets()[3])
+        .map(|n| pool.lease(&task(n), None, Millis(0)).unwrap().ipv4.octets()[3])
         .collect();
     assert_eq!(given, [1, 2, 3, 4, 5, 6]);
     assert_eq!(pool.lease(&task(9), None, Millis(0)), None, "all are held");
     assert_eq!(
-        pool.lease(&task(3), None, Millis(0)).unwrap().octets()[3],
+        pool.lease(&task(3), None, Millis(0)).unwrap().ipv4.octets()[3],
         4,
         "asking again gives the same"
     );
@@ -28,6 +30,7 @@ fn addresses_are_used_in_turn_and_rest_after_use() {
     assert_eq!(
         pool.lease(&task(9), None, Millis(1_000 + QUARANTINE_MS))
             .unwrap()
+            .ipv4
             .octets()[3],
         3
     );
@@ -35,14 +38,14 @@ fn addresses_are_used_in_turn_and_rest_after_use() {
 
 #[test]
 fn a_task_outside_a_changed_range_keeps_its_address_until_it_begins_anew() {
-    let mut old = Addresses::new("10.0.0.0/29".parse().unwrap());
+    let mut old = Addresses::new(OWN.parse::<Range>().unwrap());
     let first = old.lease(&task(1), None, Millis(0)).unwrap();
-    let new_range = "10.9.0.0/30".parse().unwrap();
+    let new_range: Range = "10.9.0.0/30".parse().unwrap();
     let mut pool = Addresses::new(new_range);
     pool.adopt(old);
-    assert_eq!(pool.held_outside(&[new_range]), [first]);
+    assert_eq!(pool.held_outside(&[new_range]), [first.ipv4]);
     assert_eq!(pool.lease(&task(1), None, Millis(0)), Some(first));
-    let inside: Ipv4Addr = "10.9.0.1".parse().unwrap();
+    let inside = Ipv4Addr::new(10, 9, 0, 1).into();
     assert_eq!(pool.begin_anew(&task(1), None, Millis(0)), Some(inside));
     assert_eq!(
         (pool.held_outside(&[new_range]), pool.next_expiry()),
@@ -54,7 +57,7 @@ fn a_task_outside_a_changed_range_keeps_its_address_until_it_begins_anew() {
 #[test]
 fn a_range_too_small_has_no_address() {
     for range in ["10.0.0.0/31", "10.0.0.0/32"] {
-        let mut pool = Addresses::new(range.parse().unwrap());
+        let mut pool = Addresses::new(range.parse::<Range>().unwrap());
         assert_eq!(
             (pool.capacity(), pool.lease(&task(1), None, Millis(0))),
             (0, None),
@@ -67,7 +70,7 @@ fn subnet(n: u8) -> SubnetId {
     format!("subnet-{n:017x}").parse().unwrap()
 }
 
-fn ranges(of: &[(u8, &str)]) -> BTreeMap<SubnetId, Ipv4Net> {
+fn ranges(of: &[(u8, &str)]) -> BTreeMap<SubnetId, Range> {
     of.iter()
         .map(|(n, range)| (subnet(*n), range.parse().unwrap()))
         .collect()
@@ -75,14 +78,14 @@ fn ranges(of: &[(u8, &str)]) -> BTreeMap<SubnetId, Ipv4Net> {
 
 #[test]
 fn an_address_is_of_the_subnet_that_is_asked_for_while_that_is_the_nodes() {
-    let mut pool = Addresses::new("10.0.0.0/29".parse().unwrap());
+    let mut pool = Addresses::new(OWN.parse::<Range>().unwrap());
     let (one, two) = (subnet(1), subnet(2));
     assert_eq!(pool.lease(&task(1), Some(&one), Millis(0)), None, "not its part");
     assert!(pool.use_subnets(&ranges(&[(1, "10.64.1.0/30"), (2, "10.65.1.0/24")])));
     assert!(!pool.use_subnets(&ranges(&[(1, "10.64.1.0/30"), (2, "10.65.1.0/24")])));
     let mut lease = |n: u8, subnet: Option<&SubnetId>| {
         let address = pool.lease(&task(n), subnet, Millis(0));
-        address.map(|address| address.to_string())
+        address.map(|address| address.ipv4.to_string())
     };
     assert_eq!(lease(1, Some(&one)).as_deref(), Some("10.64.1.1"));
     assert_eq!(lease(2, Some(&one)).as_deref(), Some("10.64.1.2"));
@@ -97,10 +100,10 @@ fn an_address_is_of_the_subnet_that_is_asked_for_while_that_is_the_nodes() {
     assert_eq!(pool.range(Some(&subnet(3))), None, "it was not looked at yet");
     assert_eq!(
         pool.lease(&task(1), Some(&one), Millis(0)),
-        Some(Ipv4Addr::new(10, 64, 1, 1))
+        Some(Ipv4Addr::new(10, 64, 1, 1).into())
     );
     assert_eq!(pool.begin_anew(&task(1), Some(&one), Millis(0)), None);
-    let used: Vec<Ipv4Net> = pool.ranges().collect();
+    let used: Vec<Range> = pool.ranges().collect();
     assert_eq!(pool.held_outside(&used).len(), 2);
 }
 
@@ -111,12 +114,12 @@ fn a_lease_says_of_which_boot_it_is_and_an_earlier_versions_is_read() {
         task(1)
     );
     let earlier: Addresses = serde_json::from_str(&held).unwrap();
-    let mut pool = Addresses::new("10.0.0.0/29".parse().unwrap());
+    let mut pool = Addresses::new(OWN.parse::<Range>().unwrap());
     pool.on_boot("first");
     pool.adopt(earlier);
     assert_eq!(
         pool.lease(&task(1), None, Millis(0)),
-        Some(Ipv4Addr::new(10, 0, 0, 1))
+        Some(Ipv4Addr::new(10, 0, 0, 1).into())
     );
     assert_eq!(pool.of_earlier_boots(), [], "its boot is not known");
     pool.lease(&task(2), None, Millis(0));
@@ -134,7 +137,7 @@ fn a_lease_says_of_which_boot_it_is_and_an_earlier_versions_is_read() {
 
 #[test]
 fn containers_of_a_task_have_addresses_of_their_own_which_end_together() {
-    let range = "10.0.0.0/29".parse().unwrap();
+    let range: Ipv4Net = OWN.parse().unwrap();
     let mut pool = Addresses::new(range);
     let [a, b] = [1, 2].map(|n| format!("{n:032x}").parse::<ContainerId>().unwrap());
     let one = pool.lease_for(&task(1), &a, Millis(0)).unwrap();
@@ -150,4 +153,35 @@ fn containers_of_a_task_have_addresses_of_their_own_which_end_together() {
         (pool.counts(range), pool.release(&task(1), Millis(9))),
         ((0, 2), None)
     );
+}
+
+#[test]
+fn a_lease_is_of_an_ipv6_address_as_well_and_keeps_it_until_the_task_begins_anew() {
+    let range = |prefix: Option<&str>| {
+        let prefix = prefix.map(|prefix| prefix.parse().unwrap());
+        Range::below(OWN.parse().unwrap(), prefix).unwrap()
+    };
+    let mut pool = Addresses::new(range(Some("fd00:1::/64")));
+    let first = pool.lease(&task(1), None, Millis(0)).unwrap();
+    let ipv6 = |address: Address| address.ipv6.map(|ipv6| ipv6.to_string());
+    assert_eq!(ipv6(first).as_deref(), Some("fd00:1::a00:1"));
+    let stored: Addresses = serde_json::from_str(&serde_json::to_string(&pool).unwrap()).unwrap();
+    assert_eq!(stored, pool);
+
+    // The prefix is another one now: the address is the task's as long as it runs.
+    let mut pool = Addresses::new(range(Some("fd00:2::/64")));
+    pool.adopt(stored);
+    assert_eq!(pool.lease(&task(1), None, Millis(0)), Some(first));
+    let outside = pool.held_outside(&pool.ranges().collect::<Vec<_>>());
+    assert_eq!(outside, [IpAddr::from(first.ipv6.unwrap())]);
+    let new = pool.begin_anew(&task(1), None, Millis(0)).unwrap();
+    assert_eq!(
+        (new.ipv4, ipv6(new).as_deref()),
+        (first.ipv4, Some("fd00:2::a00:1"))
+    );
+    assert_eq!(pool.begin_anew(&task(1), None, Millis(0)), None);
+    assert!(pool.held_outside(&pool.ranges().collect::<Vec<_>>()).is_empty());
+
+    let mut pool = Addresses::new(range(None));
+    assert_eq!(pool.lease(&task(1), None, Millis(0)).and_then(ipv6), None);
 }

@@ -182,6 +182,7 @@ fn lack_of_address(addresses: &Addresses, subnet: Option<&SubnetId>, wanted: usi
             "RESOURCE:ENI: this node has no part of {subnet} that it can use"
         ));
     };
+    let range = range.ipv4;
     let (wanted, capacity) = (u32::try_from(wanted).unwrap_or(u32::MAX), addresses.capacity());
     if subnet.is_none() && capacity == 0 {
         return Lack::Never(format!("RESOURCE:ENI: {range} has no address for a task"));

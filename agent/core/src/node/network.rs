@@ -1,6 +1,8 @@
 //! Owns how the node's part of the cluster's network is taken over: what is new is used once the agent has looked whether
 //! the host can have it; what is taken away is used no more at once, but for the tasks that have addresses of it.
 
+use std::net::IpAddr;
+
 use super::Node;
 use crate::{
     change::Change,
@@ -18,10 +20,16 @@ impl Node {
         let all: Vec<_> = own.into_iter().chain(ranges.values().copied()).collect();
         let kept = self.record.addresses.held_outside(&all);
         let of_lans = self.tasks.values().filter(|task| task.spec.lan.is_some());
-        let of_lans: Vec<_> = of_lans.filter_map(|task| task.address).collect();
-        let (kept_lan, kept) = kept.into_iter().partition(|address| of_lans.contains(address));
+        let of_lans: Vec<_> = of_lans.filter_map(|task| Some(task.address?.ipv4)).collect();
+        let (mut kept_lan, mut all_kept) = (Vec::new(), Vec::new());
+        for address in kept {
+            match address {
+                IpAddr::V4(own) if of_lans.contains(&own) => kept_lan.push(own),
+                _ => all_kept.push(address),
+            }
+        }
         WantedNetwork {
-            kept,
+            kept: all_kept,
             kept_lan,
             lans,
             peers: network.map(|network| network.peers.clone()).unwrap_or_default(),

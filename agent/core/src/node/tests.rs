@@ -231,7 +231,7 @@ fn a_task_goes_up_and_down_and_says_so() {
     let up = run(&mut node, Millis(0), snapshot(1, vec![spec.clone()]));
     assert_eq!(statuses(&up), [Status::Pending, Status::Running]);
     let facts = &up.last().unwrap().task.facts;
-    assert_eq!(facts.address, Some(Ipv4Addr::new(10, 0, 0, 1)));
+    assert_eq!(facts.address, Some(Ipv4Addr::new(10, 0, 0, 1).into()));
     assert_eq!(facts.containers[0].image_digest.as_deref(), Some("sha256:d"));
     assert_eq!(facts.containers[0].resolved_digest.as_deref(), Some("sha256:r"));
     assert_eq!(node.resources().used().cpu_units, 256);

@@ -1,10 +1,11 @@
 //! Owns what becomes of a task that runs and of which this agent has no record: it goes on, where all of it is accounted
 //! for. Never guesses: what is not certain is not taken up (the task then ends, see [`Task::found`]).
 
-use std::{collections::BTreeMap, net::Ipv4Addr};
+use std::collections::BTreeMap;
 
 use super::{Host, Logs, Phase, Task};
 use crate::{
+    addresses::Address,
     container::{Container, Image, Life},
     desired::{Condition, ContainerSpec, Millis, NetworkMode, TaskSpec},
     event::{Exit, ObservedState},
@@ -18,7 +19,7 @@ pub struct Stranger {
     /// As the runtime listed them, and as they ended since.
     pub containers: BTreeMap<(ContainerId, Attempt), ObservedState>,
     /// That its interface has.
-    pub address: Option<Ipv4Addr>,
+    pub address: Option<Address>,
 }
 
 impl Stranger {

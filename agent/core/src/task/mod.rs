@@ -15,11 +15,12 @@ mod health;
 
 pub use adopt::Stranger;
 
-use std::{collections::BTreeMap, net::Ipv4Addr};
+use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    addresses::Address,
     container::{Container, Doing, Image, Life, Retry, StopStage},
     dependency::{self, Verdict},
     desired::{ContainerSpec, Millis, NetworkMode, Protocol, TaskSpec},
@@ -50,11 +51,11 @@ pub struct Task {
     pub phase: Phase,
     pub host: Host,
     pub host_retry: Retry,
-    pub address: Option<Ipv4Addr>,
+    pub address: Option<Address>,
     pub mac_address: Option<String>,
     /// Of its containers, in bridge mode.
     #[serde(default)]
-    pub container_addresses: BTreeMap<ContainerId, Ipv4Addr>,
+    pub container_addresses: BTreeMap<ContainerId, Address>,
     /// Ports of the host that lead to it, as they were chosen at its admission.
     #[serde(default)]
     pub bindings: Vec<Binding>,
@@ -289,7 +290,7 @@ impl Task {
     }
 
     /// The address that a container has, its own or its task's.
-    pub fn address_of(&self, container: &ContainerId) -> Option<Ipv4Addr> {
+    pub fn address_of(&self, container: &ContainerId) -> Option<Address> {
         self.container_addresses.get(container).copied().or(self.address)
     }
 

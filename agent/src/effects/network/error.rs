@@ -2,12 +2,12 @@
 
 use std::{
     io,
-    net::Ipv4Addr,
+    net::{IpAddr, Ipv4Addr},
     path::{Path, PathBuf},
     time::Duration,
 };
 
-use berth_agent_core::desired::Protocol;
+use berth_agent_core::{addresses::Range, desired::Protocol};
 use ipnet::Ipv4Net;
 
 /// Why something about the network could not be done.
@@ -17,6 +17,8 @@ pub enum NetworkError {
     InstanceName { name: String },
     #[error("task range {range}: at least a /30 outside 169.254.0.0/16 and 127.0.0.0/8")]
     TaskRange { range: Ipv4Net },
+    #[error("this host has no IPv6: {why}")]
+    NoIpv6 { why: String },
     #[error("{step} {}", path.display())]
     Directory {
         step: &'static str,
@@ -76,9 +78,9 @@ pub enum NetworkError {
     #[error("a host of the network has {address} already: {holder}")]
     AddressTaken { address: Ipv4Addr, holder: String },
     #[error("address {address} is not in {range}")]
-    AddressOutside { address: Ipv4Addr, range: Ipv4Net },
+    AddressOutside { address: IpAddr, range: Range },
     #[error("address {address} is already routed to another link than {link}")]
-    AddressInUse { address: Ipv4Addr, link: String },
+    AddressInUse { address: IpAddr, link: String },
     #[error("link {link} remained {waited:?} after its namespace was unmounted, and after being deleted")]
     LinkRemains { link: String, waited: Duration },
     #[error("no answer within {deadline:?} while asked to {step} {subject}")]
@@ -130,6 +132,8 @@ impl NetworkError {
             | Self::NoUplink { .. }
             | Self::LinkVanished { .. }
             | Self::LinkDown { .. }
+            // Somebody may switch it on.
+            | Self::NoIpv6 { .. }
             | Self::AddressInUse { .. }
             | Self::LinkRemains { .. }
             | Self::Deadline { .. }

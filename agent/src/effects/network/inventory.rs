@@ -8,6 +8,7 @@ use berth_agent_core::ids::TaskId;
 use super::{
     Names, Network,
     error::NetworkError,
+    has,
     names::Owner,
     netlink::{HostRoute, Link, Netlink, Socket},
     netns,
@@ -34,7 +35,7 @@ pub enum HostObject {
     },
     /// A host route to an address of the task range.
     Route {
-        address: std::net::Ipv4Addr,
+        address: std::net::IpAddr,
         link_index: u32,
         /// None: it leads to a link that is nobody's.
         owner: Option<Owner>,
@@ -117,7 +118,7 @@ impl Network {
         let owner = |link: &Link| self.names.owner_of_alias(&link.alias);
         for route in routes {
             let link = links.iter().find(|link| link.index == route.link_index);
-            if link.is_some() || self.range.contains(&route.address) || known.has(route.address) {
+            if link.is_some() || has(&self.range, route.address) || known.has(route.address) {
                 objects.push(HostObject::Route {
                     address: route.address,
                     link_index: route.link_index,

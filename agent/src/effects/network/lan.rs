@@ -11,7 +11,7 @@ use std::{
 };
 
 use berth_agent_core::lan::{Lan, LanLink};
-use ipnet::Ipv4Net;
+use ipnet::{IpNet, Ipv4Net};
 use tokio::time::sleep;
 
 use super::{
@@ -119,12 +119,14 @@ pub(super) async fn set_up(
         inside.announce(end).await?;
         inside.up(end).await?;
         carries(inside, end).await?;
-        refuse_taken(inside, end, wiring.address).await?;
+        refuse_taken(inside, end, wiring.address.ipv4).await?;
         // Up with its address: what is announced then are the addresses that it has.
         inside.down(end).await?;
     }
     let prefix_len = lan.network.prefix_len();
-    inside.add_lan_address(end, wiring.address, prefix_len).await?;
+    inside
+        .add_lan_address(end, wiring.address.ipv4, prefix_len)
+        .await?;
     inside.up(end).await?;
     if let Some(gateway) = lan.gateway {
         inside.add_lan_default_route(end, gateway).await?;
@@ -134,7 +136,7 @@ pub(super) async fn set_up(
     }
     for address in [ADDRESS, dns::ADDRESS] {
         inside
-            .add_route_from(endpoints, address, GATEWAY, wiring.address)
+            .add_route_from(endpoints, address, GATEWAY, wiring.address.ipv4)
             .await?;
     }
     Ok(())
@@ -175,7 +177,11 @@ pub(super) fn problem(
         part.network(),
         part.broadcast(),
     ];
-    let taken = foreign.iter().map(|route| route.range).find(|range| {
+    let mut ipv4 = foreign.iter().filter_map(|route| match route.range {
+        IpNet::V4(range) => Some(range),
+        IpNet::V6(_) => None,
+    });
+    let taken = ipv4.find(|range| {
         let one = range.prefix_len() == 32 && part.contains(range);
         one && !no_host.contains(&range.addr())
     });

@@ -1,13 +1,15 @@
-//! A task's network, or in bridge mode a container's: one namespace, one routed veth pair, one address; no bridge. Owns everything the agent makes in
+//! A task's network, or in bridge mode a container's: one namespace, one routed veth pair, one address of each family; no bridge. Owns everything the agent makes in
 //! the kernel for it and the one nftables table of this instance. Never chooses an address and never runs a plugin.
 //!
 //! Inside a task: `eth0` with a /32 and a default route through a link-local gateway whose hardware address is a
 //! permanent neighbour entry. On the host: the other end, without an address, and one /32 route to it. So tasks share no
-//! link, no task sees another's ARP, and all policy is in the forward path.
+//! link, no task sees another's ARP, and all policy is in the forward path. IPv6 is the same with a /128, where the range has
+//! it.
 
 mod error;
 mod firewall;
 mod inventory;
+mod ipv6;
 mod lan;
 mod locks;
 mod mtu;
@@ -27,13 +29,17 @@ mod vlan;
 use std::{
     collections::BTreeSet,
     fs, io,
-    net::Ipv4Addr,
+    net::{IpAddr, Ipv4Addr},
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
-use berth_agent_core::{ids::TaskId, ports::Published};
+use berth_agent_core::{
+    addresses::{Address, Range},
+    ids::TaskId,
+    ports::Published,
+};
 use ipnet::Ipv4Net;
 use tokio::{
     sync::OwnedMutexGuard,
@@ -45,9 +51,10 @@ pub use self::{
     error::{NetworkError, Retry},
     inventory::HostObject,
     names::Owner,
-    veth::GATEWAY,
+    veth::{GATEWAY, GATEWAY_IPV6},
 };
 pub(crate) use firewall::{Drops, Place};
+pub(crate) use ipv6::check as check_ipv6;
 pub(crate) use names::Names;
 pub(crate) use netns::{Mounted, mounted_under, mounts_under};
 pub(crate) use probe::{foreign_drops, probe};
@@ -82,13 +89,13 @@ pub struct NetworkConfig {
     /// Namespace files are at `run_dir/netns/<task>`, and of bridge mode at `run_dir/netns/<task>.<container>`.
     pub run_dir: PathBuf,
     /// Where addresses of tasks that are in no subnet come from. What leaves it for other links of the host is masqueraded.
-    pub task_cidr: Ipv4Net,
+    pub task_cidr: Range,
     /// Parts of subnets that were in use before; [`Network::configure`] says what is now.
-    pub ranges: BTreeSet<Ipv4Net>,
+    pub ranges: BTreeSet<Range>,
     /// Likewise of networks outside, of which tasks are hosts.
     pub lans: BTreeSet<Ipv4Net>,
     /// Addresses outside of it that tasks have from before it was changed.
-    pub kept: Vec<Ipv4Addr>,
+    pub kept: Vec<IpAddr>,
     /// Of the task metadata endpoint.
     pub endpoint_port: u16,
     /// The largest packet of tasks, bytes. None: as the link of the default route.
@@ -117,7 +124,7 @@ pub struct Attached {
 pub struct Network {
     names: Arc<Names>,
     /// The node's own.
-    range: Ipv4Net,
+    range: Range,
     known: Mutex<Known>,
     firewall: Firewall,
     run_dir: PathBuf,
@@ -144,7 +151,8 @@ impl Network {
     /// On a bad configuration, or when the host refuses; nothing is then left half made that a second start minds.
     pub async fn start(config: NetworkConfig) -> Result<Self, NetworkError> {
         let names = Arc::new(Names::new(&config.instance)?);
-        let range = check_range(config.task_cidr)?;
+        let range = config.task_cidr;
+        check_range(range.ipv4)?;
         let netns_dir = netns::prepare_directory(&config.run_dir.join("netns"))?;
         let run_dir = netns_dir.parent().unwrap_or(&config.run_dir).to_owned();
         enable_forwarding()?;
@@ -160,6 +168,7 @@ impl Network {
         for (task, port) in config.published {
             wanted.publish(&task, [port]);
         }
+        let ipv6 = wanted.has_ipv6();
         let firewall = Firewall::new(Arc::clone(&names), wanted);
         // Before the table: what is done to it from now on is noticed.
         let notices = Notices::open(names.table())?;
@@ -187,6 +196,9 @@ impl Network {
             left_behind: false,
             notices: Some(notices).into(),
         };
+        if ipv6 {
+            network.enable_ipv6().await?;
+        }
         network.learn_mtu().await?;
         network.face_other_firewalls().await?;
         Ok(network)
@@ -227,13 +239,19 @@ impl Network {
     /// # Errors
     /// [`NetworkError::AddressInUse`] when another link has the address: it is never taken away. After any error,
     /// [`Network::detach`] removes what was made.
-    pub async fn attach(&self, owner: impl Into<Owner>, address: Ipv4Addr) -> Result<Attached, NetworkError> {
+    pub async fn attach(
+        &self,
+        owner: impl Into<Owner>,
+        address: impl Into<Address>,
+    ) -> Result<Attached, NetworkError> {
         self.attach_as(owner.into(), Attachment::routed(address)).await
     }
 
     async fn attach_as(&self, owner: Owner, mut attachment: Attachment) -> Result<Attached, NetworkError> {
         let address = attachment.address;
-        if !self.range.contains(&address) && !self.known().has(address) {
+        let outside = |address: &IpAddr| !self.may_be_of_task(*address);
+        let mut both = std::iter::once(address.ipv4.into()).chain(address.ipv6.map(IpAddr::from));
+        if let Some(address) = both.find(outside) {
             return Err(NetworkError::AddressOutside {
                 address,
                 range: self.range,
@@ -275,6 +293,11 @@ impl Network {
             ipv6: self.ipv6,
             instance_metadata: self.instance_metadata,
         }
+    }
+
+    /// It is of a range of this node's, or of a task from before.
+    fn may_be_of_task(&self, address: IpAddr) -> bool {
+        has(&self.range, address) || self.known().has(address)
     }
 
     fn known(&self) -> MutexGuard<'_, Known> {
@@ -538,7 +561,15 @@ async fn link_gone(name: &str, deadline: Duration) -> bool {
     true
 }
 
-fn check_range(range: Ipv4Net) -> Result<Ipv4Net, NetworkError> {
+/// Whether an address of either family is of the range.
+fn has(range: &Range, address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(address) => range.ipv4.contains(&address),
+        IpAddr::V6(address) => range.ipv6().is_some_and(|range| range.contains(&address)),
+    }
+}
+
+fn check_range(range: Ipv4Net) -> Result<(), NetworkError> {
     let range = range.trunc();
     let reserved = [
         Ipv4Net::new_assert(Ipv4Addr::new(169, 254, 0, 0), 16),
@@ -548,7 +579,7 @@ fn check_range(range: Ipv4Net) -> Result<Ipv4Net, NetworkError> {
     if range.prefix_len() > 30 || reserved.iter().any(overlaps) {
         return Err(NetworkError::TaskRange { range });
     }
-    Ok(range)
+    Ok(())
 }
 
 /// Lets the host route between its links. Written only when it is off: writing it resets other settings of every link.

@@ -13,19 +13,19 @@ use std::{
 use futures_util::TryStreamExt;
 use netlink_packet_route::{
     AddressFamily, RouteNetlinkMessage,
-    address::{AddressAttribute, AddressScope},
+    address::{AddressAttribute, AddressHeaderFlags, AddressScope},
     link::{
         AfSpecInet, AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InetDevConf, InfoData, InfoVeth,
         LinkAttribute, LinkFlags, LinkMessage, State, Stats64,
     },
-    route::{RouteAddress, RouteAttribute, RouteMessage, RouteProtocol, RouteScope, RouteType},
+    route::{RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType},
 };
-use rtnetlink::{Handle, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder, proto::Connection};
+use rtnetlink::{Handle, LinkMessageBuilder, LinkUnspec, LinkVeth, proto::Connection};
 
 use super::{
     error::NetworkError,
     names::Mac,
-    routes::{Gateway, RangeRoute, Route},
+    routes::{Gateway, RangeRoute, Route, ip_address, route_address},
 };
 
 /// A socket in the namespace of the thread that opened it.
@@ -86,10 +86,10 @@ pub(super) struct Link {
     pub(super) stats: Stats64,
 }
 
-/// A host route to one IPv4 address.
+/// A host route to one address.
 #[derive(Clone, Debug)]
 pub(super) struct HostRoute {
-    pub(super) address: Ipv4Addr,
+    pub(super) address: IpAddr,
     pub(super) link_index: u32,
 }
 
@@ -97,9 +97,12 @@ pub(super) struct HostRoute {
 #[derive(Clone, Debug, Default)]
 pub(super) struct TaskRoutes {
     pub(super) hosts: Vec<HostRoute>,
-    /// The link of the default route, of several that which is taken.
+    /// The link of the IPv4 default route, of several that which is taken.
     pub(super) uplink: Option<u32>,
 }
+
+/// The families that tasks have addresses of. A kernel without one lists nothing of it.
+const FAMILIES: [AddressFamily; 2] = [AddressFamily::Inet, AddressFamily::Inet6];
 
 /// Requests over one socket.
 #[derive(Clone, Debug)]
@@ -228,30 +231,39 @@ impl Netlink {
         .await
     }
 
-    /// Gives the link its address, as a /32: it shares a network with nobody.
-    pub(super) async fn add_address(&self, link: &Link, address: Ipv4Addr) -> Result<(), NetworkError> {
-        let request = self.handle.address().add(link.index, IpAddr::V4(address), 32);
+    /// Gives the link its address, as a /32 or /128: it shares a network with nobody, so that nobody is asked for duplicates.
+    pub(super) async fn add_address(&self, link: &Link, address: IpAddr) -> Result<(), NetworkError> {
+        let bits = bits(address);
+        let mut request = self.handle.address().add(link.index, address, bits);
+        if address.is_ipv6() {
+            request.message_mut().header.flags |= AddressHeaderFlags::Nodad;
+        }
         let result = request.replace().execute().await;
         result.map_err(failed("give an address to", &link.name))
     }
 
     /// As [`add_address`](Self::add_address), but packets to others never have it as their source.
     pub(super) async fn add_own_address(&self, link: &Link, address: Ipv4Addr) -> Result<(), NetworkError> {
-        let mut request = self.handle.address().add(link.index, IpAddr::V4(address), 32);
+        let mut request = self.handle.address().add(link.index, address.into(), 32);
         request.message_mut().header.scope = AddressScope::Host;
         let result = request.replace().execute().await;
         result.map_err(failed("give an address to", &link.name))
     }
 
     /// The indices of the links that have `address`.
-    pub(super) async fn links_with(&self, address: Ipv4Addr) -> Result<BTreeSet<u32>, NetworkError> {
+    pub(super) async fn links_with(&self, address: impl Into<IpAddr>) -> Result<BTreeSet<u32>, NetworkError> {
+        let address = address.into();
         let mut request = self.handle.address().get();
-        request.message_mut().header.family = AddressFamily::Inet;
+        request.message_mut().header.family = family(address);
         let mut stream = request.execute();
         let mut links = BTreeSet::new();
+        // IPv6 has no peers' addresses, and says only this.
+        let own = match address {
+            IpAddr::V4(_) => AddressAttribute::Local(address),
+            IpAddr::V6(_) => AddressAttribute::Address(address),
+        };
         while let Some(message) = stream.try_next().await.map_err(failed("list", "addresses"))? {
-            let local = AddressAttribute::Local(IpAddr::V4(address));
-            if message.attributes.contains(&local) {
+            if message.attributes.contains(&own) {
                 links.insert(message.header.index);
             }
         }
@@ -262,23 +274,28 @@ impl Netlink {
     pub(super) async fn add_neighbour(
         &self,
         link: &Link,
-        address: Ipv4Addr,
+        address: IpAddr,
         mac: Mac,
     ) -> Result<(), NetworkError> {
-        let request = self.handle.neighbours().add(link.index, IpAddr::V4(address));
+        let request = self.handle.neighbours().add(link.index, address);
         let result = request.link_layer_address(&mac).replace().execute().await;
         result.map_err(failed("add a neighbour on", &link.name))
     }
 
     /// Routes all else through `gateway`, itself reached directly through the link.
-    pub(super) async fn add_default_route(&self, link: &Link, gateway: Ipv4Addr) -> Result<(), NetworkError> {
+    pub(super) async fn add_default_route(&self, link: &Link, gateway: IpAddr) -> Result<(), NetworkError> {
         let direct = direct_route(link, gateway);
         let result = self.handle.route().add(direct).replace().execute().await;
         result.map_err(failed("route the gateway through", &link.name))?;
-        let default = RouteMessageBuilder::<Ipv4Addr>::new()
-            .gateway(gateway)
-            .output_interface(link.index)
-            .build();
+        let mut default = RouteMessage::default();
+        default.header = RouteHeader {
+            address_family: family(gateway),
+            ..route_header()
+        };
+        default.attributes = vec![
+            RouteAttribute::Gateway(route_address(gateway)),
+            RouteAttribute::Oif(link.index),
+        ];
         let result = self.handle.route().add(default).replace().execute().await;
         result.map_err(failed("add the default route through", &link.name))
     }
@@ -287,11 +304,11 @@ impl Netlink {
     pub(super) async fn add_host_route(
         &self,
         link: &Link,
-        address: Ipv4Addr,
+        address: IpAddr,
         source: Option<Ipv4Addr>,
     ) -> Result<(), NetworkError> {
         let mut route = direct_route(link, address);
-        let source = source.map(|source| RouteAttribute::PrefSource(RouteAddress::Inet(source)));
+        let source = source.map(|source| RouteAttribute::PrefSource(route_address(source.into())));
         route.attributes.extend(source);
         match self.handle.route().add(route).execute().await {
             Ok(()) => Ok(()),
@@ -310,21 +327,18 @@ impl Netlink {
         }
     }
 
-    /// Every /32 route of the main table that leads to a link.
+    /// Every /32 and /128 route of the main table that leads to a link.
     pub(super) async fn host_routes(&self) -> Result<Vec<HostRoute>, NetworkError> {
         Ok(self.task_routes().await?.hosts)
     }
 
     /// What of the main table concerns tasks.
     pub(super) async fn task_routes(&self) -> Result<TaskRoutes, NetworkError> {
-        let mut filter = RouteMessage::default();
-        filter.header.address_family = AddressFamily::Inet;
-        let mut stream = self.handle.route().get(filter).execute();
         let mut routes = TaskRoutes::default();
         let mut best = u32::MAX;
-        while let Some(message) = stream.try_next().await.map_err(failed("list", "routes"))? {
+        for message in self.all_routes().await? {
             routes.hosts.extend(parse_host_route(&message));
-            if let Some((link, metric)) = parse_default_route(&message)
+            if let Some((link, metric)) = parse_default_route(&message, AddressFamily::Inet)
                 && (routes.uplink.is_none() || metric < best)
             {
                 (routes.uplink, best) = (Some(link), metric);
@@ -333,23 +347,42 @@ impl Netlink {
         Ok(routes)
     }
 
-    /// Every IPv4 route of every table.
+    /// The links of IPv6 default routes.
+    pub(super) async fn ipv6_uplinks(&self) -> Result<BTreeSet<u32>, NetworkError> {
+        let routes = self.all_routes().await?;
+        let links = routes
+            .iter()
+            .filter_map(|route| parse_default_route(route, AddressFamily::Inet6));
+        Ok(links.map(|(link, _)| link).collect())
+    }
+
+    /// Every route of every table.
     pub(super) async fn routes(&self) -> Result<Vec<Route>, NetworkError> {
-        let mut filter = RouteMessage::default();
-        filter.header.address_family = AddressFamily::Inet;
-        let mut stream = self.handle.route().get(filter).execute();
+        Ok(self.all_routes().await?.iter().filter_map(Route::parse).collect())
+    }
+
+    async fn all_routes(&self) -> Result<Vec<RouteMessage>, NetworkError> {
         let mut routes = Vec::new();
-        while let Some(message) = stream.try_next().await.map_err(failed("list", "routes"))? {
-            routes.extend(Route::parse(&message));
+        for family in FAMILIES {
+            let mut filter = RouteMessage::default();
+            filter.header.address_family = family;
+            let mut stream = self.handle.route().get(filter).execute();
+            while let Some(message) = stream.try_next().await.map_err(failed("list", "routes"))? {
+                // A kernel without IPv6 lists IPv4 instead.
+                if message.header.address_family == family {
+                    routes.push(message);
+                }
+            }
         }
         Ok(routes)
     }
 
     /// How the kernel would send to an address.
-    pub(super) async fn way_to(&self, address: Ipv4Addr) -> Result<Gateway, NetworkError> {
-        let question = RouteMessageBuilder::<Ipv4Addr>::new()
-            .destination_prefix(address, 32)
-            .build();
+    pub(super) async fn way_to(&self, address: IpAddr) -> Result<Gateway, NetworkError> {
+        let mut question = RouteMessage::default();
+        question.header.address_family = family(address);
+        question.header.destination_prefix_length = bits(address);
+        question.attributes = vec![RouteAttribute::Destination(route_address(address))];
         let mut answers = self.handle.route().get(question).execute();
         let answer = match answers.try_next().await {
             Ok(answer) => answer.unwrap_or_default(),
@@ -366,7 +399,7 @@ impl Netlink {
         for attribute in answer.attributes {
             match attribute {
                 RouteAttribute::Oif(index) => way.link = Some(index),
-                RouteAttribute::Gateway(RouteAddress::Inet(via)) => way.via = Some(via),
+                RouteAttribute::Gateway(via) => way.via = ip_address(&via),
                 _ => {}
             }
         }
@@ -442,12 +475,44 @@ impl Netlink {
 }
 
 /// `address` is reached through the link without a gateway.
-fn direct_route(link: &Link, address: Ipv4Addr) -> RouteMessage {
-    RouteMessageBuilder::<Ipv4Addr>::new()
-        .destination_prefix(address, 32)
-        .output_interface(link.index)
-        .scope(RouteScope::Link)
-        .build()
+fn direct_route(link: &Link, address: IpAddr) -> RouteMessage {
+    let mut route = RouteMessage::default();
+    route.header = RouteHeader {
+        address_family: family(address),
+        destination_prefix_length: bits(address),
+        scope: RouteScope::Link,
+        ..route_header()
+    };
+    route.attributes = vec![
+        RouteAttribute::Destination(route_address(address)),
+        RouteAttribute::Oif(link.index),
+    ];
+    route
+}
+
+fn route_header() -> RouteHeader {
+    RouteHeader {
+        table: RouteHeader::RT_TABLE_MAIN,
+        protocol: RouteProtocol::Static,
+        scope: RouteScope::Universe,
+        kind: RouteType::Unicast,
+        ..RouteHeader::default()
+    }
+}
+
+fn family(address: IpAddr) -> AddressFamily {
+    match address {
+        IpAddr::V4(_) => AddressFamily::Inet,
+        IpAddr::V6(_) => AddressFamily::Inet6,
+    }
+}
+
+/// Of a prefix that is this one address.
+fn bits(address: IpAddr) -> u8 {
+    match address {
+        IpAddr::V4(_) => 32,
+        IpAddr::V6(_) => 128,
+    }
 }
 
 fn parse_link(message: LinkMessage) -> Link {
@@ -473,27 +538,33 @@ fn parse_link(message: LinkMessage) -> Link {
 }
 
 fn parse_host_route(message: &RouteMessage) -> Option<HostRoute> {
-    if message.header.destination_prefix_length != 32 || message.header.table != libc::RT_TABLE_MAIN {
+    if message.header.table != libc::RT_TABLE_MAIN || message.header.kind != RouteType::Unicast {
         return None;
     }
     let mut address = None;
     let mut link_index = None;
     for attribute in &message.attributes {
         match attribute {
-            RouteAttribute::Destination(RouteAddress::Inet(destination)) => address = Some(*destination),
+            RouteAttribute::Destination(destination) => address = ip_address(destination),
             RouteAttribute::Oif(index) => link_index = Some(*index),
             _ => {}
         }
     }
+    // The kernel's own, of what every link has.
+    let is_of_link = |address: &IpAddr| matches!(address, IpAddr::V6(own) if own.is_unicast_link_local());
+    let whole = |address: &IpAddr| message.header.destination_prefix_length == bits(*address);
     Some(HostRoute {
-        address: address?,
+        address: address.filter(|address| whole(address) && !is_of_link(address))?,
         link_index: link_index?,
     })
 }
 
 /// Its link, the first of several, and its metric.
-fn parse_default_route(message: &RouteMessage) -> Option<(u32, u32)> {
+fn parse_default_route(message: &RouteMessage, family: AddressFamily) -> Option<(u32, u32)> {
     let header = &message.header;
+    if header.address_family != family {
+        return None;
+    }
     let leads_out = header.kind == RouteType::Unicast && header.table == libc::RT_TABLE_MAIN;
     if header.destination_prefix_length != 0 || !leads_out {
         return None;

@@ -14,8 +14,8 @@ use tokio::io::{Interest, unix::AsyncFd};
 
 use super::error::NetworkError;
 
-/// RTMGRP_LINK, RTMGRP_IPV4_IFADDR, RTMGRP_IPV4_ROUTE.
-const ROUTE_GROUPS: u32 = 0x1 | 0x10 | 0x40;
+/// RTMGRP_LINK, RTMGRP_IPV4_IFADDR, RTMGRP_IPV4_ROUTE, RTMGRP_IPV6_IFADDR, RTMGRP_IPV6_ROUTE.
+const ROUTE_GROUPS: u32 = 0x1 | 0x10 | 0x40 | 0x100 | 0x400;
 /// NFNLGRP_NFTABLES, the 7th.
 const NFTABLES_GROUP: u32 = 1 << 6;
 /// One datagram of the kernel's: NLMSG_GOODSIZE is a page.

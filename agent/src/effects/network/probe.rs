@@ -3,7 +3,7 @@
 
 use std::{fs::File, os::fd::AsRawFd};
 
-use ipnet::Ipv4Net;
+use berth_agent_core::addresses::Range;
 use nix::sched::{CloneFlags, unshare};
 
 use super::{
@@ -26,7 +26,7 @@ const MACS: [[u8; 6]; 2] = [[0x0a, 0, 0, 0, 0, 1], [0x0a, 0, 0, 0, 0, 2]];
 ///
 /// # Errors
 /// What this kernel, or its `nft`, cannot do.
-pub(crate) async fn probe(instance: &str, range: Ipv4Net) -> Result<(), NetworkError> {
+pub(crate) async fn probe(instance: &str, range: Range) -> Result<(), NetworkError> {
     let names = Names::new(instance)?;
     let work = move || {
         let failed = |step: &'static str| {

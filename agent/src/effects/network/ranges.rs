@@ -3,20 +3,21 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::Ipv4Addr,
+    net::IpAddr,
 };
 
 use berth_agent_core::{
+    addresses::Range,
     ids::SubnetId,
     network::{AppliedNetwork, WantedNetwork},
 };
-use ipnet::Ipv4Net;
+use ipnet::{IpNet, Ipv4Net};
 
 use super::{
     Network,
     error::NetworkError,
     firewall::Ranges,
-    lan,
+    has, ipv6, lan,
     netlink::{Link, Netlink, Socket},
     routes::{Gateway, RangeRoute, Route, To, conflict},
     threads::block_on,
@@ -26,7 +27,7 @@ use super::{
 struct Seen {
     links: Vec<Link>,
     routes: Vec<Route>,
-    gateways: BTreeMap<Ipv4Addr, Gateway>,
+    gateways: BTreeMap<IpAddr, Gateway>,
 }
 
 impl Network {
@@ -35,10 +36,10 @@ impl Network {
     /// # Errors
     /// When the kernel or `nft` refuses what should be possible: trying again may help.
     pub async fn configure(&self, wanted: &WantedNetwork) -> Result<AppliedNetwork, NetworkError> {
-        let gateways: Vec<Ipv4Addr> = wanted.peers.keys().copied().collect();
+        let gateways: Vec<IpAddr> = wanted.peers.keys().copied().collect();
         let seen = self.look(gateways).await?;
         let (applied, routes) = self.plan(wanted, &seen);
-        let peers: BTreeSet<Ipv4Net> = routes
+        let peers: BTreeSet<IpNet> = routes
             .iter()
             .filter(|route| matches!(route.to, To::Peer { .. }))
             .map(|route| route.range)
@@ -53,13 +54,16 @@ impl Network {
             // Also of those that cannot be used now: tasks may have addresses of them.
             lans: wanted.on_lans().chain(kept_lan).collect(),
         };
+        if ranges.routed.iter().any(|range| range.ipv6().is_some()) {
+            self.enable_ipv6().await?;
+        }
         self.reserve(&ranges, &routes);
         self.firewall.set_ranges(ranges).await?;
         self.lead(&seen, routes).await?;
         Ok(applied)
     }
 
-    async fn look(&self, gateways: Vec<Ipv4Addr>) -> Result<Seen, NetworkError> {
+    async fn look(&self, gateways: Vec<IpAddr>) -> Result<Seen, NetworkError> {
         let look = move || {
             let netlink = async |host: &Netlink| {
                 let mut seen = Seen {
@@ -95,13 +99,19 @@ impl Network {
             let link = seen.links.iter().find(|link| link.index == index);
             link.map_or_else(|| index.to_string(), |link| link.name.clone())
         };
-        let judge = |range: Ipv4Net| conflict(range, self.range, &foreign, &name);
+        let judge = |range: IpNet| conflict(range, self.range, &foreign, &name);
         let (mut applied, mut routes) = (AppliedNetwork::default(), BTreeSet::new());
         for (subnet, range) in &wanted.ranges {
+            let both = std::iter::once(range.ipv4.into()).chain(range.ipv6().map(IpNet::from));
             let lan = wanted.lans.get(subnet);
             let problem = match lan {
-                None => judge(*range),
-                Some(lan) => lan::problem(lan, *range, &seen.links, self.range, &foreign),
+                None => {
+                    let no_ipv6 = range.ipv6().and_then(|_| ipv6::check().err());
+                    // All of it or nothing: a task that is to have both addresses does not start with one.
+                    let problem = no_ipv6.map(|error| error.to_string());
+                    problem.or_else(|| both.clone().find_map(judge))
+                }
+                Some(lan) => lan::problem(lan, range.ipv4, &seen.links, self.range.ipv4, &foreign),
             };
             match problem {
                 None => {
@@ -111,8 +121,11 @@ impl Network {
                         continue;
                     }
                     // What no task has is nowhere else.
-                    let to = To::Nowhere;
-                    routes.insert(RangeRoute { range: *range, to });
+                    let to = |range| RangeRoute {
+                        range,
+                        to: To::Nowhere,
+                    };
+                    routes.extend(both.map(to));
                 }
                 Some(problem) => drop(applied.problems.insert(subnet.clone(), problem)),
             }
@@ -184,16 +197,17 @@ impl Network {
 /// What is known to be in use besides the node's own range.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Known {
-    pub(super) ranges: BTreeSet<Ipv4Net>,
+    pub(super) ranges: BTreeSet<Range>,
     /// Of networks outside.
     pub(super) lans: BTreeSet<Ipv4Net>,
-    pub(super) kept: Vec<Ipv4Addr>,
+    pub(super) kept: Vec<IpAddr>,
     pub(super) routes: BTreeSet<RangeRoute>,
 }
 
 impl Known {
-    pub(super) fn has(&self, address: Ipv4Addr) -> bool {
-        let mut ranges = self.ranges.iter().chain(&self.lans);
-        self.kept.contains(&address) || ranges.any(|range| range.contains(&address))
+    pub(super) fn has(&self, address: IpAddr) -> bool {
+        let of_lan = |range: &Ipv4Net| matches!(address, IpAddr::V4(own) if range.contains(&own));
+        let inside = self.ranges.iter().any(|range| has(range, address));
+        self.kept.contains(&address) || inside || self.lans.iter().any(of_lan)
     }
 }

@@ -4,17 +4,20 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::Ipv4Addr,
+    net::{IpAddr, Ipv4Addr},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
-use berth_agent_core::lan::{Lan, LanLink};
+use berth_agent_core::{
+    addresses::Address,
+    lan::{Lan, LanLink},
+};
 use tokio::time::{Instant, sleep, sleep_until};
 use tracing::{debug, error, warn};
 
 use super::{
-    Names, Network, NetworkError,
+    GATEWAY_IPV6, Names, Network, NetworkError,
     firewall::{is_own_run, let_through},
     is_of,
     lan::uplink_of,
@@ -43,7 +46,7 @@ const TELL_AT: u32 = 2;
 /// What a task has of the network.
 #[derive(Clone, Debug)]
 pub(super) struct Attachment {
-    pub(super) address: Ipv4Addr,
+    pub(super) address: Address,
     /// It is a host of a network outside.
     pub(super) lan: Option<Lan>,
     /// Then the index of the uplink that its link was made upon. None: it was made by an earlier run of the agent.
@@ -51,9 +54,9 @@ pub(super) struct Attachment {
 }
 
 impl Attachment {
-    pub(super) fn routed(address: Ipv4Addr) -> Self {
+    pub(super) fn routed(address: impl Into<Address>) -> Self {
         Self {
-            address,
+            address: address.into(),
             lan: None,
             uplink: None,
         }
@@ -110,6 +113,8 @@ struct Seen {
     routes: Vec<HostRoute>,
     /// Links with the address of the tasks' endpoints.
     endpoints: BTreeSet<u32>,
+    /// Links with the address of the tasks' IPv6 gateway.
+    gateways: BTreeSet<u32>,
     /// Of the link of the default route, bytes.
     uplink_mtu: Option<u32>,
     /// Links that are not tasks', by name, with their index.
@@ -131,6 +136,7 @@ impl Seen {
             links,
             routes: routes.hosts,
             endpoints: host.links_with(ADDRESS).await?,
+            gateways: host.links_with(GATEWAY_IPV6).await?,
             uplink_mtu,
         })
     }
@@ -148,17 +154,23 @@ impl Seen {
     }
 
     /// What is not as it was made for the task.
-    fn amiss(&self, names: &Names, task: &Owner, address: Ipv4Addr) -> BTreeSet<NetworkRepair> {
+    fn amiss(&self, names: &Names, task: &Owner, address: Address) -> BTreeSet<NetworkRepair> {
         let name = names.link(task);
         let ours = |link: &&Link| link.name == name && is_of(names, task, link);
         let Some(link) = self.links.iter().find(ours) else {
             return BTreeSet::from([NetworkRepair::Link]);
         };
-        let routed = |route: &HostRoute| route.address == address && route.link_index == link.index;
+        let routed = |address: IpAddr| {
+            let mut routes = self.routes.iter();
+            routes.any(|route| route.address == address && route.link_index == link.index)
+        };
+        let has_gateway = address.ipv6.is_none() || self.gateways.contains(&link.index);
+        let has_addresses = self.endpoints.contains(&link.index) && has_gateway;
+        let is_routed = routed(address.ipv4.into()) && address.ipv6.is_none_or(|ipv6| routed(ipv6.into()));
         let checks = [
             (link.up && link.carrier, NetworkRepair::Down),
-            (self.routes.iter().any(routed), NetworkRepair::Route),
-            (self.endpoints.contains(&link.index), NetworkRepair::Address),
+            (is_routed, NetworkRepair::Route),
+            (has_addresses, NetworkRepair::Address),
         ];
         let wrong = checks.into_iter().filter(|(good, _)| !good);
         wrong.map(|(_, what)| what).collect()
@@ -167,7 +179,7 @@ impl Seen {
 
 impl Network {
     /// Answers from now on for the network of a task that an earlier run of the agent made.
-    pub fn take_up(&self, owner: impl Into<Owner>, address: Ipv4Addr) {
+    pub fn take_up(&self, owner: impl Into<Owner>, address: impl Into<Address>) {
         self.attachments.put(owner.into(), Attachment::routed(address));
     }
 
@@ -380,17 +392,23 @@ mod tests {
 
     #[test]
     fn each_thing_that_is_not_as_it_was_made_is_named() {
-        use NetworkRepair::{Address, Down, Link as Missing, Route};
+        use NetworkRepair::{Address as AddressGone, Down, Link as Missing, Route};
         let names = Names::new("berth").unwrap();
         let task = Owner::from(&"0123456789abcdef0123456789abcdef".parse().unwrap());
-        let address = Ipv4Addr::new(10, 89, 0, 2);
+        let ipv6 = "fd00::a59:2".parse().unwrap();
+        let address = Address {
+            ipv4: [10, 89, 0, 2].into(),
+            ipv6: Some(ipv6),
+        };
+        let route = |address: IpAddr| HostRoute {
+            address,
+            link_index: 7,
+        };
         let whole = || Seen {
             links: vec![link(&names, &task)],
-            routes: vec![HostRoute {
-                address,
-                link_index: 7,
-            }],
+            routes: vec![route(address.ipv4.into()), route(ipv6.into())],
             endpoints: BTreeSet::from([7]),
+            gateways: BTreeSet::from([7]),
             uplink_mtu: None,
             others: BTreeMap::new(),
         };
@@ -408,6 +426,8 @@ mod tests {
         assert_eq!(amiss(|seen| seen.links[0].up = false), [Down]);
         assert_eq!(amiss(|seen| seen.links[0].carrier = false), [Down]);
         assert_eq!(amiss(|seen| seen.routes[0].link_index = 8), [Route]);
-        assert_eq!(amiss(|seen| seen.endpoints.clear()), [Address]);
+        assert_eq!(amiss(|seen| seen.routes.truncate(1)), [Route]);
+        assert_eq!(amiss(|seen| seen.endpoints.clear()), [AddressGone]);
+        assert_eq!(amiss(|seen| seen.gateways.clear()), [AddressGone]);
     }
 }

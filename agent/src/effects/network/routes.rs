@@ -1,9 +1,10 @@
 //! Owns the routes that this instance makes to whole ranges, which it knows again by protocol and metric, and the judgement
 //! whether a range is free for that. Never touches a route of somebody else.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use ipnet::Ipv4Net;
+use berth_agent_core::addresses::Range;
+use ipnet::{IpNet, Ipv6Net};
 use netlink_packet_route::{
     AddressFamily,
     route::{
@@ -16,12 +17,14 @@ use netlink_packet_route::{
 const PROTOCOL: u8 = 190;
 /// Up to here a route is a default route, whole or in two halves.
 const DEFAULT_PREFIX_LEN_MAX: u8 = 1;
+/// All of IPv6 that is handed out yet, to which some networks lead instead (RFC 3587).
+const GLOBAL_UNICAST: Ipv6Net = Ipv6Net::new_assert(Ipv6Addr::new(0x2000, 0, 0, 0, 0, 0, 0, 0), 3);
 
 /// Where one of our routes leads.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum To {
     /// To the node that has the range.
-    Peer { address: Ipv4Addr, link: u32 },
+    Peer { address: IpAddr, link: u32 },
     /// The range is this node's: an address of it that no task has is unreachable.
     Nowhere,
 }
@@ -29,16 +32,16 @@ pub(super) enum To {
 /// A route of ours.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct RangeRoute {
-    pub(super) range: Ipv4Net,
+    pub(super) range: IpNet,
     pub(super) to: To,
 }
 
-/// Any IPv4 route of any table, as far as it matters here.
+/// Any route of any table, as far as it matters here.
 #[derive(Clone, Debug)]
 pub(super) struct Route {
-    pub(super) range: Ipv4Net,
+    pub(super) range: IpNet,
     pub(super) link: Option<u32>,
-    gateway: Option<Ipv4Addr>,
+    gateway: Option<IpAddr>,
     unreachable: bool,
     protocol: u8,
     metric: u32,
@@ -48,7 +51,7 @@ pub(super) struct Route {
 #[derive(Clone, Debug, Default)]
 pub(super) struct Gateway {
     pub(super) link: Option<u32>,
-    pub(super) via: Option<Ipv4Addr>,
+    pub(super) via: Option<IpAddr>,
     /// It is the host's own.
     pub(super) local: bool,
 }
@@ -93,12 +96,16 @@ impl Route {
 
     pub(super) fn parse(message: &RouteMessage) -> Option<Self> {
         let header = &message.header;
-        if header.address_family != AddressFamily::Inet || header.flags.contains(RouteFlags::Cloned) {
+        if header.flags.contains(RouteFlags::Cloned) {
             return None;
         }
-        let mut destination = Ipv4Addr::UNSPECIFIED;
+        let mut destination: IpAddr = match header.address_family {
+            AddressFamily::Inet => Ipv4Addr::UNSPECIFIED.into(),
+            AddressFamily::Inet6 => Ipv6Addr::UNSPECIFIED.into(),
+            _ => return None,
+        };
         let mut route = Self {
-            range: Ipv4Net::default(),
+            range: IpNet::default(),
             link: None,
             gateway: None,
             unreachable: header.kind == RouteType::Unreachable,
@@ -107,14 +114,14 @@ impl Route {
         };
         for attribute in &message.attributes {
             match attribute {
-                RouteAttribute::Destination(RouteAddress::Inet(address)) => destination = *address,
-                RouteAttribute::Gateway(RouteAddress::Inet(address)) => route.gateway = Some(*address),
+                RouteAttribute::Destination(address) => destination = ip_address(address)?,
+                RouteAttribute::Gateway(address) => route.gateway = ip_address(address),
                 RouteAttribute::Oif(index) => route.link = Some(*index),
                 RouteAttribute::Priority(metric) => route.metric = *metric,
                 _ => {}
             }
         }
-        route.range = Ipv4Net::new(destination, header.destination_prefix_length).ok()?;
+        route.range = IpNet::new(destination, header.destination_prefix_length).ok()?;
         Some(route)
     }
 
@@ -142,7 +149,10 @@ impl RangeRoute {
     pub(super) fn message(&self, metric: u32) -> RouteMessage {
         let mut message = RouteMessage::default();
         message.header = RouteHeader {
-            address_family: AddressFamily::Inet,
+            address_family: match self.range {
+                IpNet::V4(_) => AddressFamily::Inet,
+                IpNet::V6(_) => AddressFamily::Inet6,
+            },
             destination_prefix_length: self.range.prefix_len(),
             table: RouteHeader::RT_TABLE_MAIN,
             protocol: RouteProtocol::from(PROTOCOL),
@@ -151,7 +161,7 @@ impl RangeRoute {
             ..RouteHeader::default()
         };
         message.attributes = vec![
-            RouteAttribute::Destination(RouteAddress::Inet(self.range.network())),
+            RouteAttribute::Destination(route_address(self.range.network())),
             RouteAttribute::Priority(metric),
         ];
         match &self.to {
@@ -159,7 +169,7 @@ impl RangeRoute {
                 // The address may be on the link without a network of its own there.
                 message.header.flags |= RouteFlags::Onlink;
                 message.attributes.extend([
-                    RouteAttribute::Gateway(RouteAddress::Inet(*address)),
+                    RouteAttribute::Gateway(route_address(*address)),
                     RouteAttribute::Oif(*link),
                 ]);
             }
@@ -171,23 +181,45 @@ impl RangeRoute {
 
 /// What the host has the range for already. `foreign` are the routes of others.
 pub(super) fn conflict(
-    range: Ipv4Net,
-    own: Ipv4Net,
+    range: IpNet,
+    own: Range,
     foreign: &[&Route],
     name: &impl Fn(u32) -> String,
 ) -> Option<String> {
-    let overlaps = |other: Ipv4Net| other.contains(&range) || range.contains(&other);
-    if overlaps(own) {
-        return Some(format!("{range} overlaps task_cidr, which is {own}"));
+    let overlaps = |other: IpNet| other.contains(&range) || range.contains(&other);
+    if overlaps(own.ipv4.into()) {
+        return Some(format!("{range} overlaps task_cidr, which is {}", own.ipv4));
+    }
+    if let Some(own) = own.ipv6().filter(|own| overlaps((*own).into())) {
+        return Some(format!(
+            "{range} overlaps what task_cidr is below task_cidr_v6, {own}"
+        ));
     }
     let taken = foreign
         .iter()
         .filter(|route| route.range.prefix_len() > DEFAULT_PREFIX_LEN_MAX)
+        .filter(|route| route.range != IpNet::V6(GLOBAL_UNICAST))
         .find(|route| overlaps(route.range))?;
     Some(format!(
         "{range} is routed elsewhere on this host: {}",
         taken.describe(name)
     ))
+}
+
+/// As a route has it.
+pub(super) fn route_address(address: IpAddr) -> RouteAddress {
+    match address {
+        IpAddr::V4(address) => RouteAddress::Inet(address),
+        IpAddr::V6(address) => RouteAddress::Inet6(address),
+    }
+}
+
+pub(super) fn ip_address(address: &RouteAddress) -> Option<IpAddr> {
+    match address {
+        RouteAddress::Inet(address) => Some((*address).into()),
+        RouteAddress::Inet6(address) => Some((*address).into()),
+        _ => None,
+    }
 }
 
 #[cfg(test)]
@@ -198,7 +230,7 @@ mod tests {
         Route {
             range: range.parse().unwrap(),
             link: Some(2),
-            gateway: Some(Ipv4Addr::new(192, 0, 2, 1)),
+            gateway: Some(IpAddr::from([192, 0, 2, 1])),
             unreachable: false,
             protocol: 4,
             metric: 0,
@@ -207,7 +239,7 @@ mod tests {
 
     #[test]
     fn a_range_is_free_unless_task_cidr_or_a_route_of_others_overlaps_it() {
-        let own = "10.89.0.0/22".parse().unwrap();
+        let own = Range::below("10.89.0.0/22".parse().unwrap(), "fd00::/64".parse().ok()).unwrap();
         let name = |index: u32| format!("eth{index}");
         let judged = |range: &str, foreign: &str| {
             let foreign = route(foreign);
@@ -224,16 +256,34 @@ mod tests {
             );
         }
         assert!(judged("10.89.1.0/24", "0.0.0.0/0").unwrap().contains("task_cidr"));
+        for free in ["::/0", "2000::/3", "fd00:1::/64", "10.0.0.0/8"] {
+            assert_eq!(judged("fd00:2::a00:0/104", free), None, "{free}");
+        }
+        assert!(judged("fd00:2::a00:0/104", "fd00:2::/48").is_some());
+        assert!(
+            judged("fd00::a00:0/104", "::/0")
+                .unwrap()
+                .contains("task_cidr_v6")
+        );
     }
 
     #[test]
     fn our_routes_are_known_again_from_what_the_kernel_lists() {
         let to = To::Peer {
-            address: Ipv4Addr::new(192, 0, 2, 7),
+            address: [192, 0, 2, 7].into(),
             link: 3,
         };
-        for to in [to, To::Nowhere] {
-            let range = "10.64.1.0/24".parse().unwrap();
+        let to_ipv6 = To::Peer {
+            address: "fd00::7".parse().unwrap(),
+            link: 3,
+        };
+        for (range, to) in [
+            ("10.64.1.0/24", to),
+            ("10.64.1.0/24", To::Nowhere),
+            ("fd00:1::a40:100/120", to_ipv6),
+            ("fd00:1::a40:100/120", To::Nowhere),
+        ] {
+            let range = range.parse().unwrap();
             let ours = RangeRoute { range, to };
             let listed = Route::parse(&ours.message(77)).unwrap();
             assert!(listed.is_ours(77) && !listed.is_ours(78));

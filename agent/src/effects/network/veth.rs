@@ -3,17 +3,18 @@
 
 use std::{
     collections::BTreeMap,
-    net::Ipv4Addr,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
     os::fd::AsRawFd,
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use berth_agent_core::lan::Lan;
+use berth_agent_core::{addresses::Address, lan::Lan};
 use tokio::time::sleep;
 
 use super::{
     error::NetworkError,
+    ipv6,
     lan::{self, LanEnd},
     names::{self, Mac, Names, Owner},
     netlink::{Link, Netlink, Socket, VethPair},
@@ -24,6 +25,8 @@ use crate::endpoints::ADDRESS;
 /// The task's gateway: every task has the same, and no host has it. Link-local (RFC 3927), and not one of the
 /// addresses that clouds and ECS give a meaning to.
 pub const GATEWAY: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 1);
+/// The same in IPv6: each host's end of a task's link has it, so that a host without another can reach its tasks.
+pub const GATEWAY_IPV6: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
 /// The task's interface, as the workload sees it.
 pub(super) const TASK_LINK: &str = "eth0";
 /// From both ends being up to packets flowing: mostly at once, at most a second.
@@ -35,7 +38,7 @@ const CARRIER_POLL: Duration = Duration::from_millis(1);
 pub(super) struct Wiring {
     pub(super) names: Arc<Names>,
     pub(super) owner: Owner,
-    pub(super) address: Ipv4Addr,
+    pub(super) address: Address,
     /// A network outside, of which it is a host with that address. None: the host routes to it.
     pub(super) lan: Option<Lan>,
     /// Of both ends, bytes. None: the kernel's default.
@@ -215,11 +218,16 @@ impl Wiring {
         host.configure(link, Some(&alias), true, self.ipv6).await?;
         host.up(link).await?;
         host.add_own_address(link, ADDRESS).await?;
-        host.add_neighbour(link, self.address, self.task_end_mac())
-            .await?;
+        if self.address.ipv6.is_some() {
+            host.add_address(link, GATEWAY_IPV6.into()).await?;
+        }
         // A host of another network would answer to an address of the host's by that.
         let source = self.lan.as_ref().map(|_| ADDRESS);
-        host.add_host_route(link, self.address, source).await
+        for address in self.addresses() {
+            host.add_neighbour(link, address, self.task_end_mac()).await?;
+            host.add_host_route(link, address, source).await?;
+        }
+        Ok(())
     }
 
     async fn set_up_inside(
@@ -230,17 +238,34 @@ impl Wiring {
     ) -> Result<(), NetworkError> {
         inside.loopback_up().await?;
         inside.configure(link, None, false, self.ipv6).await?;
-        inside.up(link).await?;
-        if end.is_none() {
-            inside.add_address(link, self.address).await?;
+        if self.address.ipv6.is_some() {
+            ipv6::ignore_advertisements(TASK_LINK)?;
         }
-        inside
-            .add_neighbour(link, GATEWAY, names::host_mac(&self.owner))
-            .await?;
+        inside.up(link).await?;
         if let (Some(lan), Some(end)) = (&self.lan, end) {
+            let gateway = GATEWAY.into();
+            inside
+                .add_neighbour(link, gateway, names::host_mac(&self.owner))
+                .await?;
             return lan::set_up(self, lan, inside, (&end.link, link)).await;
         }
-        inside.add_default_route(link, GATEWAY).await
+        for address in self.addresses() {
+            let gateway = match address {
+                IpAddr::V4(_) => GATEWAY.into(),
+                IpAddr::V6(_) => GATEWAY_IPV6.into(),
+            };
+            inside.add_address(link, address).await?;
+            inside
+                .add_neighbour(link, gateway, names::host_mac(&self.owner))
+                .await?;
+            inside.add_default_route(link, gateway).await?;
+        }
+        Ok(())
+    }
+
+    fn addresses(&self) -> impl Iterator<Item = IpAddr> {
+        let Address { ipv4, ipv6 } = self.address;
+        std::iter::once(ipv4.into()).chain(ipv6.map(IpAddr::from))
     }
 }
 

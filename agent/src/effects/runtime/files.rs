@@ -8,6 +8,7 @@ use std::{
 };
 
 use berth_agent_core::{
+    addresses::Address,
     desired::{NetworkMode, Networking},
     effect::StartContainer,
     ids::TaskId,
@@ -164,7 +165,7 @@ impl Contents {
     fn new(
         hostname: &str,
         mode: NetworkMode,
-        address: Option<Ipv4Addr>,
+        address: Option<Address>,
         name_server: Option<Ipv4Addr>,
     ) -> Self {
         let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
@@ -244,9 +245,11 @@ fn without(resolv_conf: &str, keywords: &[&str]) -> String {
 }
 
 /// Without an address of its own, the task's name is loopback's.
-fn hosts(hostname: &str, address: Option<Ipv4Addr>) -> String {
-    let own = address.unwrap_or(Ipv4Addr::LOCALHOST);
-    format!("127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n{own}\t{hostname}\n")
+fn hosts(hostname: &str, address: Option<Address>) -> String {
+    let own = address.map_or(Ipv4Addr::LOCALHOST, |address| address.ipv4);
+    let ipv6 = address.and_then(|address| address.ipv6);
+    let ipv6 = ipv6.map(|own| format!("{own}\t{hostname}\n")).unwrap_or_default();
+    format!("127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n{own}\t{hostname}\n{ipv6}")
 }
 
 /// The host's list without name servers that a task cannot reach from its own namespace: those on loopback, and
@@ -296,7 +299,13 @@ mod tests {
 
     #[test]
     fn a_task_knows_its_own_name() {
-        assert!(hosts("abc", Some(Ipv4Addr::new(10, 1, 2, 3))).ends_with("10.1.2.3\tabc\n"));
+        let address = Address::from(Ipv4Addr::new(10, 1, 2, 3));
+        assert!(hosts("abc", Some(address)).ends_with("10.1.2.3\tabc\n"));
+        let both = Address {
+            ipv6: "fd00::a01:203".parse().ok(),
+            ..address
+        };
+        assert!(hosts("abc", Some(both)).ends_with("10.1.2.3\tabc\nfd00::a01:203\tabc\n"));
         assert!(hosts("abc", None).starts_with("127.0.0.1\tlocalhost\n"));
     }
 

@@ -3,7 +3,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::{IpAddr, Ipv4Addr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
 use ipnet::Ipv4Net;
@@ -21,6 +21,9 @@ pub struct Block {
     /// Where the other nodes find the range. None: they do not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub via: Option<IpAddr>,
+    /// Likewise what that is in IPv6.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub via_ipv6: Option<Ipv6Addr>,
     /// Why the node does not use it, as the node says.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub problem: Option<String>,
@@ -44,6 +47,7 @@ pub struct Blocks {
 pub struct Candidate {
     pub node: String,
     pub via: Option<IpAddr>,
+    pub via_ipv6: Option<Ipv6Addr>,
 }
 
 impl Blocks {
@@ -81,7 +85,7 @@ impl Blocks {
         self.resting.retain(|_, until| *until > now_ms);
         for one in wanted {
             if let Some(block) = self.held.get_mut(&one.node) {
-                block.via = one.via;
+                (block.via, block.via_ipv6) = (one.via, one.via_ipv6);
                 continue;
             }
             let Some(range) = self.take_free(shape) else {
@@ -90,6 +94,7 @@ impl Blocks {
             let block = Block {
                 range,
                 via: one.via,
+                via_ipv6: one.via_ipv6,
                 problem: None,
             };
             self.held.insert(one.node.clone(), block);

@@ -2,10 +2,10 @@
 
 use std::net::Ipv4Addr;
 
-use ipnet::Ipv4Net;
+use ipnet::{Ipv4Net, Ipv6Net};
 use serde::{Deserialize, Serialize};
 
-use super::{InvalidSubnet, PREFIX_LEN_MIN, Shape, parse_range, reserved};
+use super::{InvalidSubnet, PREFIX_LEN_MIN, Shape, ipv6, parse_range, reserved};
 
 /// As the API spells them, the default first.
 pub const KINDS: [&str; 4] = ["routed", "macvlan", "vlan", "interface"];
@@ -68,6 +68,8 @@ impl LanLink {
 #[derive(Clone, Debug, Default)]
 pub struct Asked {
     pub cidr: String,
+    /// The prefix of tasks' IPv6 addresses; none: they have none.
+    pub ipv6_cidr: Option<String>,
     pub node_prefix_len: Option<u8>,
     /// One of [`KINDS`]; none: the first.
     pub kind: Option<&'static str>,
@@ -91,6 +93,8 @@ pub struct Design {
     pub shape: Shape,
     /// None: nodes route to it.
     pub lan: Option<Lan>,
+    /// Below which tasks have IPv6 addresses.
+    pub ipv6_prefix: Option<Ipv6Net>,
 }
 
 impl Asked {
@@ -110,10 +114,22 @@ impl Asked {
             for (field, _) in given.into_iter().filter(|(_, given)| *given) {
                 problems.add(field, "is for the kinds macvlan and vlan");
             }
-            let design = |shape| Design { shape, lan: None };
+            let ipv6_prefix = self.ipv6_cidr.as_deref().map(ipv6::parse);
+            let ipv6_prefix = ipv6_prefix.and_then(|prefix| problems.take("ipv6CidrBlock", prefix));
+            let design = |shape| Design {
+                shape,
+                lan: None,
+                ipv6_prefix,
+            };
             return problems.done(shape.map(design));
         }
         let network = problems.take("cidrBlock", lan_network(&self.cidr));
+        if self.ipv6_cidr.is_some() {
+            problems.add(
+                "ipv6CidrBlock",
+                "is for the kind routed: tasks on a LAN have IPv4 alone",
+            );
+        }
         let link = self.link(kind, &mut problems);
         let shape = match &self.range {
             Some(range) => problems.shape("range", range, self.node_prefix_len),
@@ -140,6 +156,7 @@ impl Asked {
         let design = |(shape, lan)| Design {
             shape,
             lan: Some(lan),
+            ipv6_prefix: None,
         };
         problems.done(shape.zip(lan).map(design))
     }
@@ -319,6 +336,13 @@ mod tests {
             ..Asked::default()
         };
         assert_eq!(routed.design().unwrap().lan, None);
+        let dual = |prefix: &str| Asked {
+            ipv6_cidr: Some(prefix.into()),
+            ..routed.clone()
+        };
+        let design = dual("fd00:1::/64").design().unwrap();
+        assert_eq!(design.ipv6_prefix, "fd00:1::/64".parse().ok());
+        assert_eq!(wrong(&dual("fe80::/64")), ["ipv6CidrBlock"]);
     }
 
     #[test]
@@ -361,6 +385,10 @@ mod tests {
         assert_eq!(with(|a| a.cidr = "192.168.1.7/24".into()), ["cidrBlock"]);
         assert_eq!(with(|a| a.cidr = "169.254.0.0/16".into()), ["cidrBlock"]);
         assert_eq!(with(|a| a.node_prefix_len = Some(31)), ["nodePrefixLength"]);
+        assert_eq!(
+            with(|a| a.ipv6_cidr = Some("fd00::/64".into())),
+            ["ipv6CidrBlock"]
+        );
         for gateway in [
             "192.168.2.1",
             "192.168.1.0",
@@ -387,6 +415,7 @@ mod tests {
             let network = Ipv4Net::new(Ipv4Addr::from(octets), len).unwrap();
             let asked = Asked {
                 cidr: network.trunc().to_string(),
+                ipv6_cidr: None,
                 node_prefix_len: node,
                 kind: Some("macvlan"),
                 uplink: Some(uplink),

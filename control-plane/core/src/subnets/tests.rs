@@ -9,6 +9,7 @@ fn nodes(names: &[&str]) -> Vec<Candidate> {
     let one = |name: &&str| Candidate {
         node: name.to_string(),
         via: None,
+        via_ipv6: None,
     };
     names.iter().map(one).collect()
 }

@@ -12,6 +12,8 @@ pub const IMAGE_DIGEST: &str = "image.digest";
 pub const NET_SUBNETS: &str = "net.subnets";
 /// A property of one run, not of its definition: its address is one of a LAN, of which it is a host.
 pub const NET_LAN: &str = "net.lan";
+/// A property of one run, not of its definition: a subnet that its address may be of has IPv6.
+pub const NET_IPV6: &str = "net.ipv6";
 const NET_AWSVPC: &str = "net.awsvpc";
 const NET_HOST: &str = "net.host";
 const NET_NONE: &str = "net.none";
@@ -78,6 +80,7 @@ pub const FEATURES: &[&str] = &[
     NET_NONE,
     NET_SUBNETS,
     NET_LAN,
+    NET_IPV6,
     NET_BRIDGE,
     PUBLISHED_PORTS,
     LOG_JSON_FILE,

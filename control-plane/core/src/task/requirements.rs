@@ -68,6 +68,12 @@ impl Requirements {
         self
     }
 
+    /// Of a task that may have an IPv6 address.
+    pub fn with_ipv6(mut self) -> Self {
+        self.features.push(super::NET_IPV6);
+        self
+    }
+
     /// Of a task that is a host of a LAN.
     pub fn on_lan(mut self) -> Self {
         self.features.push(super::NET_LAN);

@@ -567,6 +567,7 @@ fn every_feature_is_needed_by_some_definition() {
         .flat_map(required_features)
         .chain([
             IMAGE_DIGEST,
+            NET_IPV6,
             NET_LAN,
             NET_SUBNETS,
             RESTART_AFTER_REBOOT,

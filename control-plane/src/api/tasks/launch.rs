@@ -306,6 +306,7 @@ impl Launch {
             tags: self.tags.clone(),
             version: 1,
             ipv4_address: None,
+            ipv6_address: None,
             mac_address: None,
             stop_code: None,
             stopped_reason: None,

@@ -146,6 +146,10 @@ fn prepare(
         if on_lan {
             requirements = requirements.on_lan();
         }
+        let mut asked = known.iter().filter(|subnet| subnets.contains(&subnet.id));
+        if asked.any(|subnet| subnet.ipv6_prefix.is_some()) {
+            requirements = requirements.with_ipv6();
+        }
     }
     if restart_after_reboot {
         requirements = requirements.restarting_after_reboot();

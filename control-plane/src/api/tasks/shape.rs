@@ -129,6 +129,9 @@ fn attachments(api: &Api, task: &Task) -> Value {
         details.push(json!({"name": "privateDnsName", "value": host}));
         details.push(json!({"name": "privateIPv4Address", "value": address}));
     }
+    if let Some(address) = &task.ipv6_address {
+        details.push(json!({"name": "ipv6Address", "value": address}));
+    }
     let status = match (&task.ipv4_address, task.last_status.as_str()) {
         (_, "STOPPED") => "DELETED",
         (_, "DEPROVISIONING") => "DETACHING",
@@ -169,7 +172,13 @@ fn container(api: &Api, task: &Task, container: &TaskContainer, task_arn: &str) 
 
 fn interfaces(task: &Task) -> Value {
     match (&task.attachment_id, &task.ipv4_address) {
-        (Some(id), Some(address)) => json!([{"attachmentId": id, "privateIpv4Address": address}]),
+        (Some(id), Some(address)) => {
+            let mut interface = json!({"attachmentId": id, "privateIpv4Address": address});
+            if let Some(address) = &task.ipv6_address {
+                interface["ipv6Address"] = address.as_str().into();
+            }
+            json!([interface])
+        }
         _ => json!([]),
     }
 }

@@ -210,6 +210,7 @@ async fn what_it_says_of_its_own_task_is_cut_to_size() {
     let state = TaskState {
         stopped_reason: long,
         ipv4_address: "10.0.0.1; drop table".into(),
+        ipv6_address: "fd00::1 and more".into(),
         started_at_ms: i64::MIN,
         stopped_at_ms: i64::MAX,
         containers: vec![container],
@@ -221,6 +222,7 @@ async fn what_it_says_of_its_own_task_is_cut_to_size() {
     assert_eq!(record.stopped_reason.unwrap().len(), 1_024);
     assert_eq!(record.containers[0].reason.as_ref().unwrap().len(), 1_024);
     assert_eq!((record.ipv4_address, record.started_at), (None, None));
+    assert_eq!(record.ipv6_address, None);
     let day = 24 * 3_600_000 + 60_000;
     assert!(
         record.stopped_at.unwrap() < super::super::now() + day,

@@ -413,6 +413,7 @@ pub(crate) fn task_record(node: &str, task: &str) -> Task {
         tags: Default::default(),
         version: 1,
         ipv4_address: None,
+        ipv6_address: None,
         mac_address: None,
         stop_code: None,
         stopped_reason: None,

@@ -38,7 +38,13 @@ async fn every_node_of_a_cluster_is_told_of_a_task_when_it_has_an_address_and_wh
     own.acknowledged(1).await;
     assert_eq!(
         other.told_names().await,
-        changes(vec![named('1', "10.0.0.7")], &[])
+        changes(
+            vec![TaskName {
+                ipv6_address: "fd00::a00:7".into(),
+                ..named('1', "10.0.0.7")
+            }],
+            &[]
+        )
     );
     // What is no news of the name is not told.
     let mut again = running(&id('1'));
@@ -63,6 +69,7 @@ async fn what_is_there_is_told_first_and_another_clusters_never() {
     let plane = Plane::start().await;
     let record = |address: &str| crate::model::TaskName {
         ipv4_address: Some(address.into()),
+        ipv6_address: None,
     };
     let put = |cluster: &str, task: char, address: &str| {
         typed::put_json(keys::name(cluster, &id(task)), &record(address)).unwrap()
@@ -89,6 +96,7 @@ async fn more_than_a_node_keeps_are_not_told() {
     let plane = Plane::start().await;
     let record = crate::model::TaskName {
         ipv4_address: Some("10.0.0.1".into()),
+        ipv6_address: None,
     };
     let count = berth_proto::node::v1::NAMES_MAX + 500;
     for chunk in (0..count).collect::<Vec<_>>().chunks(120) {
@@ -113,6 +121,7 @@ async fn a_store_of_a_version_without_names_gets_them_and_loses_what_is_wrong() 
     };
     let wrong = crate::model::TaskName {
         ipv4_address: Some("10.0.0.9".into()),
+        ipv6_address: None,
     };
     plane
         .put(vec![

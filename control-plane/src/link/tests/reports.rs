@@ -24,6 +24,7 @@ fn state(task: &str, status: TaskStatus) -> TaskState {
 pub(super) fn running(task: &str) -> TaskState {
     TaskState {
         ipv4_address: "10.0.0.7".into(),
+        ipv6_address: "fd00::a00:7".into(),
         started_at_ms: 5_000,
         ..state(task, TaskStatus::Running)
     }
@@ -84,6 +85,7 @@ async fn a_task_runs_and_stops_and_gives_back_what_it_held() {
         ("RUNNING", 3, Some(5_000))
     );
     assert_eq!(record.ipv4_address.as_deref(), Some("10.0.0.7"));
+    assert_eq!(record.ipv6_address.as_deref(), Some("fd00::a00:7"));
     assert_eq!(record.containers[0].last_status, "RUNNING");
 
     // It ends by itself: what is wanted follows, and its CPU and memory are free before it is cleaned up.

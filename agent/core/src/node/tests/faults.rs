@@ -320,7 +320,7 @@ fn running(spec: &TaskSpec, containers: &[usize]) -> Event {
     };
     Event::Restarted(Restarted {
         containers: containers.iter().map(observed).collect(),
-        addresses: [(spec.id.clone(), Ipv4Addr::new(10, 0, 0, 3))].into(),
+        addresses: [(spec.id.clone(), Ipv4Addr::new(10, 0, 0, 3).into())].into(),
         ..Restarted::default()
     })
 }
@@ -336,7 +336,7 @@ fn what_runs_without_a_record_goes_on_when_all_of_it_is_accounted_for() {
     };
     assert_eq!(
         prepare.address,
-        Some(Ipv4Addr::new(10, 0, 0, 3)),
+        Some(Ipv4Addr::new(10, 0, 0, 3).into()),
         "made again, which changes nothing"
     );
     let running: Vec<_> = prepare.running.iter().map(|(id, _)| id).collect();
@@ -393,7 +393,8 @@ fn what_is_not_certain_of_a_task_without_a_record_ends_it() {
     let Event::Restarted(mut seen) = running(&spec, &[1, 2]) else {
         unreachable!()
     };
-    seen.addresses.insert(spec.id.clone(), Ipv4Addr::new(10, 9, 0, 3));
+    seen.addresses
+        .insert(spec.id.clone(), Ipv4Addr::new(10, 9, 0, 3).into());
     run(&mut third, Millis(0), Event::Restarted(seen));
     run(&mut third, Millis(1), snapshot(1, vec![spec.clone()]));
     lost(&third, &spec);
@@ -422,7 +423,7 @@ fn a_node_without_its_own_record_knows_its_tasks() {
     run(&mut node, Millis(10), snapshot(2, vec![spec, other.clone()]));
     assert_eq!(
         node.task(&other.id).unwrap().address,
-        Some(Ipv4Addr::new(10, 0, 0, 2)),
+        Some(Ipv4Addr::new(10, 0, 0, 2).into()),
         "no address is given twice"
     );
 }

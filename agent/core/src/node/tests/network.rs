@@ -1,11 +1,10 @@
 //! The node's part of the cluster's network: used once the host was looked at, and no longer than it is the node's.
 
-use std::collections::BTreeMap;
-
-use ipnet::Ipv4Net;
+use std::{collections::BTreeMap, net::IpAddr};
 
 use super::*;
 use crate::{
+    addresses::{Address, Range},
     ids::SubnetId,
     lan::{Lan, LanLink},
     network::{AppliedNetwork, Network},
@@ -15,7 +14,7 @@ fn subnet(n: u8) -> SubnetId {
     format!("subnet-{n:017x}").parse().unwrap()
 }
 
-fn ranges(of: &[(u8, &str)]) -> BTreeMap<SubnetId, Ipv4Net> {
+fn ranges(of: &[(u8, &str)]) -> BTreeMap<SubnetId, Range> {
     let range = |(n, range): &(u8, &str)| (subnet(*n), range.parse().unwrap());
     of.iter().map(range).collect()
 }
@@ -43,7 +42,7 @@ fn in_subnet(n: u64, of: u8) -> TaskSpec {
     }
 }
 
-fn address(node: &Node, spec: &TaskSpec) -> Option<Ipv4Addr> {
+fn address(node: &Node, spec: &TaskSpec) -> Option<Address> {
     node.task(&spec.id).unwrap().address
 }
 
@@ -66,15 +65,15 @@ fn a_task_waits_for_its_subnet_and_keeps_its_address_when_that_is_taken_away() {
     );
     assert_eq!(address(&node, &first), None, "the host was not looked at");
     node.apply(Millis(2), applied(&[(1, "10.64.1.0/30")]));
-    assert_eq!(address(&node, &first), Some(Ipv4Addr::new(10, 64, 1, 1)));
+    assert_eq!(address(&node, &first), Some(Ipv4Addr::new(10, 64, 1, 1).into()));
 
     let change = node.apply(Millis(3), said(3, &[]));
-    assert_eq!(change.network.unwrap().kept, [Ipv4Addr::new(10, 64, 1, 1)]);
+    assert_eq!(change.network.unwrap().kept, [IpAddr::from([10, 64, 1, 1])]);
     // What the agent said of the state before comes too late.
     node.apply(Millis(4), applied(&[(1, "10.64.1.0/30")]));
     node.apply(Millis(5), snapshot(4, vec![first.clone(), second.clone()]));
     assert!(waits(&node, &second).contains("no part of"));
-    assert_eq!(address(&node, &first), Some(Ipv4Addr::new(10, 64, 1, 1)));
+    assert_eq!(address(&node, &first), Some(Ipv4Addr::new(10, 64, 1, 1).into()));
 }
 
 #[test]
@@ -104,8 +103,8 @@ fn what_cannot_be_used_is_an_impairment_and_stops_nothing_else() {
         snapshot(2, vec![lost.clone(), fine.clone(), own.clone()]),
     );
     assert_eq!(address(&node, &lost), None);
-    assert_eq!(address(&node, &fine), Some(Ipv4Addr::new(10, 65, 1, 1)));
-    assert_eq!(address(&node, &own), Some(Ipv4Addr::new(10, 0, 0, 1)));
+    assert_eq!(address(&node, &fine), Some(Ipv4Addr::new(10, 65, 1, 1).into()));
+    assert_eq!(address(&node, &own), Some(Ipv4Addr::new(10, 0, 0, 1).into()));
 }
 
 #[test]
@@ -150,9 +149,12 @@ fn said_lan(revision: u64) -> Event {
 fn a_lan_that_is_not_there_is_an_impairment_once_a_task_is_its_host() {
     let mut node = node();
     let wanted = node.apply(Millis(0), said_lan(1)).network.unwrap();
-    let parts = |parts: Vec<Ipv4Net>| parts.iter().map(ToString::to_string).collect::<Vec<_>>();
-    assert_eq!(parts(wanted.routed().collect()), ["10.64.1.0/24"]);
-    assert_eq!(parts(wanted.on_lans().collect()), ["192.168.1.128/30"]);
+    let routed: Vec<String> = wanted.routed().map(|part| part.to_string()).collect();
+    let on_lans: Vec<String> = wanted.on_lans().map(|part| part.to_string()).collect();
+    assert_eq!(
+        (routed, on_lans),
+        (vec!["10.64.1.0/24".into()], vec!["192.168.1.128/30".into()])
+    );
     let without = || {
         let problems = BTreeMap::from([(subnet(1), "there is no link eth1".to_owned())]);
         Event::NetworkApplied(AppliedNetwork {
@@ -194,6 +196,6 @@ fn a_lan_that_is_not_there_is_an_impairment_once_a_task_is_its_host() {
     let wanted = change.network.unwrap();
     assert_eq!(
         (wanted.kept.len(), wanted.kept_lan),
-        (0, vec![prepared.address.unwrap()])
+        (0, vec![prepared.address.unwrap().ipv4])
     );
 }

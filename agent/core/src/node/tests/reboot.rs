@@ -121,7 +121,7 @@ fn a_changed_range_is_moved_into_at_the_boot_and_not_before() {
     assert_eq!(node.task(&spec.id).unwrap().address, Some(old));
     run(&mut node, Millis(10), boot(vec![left(&spec, 1, 1)]));
     let new = node.task(&spec.id).unwrap().address.unwrap();
-    assert_eq!(new, Ipv4Addr::new(10, 9, 0, 1));
+    assert_eq!(new, Ipv4Addr::new(10, 9, 0, 1).into());
 }
 
 #[test]

@@ -3,6 +3,7 @@
 //! place again. Never touches a table of somebody else.
 
 mod foreign;
+mod ipv6;
 mod nft;
 mod wanted;
 
@@ -20,7 +21,11 @@ pub(super) use self::{
 };
 
 use self::nft::{nft, run_script};
-use super::{error::NetworkError, names::Names, ports::is_taken};
+use super::{
+    error::NetworkError,
+    names::Names,
+    ports::{Bind, is_taken},
+};
 
 /// Elements of a map as `nft -j` lists it: each a pair of a key, which may have a comment, and what it leads to.
 fn published(listing: &[u8]) -> Vec<(String, Option<TaskId>)> {
@@ -77,10 +82,13 @@ impl Firewall {
     /// Leads ports of the host to the task's, if no process of the host has them. Idempotent. After another failure they may lead there: see [`Firewall::withdraw`].
     pub(super) async fn publish(&self, task: &TaskId, ports: &[Published]) -> Result<(), NetworkError> {
         let mut wanted = self.wanted.lock().await;
-        let asked = ports.iter().map(|port| (port.protocol, port.host_port));
-        let taken: Vec<_> = asked
-            .filter(|(protocol, port)| !wanted.is_of(*protocol, *port, task) && is_taken(*protocol, *port))
-            .collect();
+        let others = |port: &&Published| !wanted.is_of(port.protocol, port.host_port, task);
+        let is_taken = |port: &&Published| {
+            let taken = |bind| is_taken(bind, port.protocol, port.host_port);
+            taken(Bind::Ipv4) || port.address.ipv6.is_some() && taken(Bind::Ipv6)
+        };
+        let taken: Vec<_> = ports.iter().filter(others).filter(is_taken).collect();
+        let taken: Vec<_> = taken.iter().map(|port| (port.protocol, port.host_port)).collect();
         if !taken.is_empty() {
             return Err(NetworkError::PortsTaken { ports: taken });
         }

@@ -3,13 +3,19 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::Ipv4Addr,
+    fmt::Display,
+    net::{IpAddr, Ipv4Addr},
 };
 
-use berth_agent_core::{desired::Protocol, ids::TaskId, ports::Published};
-use ipnet::Ipv4Net;
+use berth_agent_core::{
+    addresses::{Address, Range},
+    desired::Protocol,
+    ids::TaskId,
+    ports::Published,
+};
+use ipnet::{IpNet, Ipv4Net};
 
-use super::super::names::Names;
+use super::{super::names::Names, ipv6};
 use crate::{dns, endpoints::ADDRESS};
 
 /// Where clouds answer for the instance that asks.
@@ -19,7 +25,7 @@ const INSTANCE_METADATA: Ipv4Addr = Ipv4Addr::new(169, 254, 169, 254);
 #[derive(Clone, Debug)]
 pub(in super::super) struct Wanted {
     /// Where addresses of tasks that are in no subnet come from.
-    range: Ipv4Net,
+    range: Range,
     ranges: Ranges,
     /// Of the task metadata endpoint.
     endpoint_port: u16,
@@ -34,11 +40,11 @@ pub(in super::super) struct Wanted {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(in super::super) struct Ranges {
     /// The node's parts of subnets that it routes to.
-    pub(in super::super) routed: BTreeSet<Ipv4Net>,
+    pub(in super::super) routed: BTreeSet<Range>,
     /// Addresses outside of these that tasks have.
-    pub(in super::super) kept: Vec<Ipv4Addr>,
+    pub(in super::super) kept: Vec<IpAddr>,
     /// Parts of other nodes, to which routes lead: tasks are seen there by their own addresses.
-    pub(in super::super) peers: BTreeSet<Ipv4Net>,
+    pub(in super::super) peers: BTreeSet<IpNet>,
     /// What the node has of networks outside, of which tasks are hosts.
     pub(in super::super) lans: BTreeSet<Ipv4Net>,
 }
@@ -47,7 +53,7 @@ pub(in super::super) struct Ranges {
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Target {
     task: TaskId,
-    address: Ipv4Addr,
+    address: Address,
     port: u16,
 }
 
@@ -56,12 +62,14 @@ struct Target {
 struct Elements {
     published: Vec<String>,
     hairpin: BTreeSet<String>,
+    published_ipv6: Vec<String>,
+    hairpin_ipv6: BTreeSet<String>,
 }
 
 impl Wanted {
-    pub(in super::super) fn new(range: Ipv4Net, kept: Vec<Ipv4Addr>, endpoint_port: u16) -> Self {
+    pub(in super::super) fn new(range: impl Into<Range>, kept: Vec<IpAddr>, endpoint_port: u16) -> Self {
         Self {
-            range,
+            range: range.into(),
             ranges: Ranges {
                 kept,
                 ..Ranges::default()
@@ -88,32 +96,34 @@ impl Wanted {
         !same
     }
 
-    /// What tasks have addresses of, as a set of nftables takes it: nothing in it twice.
-    fn sources(&self) -> String {
-        let ranges = std::iter::once(&self.range).chain(&self.ranges.routed);
-        let inside = |address: &&Ipv4Addr| ranges.clone().any(|range| range.contains(*address));
-        let kept: BTreeSet<&Ipv4Addr> = self
-            .ranges
-            .kept
-            .iter()
-            .filter(|address| !inside(address))
-            .collect();
-        let ranges = ranges.clone().map(ToString::to_string);
-        let all: Vec<String> = ranges.chain(kept.iter().map(ToString::to_string)).collect();
-        all.join(", ")
+    /// Whether a task can have an IPv6 address.
+    pub(in super::super) fn has_ipv6(&self) -> bool {
+        let Ranges { routed, kept, .. } = &self.ranges;
+        let mut ranges = std::iter::once(&self.range).chain(routed);
+        ranges.any(|range| range.ipv6().is_some()) || kept.iter().any(IpAddr::is_ipv6)
+    }
+
+    /// What tasks have addresses of, of one family, as a set of nftables takes it: nothing in it twice.
+    fn sources(&self, of: Family) -> String {
+        let all = std::iter::once(&self.range).chain(&self.ranges.routed);
+        let ranges: Vec<IpNet> = all.filter_map(|range| of.part(range)).collect();
+        let inside = |address: &&IpAddr| ranges.iter().any(|range| range.contains(*address));
+        let kept = self.ranges.kept.iter().filter(|address| of.has(address));
+        let kept: BTreeSet<&IpAddr> = kept.filter(|address| !inside(address)).collect();
+        let (ranges, kept) = (ranges.iter().map(ToString::to_string), kept.iter());
+        join(ranges.chain(kept.map(ToString::to_string)))
     }
 
     /// Between parts of subnets nothing is masqueraded.
-    fn between(&self) -> String {
+    fn between(&self, of: Family) -> String {
         let Ranges { routed, peers, .. } = &self.ranges;
-        if routed.is_empty() || peers.is_empty() {
+        let ranges = join(routed.iter().filter_map(|range| of.part(range)));
+        let peers = join(peers.iter().filter(|peer| of.has(&peer.addr())));
+        if ranges.is_empty() || peers.is_empty() {
             return String::new();
         }
-        format!(
-            "\n    ip saddr {{ {} }} ip daddr {{ {} }} accept",
-            join(routed),
-            join(peers)
-        )
+        let ip = of.as_str();
+        format!("\n    {ip} saddr {{ {ranges} }} {ip} daddr {{ {peers} }} accept")
     }
 
     /// Lets tasks reach the metadata service of the host's cloud, or not.
@@ -158,9 +168,16 @@ impl Wanted {
         let table = names.table();
         let without = |mine: &Elements, theirs: &Elements| {
             let published = mine.published.iter().filter(|e| !theirs.published.contains(e));
+            let published_ipv6 = mine
+                .published_ipv6
+                .iter()
+                .filter(|e| !theirs.published_ipv6.contains(e));
+            let hairpin_ipv6 = mine.hairpin_ipv6.difference(&theirs.hairpin_ipv6);
             Elements {
                 published: published.cloned().collect(),
                 hairpin: mine.hairpin.difference(&theirs.hairpin).cloned().collect(),
+                published_ipv6: published_ipv6.cloned().collect(),
+                hairpin_ipv6: hairpin_ipv6.cloned().collect(),
             }
         };
         let statement = |verb: &str, elements: &Elements| {
@@ -168,8 +185,10 @@ impl Wanted {
                 "" => String::new(),
                 all => format!("{verb} element inet {table} {name} {{ {all} }}\n"),
             };
-            let hairpin: Vec<_> = elements.hairpin.iter().cloned().collect();
-            of("published", elements.published.join(", ")) + &of("hairpin", hairpin.join(", "))
+            of("published", join(&elements.published))
+                + &of("hairpin", join(&elements.hairpin))
+                + &of(ipv6::PUBLISHED, join(&elements.published_ipv6))
+                + &of(ipv6::HAIRPIN, join(&elements.hairpin_ipv6))
         };
         statement("delete", &without(&mine, &theirs)) + &statement("add", &without(&theirs, &mine))
     }
@@ -179,9 +198,14 @@ impl Wanted {
         for ((protocol, host_port), target) in &self.published {
             let Target { task, address, port } = target;
             let protocol = protocol.as_str();
-            let element = format!("{protocol} . {host_port} comment \"{task}\" : {address} . {port}");
-            elements.published.push(element);
-            elements.hairpin.insert(format!("{address} . {address}"));
+            let key = format!("{protocol} . {host_port} comment \"{task}\"");
+            let Address { ipv4, ipv6 } = address;
+            elements.published.push(format!("{key} : {ipv4} . {port}"));
+            elements.hairpin.insert(format!("{ipv4} . {ipv4}"));
+            if let Some(ipv6) = ipv6 {
+                elements.published_ipv6.push(format!("{key} : {ipv6} . {port}"));
+                elements.hairpin_ipv6.insert(format!("{ipv6} . {ipv6}"));
+            }
         }
         elements
     }
@@ -190,7 +214,7 @@ impl Wanted {
     ///
     /// - A task reaches nothing in 169.254.0.0/16 through the host: the metadata service of the host's own cloud, which has
     ///   the host's credentials, only where that is set.
-    /// - Tasks have no IPv6 yet, and IPv6 has no strict reverse path filter: nothing of it is forwarded for them.
+    /// - Of IPv6, nothing is forwarded for tasks where none can have an address of it; else see [`ipv6`].
     /// - A source that the host does not route back through the very link it came in on is spoofed, and dropped. Each task
     ///   link has `rp_filter=1` as well, but the kernel takes the larger of that and `conf.all.rp_filter`, and 2, which many
     ///   distributions set there, is the weaker check.
@@ -207,7 +231,7 @@ impl Wanted {
     ///   not come back by the way on which it is translated.
     pub(super) fn render(&self, names: &Names) -> String {
         let endpoint_port = self.endpoint_port;
-        let (sources, between) = (self.sources(), self.between());
+        let (sources, between) = (self.sources(Family::Ipv4), self.between(Family::Ipv4));
         let (table, prefix) = (names.table(), names.prefix());
         let elements = self.elements();
         let elements_of = |all: Vec<String>| match all.as_slice() {
@@ -222,6 +246,19 @@ impl Wanted {
         };
         let published = elements_of(elements.published);
         let hairpin = elements_of(elements.hairpin.into_iter().collect());
+        let ipv6 = match self.has_ipv6() {
+            true => ipv6::Rules::new(
+                &ipv6::Parts {
+                    prefix,
+                    published: elements_of(elements.published_ipv6),
+                    hairpin: elements_of(elements.hairpin_ipv6.into_iter().collect()),
+                    sources: self.sources(Family::Ipv6),
+                    between: self.between(Family::Ipv6),
+                },
+                self.instance_metadata,
+            ),
+            false => ipv6::Rules::none(prefix),
+        };
         let publish = "ip daddr != 169.254.170.0/24 fib daddr type local meta l4proto { tcp, udp } \
                        dnat ip to meta l4proto . th dport map @published";
         format!(
@@ -235,20 +272,20 @@ table inet {table} {{
   set hairpin {{
     type ipv4_addr . ipv4_addr
     {hairpin}
-  }}
+  }}{}
   chain prerouting {{
     type filter hook prerouting priority raw; policy accept;
     iifname "{prefix}*" meta nfproto ipv4 fib saddr . iif oif missing counter drop
-    iifname "{prefix}*" ip daddr 127.0.0.0/8 counter drop
+    iifname "{prefix}*" ip daddr 127.0.0.0/8 counter drop{}
   }}
   chain dstnat {{
     type nat hook prerouting priority dstnat; policy accept;
     iifname "{prefix}*" ip daddr {ADDRESS} tcp dport 80 dnat ip to {ADDRESS}:{endpoint_port}{}
-    {publish}
+    {publish}{}
   }}
   chain output {{
     type nat hook output priority -100; policy accept;
-    {publish}
+    {publish}{}
   }}
   chain input {{
     type filter hook input priority filter; policy accept;
@@ -260,7 +297,7 @@ table inet {table} {{
     type filter hook forward priority filter; policy accept;{}
     iifname "{prefix}*" ip daddr 169.254.0.0/16 counter drop
     iifname "{prefix}*" ip saddr 169.254.0.0/16 counter drop
-    iifname "{prefix}*" meta nfproto ipv6 counter drop{}
+    {}{}
     iifname "{prefix}*" accept
     oifname "{prefix}*" accept
   }}
@@ -268,23 +305,25 @@ table inet {table} {{
     type nat hook postrouting priority srcnat; policy accept;
     ip saddr . ip daddr @hairpin masquerade
     oifname "{prefix}*" ip saddr 127.0.0.0/8 masquerade{between}{}
-    ip saddr {{ {sources} }} oifname != "lo" oifname != "{prefix}*" masquerade
+    ip saddr {{ {sources} }} oifname != "lo" oifname != "{prefix}*" masquerade{}
   }}
 }}
 "#,
+            ipv6.sets,
+            ipv6.prerouting,
             resolver.leads,
+            ipv6.publish,
+            ipv6.publish,
             resolver.admits,
             lans.answers,
             resolver.closes,
             instance_metadata,
+            ipv6.forward,
             lans.closes,
-            lans.seen
+            lans.seen,
+            ipv6.postrouting,
         )
     }
-}
-
-fn join(of: &BTreeSet<Ipv4Net>) -> String {
-    of.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
 
 /// What hosts of networks outside add to the chains; nothing without any.
@@ -314,6 +353,42 @@ impl Lans {
             seen: format!("\n    {to} ip saddr != {ADDRESS} snat ip to {ADDRESS}"),
         }
     }
+}
+
+/// Of what addresses are.
+#[derive(Clone, Copy, Debug)]
+enum Family {
+    Ipv4,
+    Ipv6,
+}
+
+impl Family {
+    /// As nftables calls it.
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Ipv4 => "ip",
+            Self::Ipv6 => "ip6",
+        }
+    }
+
+    fn has(self, address: &IpAddr) -> bool {
+        matches!(
+            (self, address),
+            (Self::Ipv4, IpAddr::V4(_)) | (Self::Ipv6, IpAddr::V6(_))
+        )
+    }
+
+    fn part(self, range: &Range) -> Option<IpNet> {
+        match self {
+            Self::Ipv4 => Some(range.ipv4.into()),
+            Self::Ipv6 => range.ipv6().map(IpNet::from),
+        }
+    }
+}
+
+fn join(all: impl IntoIterator<Item = impl Display>) -> String {
+    let all: Vec<String> = all.into_iter().map(|one| one.to_string()).collect();
+    all.join(", ")
 }
 
 /// What the resolver adds to the chains; nothing without one.
@@ -350,11 +425,19 @@ mod tests {
         format!("{n:032x}").parse().unwrap()
     }
 
+    fn own() -> Range {
+        "10.1.0.0/16".parse().unwrap()
+    }
+
+    fn dual() -> Range {
+        Range::below(own().ipv4, "fd00:1::/64".parse().ok()).unwrap()
+    }
+
     fn port(host_port: u16, address: &str) -> Published {
         Published {
             protocol: Protocol::Tcp,
             host_port,
-            address: address.parse().unwrap(),
+            address: address.parse::<Ipv4Addr>().unwrap().into(),
             port: 80,
         }
     }
@@ -362,7 +445,7 @@ mod tests {
     #[test]
     fn the_table_is_replaced_in_one_transaction() {
         let names = Names::new("berth-t").unwrap();
-        let range = "10.1.0.0/16".parse().unwrap();
+        let range = own();
         let rules = Wanted::new(range, vec![], 51679).render(&names);
         let lines: Vec<_> = rules.lines().collect();
         assert_eq!(lines[0], "table inet berth-t { }");
@@ -383,14 +466,15 @@ mod tests {
 
     #[test]
     fn tasks_are_seen_by_their_own_addresses_where_routes_lead_and_nowhere_else() {
-        let nets = |of: &[&str]| -> BTreeSet<Ipv4Net> { of.iter().map(|net| net.parse().unwrap()).collect() };
-        let mut wanted = Wanted::new("10.1.0.0/16".parse().unwrap(), vec![], 51679);
-        let kept: Vec<Ipv4Addr> = ["10.64.1.9", "10.9.0.1"].map(|ip| ip.parse().unwrap()).into();
+        let nets = |of: &[&str]| -> BTreeSet<IpNet> { of.iter().map(|net| net.parse().unwrap()).collect() };
+        let parts = |of: &[&str]| -> BTreeSet<Range> { of.iter().map(|net| net.parse().unwrap()).collect() };
+        let mut wanted = Wanted::new(own(), vec![], 51679);
+        let kept: Vec<IpAddr> = ["10.64.1.9", "10.9.0.1"].map(|ip| ip.parse().unwrap()).into();
         let ranges = Ranges {
-            routed: nets(&["10.64.1.0/24"]),
+            routed: parts(&["10.64.1.0/24"]),
             kept,
             peers: nets(&["10.64.2.0/24", "10.64.3.0/24"]),
-            lans: nets(&[]),
+            lans: BTreeSet::new(),
         };
         assert!(wanted.set_ranges(ranges.clone()));
         assert!(!wanted.set_ranges(ranges));
@@ -406,7 +490,7 @@ mod tests {
 
     #[test]
     fn hosts_of_a_network_outside_are_neither_masqueraded_nor_routed_to_from_there() {
-        let mut wanted = Wanted::new("10.1.0.0/16".parse().unwrap(), vec![], 51679);
+        let mut wanted = Wanted::new(own(), vec![], 51679);
         let names = Names::new("t").unwrap();
         assert!(!wanted.render(&names).contains("ct direction"));
         wanted.set_ranges(Ranges {
@@ -431,7 +515,7 @@ mod tests {
     fn the_clouds_metadata_is_let_through_only_where_that_is_set() {
         let names = Names::new("berth-t").unwrap();
         let rules = |set: bool| {
-            let wanted = Wanted::new("10.1.0.0/16".parse().unwrap(), vec![], 51679);
+            let wanted = Wanted::new(own(), vec![], 51679);
             wanted.instance_metadata(set).render(&names)
         };
         let accept = "ip daddr 169.254.169.254 accept\n";
@@ -447,7 +531,7 @@ mod tests {
     #[test]
     fn elements_come_and_go_with_their_task_and_are_in_the_whole_table() {
         let names = Names::new("t").unwrap();
-        let empty = Wanted::new("10.1.0.0/16".parse().unwrap(), vec![], 51679);
+        let empty = Wanted::new(own(), vec![], 51679);
         let mut one = empty.clone();
         one.publish(&task(1), [port(8080, "10.1.0.1"), port(8081, "10.1.0.1")]);
         let first = format!("tcp . 8080 comment \"{}\" : 10.1.0.1 . 80", task(1));
@@ -470,5 +554,70 @@ mod tests {
                 .starts_with("delete element inet t published { tcp . 9090")
         );
         assert_eq!(one.changes_to(&rest, &names), "");
+    }
+
+    #[test]
+    fn what_tasks_can_have_of_ipv6_is_led_and_seen_as_it_is_in_ipv4() {
+        let names = Names::new("t").unwrap();
+        let rules = Wanted::new(own(), vec![], 51679).render(&names);
+        assert!(
+            rules.contains("meta nfproto ipv6 counter drop") && !rules.contains("ip6"),
+            "{rules}"
+        );
+        let mut wanted = Wanted::new(dual(), vec!["fd00:9::1".parse().unwrap()], 51679);
+        let part = Range::below("10.64.1.0/24".parse().unwrap(), "fd00:2::/64".parse().ok()).unwrap();
+        let peers = ["fd00:2::a40:200/120", "10.64.2.0/24"].map(|peer| peer.parse().unwrap());
+        let ranges = Ranges {
+            routed: [part].into(),
+            peers: peers.into(),
+            ..wanted.ranges.clone()
+        };
+        wanted.set_ranges(ranges);
+        let rules = wanted.render(&names);
+        assert!(!rules.contains("meta nfproto ipv6 counter drop"));
+        for rule in [
+            "    ip6 saddr { fd00:2::a40:100/120 } ip6 daddr { fd00:2::a40:200/120 } accept\n    ip6 saddr { \
+             fd00:1::a01:0/112, fd00:2::a40:100/120, fd00:9::1 } oifname != ",
+            "    ip saddr { 10.64.1.0/24 } ip daddr { 10.64.2.0/24 } accept\n    ip saddr { 10.1.0.0/16, 10.64.1.0/24 } ",
+        ] {
+            assert!(rules.contains(rule), "{rules}");
+        }
+        // Whose range has none any more keeps what it has.
+        let kept = vec!["fd00:9::1".parse().unwrap()];
+        assert!(
+            Wanted::new(own(), kept, 51679)
+                .render(&names)
+                .contains("ip6 saddr { fd00:9::1 }")
+        );
+    }
+
+    #[test]
+    fn a_port_leads_to_both_addresses_of_a_task_that_has_both() {
+        let names = Names::new("t").unwrap();
+        let empty = Wanted::new(dual(), vec![], 51679);
+        let mut one = empty.clone();
+        let address = dual().address([10, 1, 0, 1].into());
+        one.publish(
+            &task(1),
+            [Published {
+                address,
+                ..port(80, "10.1.0.1")
+            }],
+        );
+        let added = empty.changes_to(&one, &names);
+        let ipv6 = format!("tcp . 80 comment \"{}\" : fd00:1::a01:1 . 80", task(1));
+        assert!(added.contains(&format!(
+            "add element inet t published {{ tcp . 80 comment \"{}\" : 10.1.0.1 . 80 }}",
+            task(1)
+        )));
+        assert!(
+            added.contains(&format!("add element inet t published_ipv6 {{ {ipv6} }}")),
+            "{added}"
+        );
+        assert!(
+            added.ends_with("add element inet t hairpin_ipv6 { fd00:1::a01:1 . fd00:1::a01:1 }\n"),
+            "{added}"
+        );
+        assert!(one.render(&names).contains(&format!("elements = {{ {ipv6} }}")));
     }
 }

@@ -141,7 +141,7 @@ impl Netlink {
         gateway: Ipv4Addr,
         source: Ipv4Addr,
     ) -> Result<(), NetworkError> {
-        let direct = direct_route(link, gateway);
+        let direct = direct_route(link, gateway.into());
         let result = self.handle.route().add(direct).replace().execute().await;
         result.map_err(failed("route the gateway through", &link.name))?;
         let route = RouteMessageBuilder::<Ipv4Addr>::new()

@@ -1,0 +1,100 @@
+//! Owns the settings of the host that IPv6 of tasks needs: it is there, it is not switched off, and it is routed between
+//! links. Never changes them where no task can have an IPv6 address.
+
+use std::{collections::BTreeSet, fs, io};
+
+use super::{
+    Network,
+    error::NetworkError,
+    netlink::{Netlink, Socket},
+    set,
+    threads::block_on,
+};
+
+const FORWARDING: &str = "/proc/sys/net/ipv6/conf/all/forwarding";
+/// For all links, and for those that are made from now on: tasks' are.
+const DISABLED: [&str; 2] = [
+    "/proc/sys/net/ipv6/conf/all/disable_ipv6",
+    "/proc/sys/net/ipv6/conf/default/disable_ipv6",
+];
+
+/// Whether tasks can have IPv6 addresses on this host.
+///
+/// # Errors
+/// [`NetworkError::NoIpv6`], which says why not.
+pub(crate) fn check() -> Result<(), NetworkError> {
+    for path in DISABLED {
+        let why = match fs::read_to_string(path) {
+            Ok(value) if value.trim() == "0" => continue,
+            Ok(_) => format!("{path} is not 0"),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                "its kernel has none, or was started with ipv6.disable=1".to_owned()
+            }
+            Err(source) => {
+                return Err(NetworkError::Setting {
+                    path: path.into(),
+                    value: "0",
+                    source,
+                });
+            }
+        };
+        return Err(NetworkError::NoIpv6 { why });
+    }
+    Ok(())
+}
+
+/// Who accepts router advertisements where.
+fn accept_ra(link: &str) -> String {
+    format!("/proc/sys/net/ipv6/conf/{link}/accept_ra")
+}
+
+impl Network {
+    /// Lets the host route IPv6 between its links. From then on its kernel takes it for a router, which listens to no router
+    /// advertisements and forgets the default routes that it has from them: links of default routes that did listen are told
+    /// to go on all the same, before. Idempotent.
+    pub(super) async fn enable_ipv6(&self) -> Result<(), NetworkError> {
+        check()?;
+        let forwards = fs::read_to_string(FORWARDING).is_ok_and(|value| value.trim() == "1");
+        if !forwards {
+            for link in self.ipv6_uplinks().await? {
+                let path = accept_ra(&link);
+                if fs::read_to_string(&path).is_ok_and(|value| value.trim() == "1") {
+                    let failed = |source| NetworkError::Setting {
+                        path: path.clone().into(),
+                        value: "2",
+                        source,
+                    };
+                    fs::write(&path, "2").map_err(failed)?;
+                    tracing::info!(
+                        link,
+                        "accept_ra is 2 now: this host forwards IPv6, and still hears its routers there"
+                    );
+                }
+            }
+        }
+        set(FORWARDING)
+    }
+
+    async fn ipv6_uplinks(&self) -> Result<BTreeSet<String>, NetworkError> {
+        let look = move || {
+            let netlink = async |host: &Netlink| {
+                let uplinks = host.ipv6_uplinks().await?;
+                let links = host.links().await?.into_iter();
+                let names = links.filter(|link| uplinks.contains(&link.index));
+                Ok(names.map(|link| link.name).collect())
+            };
+            block_on(async { Socket::open()?.with("list", "routes", netlink).await })
+        };
+        Ok(self.threads.run("list", "routes", (), look).await?.0)
+    }
+}
+
+/// In the caller's network namespace: nobody but us says what this link's addresses and routes are.
+pub(super) fn ignore_advertisements(link: &str) -> Result<(), NetworkError> {
+    let path = accept_ra(link);
+    fs::write(&path, "0").map_err(|source| NetworkError::Setting {
+        path: path.into(),
+        value: "0",
+        source,
+    })
+}
