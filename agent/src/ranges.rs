@@ -57,11 +57,18 @@ impl Ranges {
     /// For as long as the agent runs.
     pub async fn run(mut self) {
         let mut told: Option<Answer> = None;
-        let mut failing = false;
+        let (mut failing, mut told_of_ipv6) = (false, false);
         loop {
             let wanted = self.wanted.borrow_and_update().clone();
             // Where nothing was ever said, there is nothing to look after.
             let idle = wanted.position.is_none();
+            if wanted.lacks_ipv6_peers() && !told_of_ipv6 {
+                told_of_ipv6 = true;
+                tracing::warn!(
+                    "other nodes' tasks are not reached by IPv6: this node, or every other, has no IPv6 address for that \
+                     (network.node_address_v6)"
+                );
+            }
             if !idle {
                 match self.host.network.configure(&wanted).await {
                     Ok(applied) => {

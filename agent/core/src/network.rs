@@ -36,6 +36,13 @@ impl WantedNetwork {
         self.parts(false)
     }
 
+    /// Tasks here have IPv6 addresses, and those of other nodes are reached by IPv4 alone: this node, or every other, said no
+    /// IPv6 address of its own.
+    pub fn lacks_ipv6_peers(&self) -> bool {
+        let has_ipv6 = self.routed().any(|range| range.ipv6().is_some());
+        has_ipv6 && !self.peers.is_empty() && !self.peers.keys().any(IpAddr::is_ipv6)
+    }
+
     /// What the host has of networks outside.
     pub fn on_lans(&self) -> impl Iterator<Item = Ipv4Net> {
         // They have IPv4 alone.
@@ -75,4 +82,30 @@ pub struct AppliedNetwork {
     pub problems: BTreeMap<SubnetId, String>,
     /// What is wrong besides: ranges of other nodes that cannot be reached.
     pub unreached: Vec<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ipv6_leads_nowhere_where_no_node_said_an_address_of_it() {
+        let range = |prefix: Option<&str>| {
+            let prefix = prefix.map(|prefix| prefix.parse().unwrap());
+            Range::below("10.64.1.0/24".parse().unwrap(), prefix).unwrap()
+        };
+        let wanted = |own: Range, peers: &[&str]| WantedNetwork {
+            ranges: BTreeMap::from([("subnet-0000000000000000a".parse().unwrap(), own)]),
+            peers: peers
+                .iter()
+                .map(|peer| (peer.parse().unwrap(), BTreeSet::new()))
+                .collect(),
+            ..WantedNetwork::default()
+        };
+        let dual = range(Some("fd00:64::/64"));
+        assert!(wanted(dual, &["192.0.2.7"]).lacks_ipv6_peers());
+        assert!(!wanted(dual, &["192.0.2.7", "fd00::7"]).lacks_ipv6_peers());
+        assert!(!wanted(dual, &[]).lacks_ipv6_peers(), "there is nobody to reach");
+        assert!(!wanted(range(None), &["192.0.2.7"]).lacks_ipv6_peers());
+    }
 }

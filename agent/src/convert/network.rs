@@ -112,13 +112,11 @@ fn subnet_id(id: &str) -> Result<SubnetId, Refusal> {
 }
 
 fn range(field: &str, text: &str) -> Result<Ipv4Net, Refusal> {
-    let reserved = |range: &Ipv4Net| {
-        let first = range.network();
-        first.is_loopback() || first.is_link_local() || first.is_multicast() || first.octets()[0] == 0
-    };
     match text.parse::<Ipv4Net>() {
         Ok(range)
-            if PREFIX_LENS.contains(&range.prefix_len()) && range == range.trunc() && !reserved(&range) =>
+            if PREFIX_LENS.contains(&range.prefix_len())
+                && range == range.trunc()
+                && !is_reserved(&range) =>
         {
             Ok(range)
         }
@@ -129,13 +127,20 @@ fn range(field: &str, text: &str) -> Result<Ipv4Net, Refusal> {
     }
 }
 
+/// No task has an address of it.
+fn is_reserved(range: &Ipv4Net) -> bool {
+    let first = range.network();
+    first.is_loopback() || first.is_link_local() || first.is_multicast() || first.octets()[0] == 0
+}
+
 /// What is below a prefix of a range of IPv4 addresses.
 fn ipv6_range(field: &str, text: &str) -> Result<Ipv6Net, Refusal> {
     let of_tasks = |range: &Ipv6Net| {
         let [.., a, b, c, d] = range.network().octets();
         let len = range.prefix_len().saturating_sub(PREFIX_LEN_MAX);
         let ipv4 = Ipv4Net::new(Ipv4Addr::new(a, b, c, d), len).ok();
-        ipv4.is_some_and(|ipv4| PREFIX_LENS.contains(&len) && Range::both(ipv4, *range).is_ok())
+        ipv4.filter(|ipv4| PREFIX_LENS.contains(&len) && !is_reserved(ipv4))
+            .is_some_and(|ipv4| Range::both(ipv4, *range).is_ok())
     };
     match text.parse::<Ipv6Net>() {
         Ok(range) if of_tasks(&range) => Ok(range),
@@ -218,7 +223,61 @@ mod tests {
         }
     }
 
+    #[test]
+    fn ipv6_is_what_the_ipv4_range_is_below_a_prefix_and_reached_by_ipv6() {
+        let dual = |ipv6: &str, peer: &str, ranges: &[&str]| {
+            let mut wire = said(&[(A, "10.64.1.0/24")], &[]);
+            wire.ranges[0].ipv6_range = ipv6.into();
+            wire.ipv6_peers = vec![wire::Peer {
+                address: peer.into(),
+                ranges: ranges.iter().map(|range| (*range).into()).collect(),
+            }];
+            network(wire)
+        };
+        let (own, theirs) = ("fd00:64::a40:100/120", "fd00:64::a40:200/120");
+        let Ok(Event::Network(good)) = dual(own, "fd00::7", &[theirs]) else {
+            panic!("it is good");
+        };
+        let range = good.ranges.values().next().unwrap();
+        assert_eq!(range.ipv6().unwrap().to_string(), own);
+        assert_eq!(good.peers.len(), 1);
+        for (ipv6, peer, range, field) in [
+            ("fd00:64::a40:200/120", "fd00::7", theirs, "ranges.ipv6_range"),
+            ("fd00:64::/64", "fd00::7", theirs, "ranges.ipv6_range"),
+            ("fe80::a40:100/120", "fd00::7", theirs, "ranges.ipv6_range"),
+            ("x", "fd00::7", theirs, "ranges.ipv6_range"),
+            (own, "192.0.2.7", theirs, "ipv6_peers.address"),
+            (own, "fe80::7", theirs, "ipv6_peers.address"),
+            (own, "::1", theirs, "ipv6_peers.address"),
+            (own, "fd00::7", "10.64.2.0/24", "ipv6_peers.ranges"),
+            (own, "fd00::7", "fd00:64::/64", "ipv6_peers.ranges"),
+            (own, "fd00::7", "::/0", "ipv6_peers.ranges"),
+            (own, "fd00::7", "fd00:64::7f00:0/120", "ipv6_peers.ranges"),
+        ] {
+            let refused = dual(ipv6, peer, &[range]).unwrap_err();
+            assert_eq!(refused.field, field, "{ipv6} {peer} {range}");
+        }
+        let mut lan = said(&[(A, "192.168.1.0/24")], &[]);
+        lan.ranges[0].ipv6_range = "fd00:64::c0a8:100/120".into();
+        assert!(network(lan.clone()).is_ok());
+        lan.ranges[0].lan = Some(wire::Lan {
+            kind: wire::LanKind::Macvlan.into(),
+            uplink: "eth1".into(),
+            ipv4_cidr: "192.168.1.0/24".into(),
+            ..Default::default()
+        });
+        assert_eq!(network(lan).unwrap_err().field, "ranges.ipv6_range");
+    }
+
     proptest! {
+        #[test]
+        fn any_ipv6_range_is_one_below_a_prefix_or_refused(text: String, bits: u128, len in 0..=128u8) {
+            let _ = ipv6_range("x", &text);
+            if let Ok(range) = ipv6_range("x", &format!("{}/{len}", Ipv6Addr::from(bits))) {
+                assert!(range.prefix_len() > PREFIX_LEN_MAX && range == range.trunc());
+            }
+        }
+
         #[test]
         fn any_message_is_taken_or_refused(
             ranges in prop::collection::vec((".{0,30}", ".{0,20}"), 0..4),
