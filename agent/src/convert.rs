@@ -15,8 +15,8 @@ mod volumes;
 
 use berth_agent_core::{
     desired::{
-        ContainerSpec, DesiredStatus, IpcMode, Limits, Millis, NetworkMode, PidMode, Position, TAGS_MAX,
-        TaskSpec,
+        ContainerSpec, DesiredStatus, IpcMode, Limits, MANAGED_TAGS_MAX, Millis, NetworkMode, PidMode,
+        Position, TAGS_MAX, TaskSpec,
     },
     event::{Event, Refused},
     ids::TaskId,
@@ -223,7 +223,8 @@ pub fn task_spec(wire: wire::TaskSpec) -> Result<TaskSpec, Refusal> {
         );
         return refuse("ephemeral_storage_bytes", problem);
     }
-    if wire.tags.len() > TAGS_MAX {
+    let tags = wire.tags.keys().filter(|key| !key.starts_with("aws:")).count();
+    if tags > TAGS_MAX || wire.tags.len() > TAGS_MAX + MANAGED_TAGS_MAX {
         return refuse("tags", format!("{} are more than {TAGS_MAX}", wire.tags.len()));
     }
     let containers = containers(wire.containers)?;

@@ -25,6 +25,7 @@ mod namespaces;
 mod ports;
 mod purge;
 mod reboot;
+mod repair;
 mod restart;
 mod runtimes;
 mod security;

@@ -29,7 +29,7 @@ fn connect(cluster: &Cluster) -> UnixStream {
     }
 }
 
-fn get(cluster: &Cluster, target: &str) -> (u16, String) {
+pub(crate) fn get(cluster: &Cluster, target: &str) -> (u16, String) {
     let mut stream = connect(cluster);
     stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
     write!(stream, "GET {target} HTTP/1.0\r\nHost: x\r\n\r\n").unwrap();

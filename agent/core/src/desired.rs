@@ -116,8 +116,10 @@ pub struct TaskSpec {
     pub tags: BTreeMap<String, String>,
 }
 
-/// ECS allows 50 tags of a resource.
+/// ECS allows 50 tags of a resource, besides its own, which begin with `aws:`.
 pub const TAGS_MAX: usize = 50;
+/// `aws:ecs:clusterName` and `aws:ecs:serviceName` are ECS's; for more there is room.
+pub const MANAGED_TAGS_MAX: usize = 10;
 
 /// ECS allows ten containers in a task definition.
 pub const CONTAINERS_PER_TASK_MAX: usize = 10;

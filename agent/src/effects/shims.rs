@@ -11,7 +11,7 @@ use std::{
     collections::BTreeSet,
     fs,
     io::ErrorKind,
-    os::unix::net::UnixStream,
+    os::unix::{fs::FileTypeExt as _, net::UnixStream},
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
@@ -41,9 +41,18 @@ pub(crate) struct Shim {
     pub id: String,
 }
 
-/// By its name, which its children have not.
+/// By its name, which its children have not, and its view of the host's files, which what runs in containers has not: that may call
+/// itself anything.
 pub(crate) fn is_shim(pid: i32) -> bool {
-    fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name.starts_with(NAME))
+    let has_name = fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name.starts_with(NAME));
+    has_name && sees_the_host(pid)
+}
+
+/// It has the agent's mount namespace, or that of the host's first process: a service manager may give the agent one of its own.
+fn sees_the_host(pid: i32) -> bool {
+    let mounts = |pid: &str| fs::read_link(format!("/proc/{pid}/ns/mnt")).ok();
+    let own = mounts(&pid.to_string());
+    own.is_some() && (own == mounts("self") || own == mounts("1"))
 }
 
 /// Those of a namespace of the containerd that listens there. Reads all of /proc: some 10 µs for each process.
@@ -133,15 +142,18 @@ impl Shim {
 }
 
 /// SIGKILL, after which containerd forgets what it thought was there, and the removal of the socket, unless it is another shim's
-/// by now. Blocks until the process is gone. False: there is no such process.
-pub(crate) fn end(pid: i32) -> bool {
+/// by now. Blocks until the process is gone. Does nothing to a process that is no shim.
+pub(crate) fn end(pid: i32) {
+    if !is_shim(pid) {
+        return;
+    }
     let socket = listens_at(pid);
     match kill(Pid::from_raw(pid), Signal::SIGKILL) {
         Ok(()) => tracing::warn!(pid, "ended a shim that containerd had lost"),
-        Err(Errno::ESRCH) => return false,
+        Err(Errno::ESRCH) => return,
         Err(error) => {
             tracing::warn!(pid, %error, "cannot end a shim that containerd has lost");
-            return false;
+            return;
         }
     }
     let began = Instant::now();
@@ -149,13 +161,20 @@ pub(crate) fn end(pid: i32) -> bool {
     {
         std::thread::sleep(END_POLL);
     }
-    if let Some(socket) = socket
-        && UnixStream::connect(&socket).is_err_and(|error| error.kind() == ErrorKind::ConnectionRefused)
+    if let Some(socket) = socket {
+        remove_unheard(&socket);
+    }
+}
+
+/// Removes a socket where nobody listens. Nothing else: a file that is none refuses connections, too.
+fn remove_unheard(socket: &Path) {
+    let is_socket = fs::symlink_metadata(socket).is_ok_and(|file| file.file_type().is_socket());
+    if is_socket
+        && UnixStream::connect(socket).is_err_and(|error| error.kind() == ErrorKind::ConnectionRefused)
     {
         // Gone is what was wanted; and the next shim removes what is in its way.
         let _ = fs::remove_file(socket);
     }
-    true
 }
 
 /// The inodes of what it listens on, and of its connections.
@@ -222,6 +241,20 @@ mod tests {
             bound("0000000000000000: 00000003 00000000 00000000 0001 03 7", 7),
             None
         );
+    }
+
+    #[test]
+    fn only_a_socket_that_nobody_listens_on_is_removed() {
+        let directory = tempfile::tempdir().unwrap();
+        let at = |name: &str| directory.path().join(name);
+        fs::write(at("file"), "precious").unwrap();
+        let heard = std::os::unix::net::UnixListener::bind(at("heard")).unwrap();
+        drop(std::os::unix::net::UnixListener::bind(at("unheard")).unwrap());
+        for name in ["file", "heard", "unheard", "none"] {
+            remove_unheard(&at(name));
+        }
+        assert!(at("file").exists() && at("heard").exists() && !at("unheard").exists());
+        drop(heard);
     }
 
     #[test]

@@ -6,7 +6,13 @@ use std::{
 };
 
 use berth_agent_core::{effect::StartContainer, event::ObservedState, ids::runtime_id, oci};
-use nix::{sys::stat::Mode, unistd::mkfifo};
+use nix::{
+    sys::{
+        signal::{Signal, kill},
+        stat::Mode,
+    },
+    unistd::{Pid, mkfifo},
+};
 use serde_json::json;
 
 use crate::host::{Host, eventually, unique_id};
@@ -14,6 +20,10 @@ use crate::host::{Host, eventually, unique_id};
 /// As containerd starts one, and then, its call cut off, takes away what it was given: nobody ever reads its log, which it waits
 /// for. Its process id.
 async fn lose_a_shim(host: &Host, request: &StartContainer) -> i32 {
+    lose(host, request, &["containerd-shim-runc-v2"]).await
+}
+
+async fn lose(host: &Host, request: &StartContainer, program: &[&str]) -> i32 {
     let id = runtime_id(&request.spec.id, request.attempt);
     let bundle = host.directory.path().join("bundle").join(&id);
     fs::create_dir_all(&bundle).unwrap();
@@ -21,7 +31,8 @@ async fn lose_a_shim(host: &Host, request: &StartContainer) -> i32 {
     let spec = json!({ "annotations": { oci::SHIM_GROUP: request.task.as_str() } });
     fs::write(bundle.join("config.json"), spec.to_string()).unwrap();
     let socket = host.directory.path().join("containerd.sock");
-    let started = Command::new("containerd-shim-runc-v2")
+    let started = Command::new(program[0])
+        .args(&program[1..])
         .args(["-namespace", &host.config.namespace, "-id", &id, "-address"])
         .arg(&socket)
         .arg("start")
@@ -83,6 +94,19 @@ async fn what_is_removed_leaves_no_shim_of_a_start_that_was_cut_off() {
     let lost = lose_a_shim(&host, &request).await;
     host.remove(&request).await;
     assert!(!lives(lost));
+}
+
+/// A container may have processes that look like a shim from outside.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_does_not_see_the_hosts_files_is_no_shim() {
+    let host = Host::start().await;
+    let request = host.request("true");
+    let elsewhere = ["unshare", "--mount", "containerd-shim-runc-v2"];
+    let stranger = lose(&host, &request, &elsewhere).await;
+    host.remove(&request).await;
+    let spared = lives(stranger);
+    kill(Pid::from_raw(stranger), Signal::SIGKILL).unwrap();
+    assert!(spared);
 }
 
 /// Containers of a task share a shim: it is not lost because the one that it was started for is gone.

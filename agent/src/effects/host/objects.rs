@@ -103,7 +103,11 @@ impl Host {
                 HostObject::OfTask { task, .. } => self.release_all(task).await,
                 HostObject::Logs(task) => logs::remove_task_logs(&self.log_dir, task).map_err(Into::into),
                 HostObject::Shim(pid) => {
-                    self.runtime.end_shim(*pid).await;
+                    // Again: others were removed since it was seen, which may have taken a while.
+                    let lost = self.runtime.lost_shims().await;
+                    if lost.iter().any(|shim| shim.pid == *pid && shim.is_old()) {
+                        self.runtime.end_shim(*pid).await;
+                    }
                     Ok(())
                 }
                 HostObject::Route(route) => self.network.remove_route(route).await.map_err(Into::into),

@@ -92,21 +92,19 @@ impl Runtime {
     }
 
     /// Ends the shim that was started for it and is lost, and those that are lost for long: another container's of its task
-    /// may be the one that is in its way. False: there is none.
-    pub(super) async fn end_lost_shim(&self, id: &str) -> bool {
+    /// may be the one that is in its way.
+    pub(super) async fn end_lost_shim(&self, id: &str) {
         let mut lost = self.lost_shims().await;
         lost.retain(|shim| shim.id == id || shim.is_old());
-        let mut ended = false;
         for shim in lost {
-            ended |= self.end_shim(shim.pid).await;
+            self.end_shim(shim.pid).await;
         }
-        ended
     }
 
-    /// False: there is no such process.
-    pub(crate) async fn end_shim(&self, pid: i32) -> bool {
-        let ended = tokio::task::spawn_blocking(move || shims::end(pid));
-        ended.await.unwrap_or_default()
+    /// No such process is what was wanted.
+    pub(crate) async fn end_shim(&self, pid: i32) {
+        // It panics nowhere.
+        let _ = tokio::task::spawn_blocking(move || shims::end(pid)).await;
     }
 
     /// Those that serve nobody, and those that are only just being started.

@@ -532,12 +532,10 @@ impl Attempt<'_> {
     /// less is cleared away.
     async fn adopt(&self) -> Result<Option<u32>, RuntimeError> {
         match self.runtime.process(&self.id).await? {
-            // Its shim does not answer. One that is lost never will, and has started nothing.
+            // Its shim does not answer. One that is lost never will: once it has ended, the next try finds that nothing runs.
             Some(process) if process.status() == TaskStatus::Unknown => {
-                if !self.runtime.end_lost_shim(&self.id).await {
-                    return Err(RuntimeError::Silent { id: self.id.clone() });
-                }
-                self.runtime.remove_id(&self.id).await.map(|()| None)
+                self.runtime.end_lost_shim(&self.id).await;
+                Err(RuntimeError::Silent { id: self.id.clone() })
             }
             Some(process) if process.status() != TaskStatus::Created => Ok(Some(process.pid)),
             Some(_) if self.check_logger().is_ok() => {
