@@ -55,7 +55,7 @@ async fn kernel(config: &Config) -> Finding {
 
 async fn firewall(config: &Config) -> (Finding, String) {
     const CHECK: &str = "firewall";
-    match network::foreign_drops(&config.instance).await {
+    match network::foreign_drops(&config.instance, config.task_cidr_v6.is_some()).await {
         Ok((drops, prefix)) => (
             judge_drops(&drops, &prefix, config.network.pass_other_firewalls),
             prefix,

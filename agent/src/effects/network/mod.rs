@@ -295,6 +295,12 @@ impl Network {
         }
     }
 
+    /// Tasks can have IPv6 addresses.
+    fn has_ipv6(&self) -> bool {
+        let known = self.known();
+        self.range.ipv6().is_some() || known.ranges.iter().any(|range| range.ipv6().is_some())
+    }
+
     /// It is of a range of this node's, or of a task from before.
     fn may_be_of_task(&self, address: IpAddr) -> bool {
         has(&self.range, address) || self.known().has(address)
@@ -446,11 +452,11 @@ impl Network {
     /// Has tasks' links pass other firewalls, or takes that back, as the operator said; warns of those that they do not pass.
     async fn face_other_firewalls(&self) -> Result<(), NetworkError> {
         let left = if self.pass_other_firewalls {
-            match firewall::let_through(&self.names).await {
+            match firewall::let_through(&self.names, self.has_ipv6()).await {
                 // It is theirs: the agent works without.
                 Err(error) => {
                     warn!(error = %Chain(&error), "cannot have another firewall let tasks through");
-                    firewall::foreign_drops(&self.names).await?
+                    firewall::foreign_drops(&self.names, self.has_ipv6()).await?
                 }
                 left => left?,
             }
@@ -458,7 +464,7 @@ impl Network {
             if let Err(error) = firewall::take_back(&self.names).await {
                 warn!(error = %Chain(&error), "cannot take back what lets tasks through another firewall");
             }
-            firewall::foreign_drops(&self.names).await?
+            firewall::foreign_drops(&self.names, self.has_ipv6()).await?
         };
         let left: Vec<_> = left.into_iter().filter(|drops| !drops.passes).collect();
         tell_of_drops(&left, self.names.prefix());

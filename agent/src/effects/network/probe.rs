@@ -70,8 +70,8 @@ pub(crate) async fn probe(instance: &str, range: Range) -> Result<(), NetworkErr
 ///
 /// # Errors
 /// When `nft` cannot list.
-pub(crate) async fn foreign_drops(instance: &str) -> Result<(Vec<Drops>, String), NetworkError> {
+pub(crate) async fn foreign_drops(instance: &str, ipv6: bool) -> Result<(Vec<Drops>, String), NetworkError> {
     let names = Names::new(instance)?;
-    let drops = firewall::foreign_drops(&names).await?;
+    let drops = firewall::foreign_drops(&names, ipv6).await?;
     Ok((drops, names.prefix().to_owned()))
 }

@@ -256,7 +256,7 @@ impl Network {
         }
         if (noticed.tables || noticed.tables_lost)
             && self.pass_other_firewalls
-            && let Err(error) = let_through(&self.names).await
+            && let Err(error) = let_through(&self.names, self.has_ipv6()).await
         {
             warn!(error = %Chain(&error), "cannot have another firewall let tasks through");
         }

@@ -56,10 +56,10 @@ impl Drops {
     }
 }
 
-/// The chains of others that drop what tasks send and get.
-pub(in super::super) async fn foreign_drops(names: &Names) -> Result<Vec<Drops>, NetworkError> {
+/// The chains of others that drop what tasks send and get, of IPv6 too where they have that.
+pub(in super::super) async fn foreign_drops(names: &Names, ipv6: bool) -> Result<Vec<Drops>, NetworkError> {
     let listing = nft("list chains", &["-j", "list", "chains"], "").await?;
-    let (chains, docker_user) = forward_chains(&listing, names.table());
+    let (chains, docker_user) = forward_chains(&listing, names.table(), ipv6);
     let mut drops = Vec::new();
     for (chain, drops_by_policy) in chains {
         let own = rules(&chain).await?;
@@ -83,15 +83,19 @@ pub(in super::super) async fn foreign_drops(names: &Names) -> Result<Vec<Drops>,
 
 /// Has the tasks' links accepted by those firewalls that have a place for it, where they are not. Idempotent. What still drops is
 /// returned.
-pub(in super::super) async fn let_through(names: &Names) -> Result<Vec<Drops>, NetworkError> {
-    for drops in foreign_drops(names).await?.iter().filter(|drops| !drops.passes) {
+pub(in super::super) async fn let_through(names: &Names, ipv6: bool) -> Result<Vec<Drops>, NetworkError> {
+    for drops in foreign_drops(names, ipv6)
+        .await?
+        .iter()
+        .filter(|drops| !drops.passes)
+    {
         match drops.place {
             Place::DockerUser => accept_in_docker_user(names).await?,
             Place::TrustedZone => firewall_cmd("--add-interface", names).await.map(drop)?,
             Place::Chain => {}
         }
     }
-    let mut left = foreign_drops(names).await?;
+    let mut left = foreign_drops(names, ipv6).await?;
     left.retain(|drops| !drops.passes);
     Ok(left)
 }
@@ -242,10 +246,10 @@ fn has_table(listing: &[u8], table: &str) -> bool {
 
 /// Those of others that see forwarded packets, with whether their policy drops, and whether docker's place for rules of
 /// others is there.
-fn forward_chains(listing: &[u8], own_table: &str) -> (Vec<(String, bool)>, bool) {
+fn forward_chains(listing: &[u8], own_table: &str, ipv6: bool) -> (Vec<(String, bool)>, bool) {
     let sees = |chain: &&Chain| {
         chain.hook.as_deref() == Some("forward")
-            && matches!(chain.family.as_str(), "ip" | "inet")
+            && (matches!(chain.family.as_str(), "ip" | "inet") || ipv6 && chain.family == "ip6")
             && chain.table != own_table
     };
     let chains: Vec<Chain> = parse(listing)
@@ -276,15 +280,19 @@ mod tests {
             {"chain": {"family": "ip", "table": "filter", "name": "FORWARD", "handle": 1, "type": "filter",
                        "hook": "forward", "prio": 0, "policy": "drop"}},
             {"chain": {"family": "ip", "table": "filter", "name": "DOCKER", "handle": 2}},
+            {"chain": {"family": "ip6", "table": "filter", "name": "FORWARD", "handle": 1, "type": "filter",
+                       "hook": "forward", "prio": 0, "policy": "drop"}},
             {"chain": {"family": "inet", "table": "fw", "name": "input", "handle": 1, "type": "filter",
                        "hook": "input", "prio": 0, "policy": "drop"}},
             {"chain": {"family": "inet", "table": "berth", "name": "forward", "handle": 1, "type": "filter",
                        "hook": "forward", "prio": 0, "policy": "drop"}}]}"#;
         assert_eq!(
-            forward_chains(listing, "berth"),
+            forward_chains(listing, "berth", false),
             (vec![("ip filter FORWARD".to_owned(), true)], false)
         );
-        assert_eq!(forward_chains(b"not json", "berth"), (vec![], false));
+        let both = ["ip filter FORWARD", "ip6 filter FORWARD"].map(|chain| (chain.to_owned(), true));
+        assert_eq!(forward_chains(listing, "berth", true), (both.into(), false));
+        assert_eq!(forward_chains(b"not json", "berth", true), (vec![], false));
     }
 
     #[test]
