@@ -27,6 +27,7 @@ pub use features::{
     APPARMOR, FEATURES, INIT, INTERACTIVE, IPC_TASK, MAX_SWAP, PID_TASK, RUNTIME_PREFIX, SWAPPINESS,
     VOLUMES_NFS,
 };
+pub(crate) use lan::is_link_name;
 pub use names::names;
 pub use network::network;
 pub use report::{state_change, status};

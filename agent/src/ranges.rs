@@ -37,9 +37,14 @@ impl Answer {
             subnet_id: ToString::to_string(subnet),
             reason: reason.clone(),
         };
+        let limit = |(subnet, tasks): (&_, &u32)| wire::RangeLimit {
+            subnet_id: ToString::to_string(subnet),
+            tasks: *tasks,
+        };
         Some(wire::NetworkAck {
             position: Some(convert::position_to_wire(self.position.as_ref()?)),
             problems: self.applied.problems.iter().map(problem).collect(),
+            limits: self.applied.limits.iter().map(limit).collect(),
         })
     }
 }

@@ -198,6 +198,7 @@ impl Host {
                 published: Vec::new(),
                 ranges: Default::default(),
                 lans: Default::default(),
+                interfaces: vec![],
                 resolver_port: None,
                 instance_metadata: false,
             }))?;

@@ -264,7 +264,7 @@ pub struct SubnetCreateArgs {
     #[arg(long, value_name = "BITS")]
     pub node_prefix: Option<u8>,
     /// How tasks are connected; all but routed: as hosts of a network that is there
-    #[arg(long, value_name = "KIND", value_parser = ["routed", "macvlan", "vlan"])]
+    #[arg(long, value_name = "KIND", value_parser = ["routed", "macvlan", "vlan", "interface"])]
     pub kind: Option<String>,
     /// The link that nodes have to that network, of kinds macvlan and vlan: eth0
     #[arg(long, value_name = "LINK")]

@@ -83,18 +83,28 @@ pub(crate) async fn settle_all(store: &dyn Store, now: Millis) -> Result<(), Set
     Ok(())
 }
 
-/// Writes what a node says of its parts: why it does not use those of `problems`, by subnet, and that it uses the others.
+/// What a node says of its parts, by subnet.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Said {
+    /// Why it does not use one.
+    pub(crate) problems: Vec<(String, String)>,
+    /// How many tasks can be in one.
+    pub(crate) limits: Vec<(String, u32)>,
+}
+
+/// Writes what a node says of its parts: it uses those of which it says no problem.
 pub(crate) async fn note_problems(
     store: &dyn Store,
     cluster: &str,
     node: &str,
-    problems: &[(String, String)],
+    said: &Said,
 ) -> Result<(), SettleError> {
     for subnet in of_cluster(store, cluster).await? {
         change(store, subnet, |subnet| {
-            let said = problems.iter().find(|(id, _)| *id == subnet.id);
-            let problem = said.map(|(_, reason)| reason.chars().take(PROBLEM_CHARS_MAX).collect());
-            subnet.blocks.note(node, problem)
+            let problem = said.problems.iter().find(|(id, _)| *id == subnet.id);
+            let problem = problem.map(|(_, reason)| reason.chars().take(PROBLEM_CHARS_MAX).collect());
+            let limit = said.limits.iter().find(|(id, _)| *id == subnet.id);
+            subnet.blocks.note(node, problem, limit.map(|(_, tasks)| *tasks))
         })
         .await?;
     }

@@ -15,6 +15,7 @@ mod halt;
 mod health;
 mod identity;
 mod init;
+mod interfaces;
 mod lan;
 mod lifecycle;
 mod limits;

@@ -335,7 +335,7 @@ impl Node {
         Path::new("/run/netns").join(&self.instance)
     }
 
-    fn run_dir(&self) -> PathBuf {
+    pub fn run_dir(&self) -> PathBuf {
         Path::new("/run").join(&self.instance)
     }
 

@@ -78,6 +78,9 @@ pub struct WantedNetwork {
 pub struct AppliedNetwork {
     /// Those that can be used.
     pub ranges: BTreeMap<SubnetId, Range>,
+    /// How many tasks can be in one, where that is not said by its addresses.
+    #[serde(default)]
+    pub limits: BTreeMap<SubnetId, u32>,
     /// Why the others cannot, for people.
     pub problems: BTreeMap<SubnetId, String>,
     /// What is wrong besides: ranges of other nodes that cannot be reached.

@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use serde::{Deserialize, Serialize};
 
 use super::ConfigError;
+use crate::convert::is_link_name;
 
 /// IPv6 has no smaller links (RFC 8200), and the kernel's veth no larger ones.
 const MTU: std::ops::RangeInclusive<u32> = 1280..=65_535;
@@ -25,6 +26,8 @@ pub struct Network {
     pub pass_other_firewalls: bool,
     /// Tasks reach 169.254.169.254, where clouds answer for the instance: its identity and its credentials.
     pub instance_metadata: bool,
+    /// Links of this host that tasks in subnets of kind interface may have, by name.
+    pub task_interfaces: Vec<String>,
 }
 
 /// Ways between nodes.
@@ -38,7 +41,36 @@ pub enum Between {
     Routes,
 }
 
+/// Links that one host gives to tasks.
+const TASK_INTERFACES_MAX: usize = 64;
+
 impl Network {
+    fn check_interfaces(&self) -> Result<(), ConfigError> {
+        let names = &self.task_interfaces;
+        let wrong = |value: &str, problem: &str| {
+            Err(ConfigError::Value {
+                key: "network.task_interfaces",
+                value: value.chars().take(64).collect(),
+                problem: problem.into(),
+            })
+        };
+        if names.len() > TASK_INTERFACES_MAX {
+            return wrong(&names.len().to_string(), "must be at most 64");
+        }
+        for (at, name) in names.iter().enumerate() {
+            if !is_link_name(name) {
+                return wrong(
+                    name,
+                    "must be the name of a link other than lo: 1 to 15 of letters, digits, _, - and .",
+                );
+            }
+            if names[..at].contains(name) {
+                return wrong(name, "is there twice");
+            }
+        }
+        Ok(())
+    }
+
     pub(super) fn check(&self) -> Result<(), ConfigError> {
         if let Some(mtu) = self.mtu.filter(|mtu| !MTU.contains(mtu)) {
             return Err(ConfigError::Value {
@@ -47,6 +79,7 @@ impl Network {
                 problem: format!("must be {} to {}", MTU.start(), MTU.end()),
             });
         }
+        self.check_interfaces()?;
         let addresses = [
             ("network.node_address", self.node_address.map(IpAddr::from)),
             ("network.node_address_v6", self.node_address_v6.map(IpAddr::from)),

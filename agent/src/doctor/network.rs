@@ -36,7 +36,40 @@ pub(super) async fn check(config: &Config) -> Vec<Finding> {
             &setting,
         ));
     }
+    if !config.network.task_interfaces.is_empty() {
+        let is_there = |name: &str| std::path::Path::new("/sys/class/net").join(name).exists();
+        findings.push(interfaces(&config.network.task_interfaces, &routes, is_there));
+    }
     findings
+}
+
+/// What is given to a task leads nowhere for the host meanwhile.
+fn interfaces(names: &[String], routes: &str, is_there: impl Fn(&str) -> bool) -> Finding {
+    const CHECK: &str = "task interfaces";
+    let is_default = |name: &String| {
+        let mut lines = routes
+            .lines()
+            .skip(1)
+            .map(|line| line.split_whitespace().collect::<Vec<_>>());
+        lines.any(|fields| {
+            fields.first() == Some(&name.as_str()) && fields.get(7).is_some_and(|mask| *mask == "00000000")
+        })
+    };
+    if let Some(name) = names.iter().find(|name| is_default(name)) {
+        return Finding::problem(
+            CHECK,
+            format!("{name} is the link of the default route: no task ever gets it"),
+            "take it out of network.task_interfaces",
+        );
+    }
+    match names.iter().find(|name| !is_there(name)) {
+        None => Finding::ok(CHECK, format!("{} can be given to tasks", names.join(", "))),
+        Some(name) => Finding::warning(
+            CHECK,
+            format!("there is no link {name}, unless a task has it"),
+            "take it out of network.task_interfaces, or see why it is missing: `ip link`",
+        ),
+    }
 }
 
 async fn kernel(config: &Config) -> Finding {
@@ -163,6 +196,17 @@ mod tests {
         eth0\t00000000\t010200C0\t0003\t0\t0\t0\t00000000\t0\t0\t0\n\
         eth0\t000200C0\t00000000\t0001\t0\t0\t0\t00FFFFFF\t0\t0\t0\n\
         babcd12345\t0200590A\t00000000\t0005\t0\t0\t0\tFFFFFFFF\t0\t0\t0\n";
+
+    #[test]
+    fn the_link_of_the_default_route_is_no_tasks() {
+        let judged = |names: &[&str]| {
+            let names: Vec<String> = names.iter().map(ToString::to_string).collect();
+            interfaces(&names, ROUTES, |name| name != "gone").outcome
+        };
+        assert_eq!(judged(&["eth1"]), Outcome::Ok);
+        assert_ne!(judged(&["eth1", "gone"]), Outcome::Ok);
+        assert_eq!(judged(&["eth1", "eth0"]), Outcome::Problem);
+    }
 
     #[test]
     fn a_range_that_the_host_routes_elsewhere_is_a_problem() {

@@ -168,6 +168,7 @@ impl Host {
             published: given.published,
             resolver_port: names.as_ref().map(|(_, port)| *port),
             instance_metadata: config.network.instance_metadata,
+            interfaces: config.network.task_interfaces.clone(),
         })
         .await?;
         let images = Images::new(channel.clone(), images_config(config)?)?;

@@ -302,6 +302,7 @@ async fn remove_network_objects(place: &Place) -> Result<(), NetworkError> {
         task_cidr: place.task_cidr.into(),
         ranges: Default::default(),
         lans: Default::default(),
+        interfaces: vec![],
         kept: Vec::new(),
         // Of no rule that is made here.
         endpoint_port: 0,

@@ -101,6 +101,7 @@ impl Host {
             endpoint_port: 51_679,
             ranges: Default::default(),
             lans: Default::default(),
+            interfaces: vec![],
             mtu: None,
             pass_other_firewalls: false,
             published: Vec::new(),

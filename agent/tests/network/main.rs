@@ -5,6 +5,7 @@
 
 mod host;
 mod ipv6;
+mod lan;
 mod lifecycle;
 mod others;
 mod published;

@@ -3,7 +3,6 @@
 use berth_control_plane_core::{
     expression::Expression,
     placement::{AddressPool, Allocation, NodeStatus, NodeView},
-    subnets,
 };
 
 use super::error::ApiError;
@@ -52,7 +51,7 @@ pub(super) fn pools<'a>(node: &Node, of: impl Iterator<Item = &'a Subnet>) -> Ve
         let block = subnet.blocks.of(&node.id)?;
         Some(AddressPool {
             subnet: subnet.id.clone(),
-            addresses: subnets::addresses(block.range),
+            addresses: block.tasks(),
             problem: block.problem.clone(),
         })
     };

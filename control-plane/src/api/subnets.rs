@@ -101,7 +101,7 @@ fn wanted(input: &mut Fields) -> Result<Wanted, ApiError> {
         cidr: range,
         ipv6_cidr: input.string("ipv6CidrBlock")?,
         node_prefix_len: node_prefix_len.and_then(|len| u8::try_from(len).ok()),
-        kind: input.choice("kind", &KINDS[..3])?,
+        kind: input.choice("kind", &KINDS)?,
         uplink: input.string("uplink")?,
         vlan_id: input.integer("vlanId", i64::MIN, i64::MAX)?,
         gateway: input.string("gateway")?,
@@ -334,6 +334,7 @@ fn respond(api: &Api, subnet: &Subnet) -> Value {
                 "ipv6CidrBlock": subnet.ipv6_prefix.map(|prefix| ipv6::below(prefix, block.range)),
                 "nodeIpv6Address": block.via_ipv6,
                 "problem": block.problem,
+                "tasks": block.tasks(),
             })
         })
         .collect();

@@ -10,6 +10,8 @@ use std::{
 use berth_control_plane_core::subnets::SUBNETS_MAX;
 use berth_proto::node::v1::{Heartbeat, NetworkAck, Pulls, RangeProblem};
 
+use crate::subnets::Said;
+
 use super::{join::clipped, limits::REMEMBERED_MAX};
 
 pub(super) const IMPAIRMENTS_MAX: usize = 32;
@@ -41,11 +43,19 @@ pub(super) fn heartbeat(mut heartbeat: Heartbeat) -> Heartbeat {
     heartbeat
 }
 
-/// What is kept of the reasons why ranges are not used, by subnet.
-pub(super) fn range_problems(mut ack: NetworkAck) -> Vec<(String, String)> {
+/// What is kept of what a node says of its parts of subnets.
+pub(super) fn ranges(mut ack: NetworkAck) -> Said {
     ack.problems.truncate(SUBNETS_MAX);
+    ack.limits.truncate(SUBNETS_MAX);
     let kept = |problem: RangeProblem| (problem.subnet_id, clipped(&problem.reason));
-    ack.problems.into_iter().map(kept).collect()
+    Said {
+        problems: ack.problems.into_iter().map(kept).collect(),
+        limits: ack
+            .limits
+            .into_iter()
+            .map(|limit| (limit.subnet_id, limit.tasks))
+            .collect(),
+    }
 }
 
 /// What is kept of downloads.

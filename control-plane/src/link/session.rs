@@ -356,8 +356,8 @@ async fn receive(
             Ok(Some(NodeMessage {
                 message: Some(FromNode::NetworkAck(ack)),
             })) => {
-                let problems = bounds::range_problems(ack);
-                subnets::note_problems(&*shared.store, &peer.cluster, &peer.node_id, &problems).await?;
+                let said = bounds::ranges(ack);
+                subnets::note_problems(&*shared.store, &peer.cluster, &peer.node_id, &said).await?;
                 shared.paces.spend(&peer.node_id, 1);
             }
             Ok(Some(NodeMessage { message })) => other(message, place, shared, peer)?,

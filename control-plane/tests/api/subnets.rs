@@ -117,11 +117,11 @@ async fn a_range_that_cannot_be_a_subnet_or_overlaps_another_is_refused() {
         ),
         (
             json!({"name": "a", "cidrBlock": "10.1.0.0/16", "kind": "ipvlan"}),
-            "kind: 'ipvlan' is not a valid value: use routed, macvlan, vlan",
+            "kind: 'ipvlan' is not a valid value: use routed, macvlan, vlan, interface",
         ),
         (
             json!({"name": "a", "cidrBlock": "10.1.0.0/16", "gateway": "10.1.0.1", "vlanId": 7}),
-            "vlanId: is for the kinds macvlan and vlan; gateway: is for",
+            "vlanId: is for the kinds macvlan, vlan and interface; gateway: is for",
         ),
         (
             json!({"name": "a", "cidrBlock": "10.1.0.0/16", "kind": "macvlan", "gateway": "10.2.0.1"}),

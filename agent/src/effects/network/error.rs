@@ -73,8 +73,8 @@ pub enum NetworkError {
         "{uplink} has a link for VLAN {id} already, which is not this agent's: let the subnet be of kind macvlan on that"
     )]
     VlanTaken { uplink: String, id: u16 },
-    #[error("this agent makes no task a host of a network by an interface")]
-    LanKind,
+    #[error("no interface is free of those that network.task_interfaces names: {names}")]
+    NoInterface { names: String },
     #[error("a host of the network has {address} already: {holder}")]
     AddressTaken { address: Ipv4Addr, holder: String },
     #[error("address {address} is not in {range}")]
@@ -112,7 +112,6 @@ impl NetworkError {
             | Self::TaskRange { .. }
             | Self::AddressOutside { .. }
             | Self::NamespaceGone { .. }
-            | Self::LanKind
             | Self::AddressTaken { .. }
             | Self::VlanTaken { .. }
             | Self::PortsTaken { .. }
@@ -130,6 +129,7 @@ impl NetworkError {
             | Self::SocketClosed { .. }
             | Self::Netlink { .. }
             | Self::NoUplink { .. }
+            | Self::NoInterface { .. }
             | Self::LinkVanished { .. }
             | Self::LinkDown { .. }
             // Somebody may switch it on.

@@ -27,7 +27,7 @@ pub enum HostObject {
         owner: Option<Owner>,
         mounted: bool,
     },
-    /// The host's end of a veth pair, or one VLAN of a link, which no task is on.
+    /// The host's end of a veth pair; one VLAN of a link, which no task is on; a link that was moved to its owner.
     Link {
         name: String,
         /// None: its alias names nobody of this instance.
@@ -104,6 +104,12 @@ impl Network {
             name: link.name.clone(),
             owner: None,
         }));
+        for (owner, lent) in self.interfaces.lent()? {
+            objects.push(HostObject::Link {
+                name: lent.name,
+                owner: Some(owner),
+            });
+        }
         let known = self.known().clone();
         let ours = all.iter().filter(|route| route.is_ours(self.names.group()));
         for route in ours
@@ -159,8 +165,12 @@ impl Network {
     /// The first refusal of the kernel; the rest is still removed.
     pub async fn remove_strays(&self, strays: &[HostObject]) -> Result<(), NetworkError> {
         let (strays, names, dir) = (strays.to_vec(), self.names.clone(), self.netns_dir.clone());
+        let interfaces = self.interfaces.clone();
         let remove = move || {
             let mut result = Ok(());
+            for owner in strays.iter().filter_map(HostObject::owner) {
+                result = result.and(interfaces.give_back(owner, &dir.join(owner.file_name())));
+            }
             for stray in &strays {
                 match stray {
                     HostObject::Netns { path, .. } if path.starts_with(&dir) => {

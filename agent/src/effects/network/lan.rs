@@ -61,7 +61,11 @@ pub(super) async fn link(
     let uplink = match &lan.link {
         LanLink::Macvlan { uplink } => find_uplink(host, uplink).await?,
         LanLink::Vlan { uplink, id } => vlan::link(&wiring.names, host, uplink, *id).await?,
-        LanLink::Interface => return Err(NetworkError::LanKind),
+        LanLink::Interface => {
+            let interfaces = &wiring.interfaces;
+            let link = interfaces.take(&wiring.owner, host, inside, netns).await?;
+            return Ok(LanEnd { link, uplink: 0 });
+        }
     };
     if !netns.fresh
         && let Some(found) = inside.link(TASK_LINK).await?
@@ -166,6 +170,7 @@ pub(super) fn problem(
     links: &[Link],
     own: Ipv4Net,
     foreign: &[&Route],
+    interfaces: usize,
 ) -> Option<String> {
     let network = lan.network;
     if own.contains(&network) || network.contains(&own) {
@@ -192,7 +197,8 @@ pub(super) fn problem(
         ));
     }
     if matches!(lan.link, LanLink::Interface) {
-        return Some(NetworkError::LanKind.to_string());
+        let none = "network.task_interfaces names no link that there is and that is not the default route's";
+        return (interfaces == 0).then(|| none.to_owned());
     }
     let uplink = lan.link.uplink()?;
     match links.iter().find(|link| link.name == uplink) {

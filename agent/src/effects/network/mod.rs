@@ -8,6 +8,7 @@
 
 mod error;
 mod firewall;
+mod interfaces;
 mod inventory;
 mod ipv6;
 mod lan;
@@ -61,6 +62,7 @@ pub(crate) use probe::{foreign_drops, probe};
 
 use self::{
     firewall::{Firewall, Ranges, Wanted},
+    interfaces::Interfaces,
     locks::OwnerLocks,
     mtu::Mtu,
     netlink::{Link, Netlink, Socket},
@@ -108,6 +110,8 @@ pub struct NetworkConfig {
     pub resolver_port: Option<u16>,
     /// Tasks reach the metadata service of the host's own cloud.
     pub instance_metadata: bool,
+    /// Links of the host that tasks may have.
+    pub interfaces: Vec<String>,
 }
 
 /// A task that has its network.
@@ -135,6 +139,7 @@ pub struct Network {
     locks: OwnerLocks,
     attachments: Attachments,
     vlans: vlan::Turn,
+    interfaces: Interfaces,
     mtu: Mtu,
     pass_other_firewalls: bool,
     /// All of it is to be removed: what is in use is not known.
@@ -155,6 +160,7 @@ impl Network {
         check_range(range.ipv4)?;
         let netns_dir = netns::prepare_directory(&config.run_dir.join("netns"))?;
         let run_dir = netns_dir.parent().unwrap_or(&config.run_dir).to_owned();
+        let interfaces = Interfaces::new(&config.interfaces, &run_dir);
         enable_forwarding()?;
         let mut wanted = Wanted::new(range, config.kept.clone(), config.endpoint_port)
             .resolver(config.resolver_port)
@@ -191,6 +197,7 @@ impl Network {
             locks: OwnerLocks::default(),
             attachments: Attachments::default(),
             vlans: vlan::Turn::default(),
+            interfaces,
             mtu: Mtu::new(config.mtu),
             pass_other_firewalls: config.pass_other_firewalls,
             left_behind: false,
@@ -212,6 +219,7 @@ impl Network {
         let names = Arc::new(Names::new(&config.instance)?);
         let wanted = Wanted::new(config.task_cidr, config.kept.clone(), config.endpoint_port);
         let netns_dir = config.run_dir.join("netns");
+        let interfaces = Interfaces::new(&config.interfaces, &config.run_dir);
         Ok(Self {
             firewall: Firewall::new(Arc::clone(&names), wanted),
             names,
@@ -226,6 +234,7 @@ impl Network {
             locks: OwnerLocks::default(),
             attachments: Attachments::default(),
             vlans: vlan::Turn::default(),
+            interfaces,
             mtu: Mtu::new(config.mtu),
             pass_other_firewalls: false,
             left_behind: true,
@@ -292,6 +301,7 @@ impl Network {
             mtu: self.mtu.get(),
             ipv6: self.ipv6,
             instance_metadata: self.instance_metadata,
+            interfaces: self.interfaces.clone(),
         }
     }
 
@@ -405,7 +415,10 @@ impl Network {
         }
         let path = self.netns_path(&owner);
         let (attachments, of) = (self.attachments.clone(), owner.clone());
+        let interfaces = self.interfaces.clone();
         let remove = move || {
+            // Before its namespace goes, with which it might.
+            interfaces.give_back(&of, &path)?;
             let lan = attachments.get(&of).and_then(|was| was.lan);
             if lan.is_some() {
                 lan::leave(&path)?;

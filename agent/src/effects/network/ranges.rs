@@ -9,6 +9,7 @@ use std::{
 use berth_agent_core::{
     addresses::Range,
     ids::SubnetId,
+    lan::LanLink,
     network::{AppliedNetwork, WantedNetwork},
 };
 use ipnet::{IpNet, Ipv4Net};
@@ -38,7 +39,7 @@ impl Network {
     pub async fn configure(&self, wanted: &WantedNetwork) -> Result<AppliedNetwork, NetworkError> {
         let gateways: Vec<IpAddr> = wanted.peers.keys().copied().collect();
         let seen = self.look(gateways).await?;
-        let (applied, routes) = self.plan(wanted, &seen);
+        let (applied, routes) = self.plan(wanted, &seen)?;
         let peers: BTreeSet<IpNet> = routes
             .iter()
             .filter(|route| matches!(route.to, To::Peer { .. }))
@@ -82,7 +83,14 @@ impl Network {
     }
 
     /// What can be used, and the routes that go with it.
-    fn plan(&self, wanted: &WantedNetwork, seen: &Seen) -> (AppliedNetwork, BTreeSet<RangeRoute>) {
+    fn plan(
+        &self,
+        wanted: &WantedNetwork,
+        seen: &Seen,
+    ) -> Result<(AppliedNetwork, BTreeSet<RangeRoute>), NetworkError> {
+        let defaults = seen.routes.iter().filter(|route| route.range.prefix_len() == 0);
+        let uplinks: Vec<u32> = defaults.filter_map(|route| route.link).collect();
+        let interfaces = self.interfaces.count(&seen.links, &uplinks)?;
         let own_links: BTreeSet<u32> = seen
             .links
             .iter()
@@ -111,13 +119,24 @@ impl Network {
                     let problem = no_ipv6.map(|error| error.to_string());
                     problem.or_else(|| both.clone().find_map(judge))
                 }
-                Some(lan) => lan::problem(lan, range.ipv4, &seen.links, self.range.ipv4, &foreign),
+                Some(lan) => lan::problem(
+                    lan,
+                    range.ipv4,
+                    &seen.links,
+                    self.range.ipv4,
+                    &foreign,
+                    interfaces,
+                ),
             };
             match problem {
                 None => {
                     applied.ranges.insert(subnet.clone(), *range);
                     // To its other hosts it leads by itself.
-                    if lan.is_some() {
+                    if let Some(lan) = lan {
+                        if lan.link == LanLink::Interface {
+                            let limit = u32::try_from(interfaces).unwrap_or(u32::MAX);
+                            applied.limits.insert(subnet.clone(), limit);
+                        }
                         continue;
                     }
                     // What no task has is nowhere else.
@@ -155,7 +174,7 @@ impl Network {
                     .push(format!("the node at {address} is not reached: {problem}")),
             }
         }
-        (applied, routes)
+        Ok((applied, routes))
     }
 
     /// From here on tasks may be given these, and the audit knows these routes.

@@ -14,6 +14,7 @@ use tokio::time::sleep;
 
 use super::{
     error::NetworkError,
+    interfaces::Interfaces,
     ipv6,
     lan::{self, LanEnd},
     names::{self, Mac, Names, Owner},
@@ -47,6 +48,8 @@ pub(super) struct Wiring {
     pub(super) ipv6: bool,
     /// Tasks reach the metadata service of the host's cloud.
     pub(super) instance_metadata: bool,
+    /// Those that its operator gives to tasks.
+    pub(super) interfaces: Interfaces,
 }
 
 /// What was made, or found as it should be.

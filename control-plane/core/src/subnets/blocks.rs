@@ -27,6 +27,17 @@ pub struct Block {
     /// Why the node does not use it, as the node says.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub problem: Option<String>,
+    /// How many tasks can be in it at a time, where that is fewer than it has addresses, as the node says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limit: Option<u32>,
+}
+
+impl Block {
+    /// How many tasks can have an address of it.
+    pub fn tasks(&self) -> u32 {
+        let addresses = super::addresses(self.range);
+        self.limit.map_or(addresses, |limit| limit.min(addresses))
+    }
 }
 
 /// Who has what of one subnet, by node.
@@ -96,6 +107,7 @@ impl Blocks {
                 via: one.via,
                 via_ipv6: one.via_ipv6,
                 problem: None,
+                limit: None,
             };
             self.held.insert(one.node.clone(), block);
         }
@@ -103,10 +115,10 @@ impl Blocks {
     }
 
     /// Notes what a node says of its block. Says whether that is new.
-    pub fn note(&mut self, node: &str, problem: Option<String>) -> bool {
+    pub fn note(&mut self, node: &str, problem: Option<String>, limit: Option<u32>) -> bool {
         match self.held.get_mut(node) {
-            Some(block) if block.problem != problem => {
-                block.problem = problem;
+            Some(block) if block.problem != problem || block.limit != limit => {
+                (block.problem, block.limit) = (problem, limit);
                 true
             }
             _ => false,

@@ -112,7 +112,7 @@ impl Asked {
                 ("range", self.range.is_some()),
             ];
             for (field, _) in given.into_iter().filter(|(_, given)| *given) {
-                problems.add(field, "is for the kinds macvlan and vlan");
+                problems.add(field, "is for the kinds macvlan, vlan and interface");
             }
             let ipv6_prefix = self.ipv6_cidr.as_deref().map(ipv6::parse);
             let ipv6_prefix = ipv6_prefix.and_then(|prefix| problems.take("ipv6CidrBlock", prefix));

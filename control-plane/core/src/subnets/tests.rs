@@ -82,10 +82,15 @@ fn a_block_is_one_nodes_until_it_is_gone_and_then_rests() {
 fn what_a_node_says_of_its_block_is_kept_with_it() {
     let (shape, mut blocks) = (shape("10.64.0.0/24", 28), Blocks::default());
     blocks.settle(shape, &nodes(&["a"]), |_| false, 0);
-    assert!(blocks.note("a", Some("routed elsewhere".into())));
-    assert!(!blocks.note("a", Some("routed elsewhere".into())));
-    assert!(!blocks.note("b", Some("not its".into())));
-    assert!(blocks.note("a", None));
+    assert!(blocks.note("a", Some("routed elsewhere".into()), None));
+    assert!(!blocks.note("a", Some("routed elsewhere".into()), None));
+    assert!(!blocks.note("b", Some("not its".into()), None));
+    assert!(blocks.note("a", None, None));
+    let tasks = |blocks: &Blocks| blocks.of("a").unwrap().tasks();
+    let all = tasks(&blocks);
+    assert!(blocks.note("a", None, Some(1)) && tasks(&blocks) == 1);
+    assert!(blocks.note("a", None, Some(u32::MAX)) && tasks(&blocks) == all);
+    assert!(blocks.note("a", None, None));
 }
 
 #[test]

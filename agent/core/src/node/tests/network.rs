@@ -85,6 +85,7 @@ fn what_cannot_be_used_is_an_impairment_and_stops_nothing_else() {
         ranges: ranges(&[(2, "10.65.1.0/24")]),
         problems,
         unreached: vec!["the node at 192.0.2.7 is not reached".into()],
+        ..AppliedNetwork::default()
     };
     node.apply(Millis(1), Event::NetworkApplied(looked));
     let told = node.impairments();
@@ -160,7 +161,7 @@ fn a_lan_that_is_not_there_is_an_impairment_once_a_task_is_its_host() {
         Event::NetworkApplied(AppliedNetwork {
             ranges: ranges(&[(2, "10.64.1.0/24")]),
             problems,
-            unreached: vec![],
+            ..AppliedNetwork::default()
         })
     };
     node.apply(Millis(1), without());

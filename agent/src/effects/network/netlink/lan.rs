@@ -2,12 +2,14 @@
 
 use std::{
     net::{IpAddr, Ipv4Addr},
-    os::fd::AsRawFd,
+    os::fd::{AsRawFd, RawFd},
 };
 
 use futures_util::TryStreamExt;
+use ipnet::IpNet;
 use netlink_packet_route::{
     AddressFamily,
+    address::AddressAttribute,
     link::{AfSpecInet, AfSpecUnspec, InetDevConf, LinkAttribute, MacVlanMode},
     neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourState},
     route::RouteType,
@@ -15,7 +17,7 @@ use netlink_packet_route::{
 use rtnetlink::{LinkMacVlan, LinkUnspec, LinkVlan, RouteMessageBuilder};
 
 use super::{Link, Netlink, direct_route, errno, failed};
-use crate::effects::network::{error::NetworkError, names::Mac, netns::Entered};
+use crate::effects::network::{error::NetworkError, interfaces::LinkAddress, names::Mac, netns::Entered};
 
 impl Netlink {
     /// Makes a link upon `uplink`, down, inside of a namespace in which there is none of that name.
@@ -60,6 +62,89 @@ impl Netlink {
             .append_extra_attribute(LinkAttribute::AfSpecUnspec(vec![inet]));
         let request = self.handle.link().change(message.build());
         request.execute().await.map_err(failed("configure", &link.name))
+    }
+
+    /// Moves the link into the namespace of a descriptor, where it is down.
+    pub(in super::super) async fn move_to(&self, link: &Link, netns: RawFd) -> Result<(), NetworkError> {
+        let message = LinkUnspec::new_with_index(link.index).setns_by_fd(netns).build();
+        let request = self.handle.link().change(message);
+        request.execute().await.map_err(failed("move", &link.name))
+    }
+
+    /// Only of a link that is down.
+    pub(in super::super) async fn rename(&self, link: &Link, name: &str) -> Result<(), NetworkError> {
+        let message = LinkUnspec::new_with_index(link.index).name(name).build();
+        let request = self.handle.link().change(message);
+        request.execute().await.map_err(failed("rename", &link.name))
+    }
+
+    pub(in super::super) async fn set_mtu(&self, link: &Link, mtu: u32) -> Result<(), NetworkError> {
+        let message = LinkUnspec::new_with_index(link.index).mtu(mtu).build();
+        let request = self.handle.link().change(message);
+        request
+            .execute()
+            .await
+            .map_err(failed("set the MTU of", &link.name))
+    }
+
+    /// What an operator, or DHCP, gave the link: without what the kernel gives it by itself.
+    pub(in super::super) async fn addresses_of(&self, link: &Link) -> Result<Vec<LinkAddress>, NetworkError> {
+        let request = self.handle.address().get().set_link_index_filter(link.index);
+        let mut stream = request.execute();
+        let mut addresses = Vec::new();
+        while let Some(message) = stream
+            .try_next()
+            .await
+            .map_err(failed("list addresses of", &link.name))?
+        {
+            let local = message.attributes.iter().find_map(|attribute| match attribute {
+                AddressAttribute::Local(address) => Some(*address),
+                _ => None,
+            });
+            let address = message.attributes.iter().find_map(|attribute| match attribute {
+                AddressAttribute::Address(address) => Some(*address),
+                _ => None,
+            });
+            let own = local.or(address);
+            let link_local = matches!(own, Some(IpAddr::V6(v6)) if v6.is_unicast_link_local());
+            let broadcast = message.attributes.iter().find_map(|attribute| match attribute {
+                AddressAttribute::Broadcast(address) => Some(*address),
+                _ => None,
+            });
+            let net = own.and_then(|own| IpNet::new(own, message.header.prefix_len).ok());
+            if message.header.index == link.index && !link_local {
+                addresses.extend(net.map(|net| LinkAddress {
+                    net,
+                    broadcast,
+                    scope: message.header.scope.into(),
+                }));
+            }
+        }
+        Ok(addresses)
+    }
+
+    pub(in super::super) async fn add_any_address(
+        &self,
+        link: &Link,
+        address: &LinkAddress,
+    ) -> Result<(), NetworkError> {
+        let (own, prefix_len) = (address.net.addr(), address.net.prefix_len());
+        let mut request = self.handle.address().add(link.index, own, prefix_len);
+        let message = request.message_mut();
+        message.header.scope = address.scope.into();
+        let is_broadcast = |attribute: &AddressAttribute| matches!(attribute, AddressAttribute::Broadcast(_));
+        message.attributes.retain(|attribute| !is_broadcast(attribute));
+        let broadcast = address.broadcast.map(AddressAttribute::Broadcast);
+        message.attributes.extend(broadcast);
+        let result = request.replace().execute().await;
+        result.map_err(failed("give an address to", &link.name))
+    }
+
+    /// The links of default routes.
+    pub(in super::super) async fn default_links(&self) -> Result<Vec<u32>, NetworkError> {
+        let routes = self.routes().await?;
+        let defaults = routes.iter().filter(|route| route.range.prefix_len() == 0);
+        Ok(defaults.filter_map(|route| route.link).collect())
     }
 
     pub(in super::super) async fn down(&self, link: &Link) -> Result<(), NetworkError> {
