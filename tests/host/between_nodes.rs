@@ -2,7 +2,7 @@
 //! otherwise are left alone.
 
 use std::{
-    io::{Read, Write},
+    io::{ErrorKind, Read, Write},
     net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream},
     path::Path,
     time::{Duration, Instant},
@@ -33,6 +33,19 @@ pub(crate) fn within<T: Send>(netns: &Path, work: impl FnOnce() -> T + Send) -> 
     })
 }
 
+/// A child of another test that is not executed yet may hold the socket before for a moment.
+fn listen(address: IpAddr) -> TcpListener {
+    let begun = Instant::now();
+    loop {
+        match TcpListener::bind((address, PORT)) {
+            Err(error) if error.kind() == ErrorKind::AddrInUse && begun.elapsed() < CONNECT => {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            bound => return bound.unwrap(),
+        }
+    }
+}
+
 /// Connects from one namespace to an address of another; whom the other saw. None: it was not reached.
 pub(crate) fn seen_at(
     from: &Path,
@@ -41,7 +54,7 @@ pub(crate) fn seen_at(
     patience: Duration,
 ) -> Option<IpAddr> {
     let address = address.into();
-    let listener = within(at, || TcpListener::bind((address, PORT))).unwrap();
+    let listener = within(at, || listen(address));
     let to = SocketAddr::from((address, PORT));
     let connected = within(from, || TcpStream::connect_timeout(&to, patience));
     let mut stream = connected.ok()?;
