@@ -519,6 +519,13 @@ fn without_ipv6_on_the_host_nothing_is_begun() {
         let applied = network.configure(&wanted).await.unwrap();
         assert!(applied.ranges.is_empty());
         assert!(applied.problems.values().next().unwrap().contains("no IPv6"));
+        drop(network);
+        // Nor does one that was used before keep the agent, and IPv4 with it, from starting.
+        let before = NetworkConfig {
+            ranges: [own].into(),
+            ..host.config()
+        };
+        let network = Network::start(before).await.unwrap();
         let one = attach(&network, 1).await;
         let listener = within(&one.netns, listen);
         assert_eq!(converse(&listener, connect(address(1)).unwrap()), HOST);

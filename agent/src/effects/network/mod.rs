@@ -203,8 +203,11 @@ impl Network {
             left_behind: false,
             notices: Some(notices).into(),
         };
-        if ipv6 {
+        if range.ipv6().is_some() {
             network.enable_ipv6().await?;
+        } else if ipv6 && let Err(error) = network.enable_ipv6().await {
+            // Of subnets, or of tasks from before: IPv4 goes on, and a part that cannot be used is said to be one.
+            warn!(error = %Chain(&error), "tasks are not reached by IPv6");
         }
         network.learn_mtu().await?;
         network.face_other_firewalls().await?;

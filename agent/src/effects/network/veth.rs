@@ -221,12 +221,12 @@ impl Wiring {
         host.configure(link, Some(&alias), true, self.ipv6).await?;
         host.up(link).await?;
         host.add_own_address(link, ADDRESS).await?;
-        if self.address.ipv6.is_some() {
-            host.add_address(link, GATEWAY_IPV6.into()).await?;
-        }
         // A host of another network would answer to an address of the host's by that.
         let source = self.lan.as_ref().map(|_| ADDRESS);
         for address in self.addresses() {
+            if address.is_ipv6() {
+                host.add_address(link, GATEWAY_IPV6.into()).await?;
+            }
             host.add_neighbour(link, address, self.task_end_mac()).await?;
             host.add_host_route(link, address, source).await?;
         }

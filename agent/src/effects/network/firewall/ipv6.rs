@@ -5,10 +5,12 @@ use std::net::Ipv6Addr;
 
 pub(super) const PUBLISHED: &str = "published_ipv6";
 pub(super) const HAIRPIN: &str = "hairpin_ipv6";
-/// Where clouds answer for the instance that asks: AWS and Google Cloud.
-const INSTANCE_METADATA: [Ipv6Addr; 2] = [
+/// Where clouds answer for the instance that asks: AWS, Google Cloud, Oracle and Scaleway.
+const INSTANCE_METADATA: [Ipv6Addr; 4] = [
     Ipv6Addr::new(0xfd00, 0x0ec2, 0, 0, 0, 0, 0, 0x0254),
     Ipv6Addr::new(0xfd20, 0x00ce, 0, 0, 0, 0, 0, 0x0254),
+    Ipv6Addr::new(0xfd00, 0x00c1, 0, 0, 0, 0, 0xa9fe, 0xa9fe),
+    Ipv6Addr::new(0xfd00, 0x0042, 0, 0, 0, 0, 0, 0x0042),
 ];
 
 /// What the rules are made from.
@@ -54,10 +56,10 @@ impl Rules {
             sources,
             between,
         } = parts;
-        let [aws, google] = INSTANCE_METADATA;
+        let closed = INSTANCE_METADATA.map(|address| address.to_string()).join(", ");
         let metadata = match instance_metadata {
             true => String::new(),
-            false => format!("iifname \"{prefix}*\" ip6 daddr {{ {aws}, {google} }} counter drop"),
+            false => format!("iifname \"{prefix}*\" ip6 daddr {{ {closed} }} counter drop"),
         };
         Self {
             sets: format!(
