@@ -462,6 +462,20 @@ fn advertise(host: &Host) {
     });
 }
 
+/// As after a boot, when the agent is there before the first advertisement.
+#[test]
+fn a_link_on_which_no_router_was_heard_yet_goes_on_listening() {
+    on_host(async |host| {
+        let setting = "/proc/sys/net/ipv6/conf/uplink/accept_ra";
+        assert_eq!(fs::read_to_string(setting).unwrap().trim(), "1");
+        let network = network(host).await;
+        assert_eq!(fs::read_to_string(setting).unwrap().trim(), "2");
+        let loopback = fs::read_to_string("/proc/sys/net/ipv6/conf/lo/accept_ra").unwrap();
+        assert_eq!(loopback.trim(), "1");
+        drop(network);
+    });
+}
+
 #[test]
 fn a_host_that_learned_its_router_by_ipv6_still_has_it() {
     on_host(async |host| {

@@ -99,10 +99,14 @@ pub(super) fn fold(task: &mut Task, state: &TaskState, now: Millis) -> Result<Pr
     seen.set(&mut task.node_warnings, warnings.take(WARNINGS_MAX).collect());
     let address = state.ipv4_address.parse::<Ipv4Addr>().ok();
     let ipv6 = state.ipv6_address.parse::<Ipv6Addr>().ok();
-    let addressed = address.is_some_and(|address| task.ipv4_address != Some(address.to_string()))
-        || ipv6.is_some_and(|address| task.ipv6_address != Some(address.to_string()));
+    let ipv6 = ipv6.map(|address| address.to_string());
+    let addressed = address
+        .is_some_and(|address| task.ipv4_address != Some(address.to_string()) || task.ipv6_address != ipv6);
+    // One address is of both families: a new one may be without IPv6.
+    if address.is_some() {
+        seen.set(&mut task.ipv6_address, ipv6);
+    }
     seen.fill(&mut task.ipv4_address, address.map(|address| address.to_string()));
-    seen.fill(&mut task.ipv6_address, ipv6.map(|address| address.to_string()));
     seen.fill(&mut task.mac_address, text(&state.mac_address));
     seen.fill(&mut task.pull_started_at, time(state.pull_started_at_ms, now));
     seen.fill(&mut task.pull_stopped_at, time(state.pull_stopped_at_ms, now));

@@ -1,16 +1,11 @@
 //! Owns the settings of the host that IPv6 of tasks needs: it is there, it is not switched off, and it is routed between
 //! links. Never changes them where no task can have an IPv6 address.
 
-use std::{collections::BTreeSet, fs, io};
+use std::{fs, io};
 
-use super::{
-    Network,
-    error::NetworkError,
-    netlink::{Netlink, Socket},
-    set,
-    threads::block_on,
-};
+use super::{Network, error::NetworkError, set};
 
+const SETTINGS: &str = "/proc/sys/net/ipv6/conf";
 const FORWARDING: &str = "/proc/sys/net/ipv6/conf/all/forwarding";
 /// For all links, and for those that are made from now on: tasks' are.
 const DISABLED: [&str; 2] = [
@@ -50,42 +45,40 @@ fn accept_ra(link: &str) -> String {
 
 impl Network {
     /// Lets the host route IPv6 between its links. From then on its kernel takes it for a router, which listens to no router
-    /// advertisements and forgets the default routes that it has from them: links of default routes that did listen are told
-    /// to go on all the same, before. Idempotent.
-    pub(super) async fn enable_ipv6(&self) -> Result<(), NetworkError> {
+    /// advertisements and forgets the default routes that it has from them: links that did listen are told to go on all the
+    /// same, before, also those of which no router was heard yet. Idempotent.
+    pub(super) fn enable_ipv6(&self) -> Result<(), NetworkError> {
         check()?;
-        let forwards = fs::read_to_string(FORWARDING).is_ok_and(|value| value.trim() == "1");
-        if !forwards {
-            for link in self.ipv6_uplinks().await? {
-                let path = accept_ra(&link);
-                if fs::read_to_string(&path).is_ok_and(|value| value.trim() == "1") {
-                    let failed = |source| NetworkError::Setting {
-                        path: path.clone().into(),
-                        value: "2",
-                        source,
-                    };
-                    fs::write(&path, "2").map_err(failed)?;
-                    tracing::info!(
-                        link,
-                        "accept_ra is 2 now: this host forwards IPv6, and still hears its routers there"
-                    );
-                }
-            }
+        // Where something else has made it a router, its links listen as that something wanted it.
+        if fs::read_to_string(FORWARDING).is_ok_and(|value| value.trim() == "1") {
+            return Ok(());
+        }
+        for link in self.listeners() {
+            let path = accept_ra(&link);
+            fs::write(&path, "2").map_err(|source| NetworkError::Setting {
+                path: path.clone().into(),
+                value: "2",
+                source,
+            })?;
+            tracing::info!(
+                link,
+                "accept_ra is 2 now: this host forwards IPv6, and still hears its routers there"
+            );
         }
         set(FORWARDING)
     }
 
-    async fn ipv6_uplinks(&self) -> Result<BTreeSet<String>, NetworkError> {
-        let look = move || {
-            let netlink = async |host: &Netlink| {
-                let uplinks = host.ipv6_uplinks().await?;
-                let links = host.links().await?.into_iter();
-                let names = links.filter(|link| uplinks.contains(&link.index));
-                Ok(names.map(|link| link.name).collect())
-            };
-            block_on(async { Socket::open()?.with("list", "routes", netlink).await })
+    /// The host's links that hear routers as long as the host is none. Not those of tasks, nor those that are made from now on.
+    fn listeners(&self) -> Vec<String> {
+        let names = fs::read_dir(SETTINGS).into_iter().flatten().flatten();
+        let names = names.filter_map(|entry| entry.file_name().into_string().ok());
+        let own = [self.names.prefix().to_owned(), self.names.vlan_prefix()];
+        let hears = |link: &String| {
+            !["all", "default", "lo"].contains(&link.as_str())
+                && !own.iter().any(|prefix| link.starts_with(prefix))
+                && fs::read_to_string(accept_ra(link)).is_ok_and(|value| value.trim() == "1")
         };
-        Ok(self.threads.run("list", "routes", (), look).await?.0)
+        names.filter(hears).collect()
     }
 }
 

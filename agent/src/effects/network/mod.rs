@@ -204,8 +204,8 @@ impl Network {
             notices: Some(notices).into(),
         };
         if range.ipv6().is_some() {
-            network.enable_ipv6().await?;
-        } else if ipv6 && let Err(error) = network.enable_ipv6().await {
+            network.enable_ipv6()?;
+        } else if ipv6 && let Err(error) = network.enable_ipv6() {
             // Of subnets, or of tasks from before: IPv4 goes on, and a part that cannot be used is said to be one.
             warn!(error = %Chain(&error), "tasks are not reached by IPv6");
         }

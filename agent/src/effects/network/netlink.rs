@@ -347,15 +347,6 @@ impl Netlink {
         Ok(routes)
     }
 
-    /// The links of IPv6 default routes.
-    pub(super) async fn ipv6_uplinks(&self) -> Result<BTreeSet<u32>, NetworkError> {
-        let routes = self.all_routes().await?;
-        let links = routes
-            .iter()
-            .filter_map(|route| parse_default_route(route, AddressFamily::Inet6));
-        Ok(links.map(|(link, _)| link).collect())
-    }
-
     /// Every route of every table.
     pub(super) async fn routes(&self) -> Result<Vec<Route>, NetworkError> {
         Ok(self.all_routes().await?.iter().filter_map(Route::parse).collect())

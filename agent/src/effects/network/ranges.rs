@@ -56,7 +56,7 @@ impl Network {
             lans: wanted.on_lans().chain(kept_lan).collect(),
         };
         if ranges.routed.iter().any(|range| range.ipv6().is_some()) {
-            self.enable_ipv6().await?;
+            self.enable_ipv6()?;
         }
         self.reserve(&ranges, &routes);
         self.firewall.set_ranges(ranges).await?;

@@ -123,6 +123,27 @@ async fn a_task_runs_and_stops_and_gives_back_what_it_held() {
 }
 
 #[tokio::test]
+async fn an_ipv6_address_that_a_task_has_no_more_is_forgotten() {
+    let plane = Plane::start().await;
+    let (node, task) = (id('a'), id('1'));
+    let mut link = plane.connect(&node).await;
+    plane.place(&node, &task).await;
+    link.report(1, running(&task)).await;
+    link.acknowledged(1).await;
+    let after_a_boot = TaskState {
+        ipv6_address: String::new(),
+        ..running(&task)
+    };
+    link.report(2, after_a_boot).await;
+    link.acknowledged(2).await;
+    let record = plane.task(&task).await.unwrap();
+    assert_eq!(
+        (record.ipv4_address.as_deref(), record.ipv6_address),
+        (Some("10.0.0.7"), None)
+    );
+}
+
+#[tokio::test]
 async fn a_report_is_applied_once_however_often_it_comes() {
     let plane = Plane::start().await;
     let (node, task) = (id('a'), id('1'));
