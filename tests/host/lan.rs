@@ -191,6 +191,19 @@ async fn a_task_is_a_host_of_its_nodes_network_and_reached_by_all_there() {
     let way = seen_at(&one.netns, &stranger.path(), stranger.address, NO_WAY);
     assert_eq!(way, None, "out through the node");
     drop(stranger);
+    // Nor does the link of its endpoints lead to anything else of the node.
+    let way = seen_at(&sibling.netns, &there, node_address, CONNECT);
+    assert_eq!(way, Some(sibling.address.into()));
+    ip_inside(
+        &one,
+        &format!("route add {node_address}/32 via 169.254.1.1 dev berth0"),
+    );
+    let way = seen_at(&one.netns, &there, node_address, NO_WAY);
+    assert_eq!(way, None, "to the node itself");
+    let off = within(&one.netns, || {
+        std::fs::read_to_string("/proc/sys/net/ipv6/conf/eth0/disable_ipv6")
+    });
+    assert_eq!(off.unwrap().trim(), "1");
 
     // An address that somebody took is named, and the next task gets another.
     let taken = Ipv4Addr::from(u32::from(two.address) + 1);

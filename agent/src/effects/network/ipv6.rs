@@ -82,6 +82,20 @@ impl Network {
     }
 }
 
+/// In the caller's network namespace: the link has no address of IPv6, and hears of none. Nothing to do where the link cannot
+/// have one.
+pub(super) fn switch_off(link: &str) -> Result<(), NetworkError> {
+    let path = format!("/proc/sys/net/ipv6/conf/{link}/disable_ipv6");
+    match fs::write(&path, "1") {
+        Err(source) if source.kind() != io::ErrorKind::NotFound => Err(NetworkError::Setting {
+            path: path.into(),
+            value: "1",
+            source,
+        }),
+        _ => Ok(()),
+    }
+}
+
 /// In the caller's network namespace: nobody but us says what this link's addresses and routes are.
 pub(super) fn ignore_advertisements(link: &str) -> Result<(), NetworkError> {
     let path = accept_ra(link);

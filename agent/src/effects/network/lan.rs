@@ -17,6 +17,7 @@ use tokio::time::sleep;
 use super::{
     Attached, Network,
     error::NetworkError,
+    ipv6,
     names::{self, Mac, Names, Owner},
     netlink::{Link, Netlink, Socket},
     netns::{self, Entered},
@@ -111,7 +112,8 @@ pub(super) async fn find_uplink(host: &Netlink, name: &str) -> Result<Link, Netw
     })
 }
 
-/// Gives the link its address, and tells the network of it; leads to the endpoints by the other one.
+/// Gives the link its address, and tells the network of it; leads to the endpoints by the other one. The caller's network
+/// namespace is the task's.
 pub(super) async fn set_up(
     wiring: &Wiring,
     lan: &Lan,
@@ -119,19 +121,23 @@ pub(super) async fn set_up(
     (end, endpoints): (&Link, &Link),
 ) -> Result<(), NetworkError> {
     inside.configure(end, None, false, wiring.ipv6).await?;
-    if !end.up {
-        inside.announce(end).await?;
+    if wiring.ipv6 {
+        ipv6::switch_off(TASK_LINK)?;
+    }
+    let address = wiring.address.ipv4;
+    let own = inside.addresses_of(end).await?;
+    // Whether the link is up says nothing: an earlier try may have ended while the network was asked.
+    if own.iter().any(|own| own.net.addr() == address) {
+        inside.up(end).await?;
+    } else {
+        if let Err(error) = claim(inside, end, address, lan.network.prefix_len()).await {
+            // That it is refused matters more than that this fails: the next try sets it down first.
+            let _ = inside.down(end).await;
+            return Err(error);
+        }
         inside.up(end).await?;
         carries(inside, end).await?;
-        refuse_taken(inside, end, wiring.address.ipv4).await?;
-        // Up with its address: what is announced then are the addresses that it has.
-        inside.down(end).await?;
     }
-    let prefix_len = lan.network.prefix_len();
-    inside
-        .add_lan_address(end, wiring.address.ipv4, prefix_len)
-        .await?;
-    inside.up(end).await?;
     if let Some(gateway) = lan.gateway {
         inside.add_lan_default_route(end, gateway).await?;
     }
@@ -146,21 +152,38 @@ pub(super) async fn set_up(
     Ok(())
 }
 
+/// Gives the link an address that no host of its network has. It is down then: what it announces when it comes up are the
+/// addresses that it has.
+async fn claim(inside: &Netlink, end: &Link, address: Ipv4Addr, prefix_len: u8) -> Result<(), NetworkError> {
+    inside.announce(end).await?;
+    inside.down(end).await?;
+    inside.up(end).await?;
+    carries(inside, end).await?;
+    refuse_taken(inside, end, address).await?;
+    inside.down(end).await?;
+    inside.add_lan_address(end, address, prefix_len).await
+}
+
 /// Asks the network whether a host of it has the address: without an address of its own, as RFC 5227 has it, but with less
 /// patience.
 async fn refuse_taken(inside: &Netlink, end: &Link, address: Ipv4Addr) -> Result<(), NetworkError> {
     inside.ask_for(end, address).await?;
     let begun = Instant::now();
-    while begun.elapsed() < ANSWER_DEADLINE {
+    let mut is_last = false;
+    loop {
         if let Some(holder) = inside.answer_for(end, address).await? {
             return Err(NetworkError::AddressTaken {
                 address,
                 holder: names::format_mac(holder),
             });
         }
+        if is_last {
+            return Ok(());
+        }
         sleep(ANSWER_POLL).await;
+        // What came while this thread had no turn is looked at too.
+        is_last = begun.elapsed() >= ANSWER_DEADLINE;
     }
-    Ok(())
 }
 
 /// Why the host cannot have tasks on that network, or not with addresses of `part`.

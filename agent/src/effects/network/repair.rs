@@ -119,6 +119,8 @@ struct Seen {
     uplink_mtu: Option<u32>,
     /// Links that are not tasks', by name, with their index.
     others: BTreeMap<String, u32>,
+    /// Of those, the ones that carry nothing now.
+    idle: BTreeSet<String>,
 }
 
 impl Seen {
@@ -129,10 +131,17 @@ impl Seen {
         let uplink_mtu = uplink.map(|link| link.mtu);
         let is_ours = |link: &Link| link.name.starts_with(names.prefix());
         let others = links.iter().filter(|link| !is_ours(link));
-        let others = others.map(|link| (link.name.clone(), link.index)).collect();
+        let (mut idle, mut by_name) = (BTreeSet::new(), BTreeMap::new());
+        for link in others {
+            by_name.insert(link.name.clone(), link.index);
+            if !(link.up && link.carrier) {
+                idle.insert(link.name.clone());
+            }
+        }
         links.retain(is_ours);
         Ok(Self {
-            others,
+            others: by_name,
+            idle,
             links,
             routes: routes.hosts,
             endpoints: host.links_with(ADDRESS).await?,
@@ -141,10 +150,11 @@ impl Seen {
         })
     }
 
-    /// The uplink of a host of a network outside is there, and not known to be the one that its link was made upon.
+    /// The uplink of a host of a network outside is there, and not known to be the one that its link was made upon. One that
+    /// carries nothing is left for when it does: there is nobody to ask whether the address is free.
     fn is_on_another_uplink(&self, names: &Names, attachment: &Attachment) -> bool {
         let link = attachment.lan.as_ref().map(|lan| &lan.link);
-        let is_there = |uplink: &str| self.others.contains_key(uplink);
+        let is_there = |uplink: &str| self.others.contains_key(uplink) && !self.idle.contains(uplink);
         if !link.and_then(LanLink::uplink).is_some_and(is_there) {
             return false;
         }
@@ -221,8 +231,9 @@ impl Network {
     async fn watch_with(&self, notices: &mut Notices, noticed: &mut Noticed) -> Result<(), NetworkError> {
         let mut failing = BTreeMap::new();
         loop {
-            let links = !noticed.links || self.repair_tasks(&mut failing).await;
+            // First what all tasks have, and what waits for none of them.
             let table = self.repair_table(noticed).await;
+            let links = !noticed.links || self.repair_tasks(&mut failing).await;
             let again = (!links || !table).then(|| Instant::now() + RETRY);
             sleep(PAUSE).await;
             tokio::select! {
@@ -411,6 +422,7 @@ mod tests {
             gateways: BTreeSet::from([7]),
             uplink_mtu: None,
             others: BTreeMap::new(),
+            idle: BTreeSet::new(),
         };
         let amiss = |change: fn(&mut Seen)| {
             let mut seen = whole();
@@ -429,5 +441,38 @@ mod tests {
         assert_eq!(amiss(|seen| seen.routes.truncate(1)), [Route]);
         assert_eq!(amiss(|seen| seen.endpoints.clear()), [AddressGone]);
         assert_eq!(amiss(|seen| seen.gateways.clear()), [AddressGone]);
+    }
+
+    #[test]
+    fn a_link_is_made_anew_upon_another_uplink_once_that_carries() {
+        let names = Names::new("berth").unwrap();
+        let lan = Lan {
+            link: LanLink::Macvlan {
+                uplink: "lan0".into(),
+            },
+            network: "192.168.1.0/24".parse().unwrap(),
+            gateway: None,
+        };
+        let attachment = |uplink| Attachment {
+            uplink,
+            ..Attachment::on_lan([192, 168, 1, 9].into(), lan.clone())
+        };
+        let mut seen = Seen {
+            links: vec![],
+            routes: vec![],
+            endpoints: BTreeSet::new(),
+            gateways: BTreeSet::new(),
+            uplink_mtu: None,
+            others: BTreeMap::from([("lan0".to_owned(), 3)]),
+            idle: BTreeSet::new(),
+        };
+        let asks = |seen: &Seen| {
+            [None, Some(2), Some(3)].map(|on| seen.is_on_another_uplink(&names, &attachment(on)))
+        };
+        assert_eq!(asks(&seen), [true, true, false]);
+        seen.idle.insert("lan0".into());
+        assert_eq!(asks(&seen), [false; 3]);
+        seen.others.clear();
+        assert_eq!(asks(&seen), [false; 3]);
     }
 }

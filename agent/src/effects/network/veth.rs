@@ -92,7 +92,6 @@ impl Wiring {
                     uplink: None,
                 });
             };
-            carries(&inside, &end.link).await?;
             Ok(Wired {
                 mac: end.mac(),
                 uplink: Some(end.uplink),

@@ -226,13 +226,16 @@ impl Wanted {
     ///   their other end reaches nothing of the host's loopback (CVE-2020-8558).
     /// - A task that is a host of a network outside has its link to this host for its endpoints alone, and the host reaches it
     ///   there: nothing that comes from that network is led there, and nothing from there to it, but that tasks of this node
-    ///   reach it too. Who reaches it so is seen as [`ADDRESS`], to which the answer comes back.
+    ///   reach it too. Who reaches it so is seen as [`ADDRESS`], to which the answer comes back. Of the host itself such a task
+    ///   reaches nothing by that link but its endpoints, whichever address it asks.
+    /// - The host is none of a VLAN's for being where tasks have theirs: what comes to its link there is dropped. What is for
+    ///   tasks is theirs before it comes to any chain.
     /// - A task that comes to itself by the host's address, or the host by 127.0.0.1, needs another source: the answer would
     ///   not come back by the way on which it is translated.
     pub(super) fn render(&self, names: &Names) -> String {
         let endpoint_port = self.endpoint_port;
         let (sources, between) = (self.sources(Family::Ipv4), self.between(Family::Ipv4));
-        let (table, prefix) = (names.table(), names.prefix());
+        let (table, prefix, vlan_prefix) = (names.table(), names.prefix(), names.vlan_prefix());
         let elements = self.elements();
         let elements_of = |all: Vec<String>| match all.as_slice() {
             [] => String::new(),
@@ -276,7 +279,8 @@ table inet {table} {{
   chain prerouting {{
     type filter hook prerouting priority raw; policy accept;
     iifname "{prefix}*" meta nfproto ipv4 fib saddr . iif oif missing counter drop
-    iifname "{prefix}*" ip daddr 127.0.0.0/8 counter drop{}
+    iifname "{prefix}*" ip daddr 127.0.0.0/8 counter drop
+    iifname "{vlan_prefix}*" counter drop{}
   }}
   chain dstnat {{
     type nat hook prerouting priority dstnat; policy accept;
@@ -315,7 +319,7 @@ table inet {table} {{
             ipv6.publish,
             ipv6.publish,
             resolver.admits,
-            lans.answers,
+            lans.admits,
             resolver.closes,
             instance_metadata,
             ipv6.forward,
@@ -329,7 +333,7 @@ table inet {table} {{
 /// What hosts of networks outside add to the chains; nothing without any.
 #[derive(Default)]
 struct Lans {
-    answers: String,
+    admits: String,
     closes: String,
     seen: String,
 }
@@ -345,7 +349,7 @@ impl Lans {
             format!("oifname \"{prefix}*\" ip daddr {{ {lans} }}"),
         );
         Self {
-            answers: format!("\n    {from} ip daddr {ADDRESS} ct direction reply accept"),
+            admits: format!("\n    {from} ct direction reply accept\n    {from} counter drop"),
             closes: format!(
                 "\n    {from} ct direction reply accept\n    {from} counter drop\n    \
                  iifname \"{prefix}*\" {to} accept\n    {to} counter drop"
@@ -509,6 +513,37 @@ mod tests {
             "iifname \"{prefix}*\" ip saddr {{ 192.168.1.128/28 }} counter drop"
         ));
         assert!(closed < at(&format!("    iifname \"{prefix}*\" accept")));
+    }
+
+    #[test]
+    fn a_host_of_a_network_outside_reaches_of_this_one_its_endpoints_and_nothing_else() {
+        let mut wanted = Wanted::new(own(), vec![], 51679).resolver(Some(51680));
+        wanted.set_ranges(Ranges {
+            lans: BTreeSet::from(["192.168.1.128/28".parse().unwrap()]),
+            ..Ranges::default()
+        });
+        let rules = wanted.render(&Names::new("t").unwrap());
+        let input = rules.split("chain input").nth(1).unwrap().split('}').take(5);
+        let input = input.collect::<Vec<_>>().join("}");
+        let at = |text: &str| input.find(text).unwrap_or_else(|| panic!("{text} in {input}"));
+        let closed = at("ip saddr { 192.168.1.128/28 } counter drop");
+        for admitted in [
+            "tcp dport 51679 accept",
+            "th dport 51680 accept",
+            "ip saddr { 192.168.1.128/28 } ct direction reply accept",
+        ] {
+            assert!(at(admitted) < closed, "{admitted} in {input}");
+        }
+    }
+
+    #[test]
+    fn the_host_takes_nothing_from_a_vlan_of_its_tasks() {
+        let names = Names::new("t").unwrap();
+        let rules = Wanted::new(own(), vec![], 51679).render(&names);
+        let raw = rules.split("chain prerouting").nth(1).unwrap();
+        let raw = raw.split("chain").next().unwrap();
+        let dropped = format!("    iifname \"{}*\" counter drop\n", names.vlan_prefix());
+        assert!(raw.contains(&dropped), "{raw}");
     }
 
     #[test]

@@ -161,7 +161,7 @@ impl Netlink {
         result.map_err(failed("ask for an address on", &link.name))
     }
 
-    /// Who answered.
+    /// Who answered. The kernel may call an answer stale at once.
     pub(in super::super) async fn answer_for(
         &self,
         link: &Link,
@@ -177,12 +177,11 @@ impl Netlink {
             .map_err(failed("list neighbours on", &link.name))?
         {
             let asked = message.header.ifindex == link.index && message.attributes.contains(&wanted);
-            let answered = message.header.state == NeighbourState::Reachable;
             let holder = message.attributes.iter().find_map(|attribute| match attribute {
                 NeighbourAttribute::LinkLayerAddress(mac) => mac.as_slice().try_into().ok(),
                 _ => None,
             });
-            if asked && answered {
+            if asked {
                 found = holder;
             }
         }
