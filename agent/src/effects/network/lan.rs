@@ -25,7 +25,6 @@ use super::{
     routes::Route,
     threads::block_on,
     veth::{GATEWAY, TASK_LINK, Wiring, carries},
-    vlan,
 };
 use crate::{dns, endpoints::ADDRESS, telemetry::NetworkUsage};
 
@@ -61,7 +60,7 @@ pub(super) async fn link(
 ) -> Result<LanEnd, NetworkError> {
     let uplink = match &lan.link {
         LanLink::Macvlan { uplink } => find_uplink(host, uplink).await?,
-        LanLink::Vlan { uplink, id } => vlan::link(&wiring.names, host, uplink, *id).await?,
+        LanLink::Vlan { uplink, id } => find_uplink(host, &wiring.names.vlan_link(uplink, *id)).await?,
         LanLink::Interface => {
             let interfaces = &wiring.interfaces;
             let link = interfaces.take(&wiring.owner, host, inside, netns).await?;

@@ -281,6 +281,7 @@ impl Network {
             }
             block_on(async {
                 // Before the thread leaves the host's namespace.
+                wiring.prepare().await?;
                 let host = Socket::open()?;
                 let entered = netns::enter_or_create(&path)?;
                 wiring.connect(host, Socket::open()?, &entered).await

@@ -359,6 +359,7 @@ impl Network {
                     return Ok(amiss);
                 }
                 // Before the thread leaves the host's namespace.
+                wiring.prepare().await?;
                 let host = Socket::open()?;
                 let entered = netns::enter(&path)?;
                 let entered = entered.ok_or(NetworkError::NamespaceGone { netns: path })?;

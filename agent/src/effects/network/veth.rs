@@ -9,7 +9,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use berth_agent_core::{addresses::Address, lan::Lan};
+use berth_agent_core::{
+    addresses::Address,
+    lan::{Lan, LanLink},
+};
 use tokio::time::sleep;
 
 use super::{
@@ -20,6 +23,7 @@ use super::{
     names::{self, Mac, Names, Owner},
     netlink::{Link, Netlink, Socket, VethPair},
     netns::Entered,
+    vlan,
 };
 use crate::endpoints::ADDRESS;
 
@@ -62,6 +66,15 @@ pub(super) struct Wired {
 }
 
 impl Wiring {
+    /// Makes what the task's link will be upon. Only in the host's network namespace.
+    pub(super) async fn prepare(&self) -> Result<(), NetworkError> {
+        let Some(LanLink::Vlan { uplink, id }) = self.lan.as_ref().map(|lan| &lan.link) else {
+            return Ok(());
+        };
+        let make = async |host: &Netlink| vlan::prepare(&self.names, host, (uplink, *id), self.ipv6).await;
+        Socket::open()?.with("make a VLAN of", uplink, make).await
+    }
+
     /// Makes or completes the wiring between the host (`host`) and the namespace (`inside`).
     pub(super) async fn connect(
         &self,

@@ -1,12 +1,16 @@
 //! Owns the links that are one VLAN of a link of the host each: made for the first task there, and removed after the last.
 //! Never touches one of somebody else's.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::{
+    fs,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
 
 use berth_agent_core::lan::LanLink;
 
 use super::{
     error::NetworkError,
+    ipv6,
     lan::find_uplink,
     names::{Names, Owner},
     netlink::{Link, Netlink, Socket},
@@ -31,8 +35,14 @@ impl Turn {
     }
 }
 
-/// The link for one VLAN, made now if it is not there.
-pub(super) async fn link(names: &Names, host: &Netlink, uplink: &str, id: u16) -> Result<Link, NetworkError> {
+/// Makes the link for one VLAN if it is there not yet, and sees to it that the host is no host of that. In the host's
+/// namespace, on whose thread it is: its settings are those of the thread's namespace.
+pub(super) async fn prepare(
+    names: &Names,
+    host: &Netlink,
+    (uplink, id): (&str, u16),
+    ipv6: bool,
+) -> Result<(), NetworkError> {
     let uplink = find_uplink(host, uplink).await?;
     let name = names.vlan_link(&uplink.name, id);
     if let Some(found) = host.link(&name).await?
@@ -49,9 +59,31 @@ pub(super) async fn link(names: &Names, host: &Netlink, uplink: &str, id: u16) -
     let link = host.link(&name).await?;
     let link = link.ok_or(NetworkError::LinkVanished { link: name.clone() })?;
     let alias = format!("{}/vlan/{}/{id}", names.table(), uplink.name);
-    host.configure(&link, Some(&alias), false, false).await?;
-    host.up(&link).await?;
-    Ok(link)
+    host.configure(&link, Some(&alias), false, ipv6).await?;
+    // Before it hears anything.
+    if ipv6 {
+        ipv6::switch_off(&name)?;
+    }
+    for (path, value) in settings(&name) {
+        let failed = |source| NetworkError::Setting {
+            path: path.clone().into(),
+            value,
+            source,
+        };
+        fs::write(&path, value).map_err(failed)?;
+    }
+    host.up(&link).await
+}
+
+/// By which the host routes nothing from there, and answers for none of its addresses (ip-sysctl.rst of the kernel). What
+/// else comes in is dropped by the table.
+fn settings(link: &str) -> [(String, &'static str); 3] {
+    let setting = |name| format!("/proc/sys/net/ipv4/conf/{link}/{name}");
+    [
+        (setting("forwarding"), "0"),
+        (setting("rp_filter"), "1"),
+        (setting("arp_ignore"), "8"),
+    ]
 }
 
 /// Removes the link that a task was on if it was the last there. Only on a thread of its own.
@@ -90,4 +122,24 @@ pub(super) fn unused<'a>(
     let prefix = names.vlan_prefix();
     let ours = links.iter().filter(|link| link.name.starts_with(&prefix));
     ours.filter(|link| !used.contains(&link.name)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_host_is_no_host_of_a_vlan_of_its_tasks() {
+        let names = Names::new("berth").unwrap();
+        let link = names.vlan_link("eth0", 7);
+        let of = settings(&link).map(|(path, value)| {
+            let name = path.strip_prefix(&format!("/proc/sys/net/ipv4/conf/{link}/"));
+            format!("{}={value}", name.unwrap())
+        });
+        assert_eq!(of, ["forwarding=0", "rp_filter=1", "arp_ignore=8"]);
+        // The kernel has them: of every link alike.
+        for (path, _) in settings("lo") {
+            assert!(std::path::Path::new(&path).exists(), "{path}");
+        }
+    }
 }
