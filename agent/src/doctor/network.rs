@@ -9,9 +9,11 @@ use ipnet::Ipv4Net;
 use super::Finding;
 use crate::{
     config::Config,
-    effects::network::{self, Drops, Place},
+    effects::network::{self, Drops, Lendable, Place},
     sys::Chain,
 };
+
+const TASK_INTERFACES: &str = "task interfaces";
 
 pub(super) async fn check(config: &Config) -> Vec<Finding> {
     let mut findings = vec![kernel(config).await];
@@ -37,35 +39,41 @@ pub(super) async fn check(config: &Config) -> Vec<Finding> {
         ));
     }
     if !config.network.task_interfaces.is_empty() {
-        let is_there = |name: &str| std::path::Path::new("/sys/class/net").join(name).exists();
-        findings.push(interfaces(&config.network.task_interfaces, &routes, is_there));
+        findings.push(match network::lendable(&config.network.task_interfaces).await {
+            Ok(judged) => interfaces(&judged),
+            Err(error) => Finding::problem(
+                TASK_INTERFACES,
+                Chain(&error).to_string(),
+                "`ip link` and `ip route` say more",
+            ),
+        });
     }
     findings
 }
 
 /// What is given to a task leads nowhere for the host meanwhile.
-fn interfaces(names: &[String], routes: &str, is_there: impl Fn(&str) -> bool) -> Finding {
-    const CHECK: &str = "task interfaces";
-    let is_default = |name: &String| {
-        let mut lines = routes
-            .lines()
-            .skip(1)
-            .map(|line| line.split_whitespace().collect::<Vec<_>>());
-        lines.any(|fields| {
-            fields.first() == Some(&name.as_str()) && fields.get(7).is_some_and(|mask| *mask == "00000000")
-        })
-    };
-    if let Some(name) = names.iter().find(|name| is_default(name)) {
+fn interfaces(judged: &[(String, Lendable)]) -> Finding {
+    let refused = judged.iter().find_map(|(name, judged)| match judged {
+        Lendable::No(why) => Some((name, why)),
+        Lendable::Yes | Lendable::Missing => None,
+    });
+    if let Some((name, why)) = refused {
         return Finding::problem(
-            CHECK,
-            format!("{name} is the link of the default route: no task ever gets it"),
+            TASK_INTERFACES,
+            format!("{name} {why}: no task ever gets it"),
             "take it out of network.task_interfaces",
         );
     }
-    match names.iter().find(|name| !is_there(name)) {
-        None => Finding::ok(CHECK, format!("{} can be given to tasks", names.join(", "))),
-        Some(name) => Finding::warning(
-            CHECK,
+    match judged.iter().find(|(_, judged)| *judged == Lendable::Missing) {
+        None => {
+            let names: Vec<_> = judged.iter().map(|(name, _)| name.as_str()).collect();
+            Finding::ok(
+                TASK_INTERFACES,
+                format!("{} can be given to tasks", names.join(", ")),
+            )
+        }
+        Some((name, _)) => Finding::warning(
+            TASK_INTERFACES,
             format!("there is no link {name}, unless a task has it"),
             "take it out of network.task_interfaces, or see why it is missing: `ip link`",
         ),
@@ -199,13 +207,15 @@ mod tests {
 
     #[test]
     fn the_link_of_the_default_route_is_no_tasks() {
-        let judged = |names: &[&str]| {
-            let names: Vec<String> = names.iter().map(ToString::to_string).collect();
-            interfaces(&names, ROUTES, |name| name != "gone").outcome
-        };
-        assert_eq!(judged(&["eth1"]), Outcome::Ok);
-        assert_ne!(judged(&["eth1", "gone"]), Outcome::Ok);
-        assert_eq!(judged(&["eth1", "eth0"]), Outcome::Problem);
+        let good = ("eth1".to_owned(), Lendable::Yes);
+        let gone = ("eth2".to_owned(), Lendable::Missing);
+        let no = (
+            "eth0".to_owned(),
+            Lendable::No("is a link of the default route".into()),
+        );
+        assert_eq!(interfaces(std::slice::from_ref(&good)).outcome, Outcome::Ok);
+        assert_ne!(interfaces(&[good.clone(), gone.clone()]).outcome, Outcome::Ok);
+        assert_eq!(interfaces(&[good, gone, no]).outcome, Outcome::Problem);
     }
 
     #[test]

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod host;
+mod interfaces;
 mod ipv6;
 mod lan;
 mod lifecycle;

@@ -1,6 +1,6 @@
 //! Owns the links of the host that its operator gives to tasks, one to one task: moved into the task's namespace, and back into
 //! the host's with the name, size and addresses that they had. What that was is written before anything is done, so that
-//! it is undone after a crash at any moment. Never touches a link that is not among them, or that of the default route.
+//! it is undone after a crash at any moment. Never touches a link that is not among them, or one that the host needs itself.
 
 use std::{
     fs::{self, File},
@@ -8,21 +8,24 @@ use std::{
     net::Ipv4Addr,
     os::fd::{AsFd, AsRawFd},
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
 };
 
 use ipnet::IpNet;
 use nix::sched::{CloneFlags, setns};
 use serde::{Deserialize, Serialize};
+use tokio::sync::Mutex;
 
 use super::{
     error::NetworkError,
     names::Owner,
     netlink::{Link, Netlink, Socket},
     netns::{self, Entered},
-    threads::block_on,
+    routes::Route,
+    threads::{Threads, block_on},
     veth::TASK_LINK,
 };
+use crate::sys::Chain;
 
 /// The thread's own namespace.
 const OWN_NETNS: &str = "/proc/thread-self/ns/net";
@@ -35,6 +38,9 @@ pub(super) struct Lent {
     mtu: u32,
     up: bool,
     addresses: Vec<LinkAddress>,
+    /// Its index in the task's namespace, by which it is known there whatever the task calls it. 0: not known.
+    #[serde(default)]
+    index_inside: u32,
 }
 
 /// One of its addresses, with what else was said of it.
@@ -52,7 +58,7 @@ pub(super) struct Interfaces {
     names: Arc<[String]>,
     /// A file for each that is lent, by whom it is lent to.
     dir: PathBuf,
-    /// Of who chooses one.
+    /// Of who chooses one, and of who gives one back.
     turn: Arc<Mutex<()>>,
 }
 
@@ -65,20 +71,16 @@ impl Interfaces {
         }
     }
 
-    /// How many tasks can have one: those of the host, but for that of the default route, and those that tasks have.
-    pub(super) fn count(&self, links: &[Link], uplinks: &[u32]) -> Result<usize, NetworkError> {
+    /// How many tasks can have one: those of the host that it can spare, and those that tasks have.
+    pub(super) fn count(&self, links: &[Link], routes: &[Route]) -> Result<usize, NetworkError> {
         let lent = self.lent()?;
-        let is_there = |name: &&String| {
-            links
-                .iter()
-                .any(|link| link.name == **name && !uplinks.contains(&link.index))
+        let can_be = |name: &&String| {
+            let link = links.iter().find(|link| link.name == **name);
+            link.is_some_and(|link| may_lend(link, links, routes).is_ok())
         };
         let is_lent = |name: &&String| lent.iter().any(|(_, lent)| lent.name == **name);
-        Ok(self
-            .names
-            .iter()
-            .filter(|name| is_there(name) || is_lent(name))
-            .count())
+        let can_be_had = self.names.iter().filter(|name| is_lent(name) || can_be(name));
+        Ok(can_be_had.count())
     }
 
     /// All that are lent, and to whom.
@@ -143,41 +145,49 @@ impl Interfaces {
         inside: &Netlink,
         netns: &Entered,
     ) -> Result<Link, NetworkError> {
-        let lent = match self.of(owner)? {
+        let mut lent = match self.of(owner)? {
             Some(lent) => lent,
             None => self.choose(owner, host).await?,
         };
-        if let Some(link) = inside.link(TASK_LINK).await? {
-            return Ok(link);
-        }
-        if inside.link(&lent.name).await?.is_none() {
-            let link = host.link(&lent.name).await?;
+        if lent.inside(inside).await?.is_none() {
+            if lent.index_inside != 0 {
+                // That was in a namespace that is no more.
+                lent.index_inside = 0;
+                self.write(owner, &lent)?;
+            }
+            let link = host.link(&lent.name).await?.filter(|link| lent.has_mac_of(link));
             let link = link.ok_or_else(|| NetworkError::NoUplink {
                 uplink: lent.name.clone(),
             })?;
             host.move_to(&link, netns.file.as_raw_fd()).await?;
         }
-        if let Some(link) = inside.link(&lent.name).await? {
-            inside.rename(&link, TASK_LINK).await?;
+        let link = lent.inside(inside).await?;
+        let mut link = link.ok_or_else(|| NetworkError::LinkVanished {
+            link: lent.name.clone(),
+        })?;
+        if lent.index_inside != link.index {
+            lent.index_inside = link.index;
+            self.write(owner, &lent)?;
         }
-        let link = inside.link(TASK_LINK).await?;
-        link.ok_or(NetworkError::LinkVanished { link: lent.name })
+        if link.name != TASK_LINK {
+            inside.down(&link).await?;
+            inside.rename(&link, TASK_LINK).await?;
+            (link.name, link.up) = (TASK_LINK.to_owned(), false);
+        }
+        Ok(link)
     }
 
     /// A free one is the owner's from now on.
     async fn choose(&self, owner: &Owner, host: &Netlink) -> Result<Lent, NetworkError> {
-        let uplinks = host.default_links().await?;
-        for name in self.names.iter() {
-            let Some(link) = host
-                .link(name)
-                .await?
-                .filter(|link| !uplinks.contains(&link.index))
-            else {
+        let _turn = self.turn.lock().await;
+        let taken = self.lent()?;
+        let (links, routes) = (host.links().await?, host.routes().await?);
+        let is_free = |name: &&String| !taken.iter().any(|(_, lent)| lent.name == **name);
+        for name in self.names.iter().filter(is_free) {
+            let Some(link) = links.iter().find(|link| link.name == *name) else {
                 continue;
             };
-            let addresses = host.addresses_of(&link).await?;
-            let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
-            if self.lent()?.iter().any(|(_, lent)| lent.name == *name) {
+            if may_lend(link, &links, &routes).is_err() {
                 continue;
             }
             let lent = Lent {
@@ -185,7 +195,8 @@ impl Interfaces {
                 mac: link.address.clone(),
                 mtu: link.mtu,
                 up: link.up,
-                addresses,
+                addresses: host.addresses_of(link).await?,
+                index_inside: 0,
             };
             self.write(owner, &lent)?;
             return Ok(lent);
@@ -215,6 +226,7 @@ impl Interfaces {
             setns(host.as_fd(), CloneFlags::CLONE_NEWNET).map_err(|e| failed("come back to")(e.into()))?;
             moved?;
         }
+        let _turn = self.turn.blocking_lock();
         let restore = async |host: &Netlink| lent.restore(host).await;
         block_on(async { Socket::open()?.with("restore", &lent.name, restore).await })?;
         self.forget(owner)
@@ -222,43 +234,137 @@ impl Interfaces {
 }
 
 impl Lent {
-    fn is(&self, link: &Link) -> bool {
+    fn has_mac_of(&self, link: &Link) -> bool {
         link.address == self.mac
     }
 
-    async fn move_back(&self, inside: &Netlink, host: &File) -> Result<(), NetworkError> {
-        let found = match inside.link(TASK_LINK).await?.filter(|link| self.is(link)) {
-            Some(link) => Some(link),
-            None => inside.link(&self.name).await?.filter(|link| self.is(link)),
+    /// It, in the task's namespace. A task that may can change its name and its hardware address, and make others of that name.
+    async fn inside(&self, inside: &Netlink) -> Result<Option<Link>, NetworkError> {
+        let mut links = inside.links().await?;
+        let is_it = |link: &Link| match self.index_inside {
+            // The task does not run yet.
+            0 => (link.name == TASK_LINK || link.name == self.name) && self.has_mac_of(link),
+            index => link.index == index,
         };
-        let Some(link) = found else {
+        links.retain(is_it);
+        Ok(links.pop())
+    }
+
+    async fn move_back(&self, inside: &Netlink, host: &File) -> Result<(), NetworkError> {
+        let Some(link) = self.inside(inside).await? else {
             return Ok(());
         };
         inside.down(&link).await?;
-        if link.name != self.name {
-            inside.rename(&link, &self.name).await?;
+        if !self.has_mac_of(&link) {
+            inside.set_mac(&link, &self.mac).await?;
         }
-        inside.move_to(&link, host.as_raw_fd()).await
+        // In one step: in there another may have its name.
+        inside.move_as(&link, &self.name, host.as_raw_fd()).await
     }
 
+    /// It, among the links of the host. That which came back when its namespace ended is called as it was there.
+    fn among<'a>(&self, links: &'a [Link], routes: &[Route]) -> Option<&'a Link> {
+        let mut alike = links.iter().filter(|link| self.has_mac_of(link));
+        if let Some(link) = alike.clone().find(|link| link.name == self.name) {
+            return Some(link);
+        }
+        let only = alike.next().filter(|_| alike.next().is_none())?;
+        let is_default = routes.iter().any(|route| route.is_default_over(only.index));
+        (has_mac(only) && !is_default).then_some(only)
+    }
+
+    /// What the kernel refuses is left as it is: all else is as it was.
     async fn restore(&self, host: &Netlink) -> Result<(), NetworkError> {
-        // A physical one comes back by itself when its namespace ends, as it was called there.
-        let links = host.links().await?;
-        let Some(link) = links.into_iter().find(|link| self.is(link)) else {
+        let (links, routes) = (host.links().await?, host.routes().await?);
+        let Some(link) = self.among(&links, &routes) else {
             tracing::error!(link = self.name, "an interface that was lent to a task is gone");
             return Ok(());
         };
+        let mut renamed = Ok(());
         if link.name != self.name {
-            host.down(&link).await?;
-            host.rename(&link, &self.name).await?;
+            renamed = host.down(link).await;
+            if renamed.is_ok() {
+                renamed = host.rename(link, &self.name).await;
+            }
         }
-        host.set_mtu(&link, self.mtu).await?;
+        self.heed(host.set_mtu(link, self.mtu).await);
         for address in &self.addresses {
-            host.add_any_address(&link, address).await?;
+            self.heed(host.add_any_address(link, address).await);
         }
         if self.up {
-            host.up(&link).await?;
+            self.heed(host.up(link).await);
         }
-        Ok(())
+        renamed
     }
+
+    fn heed(&self, done: Result<(), NetworkError>) {
+        if let Err(error) = done {
+            let link = &self.name;
+            tracing::warn!(link, error = %Chain(&error), "an interface is not all as it was before a task had it");
+        }
+    }
+}
+
+fn has_mac(link: &Link) -> bool {
+    link.address.iter().any(|byte| *byte != 0)
+}
+
+/// Whether the host can spare a link of its own, which is known again by its hardware address; else why not.
+fn may_lend(link: &Link, links: &[Link], routes: &[Route]) -> Result<(), String> {
+    let others = || links.iter().filter(|other| other.index != link.index);
+    let name = |index: u32| {
+        let found = others().find(|other| other.index == index);
+        found.map_or_else(|| format!("link {index}"), |found| found.name.clone())
+    };
+    if routes.iter().any(|route| route.is_default_over(link.index)) {
+        return Err("is a link of the default route".into());
+    }
+    if let Some(master) = link.master {
+        return Err(format!("belongs to {}", name(master)));
+    }
+    let is_on_it = |other: &&Link| [other.upon, other.master].contains(&Some(link.index));
+    if let Some(other) = others().find(is_on_it) {
+        return Err(format!("carries {}", other.name));
+    }
+    if !has_mac(link) {
+        return Err("has no hardware address".into());
+    }
+    match others().find(|other| other.address == link.address) {
+        Some(other) => Err(format!("has the hardware address of {}", other.name)),
+        None => Ok(()),
+    }
+}
+
+/// Whether a link is there that its operator would give to tasks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Lendable {
+    Yes,
+    /// There is none, unless a task has it.
+    Missing,
+    /// No task gets it; it does, is or has this.
+    No(String),
+}
+
+/// What is to be said of each of these.
+///
+/// # Errors
+/// When the host cannot be read.
+pub(crate) async fn lendable(names: &[String]) -> Result<Vec<(String, Lendable)>, NetworkError> {
+    let names = names.to_vec();
+    let look = move || {
+        let look = async |host: &Netlink| Ok((host.links().await?, host.routes().await?));
+        let (links, routes) = block_on(async { Socket::open()?.with("list", "links", look).await })?;
+        let judge = |name: String| {
+            let link = links.iter().find(|link| link.name == name);
+            let judged = match link.map(|link| may_lend(link, &links, &routes)) {
+                None => Lendable::Missing,
+                Some(Ok(())) => Lendable::Yes,
+                Some(Err(why)) => Lendable::No(why),
+            };
+            (name, judged)
+        };
+        Ok(names.into_iter().map(judge).collect())
+    };
+    let threads = Threads::default();
+    Ok(threads.run("list", "links", (), look).await?.0)
 }

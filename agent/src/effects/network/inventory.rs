@@ -1,7 +1,7 @@
 //! Owns the listing of what this instance has on the host, for the audit, and the removal of what nobody owns. Lists
 //! the host, never a memory of what was made.
 
-use std::{fs, path::PathBuf};
+use std::{collections::BTreeSet, fs, path::PathBuf};
 
 use berth_agent_core::ids::TaskId;
 
@@ -168,11 +168,20 @@ impl Network {
         let interfaces = self.interfaces.clone();
         let remove = move || {
             let mut result = Ok(());
+            let mut keep = BTreeSet::new();
             for owner in strays.iter().filter_map(HostObject::owner) {
-                result = result.and(interfaces.give_back(owner, &dir.join(owner.file_name())));
+                let given = interfaces.give_back(owner, &dir.join(owner.file_name()));
+                if given.is_err() {
+                    keep.insert(owner);
+                }
+                result = result.and(given);
             }
             for stray in &strays {
                 match stray {
+                    // With it a link would go that is in there still.
+                    HostObject::Netns {
+                        owner: Some(owner), ..
+                    } if keep.contains(owner) => {}
                     HostObject::Netns { path, .. } if path.starts_with(&dir) => {
                         result = result.and(netns::remove(path).map(|_| ()));
                     }

@@ -55,6 +55,7 @@ pub use self::{
     veth::{GATEWAY, GATEWAY_IPV6},
 };
 pub(crate) use firewall::{Drops, Place};
+pub(crate) use interfaces::{Lendable, lendable};
 pub(crate) use ipv6::check as check_ipv6;
 pub(crate) use names::Names;
 pub(crate) use netns::{Mounted, mounted_under, mounts_under};
@@ -424,7 +425,11 @@ impl Network {
             // Before its namespace goes, with which it might.
             interfaces.give_back(&of, &path)?;
             let lan = attachments.get(&of).and_then(|was| was.lan);
-            if lan.is_some() {
+            // Its own it has given back: what is called so in there is the task's.
+            if lan
+                .as_ref()
+                .is_some_and(|lan| lan.link != berth_agent_core::lan::LanLink::Interface)
+            {
                 lan::leave(&path)?;
             }
             attachments.forget(&of);

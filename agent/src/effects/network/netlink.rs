@@ -15,8 +15,8 @@ use netlink_packet_route::{
     AddressFamily, RouteNetlinkMessage,
     address::{AddressAttribute, AddressHeaderFlags, AddressScope},
     link::{
-        AfSpecInet, AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InetDevConf, InfoData, InfoVeth,
-        LinkAttribute, LinkFlags, LinkMessage, State, Stats64,
+        AfSpecInet, AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InetDevConf, InfoData, InfoKind, InfoVeth,
+        LinkAttribute, LinkFlags, LinkInfo, LinkMessage, State, Stats64,
     },
     route::{RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType},
 };
@@ -74,6 +74,10 @@ pub(super) struct Link {
     pub(super) name: String,
     /// Index of a veth's other end, in that end's namespace; of a link upon another one, that one's.
     pub(super) peer_index: u32,
+    /// The index of the link of the same namespace upon which it is: as VLAN or macvlan, never a veth's other end.
+    pub(super) upon: Option<u32>,
+    /// The index of the bridge or bond that it belongs to.
+    pub(super) master: Option<u32>,
     pub(super) alias: String,
     pub(super) address: Vec<u8>,
     pub(super) group: u32,
@@ -513,10 +517,19 @@ fn parse_link(message: LinkMessage) -> Link {
         carrier: message.header.flags.contains(LinkFlags::LowerUp),
         ..Link::default()
     };
+    let (mut is_pair, mut is_across) = (false, false);
     for attribute in message.attributes {
         match attribute {
             LinkAttribute::IfName(name) => link.name = name,
             LinkAttribute::Link(index) => link.peer_index = index,
+            LinkAttribute::LinkNetNsId(_) => is_across = true,
+            LinkAttribute::LinkInfo(infos) => {
+                const PAIRS: [InfoKind; 3] = [InfoKind::Veth, InfoKind::Netkit, InfoKind::Vxcan];
+                is_pair = infos
+                    .iter()
+                    .any(|info| matches!(info, LinkInfo::Kind(kind) if PAIRS.contains(kind)));
+            }
+            LinkAttribute::Controller(index) => link.master = Some(index),
             LinkAttribute::IfAlias(alias) => link.alias = alias,
             LinkAttribute::Address(address) => link.address = address,
             LinkAttribute::Group(group) => link.group = group,
@@ -525,6 +538,7 @@ fn parse_link(message: LinkMessage) -> Link {
             _ => {}
         }
     }
+    link.upon = (link.peer_index != 0 && !is_pair && !is_across).then_some(link.peer_index);
     link
 }
 

@@ -88,9 +88,7 @@ impl Network {
         wanted: &WantedNetwork,
         seen: &Seen,
     ) -> Result<(AppliedNetwork, BTreeSet<RangeRoute>), NetworkError> {
-        let defaults = seen.routes.iter().filter(|route| route.range.prefix_len() == 0);
-        let uplinks: Vec<u32> = defaults.filter_map(|route| route.link).collect();
-        let interfaces = self.interfaces.count(&seen.links, &uplinks)?;
+        let interfaces = self.interfaces.count(&seen.links, &seen.routes)?;
         let own_links: BTreeSet<u32> = seen
             .links
             .iter()

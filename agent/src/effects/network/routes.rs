@@ -41,6 +41,8 @@ pub(super) struct RangeRoute {
 pub(super) struct Route {
     pub(super) range: IpNet,
     pub(super) link: Option<u32>,
+    /// Of a route that leads over several links, these.
+    hops: Vec<u32>,
     gateway: Option<IpAddr>,
     unreachable: bool,
     protocol: u8,
@@ -107,6 +109,7 @@ impl Route {
         let mut route = Self {
             range: IpNet::default(),
             link: None,
+            hops: Vec::new(),
             gateway: None,
             unreachable: header.kind == RouteType::Unreachable,
             protocol: header.protocol.into(),
@@ -117,12 +120,24 @@ impl Route {
                 RouteAttribute::Destination(address) => destination = ip_address(address)?,
                 RouteAttribute::Gateway(address) => route.gateway = ip_address(address),
                 RouteAttribute::Oif(index) => route.link = Some(*index),
+                RouteAttribute::MultiPath(hops) => {
+                    route.hops = hops.iter().map(|hop| hop.interface_index).collect();
+                }
                 RouteAttribute::Priority(metric) => route.metric = *metric,
                 _ => {}
             }
         }
         route.range = IpNet::new(destination, header.destination_prefix_length).ok()?;
         Some(route)
+    }
+
+    /// It leads to all that nothing else leads to, or to a half of it, over this link or over several of which it is one.
+    pub(super) fn is_default_over(&self, link: u32) -> bool {
+        self.is_default() && (self.link == Some(link) || self.hops.contains(&link))
+    }
+
+    fn is_default(&self) -> bool {
+        self.range.prefix_len() <= DEFAULT_PREFIX_LEN_MAX || self.range == IpNet::V6(GLOBAL_UNICAST)
     }
 
     fn describe(&self, name: &impl Fn(u32) -> String) -> String {
@@ -197,8 +212,7 @@ pub(super) fn conflict(
     }
     let taken = foreign
         .iter()
-        .filter(|route| route.range.prefix_len() > DEFAULT_PREFIX_LEN_MAX)
-        .filter(|route| route.range != IpNet::V6(GLOBAL_UNICAST))
+        .filter(|route| !route.is_default())
         .find(|route| overlaps(route.range))?;
     Some(format!(
         "{range} is routed elsewhere on this host: {}",
@@ -224,12 +238,15 @@ pub(super) fn ip_address(address: &RouteAddress) -> Option<IpAddr> {
 
 #[cfg(test)]
 mod tests {
+    use netlink_packet_route::route::RouteNextHop;
+
     use super::*;
 
     fn route(range: &str) -> Route {
         Route {
             range: range.parse().unwrap(),
             link: Some(2),
+            hops: Vec::new(),
             gateway: Some(IpAddr::from([192, 0, 2, 1])),
             unreachable: false,
             protocol: 4,
@@ -265,6 +282,25 @@ mod tests {
                 .unwrap()
                 .contains("task_cidr_v6")
         );
+    }
+
+    #[test]
+    fn a_default_route_is_one_also_in_halves_and_over_several_links() {
+        for default in ["0.0.0.0/0", "128.0.0.0/1", "::/0", "8000::/1", "2000::/3"] {
+            assert!(route(default).is_default_over(2), "{default}");
+            assert!(!route(default).is_default_over(3), "{default}");
+        }
+        assert!(!route("10.0.0.0/8").is_default_over(2));
+        let mut message = RouteMessage::default();
+        message.header.address_family = AddressFamily::Inet;
+        let hop = |index| {
+            let mut hop = RouteNextHop::default();
+            hop.interface_index = index;
+            hop
+        };
+        message.attributes = vec![RouteAttribute::MultiPath(vec![hop(2), hop(3)])];
+        let listed = Route::parse(&message).unwrap();
+        assert!(listed.is_default_over(2) && listed.is_default_over(3) && !listed.is_default_over(4));
     }
 
     #[test]

@@ -71,11 +71,34 @@ impl Netlink {
         request.execute().await.map_err(failed("move", &link.name))
     }
 
+    /// Moves the link into the namespace of a descriptor, where it is down and has that name.
+    pub(in super::super) async fn move_as(
+        &self,
+        link: &Link,
+        name: &str,
+        netns: RawFd,
+    ) -> Result<(), NetworkError> {
+        let message = LinkUnspec::new_with_index(link.index)
+            .name(name)
+            .setns_by_fd(netns);
+        let request = self.handle.link().change(message.build());
+        request.execute().await.map_err(failed("move", &link.name))
+    }
+
     /// Only of a link that is down.
     pub(in super::super) async fn rename(&self, link: &Link, name: &str) -> Result<(), NetworkError> {
         let message = LinkUnspec::new_with_index(link.index).name(name).build();
         let request = self.handle.link().change(message);
         request.execute().await.map_err(failed("rename", &link.name))
+    }
+
+    pub(in super::super) async fn set_mac(&self, link: &Link, mac: &[u8]) -> Result<(), NetworkError> {
+        let message = LinkUnspec::new_with_index(link.index)
+            .address(mac.to_vec())
+            .build();
+        let request = self.handle.link().change(message);
+        let failed = failed("set the hardware address of", &link.name);
+        request.execute().await.map_err(failed)
     }
 
     pub(in super::super) async fn set_mtu(&self, link: &Link, mtu: u32) -> Result<(), NetworkError> {
@@ -138,13 +161,6 @@ impl Netlink {
         message.attributes.extend(broadcast);
         let result = request.replace().execute().await;
         result.map_err(failed("give an address to", &link.name))
-    }
-
-    /// The links of default routes.
-    pub(in super::super) async fn default_links(&self) -> Result<Vec<u32>, NetworkError> {
-        let routes = self.routes().await?;
-        let defaults = routes.iter().filter(|route| route.range.prefix_len() == 0);
-        Ok(defaults.filter_map(|route| route.link).collect())
     }
 
     pub(in super::super) async fn down(&self, link: &Link) -> Result<(), NetworkError> {

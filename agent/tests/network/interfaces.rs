@@ -1,0 +1,165 @@
+//! Which links of the host tasks can have, and how they come back.
+
+use std::fs;
+
+use berth_agent::effects::network::{Attached, Network, NetworkConfig, NetworkError};
+use berth_agent_core::lan::{Lan, LanLink};
+
+use crate::host::{Host, on_host, run, run_in, task};
+
+const ADDRESS: &str = "192.168.99.65";
+
+fn config(host: &Host) -> NetworkConfig {
+    NetworkConfig {
+        interfaces: vec!["eth9".into()],
+        lans: ["192.168.99.64/26".parse().unwrap()].into(),
+        ..host.config()
+    }
+}
+
+fn lan() -> Lan {
+    Lan {
+        link: LanLink::Interface,
+        network: "192.168.99.0/24".parse().unwrap(),
+        gateway: None,
+    }
+}
+
+async fn attach(network: &Network) -> Result<Attached, NetworkError> {
+    let address = ADDRESS.parse().unwrap();
+    network.attach_to_lan(&task(1), address, &lan()).await
+}
+
+/// The link that tasks can have, and a network that it is on.
+fn make_link() {
+    run("ip link add eth9 type veth peer name lan9");
+    run("ip link set lan9 up");
+    run("ip link set eth9 mtu 1400 up");
+    run("ip addr add 192.168.99.7/24 dev eth9");
+}
+
+/// The link as the host has it, but for its index.
+fn shown() -> String {
+    let link = run("ip -o link show eth9");
+    let (_, link) = link.split_once(": ").unwrap();
+    link.to_owned() + &run("ip -4 -o addr show dev eth9 scope global")
+}
+
+fn mac() -> String {
+    let shown = shown();
+    let (_, mac) = shown.split_once("link/ether ").unwrap();
+    mac.split(' ').next().unwrap().to_owned()
+}
+
+#[test]
+fn a_purge_gives_back_the_link_that_a_task_had() {
+    on_host(async |host| {
+        make_link();
+        let before = shown();
+        let network = Network::start(config(host)).await.unwrap();
+        attach(&network).await.unwrap();
+        assert!(!run("ip -o link show").contains(": eth9"));
+        // Of two tasks one has it, and nobody the rest.
+        let none = network
+            .attach_to_lan(&task(2), "192.168.99.66".parse().unwrap(), &lan())
+            .await
+            .unwrap_err();
+        assert!(none.to_string().contains("no interface is free"), "{none}");
+        network.detach(&task(2)).await.unwrap();
+        let left = Network::left_behind(config(host)).unwrap();
+        // As long as it cannot come back it stays where it is.
+        run("ip link add eth9 type veth peer name eth9-peer");
+        left.remove_strays(&left.list().await.unwrap()).await.unwrap_err();
+        run("ip link del eth9");
+        left.remove_strays(&left.list().await.unwrap()).await.unwrap();
+        assert_eq!(shown(), before);
+    });
+}
+
+#[test]
+fn a_link_that_the_host_needs_is_no_tasks() {
+    on_host(async |host| {
+        make_link();
+        run("ip link add lan8 type veth peer name lan8-peer");
+        run("ip link set lan8 up");
+        let mac = mac();
+        let network = Network::start(config(host)).await.unwrap();
+        for (does, undoes) in [
+            (
+                "ip route add default metric 900 nexthop dev lan8 nexthop dev eth9",
+                "ip route del default metric 900",
+            ),
+            (
+                "ip route add 128.0.0.0/1 dev eth9",
+                "ip route del 128.0.0.0/1 dev eth9",
+            ),
+            (
+                "ip link add link eth9 name eth9.5 type macvlan",
+                "ip link del eth9.5",
+            ),
+            (
+                &format!("ip link add twin address {mac} type veth peer name twin-peer"),
+                "ip link del twin",
+            ),
+            ("ip link add br9 type bridge", "ip link set eth9 nomaster"),
+        ] {
+            run(does);
+            if does.contains("bridge") {
+                run("ip link set eth9 master br9");
+            }
+            let none = attach(&network).await.unwrap_err();
+            assert!(
+                none.to_string().contains("no interface is free"),
+                "{does}: {none}"
+            );
+            network.detach(&task(1)).await.unwrap();
+            run(undoes);
+        }
+        attach(&network).await.unwrap();
+        network.detach(&task(1)).await.unwrap();
+    });
+}
+
+#[test]
+fn a_link_comes_back_as_it_was_whatever_its_task_made_of_it() {
+    on_host(async |host| {
+        run("ip link add twin type veth peer name twin-peer");
+        make_link();
+        let before = shown();
+        let mac = mac();
+        let network = Network::start(config(host)).await.unwrap();
+        let netns = attach(&network).await.unwrap().netns;
+        for change in [
+            "ip link set eth0 down",
+            "ip link set eth0 address 02:00:00:00:00:99 name hidden",
+            &format!("ip link add eth0 address {mac} type veth peer name eth0-peer"),
+            &format!("ip link add eth9 address {mac} type veth peer name eth9-peer"),
+        ] {
+            run_in(&netns, change);
+        }
+        // Another link of the host has its hardware address meanwhile.
+        run(&format!("ip link set twin address {mac} up"));
+        let twin = run("ip -o link show twin");
+        network.detach(&task(1)).await.unwrap();
+        assert_eq!(shown(), before);
+        assert_eq!(run("ip -o link show twin"), twin);
+    });
+}
+
+#[test]
+fn what_the_kernel_refuses_of_a_link_does_not_keep_it_down() {
+    on_host(async |host| {
+        make_link();
+        let before = shown();
+        let network = Network::start(config(host)).await.unwrap();
+        attach(&network).await.unwrap();
+        let mut records = fs::read_dir(host.config().run_dir.join("interfaces")).unwrap();
+        let record = records.next().unwrap().unwrap().path();
+        let lent = fs::read_to_string(&record).unwrap();
+        let refused = lent.replace("\"mtu\":1400", "\"mtu\":1000000");
+        assert_ne!(refused, lent);
+        fs::write(&record, refused).unwrap();
+        network.detach(&task(1)).await.unwrap();
+        assert_eq!(shown(), before);
+    });
+}
