@@ -77,7 +77,8 @@ pub(super) struct Paces(Mutex<HashMap<String, Share>>);
 
 #[derive(Debug)]
 struct Share {
-    left: u32,
+    /// Below zero: several of its links were let in at once, and what they caused beyond the share is owed.
+    left: i64,
     since: Instant,
 }
 
@@ -87,7 +88,8 @@ impl Paces {
         let mut shares = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let share = shares.get_mut(node)?;
         share.regain();
-        (share.left == 0).then(|| TRANSACTION_REGAINED.saturating_sub(share.since.elapsed()))
+        let owed = u32::try_from(1 - share.left).ok().filter(|owed| *owed > 0)?;
+        Some((TRANSACTION_REGAINED * owed).saturating_sub(share.since.elapsed()))
     }
 
     /// Counts transactions.
@@ -97,27 +99,27 @@ impl Paces {
             // Who has all of its share is as good as unknown.
             shares.retain(|_, share| {
                 share.regain();
-                share.left < TRANSACTIONS_MAX
+                share.left < TRANSACTIONS_MAX.into()
             });
             if shares.len() >= REMEMBERED_MAX {
                 shares.clear();
             }
         }
         let share = shares.entry(node.to_owned()).or_insert_with(|| Share {
-            left: TRANSACTIONS_MAX,
+            left: TRANSACTIONS_MAX.into(),
             since: Instant::now(),
         });
         share.regain();
-        share.left = share.left.saturating_sub(transactions);
+        share.left = share.left.saturating_sub(transactions.into());
     }
 }
 
 impl Share {
     fn regain(&mut self) {
         let regained = self.since.elapsed().as_millis() / TRANSACTION_REGAINED.as_millis();
-        let regained = u32::try_from(regained).unwrap_or(u32::MAX);
+        let regained = i64::try_from(regained).unwrap_or(i64::MAX);
         if regained > 0 {
-            self.left = self.left.saturating_add(regained).min(TRANSACTIONS_MAX);
+            self.left = self.left.saturating_add(regained).min(TRANSACTIONS_MAX.into());
             self.since = Instant::now();
         }
     }
@@ -144,6 +146,15 @@ mod tests {
             started.elapsed()
         );
         assert_eq!(paces.wait("b"), None, "others have theirs");
+    }
+
+    #[test]
+    fn what_was_caused_beyond_the_share_is_owed() {
+        let paces = Paces::default();
+        paces.spend("a", TRANSACTIONS_MAX + 50);
+        let wait = paces.wait("a").unwrap();
+        assert!(wait > TRANSACTION_REGAINED * 25, "{wait:?}");
+        assert!(wait <= TRANSACTION_REGAINED * 51, "{wait:?}");
     }
 
     #[test]
