@@ -8,6 +8,7 @@ use std::{
     process::Command,
 };
 
+pub(crate) use berth_tests::fleet::ip;
 use berth_tests::fleet::{Fleet, Task};
 use serde_json::{Value, json};
 
@@ -59,15 +60,6 @@ impl Drop for Stranger {
     fn drop(&mut self) {
         let _ = Command::new("ip").args(["netns", "del", &self.netns]).status();
     }
-}
-
-pub(crate) fn ip(arguments: &str) -> String {
-    let output = Command::new("ip")
-        .args(arguments.split_whitespace())
-        .output()
-        .unwrap();
-    assert!(output.status.success(), "ip {arguments}: {output:?}");
-    String::from_utf8(output.stdout).unwrap()
 }
 
 /// What `ip` says inside of a task's namespace.

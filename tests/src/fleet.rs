@@ -382,7 +382,8 @@ impl Node {
     }
 }
 
-fn ip(arguments: &str) -> String {
+/// What `ip` says to it.
+pub fn ip(arguments: &str) -> String {
     let output = Command::new("ip")
         .args(arguments.split_whitespace())
         .output()

@@ -193,7 +193,15 @@ pub fn connect(address: Ipv4Addr) -> std::io::Result<TcpStream> {
 }
 
 /// Sends a few bytes both ways over a new connection; returns who the listener thinks it talks to.
-pub fn converse(listener: &TcpListener, mut client: TcpStream) -> Ipv4Addr {
+pub fn converse(listener: &TcpListener, client: TcpStream) -> Ipv4Addr {
+    match talk(listener, client) {
+        std::net::IpAddr::V4(ip) => ip,
+        other => panic!("{other}"),
+    }
+}
+
+/// Likewise of either family.
+pub fn talk(listener: &TcpListener, mut client: TcpStream) -> std::net::IpAddr {
     let (mut server, peer) = listener.accept().unwrap();
     let mut heard = [0; 4];
     client.write_all(b"ping").unwrap();
@@ -201,10 +209,7 @@ pub fn converse(listener: &TcpListener, mut client: TcpStream) -> Ipv4Addr {
     server.write_all(b"pong").unwrap();
     client.read_exact(&mut heard).unwrap();
     assert_eq!(&heard, b"pong");
-    match peer.ip() {
-        std::net::IpAddr::V4(ip) => ip,
-        other => panic!("{other}"),
-    }
+    peer.ip()
 }
 
 pub fn udp(address: Ipv4Addr, port: u16) -> UdpSocket {

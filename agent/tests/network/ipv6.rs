@@ -3,7 +3,6 @@
 use std::{
     collections::BTreeMap,
     fs,
-    io::{Read, Write},
     net::{IpAddr, Ipv6Addr, SocketAddrV6, TcpListener, TcpStream, UdpSocket},
     os::fd::{AsRawFd, OwnedFd},
     path::Path,
@@ -80,19 +79,7 @@ fn connect_to(address: Ipv6Addr, port: u16) -> TcpStream {
     TcpStream::connect_timeout(&(address, port).into(), PATIENCE).unwrap()
 }
 
-/// Sends a few bytes both ways; returns who the listener thinks it talks to.
-fn talk(listener: &TcpListener, mut client: TcpStream) -> IpAddr {
-    let (mut server, peer) = listener.accept().unwrap();
-    let mut heard = [0; 4];
-    client.write_all(b"ping").unwrap();
-    server.read_exact(&mut heard).unwrap();
-    server.write_all(b"pong").unwrap();
-    client.read_exact(&mut heard).unwrap();
-    assert_eq!(&heard, b"pong");
-    peer.ip()
-}
-
-/// Likewise with datagrams.
+/// Sends a datagram and gets it back; returns who the server thinks it talks to.
 fn ask(server: &UdpSocket, address: Ipv6Addr, port: u16) -> IpAddr {
     let client = udp6(Ipv6Addr::UNSPECIFIED, 0);
     client.connect((address, port)).unwrap();

@@ -219,7 +219,7 @@ pub(super) fn problem(
         ));
     }
     if matches!(lan.link, LanLink::Interface) {
-        let none = "network.task_interfaces names no link that there is and that is not the default route's";
+        let none = "network.task_interfaces names no link that there is and that the host can spare: `berth-agent doctor` says why";
         return (interfaces == 0).then(|| none.to_owned());
     }
     let uplink = lan.link.uplink()?;

@@ -342,7 +342,7 @@ impl Netlink {
         let mut best = u32::MAX;
         for message in self.all_routes().await? {
             routes.hosts.extend(parse_host_route(&message));
-            if let Some((link, metric)) = parse_default_route(&message, AddressFamily::Inet)
+            if let Some((link, metric)) = parse_default_route(&message)
                 && (routes.uplink.is_none() || metric < best)
             {
                 (routes.uplink, best) = (Some(link), metric);
@@ -565,9 +565,9 @@ fn parse_host_route(message: &RouteMessage) -> Option<HostRoute> {
 }
 
 /// Its link, the first of several, and its metric.
-fn parse_default_route(message: &RouteMessage, family: AddressFamily) -> Option<(u32, u32)> {
+fn parse_default_route(message: &RouteMessage) -> Option<(u32, u32)> {
     let header = &message.header;
-    if header.address_family != family {
+    if header.address_family != AddressFamily::Inet {
         return None;
     }
     let leads_out = header.kind == RouteType::Unicast && header.table == libc::RT_TABLE_MAIN;
