@@ -6,6 +6,7 @@
 //! link, no task sees another's ARP, and all policy is in the forward path. IPv6 is the same with a /128, where the range has
 //! it.
 
+mod attach;
 mod error;
 mod firewall;
 mod interfaces;
@@ -20,6 +21,7 @@ mod netns;
 mod notices;
 mod ports;
 mod probe;
+mod published;
 mod ranges;
 mod repair;
 mod routes;
@@ -33,19 +35,10 @@ use std::{
     net::{IpAddr, Ipv4Addr},
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::{Duration, Instant},
 };
 
-use berth_agent_core::{
-    addresses::{Address, Range},
-    ids::TaskId,
-    ports::Published,
-};
+use berth_agent_core::{addresses::Range, ids::TaskId, ports::Published};
 use ipnet::Ipv4Net;
-use tokio::{
-    sync::OwnedMutexGuard,
-    time::{sleep, timeout},
-};
 use tracing::warn;
 
 pub use self::{
@@ -66,23 +59,12 @@ use self::{
     interfaces::Interfaces,
     locks::OwnerLocks,
     mtu::Mtu,
-    netlink::{Link, Netlink, Socket},
     notices::Notices,
     ranges::Known,
-    repair::{Attachment, Attachments},
-    threads::{Threads, block_on},
-    veth::Wiring,
+    repair::Attachments,
+    threads::Threads,
 };
-use crate::{sys::Chain, telemetry::NetworkUsage};
-
-/// Waiting for the task's operation before: that one has deadlines of its own.
-const TURN_DEADLINE: Duration = Duration::from_secs(60);
-/// From unmounting a namespace to its link being gone by itself: normally 20 to 100 ms.
-const LINK_GONE_DEADLINE: Duration = Duration::from_secs(2);
-/// From deleting a link to its being gone.
-const LINK_DELETED_DEADLINE: Duration = Duration::from_secs(2);
-/// Between two looks whether a link is gone: a look costs some 5 µs.
-const LINK_POLL: Duration = Duration::from_millis(4);
+use crate::sys::Chain;
 
 /// What an instance's network is made from.
 #[derive(Clone, Debug)]
@@ -246,70 +228,6 @@ impl Network {
         })
     }
 
-    /// Gives the task its namespace and wires it: a mounted namespace, the veth pair, the address, routes and
-    /// neighbours on both sides. Idempotent; completes what a crash left half made.
-    ///
-    /// # Errors
-    /// [`NetworkError::AddressInUse`] when another link has the address: it is never taken away. After any error,
-    /// [`Network::detach`] removes what was made.
-    pub async fn attach(
-        &self,
-        owner: impl Into<Owner>,
-        address: impl Into<Address>,
-    ) -> Result<Attached, NetworkError> {
-        self.attach_as(owner.into(), Attachment::routed(address)).await
-    }
-
-    async fn attach_as(&self, owner: Owner, mut attachment: Attachment) -> Result<Attached, NetworkError> {
-        let address = attachment.address;
-        let outside = |address: &IpAddr| !self.may_be_of_task(*address);
-        let mut both = std::iter::once(address.ipv4.into()).chain(address.ipv6.map(IpAddr::from));
-        if let Some(address) = both.find(outside) {
-            return Err(NetworkError::AddressOutside {
-                address,
-                range: self.range,
-            });
-        }
-        let wiring = self.wiring(&owner, &attachment);
-        let path = self.netns_path(&owner);
-        let (attachments, turn) = (self.attachments.clone(), self.vlans.clone());
-        let (of, wanted) = (owner.clone(), attachment.clone());
-        let attach = move || {
-            let _turn = turn.take_for(&wanted);
-            // Of what it shares with others it is one from now on.
-            if wanted.lan.is_some() {
-                attachments.put(of, wanted);
-            }
-            block_on(async {
-                // Before the thread leaves the host's namespace.
-                wiring.prepare().await?;
-                let host = Socket::open()?;
-                let entered = netns::enter_or_create(&path)?;
-                wiring.connect(host, Socket::open()?, &entered).await
-            })
-        };
-        let (wired, _lock) = self.locked("attach", &owner, attach).await?;
-        attachment.uplink = wired.uplink;
-        self.attachments.put(owner.clone(), attachment);
-        Ok(Attached {
-            mac: names::format_mac(wired.mac),
-            netns: self.netns_path(&owner),
-        })
-    }
-
-    fn wiring(&self, owner: &Owner, attachment: &Attachment) -> Wiring {
-        Wiring {
-            names: self.names.clone(),
-            owner: owner.clone(),
-            address: attachment.address,
-            lan: attachment.lan.clone(),
-            mtu: self.mtu.get(),
-            ipv6: self.ipv6,
-            instance_metadata: self.instance_metadata,
-            interfaces: self.interfaces.clone(),
-        }
-    }
-
     /// Tasks can have IPv6 addresses.
     fn has_ipv6(&self) -> bool {
         let known = self.known();
@@ -325,150 +243,12 @@ impl Network {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Gives the task a namespace with nothing but loopback. Idempotent.
-    ///
-    /// # Errors
-    /// As [`Network::attach`].
-    pub async fn attach_isolated(&self, task: &TaskId) -> Result<PathBuf, NetworkError> {
-        let owner = Owner::from(task);
-        let path = self.netns_path(&owner);
-        let attach = move || {
-            netns::enter_or_create(&path)?;
-            let up = async |inside: &Netlink| inside.loopback_up().await;
-            block_on(async { Socket::open()?.with("bring up", "lo", up).await })
-        };
-        self.locked("attach", &owner, attach).await?;
-        Ok(self.netns_path(&owner))
-    }
-
-    /// Does `work` on a thread when nothing else is under way for the owner; gives the lock back with the result.
-    async fn locked<T: Send + 'static>(
-        &self,
-        step: &'static str,
-        owner: &Owner,
-        work: impl FnOnce() -> Result<T, NetworkError> + Send + 'static,
-    ) -> Result<(T, OwnedMutexGuard<()>), NetworkError> {
-        let lock = timeout(TURN_DEADLINE, self.locks.lock(owner)).await;
-        let lock = lock.map_err(|_| NetworkError::Deadline {
-            step,
-            subject: owner.file_name(),
-            deadline: TURN_DEADLINE,
-        })?;
-        self.threads.run(step, &owner.file_name(), lock, work).await
-    }
-
-    /// Leads ports of the host to those of a task, which are at its `owners`' addresses. Idempotent: those that lead there
-    /// already are not asked about again.
-    ///
-    /// # Errors
-    /// [`NetworkError::PortsTaken`] when processes of the host have some of them: none leads to the task then that did not
-    /// before.
-    pub async fn publish(
-        &self,
-        task: &TaskId,
-        owners: &[Owner],
-        ports: &[Published],
-    ) -> Result<(), NetworkError> {
-        if ports.is_empty() {
-            return Ok(());
-        }
-        for owner in owners {
-            self.let_localhost_through(owner)?;
-        }
-        self.firewall.publish(task, ports).await
-    }
-
-    /// What the host sends to its own 127.0.0.1 goes through this link, and comes back.
-    fn let_localhost_through(&self, owner: &Owner) -> Result<(), NetworkError> {
-        let link = self.names.link(owner);
-        set(&format!("/proc/sys/net/ipv4/conf/{link}/route_localnet"))
-    }
-
-    /// Takes away what leads to the task from ports of the host. Idempotent.
-    ///
-    /// # Errors
-    /// When `nft` cannot; what leads there then still does.
-    pub async fn withdraw(&self, task: &TaskId) -> Result<(), NetworkError> {
-        self.firewall.withdraw(task).await
-    }
-
     /// Puts the whole table in place again, as it is wanted. Idempotent; what passes through it is not disturbed.
     ///
     /// # Errors
     /// When `nft` cannot.
     pub async fn repair(&self) -> Result<(), NetworkError> {
         self.firewall.apply().await
-    }
-
-    /// The ports of the host that lead to tasks, with the task if there is one, as the table on the host has them.
-    ///
-    /// # Errors
-    /// When `nft` cannot list them.
-    pub async fn published(&self) -> Result<Vec<(String, Option<TaskId>)>, NetworkError> {
-        self.firewall.list().await
-    }
-
-    /// Takes the owner's network away, a task's with its published ports: the namespace is unmounted and unlinked, and the
-    /// kernel removes link, routes and neighbours in its own time, which is waited for. Idempotent; nothing to do is success.
-    ///
-    /// # Errors
-    /// [`NetworkError::LinkRemains`] when even deleting the link did not help.
-    pub async fn detach(&self, owner: impl Into<Owner>) -> Result<(), NetworkError> {
-        let owner = owner.into();
-        if owner.container.is_none() {
-            self.firewall.withdraw(&owner.task).await?;
-        }
-        let path = self.netns_path(&owner);
-        let (attachments, of) = (self.attachments.clone(), owner.clone());
-        let interfaces = self.interfaces.clone();
-        let remove = move || {
-            // Before its namespace goes, with which it might.
-            interfaces.give_back(&of, &path)?;
-            let lan = attachments.get(&of).and_then(|was| was.lan);
-            // Its own it has given back: what is called so in there is the task's.
-            if lan
-                .as_ref()
-                .is_some_and(|lan| lan.link != berth_agent_core::lan::LanLink::Interface)
-            {
-                lan::leave(&path)?;
-            }
-            attachments.forget(&of);
-            netns::remove(&path).map(|mounted| (mounted, lan))
-        };
-        let ((was_mounted, lan), mut lock) = self.locked("detach", &owner, remove).await?;
-        if let Some(lan) = lan {
-            let (names, attachments) = (self.names.clone(), self.attachments.clone());
-            let turn = self.vlans.clone();
-            let leave = move || vlan::leave(&names, &attachments, &turn, &lan.link);
-            let subject = owner.file_name();
-            ((), lock) = self
-                .threads
-                .run("leave the VLAN of", &subject, lock, leave)
-                .await?;
-        }
-        let name = self.names.link(&owner);
-        if was_mounted && link_gone(&name, LINK_GONE_DEADLINE).await {
-            return Ok(());
-        }
-        // It has no namespace to take it along, or a process or a socket in there holds that.
-        let (names, link) = (self.names.clone(), name.clone());
-        let delete = async move |host: &Netlink| match host.link(&link).await? {
-            Some(found) if is_of(&names, &owner, &found) => host.delete_link(&found).await.map(|()| true),
-            _ => Ok(false),
-        };
-        let link = name.clone();
-        let delete = move || block_on(async { Socket::open()?.with("delete", &link, delete).await });
-        let (deleted, _lock) = self
-            .threads
-            .run("delete the link of", &name, lock, delete)
-            .await?;
-        if deleted && !link_gone(&name, LINK_DELETED_DEADLINE).await {
-            return Err(NetworkError::LinkRemains {
-                link: name,
-                waited: LINK_GONE_DEADLINE + LINK_DELETED_DEADLINE,
-            });
-        }
-        Ok(())
     }
 
     /// Has tasks' links pass other firewalls, or takes that back, as the operator said; warns of those that they do not pass.
@@ -491,36 +271,6 @@ impl Network {
         let left: Vec<_> = left.into_iter().filter(|drops| !drops.passes).collect();
         tell_of_drops(&left, self.names.prefix());
         Ok(())
-    }
-
-    /// Where the owner's namespace is mounted, if it has one.
-    pub fn netns_path(&self, owner: &Owner) -> PathBuf {
-        self.netns_dir.join(owner.file_name())
-    }
-
-    /// What went over the owner's interface, as the owner sees it. None: it has no link.
-    pub async fn usage(&self, owner: impl Into<Owner>) -> Option<NetworkUsage> {
-        let owner = owner.into();
-        let subject = owner.file_name();
-        if self.attachments.get(&owner).is_some_and(|of| of.lan.is_some()) {
-            return self.usage_inside(&owner).await;
-        }
-        let name = self.names.link(&owner);
-        let look = move || {
-            let netlink = async |host: &Netlink| host.link(&name).await;
-            block_on(async { Socket::open()?.with("look up", &name, netlink).await })
-        };
-        let (link, ()) = self.threads.run("look up", &subject, (), look).await.ok()?;
-        let link = link.filter(|link| is_of(&self.names, &owner, link))?;
-        // What the host's end received, the task sent.
-        Some(NetworkUsage {
-            rx_bytes: link.stats.tx_bytes,
-            rx_packets: link.stats.tx_packets,
-            tx_bytes: link.stats.rx_bytes,
-            tx_packets: link.stats.rx_packets,
-            rx_dropped: link.stats.tx_dropped,
-            tx_dropped: link.stats.rx_dropped,
-        })
     }
 
     /// Removes the table and the directories, on a private agent's way out, when no task is left. Idempotent.
@@ -570,23 +320,6 @@ fn tell_of_drops(drops: &[Drops], prefix: &str) {
              links {prefix}*; `berth-agent doctor` has the command"
         );
     }
-}
-
-/// Whether the link that has an owner's name is really its own. One without an alias was left half made by a crash.
-fn is_of(names: &Names, owner: &Owner, link: &Link) -> bool {
-    link.alias.is_empty() || link.alias == names.alias(owner)
-}
-
-/// Waits until there is no link of this name in the caller's namespace.
-async fn link_gone(name: &str, deadline: Duration) -> bool {
-    let start = Instant::now();
-    while nix::net::if_::if_nametoindex(name).is_ok() {
-        if start.elapsed() > deadline {
-            return false;
-        }
-        sleep(LINK_POLL).await;
-    }
-    true
 }
 
 /// Whether an address of either family is of the range.

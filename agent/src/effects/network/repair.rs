@@ -18,8 +18,8 @@ use tracing::{debug, error, warn};
 
 use super::{
     GATEWAY_IPV6, Names, Network, NetworkError,
+    attach::is_of,
     firewall::{is_own_run, let_through},
-    is_of,
     lan::uplink_of,
     names::Owner,
     netlink::{HostRoute, Link, Netlink, Socket},
