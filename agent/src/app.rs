@@ -209,6 +209,10 @@ impl Agent {
                 let host = Arc::clone(&host);
                 async move { host.network.keep_repaired().await }
             }),
+            Box::pin({
+                let host = Arc::clone(&host);
+                async move { host.network.keep_ready().await }
+            }),
             Box::pin(gpus.watch(gpus_present)),
             Box::pin(health.clone().watch_driver(inputs.clone(), notifier.clone())),
             Box::pin(health.clone().watch_link(link_seen.clone())),

@@ -131,6 +131,27 @@ pub enum NetworkRepair {
     Address,
 }
 
+/// Network namespaces of tasks, and of containers in bridge mode.
+#[derive(Debug)]
+pub struct Namespaces {
+    /// Kept ready now.
+    pub ready: AtomicU64,
+    /// Given to a task out of those.
+    pub taken: AtomicU64,
+    /// Made for a task because none was ready.
+    pub made: AtomicU64,
+}
+
+impl Namespaces {
+    const fn new() -> Self {
+        Self {
+            ready: AtomicU64::new(0),
+            taken: AtomicU64::new(0),
+            made: AtomicU64::new(0),
+        }
+    }
+}
+
 /// As labels, in the order of [`NetworkRepair`].
 pub const NETWORK_REPAIRS: [&str; 5] = ["table", "link", "down", "route", "address"];
 
@@ -157,6 +178,7 @@ pub struct Metrics {
     pub loggers_replaced: AtomicU64,
     pub store_failures: AtomicU64,
     pub dns: Questions,
+    pub namespaces: Namespaces,
     /// By [`NETWORK_REPAIRS`].
     pub network_repairs: [AtomicU64; NETWORK_REPAIRS.len()],
     /// Of the latest audit, by [`LEAK_KINDS`].
@@ -178,6 +200,7 @@ impl Metrics {
             loggers_replaced: AtomicU64::new(0),
             store_failures: AtomicU64::new(0),
             dns: Questions::new(),
+            namespaces: Namespaces::new(),
             network_repairs: [const { AtomicU64::new(0) }; NETWORK_REPAIRS.len()],
             leaked: [const { AtomicU64::new(0) }; LEAK_KINDS.len()],
         }

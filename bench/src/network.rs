@@ -194,6 +194,7 @@ impl Host {
                 kept: Vec::new(),
                 endpoint_port: ENDPOINT_PORT,
                 mtu: None,
+                ready: 0,
                 pass_other_firewalls: false,
                 published: Vec::new(),
                 ranges: Default::default(),

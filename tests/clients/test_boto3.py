@@ -210,8 +210,10 @@ class Answers(Boto3):
         self.assertEqual(set(self.ecs.list_tasks(startedBy="b3", desiredStatus="STOPPED")["taskArns"]), set(tasks))
 
     def test_sdk_in_a_task(self):
-        """the SDK's own reader of container metadata, in the network of a task, finds out what the task is"""
-        self.register(definition("b3-metadata"))
+        """the SDK's own reader of container metadata, and curl, inside of a container find out what the task is"""
+        # Both are the host's, which the container sees below /host.
+        main = container("main", WAIT, mountPoints=[{"sourceVolume": "host", "containerPath": "/host", "readOnly": True}])
+        self.register(definition("b3-metadata", main, volumes=[{"name": "host", "host": {"sourcePath": "/"}}]))
         [task] = self.run_tasks("b3-metadata")
         self.ecs.get_waiter("tasks_running").wait(tasks=[task], WaiterConfig=OFTEN)
         pid = host.container_pids(shared().instance, task)[0]
@@ -221,10 +223,12 @@ class Answers(Boto3):
             "import json, sys; from botocore.utils import ContainerMetadataFetcher; "
             "print(json.dumps(ContainerMetadataFetcher().retrieve_full_uri(sys.argv[1])))"
         )
-        command = ["nsenter", f"--net=/proc/{pid}/ns/net", sys.executable, "-c", script, f"{uri}/task"]
-        answer = subprocess.run(command, capture_output=True, check=True, timeout=SECONDS)
-        document = json.loads(answer.stdout)
-        self.assertEqual((document["TaskARN"], document["Family"]), (task, "b3-metadata"))
+        inside = ["nsenter", f"--target={pid}", "--all", "--root", "chroot", "/host"]
+        for command in [sys.executable, "-c", script], ["/usr/bin/curl", "--silent", "--fail"]:
+            command = [*inside, *command, f"{uri}/task"]
+            answer = subprocess.run(command, capture_output=True, check=True, timeout=SECONDS)
+            document = json.loads(answer.stdout)
+            self.assertEqual((document["TaskARN"], document["Family"]), (task, "b3-metadata"))
         self.stop(task)
 
     def test_task_that_ends_by_itself(self):

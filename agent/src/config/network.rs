@@ -11,7 +11,7 @@ use crate::convert::is_link_name;
 const MTU: std::ops::RangeInclusive<u32> = 1280..=65_535;
 
 /// How tasks reach others.
-#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Network {
     pub between: Between,
@@ -22,12 +22,29 @@ pub struct Network {
     pub node_address_v6: Option<Ipv6Addr>,
     /// The largest packet of tasks, bytes; by default as the link of the default route.
     pub mtu: Option<u32>,
+    /// Network namespaces that are kept ready for tasks.
+    pub ready_namespaces: u16,
     /// Where docker or firewalld drops what tasks send, a rule of ours may accept it in the place that they keep for that.
     pub pass_other_firewalls: bool,
     /// Tasks reach 169.254.169.254, where clouds answer for the instance: its identity and its credentials.
     pub instance_metadata: bool,
     /// Links of this host that tasks in subnets of kind interface may have, by name.
     pub task_interfaces: Vec<String>,
+}
+
+impl Default for Network {
+    fn default() -> Self {
+        Self {
+            between: Between::default(),
+            node_address: None,
+            node_address_v6: None,
+            mtu: None,
+            ready_namespaces: 4,
+            pass_other_firewalls: false,
+            instance_metadata: false,
+            task_interfaces: vec![],
+        }
+    }
 }
 
 /// Ways between nodes.
@@ -41,6 +58,8 @@ pub enum Between {
     Routes,
 }
 
+/// Namespaces that one host keeps ready: more than start at once on it gain nothing.
+const READY_NAMESPACES_MAX: u16 = 64;
 /// Links that one host gives to tasks.
 const TASK_INTERFACES_MAX: usize = 64;
 
@@ -77,6 +96,13 @@ impl Network {
                 key: "network.mtu",
                 value: mtu.to_string(),
                 problem: format!("must be {} to {}", MTU.start(), MTU.end()),
+            });
+        }
+        if self.ready_namespaces > READY_NAMESPACES_MAX {
+            return Err(ConfigError::Value {
+                key: "network.ready_namespaces",
+                value: self.ready_namespaces.to_string(),
+                problem: format!("must be at most {READY_NAMESPACES_MAX}"),
             });
         }
         self.check_interfaces()?;

@@ -164,6 +164,7 @@ impl Host {
             kept: given.kept,
             endpoint_port: endpoints.port(),
             mtu: config.network.mtu,
+            ready: config.network.ready_namespaces.into(),
             pass_other_firewalls: config.network.pass_other_firewalls,
             published: given.published,
             resolver_port: names.as_ref().map(|(_, port)| *port),

@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     effects::cgroups::Cgroups,
-    metrics::{LEAK_KINDS, METRICS, NETWORK_REPAIRS},
+    metrics::{LEAK_KINDS, METRICS, NETWORK_REPAIRS, Namespaces},
     telemetry::{
         NetworkUsage, NodeUsage, Sampler, TaskUsage, Usage,
         pressure::{Periods, periods},
@@ -178,6 +178,16 @@ fn own(text: &mut Exposition, sources: &Sources, outbox: Option<u64>) {
     text.family(name, Counter, help);
     for (what, repaired) in NETWORK_REPAIRS.iter().zip(&METRICS.network_repairs) {
         text.sample(name, &[("what", *what)], count(repaired));
+    }
+    let help = "Network namespaces that are kept ready for tasks.";
+    let ready = count(&METRICS.namespaces.ready);
+    text.single("berth_network_namespaces_ready", Gauge, help, ready);
+    let name = "berth_network_namespaces_total";
+    let help = "Network namespaces that tasks got, by where they came from.";
+    text.family(name, Counter, help);
+    let Namespaces { taken, made, .. } = &METRICS.namespaces;
+    for (from, got) in [("pool", taken), ("made", made)] {
+        text.sample(name, &[("from", from)], count(got));
     }
     if let Some(outbox) = outbox {
         let help = "State changes that the control plane has not acknowledged.";

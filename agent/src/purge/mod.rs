@@ -307,6 +307,7 @@ async fn remove_network_objects(place: &Place) -> Result<(), NetworkError> {
         // Of no rule that is made here.
         endpoint_port: 0,
         mtu: None,
+        ready: 0,
         pass_other_firewalls: false,
         published: Vec::new(),
         resolver_port: None,

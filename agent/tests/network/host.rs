@@ -103,6 +103,7 @@ impl Host {
             lans: Default::default(),
             interfaces: vec![],
             mtu: None,
+            ready: 0,
             pass_other_firewalls: false,
             published: Vec::new(),
             resolver_port: Some(51_680),

@@ -9,6 +9,7 @@ mod ipv6;
 mod lan;
 mod lifecycle;
 mod others;
+mod pool;
 mod published;
 mod ranges;
 mod refusals;

@@ -32,7 +32,7 @@ const TURN_DEADLINE: Duration = Duration::from_secs(60);
 /// From unmounting a namespace to its link being gone by itself: normally 20 to 100 ms.
 const LINK_GONE_DEADLINE: Duration = Duration::from_secs(2);
 /// From deleting a link to its being gone.
-const LINK_DELETED_DEADLINE: Duration = Duration::from_secs(2);
+pub(super) const LINK_DELETED_DEADLINE: Duration = Duration::from_secs(2);
 /// Between two looks whether a link is gone: a look costs some 5 µs.
 const LINK_POLL: Duration = Duration::from_millis(4);
 
@@ -68,19 +68,25 @@ impl Network {
         let wiring = self.wiring(&owner, &attachment);
         let path = self.netns_path(&owner);
         let (attachments, turn) = (self.attachments.clone(), self.vlans.clone());
+        let (pool, mtu) = (self.pool.clone(), self.mtu.get());
         let (of, wanted) = (owner.clone(), attachment.clone());
         let attach = move || {
             let _turn = turn.take_for(&wanted);
             // Of what it shares with others it is one from now on.
             if wanted.lan.is_some() {
-                attachments.put(of, wanted);
+                attachments.put(of, wanted.clone());
             }
             block_on(async {
                 // Before the thread leaves the host's namespace.
                 wiring.prepare().await?;
                 let host = Socket::open()?;
-                let entered = netns::enter_or_create(&path)?;
-                wiring.connect(host, Socket::open()?, &entered).await
+                // A host of a network outside has another end of the pair.
+                let may_take = wanted.lan.is_none() && !netns::is_namespace(&path);
+                let (entered, ready) = match may_take.then(|| pool.take(mtu)).flatten() {
+                    Some(ready) => (netns::settle(ready.netns, &path)?, Some(ready.pair)),
+                    None => (netns::enter_or_create(&path)?, None),
+                };
+                wiring.connect(host, Socket::open()?, &entered, ready).await
             })
         };
         let (wired, _lock) = self.locked("attach", &owner, attach).await?;
@@ -237,7 +243,7 @@ pub(super) fn is_of(names: &Names, owner: &Owner, link: &Link) -> bool {
 }
 
 /// Waits until there is no link of this name in the caller's namespace.
-async fn link_gone(name: &str, deadline: Duration) -> bool {
+pub(super) async fn link_gone(name: &str, deadline: Duration) -> bool {
     let start = Instant::now();
     while nix::net::if_::if_nametoindex(name).is_ok() {
         if start.elapsed() > deadline {

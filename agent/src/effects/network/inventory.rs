@@ -27,7 +27,7 @@ pub enum HostObject {
         owner: Option<Owner>,
         mounted: bool,
     },
-    /// The host's end of a veth pair; one VLAN of a link, which no task is on; a link that was moved to its owner.
+    /// The host's end of a veth pair, also of one that an earlier run of the agent kept ready; one VLAN of a link, which no task is on; a link that was moved to its owner.
     Link {
         name: String,
         /// None: its alias names nobody of this instance.
@@ -81,7 +81,7 @@ impl Network {
             let objects = list_namespaces(&dir)?;
             let netlink = async |host: &Netlink| {
                 let all = host.links().await?;
-                let prefixes = [names.prefix(), &names.vlan_prefix()];
+                let prefixes = [names.prefix(), &names.vlan_prefix(), &names.ready_prefix()];
                 let ours = |link: &Link| prefixes.iter().any(|prefix| link.name.starts_with(prefix));
                 let (links, _): (Vec<_>, Vec<_>) = all.into_iter().partition(ours);
                 Ok((links, host.host_routes().await?, host.routes().await?))
@@ -90,9 +90,18 @@ impl Network {
             listed.map(|(links, routes, all)| (objects, links, routes, all))
         };
         let ((mut objects, links, routes, all), ()) = self.threads.run("list", "the host", (), look).await?;
-        let (links, vlans): (Vec<_>, Vec<_>) = links
+        let (links, others): (Vec<_>, Vec<_>) = links
             .into_iter()
             .partition(|link| link.name.starts_with(self.names.prefix()));
+        let ready = self.names.ready_prefix();
+        let (ready, vlans): (Vec<_>, Vec<_>) =
+            others.into_iter().partition(|link| link.name.starts_with(&ready));
+        let kept = self.pool.links();
+        let nobodys = ready.into_iter().filter(|link| !kept.contains(&link.name));
+        objects.extend(nobodys.map(|link| HostObject::Link {
+            name: link.name,
+            owner: None,
+        }));
         let namespaces: Vec<Owner> = objects.iter().filter_map(HostObject::owner).cloned().collect();
         let namespaces = if self.left_behind {
             &[]
@@ -207,7 +216,9 @@ async fn remove_links_and_routes(
     for stray in strays {
         let done = match stray {
             HostObject::Link { name, .. }
-                if name.starts_with(names.prefix()) || name.starts_with(&names.vlan_prefix()) =>
+                if [names.prefix(), &names.vlan_prefix(), &names.ready_prefix()]
+                    .iter()
+                    .any(|prefix| name.starts_with(prefix)) =>
             {
                 links = true;
                 host.set_group(name, names.stray_group()).await

@@ -72,7 +72,11 @@ impl Network {
     fn listeners(&self) -> Vec<String> {
         let names = fs::read_dir(SETTINGS).into_iter().flatten().flatten();
         let names = names.filter_map(|entry| entry.file_name().into_string().ok());
-        let own = [self.names.prefix().to_owned(), self.names.vlan_prefix()];
+        let own = [
+            self.names.prefix().to_owned(),
+            self.names.vlan_prefix(),
+            self.names.ready_prefix(),
+        ];
         let hears = |link: &String| {
             !["all", "default", "lo"].contains(&link.as_str())
                 && !own.iter().any(|prefix| link.starts_with(prefix))

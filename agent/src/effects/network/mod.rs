@@ -19,6 +19,7 @@ mod names;
 mod netlink;
 mod netns;
 mod notices;
+mod pool;
 mod ports;
 mod probe;
 mod published;
@@ -60,6 +61,7 @@ use self::{
     locks::OwnerLocks,
     mtu::Mtu,
     notices::Notices,
+    pool::Pool,
     ranges::Known,
     repair::Attachments,
     threads::Threads,
@@ -85,6 +87,8 @@ pub struct NetworkConfig {
     pub endpoint_port: u16,
     /// The largest packet of tasks, bytes. None: as the link of the default route.
     pub mtu: Option<u32>,
+    /// Namespaces that are kept ready for tasks.
+    pub ready: usize,
     /// Tasks' links may be accepted in the places that other firewalls keep for rules of others.
     pub pass_other_firewalls: bool,
     /// Ports of the host that lead to tasks from before.
@@ -124,6 +128,7 @@ pub struct Network {
     vlans: vlan::Turn,
     interfaces: Interfaces,
     mtu: Mtu,
+    pool: Pool,
     pass_other_firewalls: bool,
     /// All of it is to be removed: what is in use is not known.
     left_behind: bool,
@@ -182,6 +187,7 @@ impl Network {
             vlans: vlan::Turn::default(),
             interfaces,
             mtu: Mtu::new(config.mtu),
+            pool: Pool::new(config.ready),
             pass_other_firewalls: config.pass_other_firewalls,
             left_behind: false,
             notices: Some(notices).into(),
@@ -222,6 +228,7 @@ impl Network {
             vlans: vlan::Turn::default(),
             interfaces,
             mtu: Mtu::new(config.mtu),
+            pool: Pool::new(0),
             pass_other_firewalls: false,
             left_behind: true,
             notices: None.into(),
@@ -290,6 +297,7 @@ impl Network {
                 count,
             });
         }
+        self.empty_pool().await?;
         let table = self
             .firewall
             .remove()

@@ -142,6 +142,17 @@ impl Names {
         format!("{}{}", self.vlan_prefix(), hex::encode(&hash[..5]))
     }
 
+    /// What the name of every link starts with that is kept ready for a task: none of [`prefix`](Self::prefix), for it is no
+    /// task's.
+    pub(crate) fn ready_prefix(&self) -> String {
+        format!("r{}", &self.prefix[1..])
+    }
+
+    /// The host's end of a pair that is kept ready: 15 characters.
+    pub(crate) fn ready_link(&self, number: u64) -> String {
+        format!("{}{:010x}", self.ready_prefix(), number & 0xff_ffff_ffff)
+    }
+
     /// Who a link belongs to, in full, kept in the link's alias.
     pub(crate) fn alias(&self, owner: &Owner) -> String {
         format!("{}/{}", self.instance, owner.joined('/'))
@@ -170,6 +181,12 @@ pub(super) fn endpoints_mac(owner: &Owner) -> Mac {
 /// The address of the host's end.
 pub(super) fn host_mac(owner: &Owner) -> Mac {
     mac(0x0e, owner)
+}
+
+/// Of both ends of a pair that is kept ready, until it is an owner's.
+pub(super) fn ready_mac(number: u64) -> Mac {
+    let [.., a, b, c, d, e] = number.to_be_bytes();
+    [0x02, a, b, c, d, e]
 }
 
 fn mac(first: u8, owner: &Owner) -> Mac {
@@ -203,6 +220,10 @@ mod tests {
         assert_eq!(vlan.len(), 15);
         assert!(!vlan.starts_with(names.prefix()) && vlan.starts_with(&names.vlan_prefix()));
         assert_ne!(vlan, names.vlan_link("eth0", 8));
+        let ready = names.ready_link(u64::MAX);
+        assert_eq!(ready.len(), 15);
+        assert!(!ready.starts_with(names.prefix()) && ready.starts_with(&names.ready_prefix()));
+        assert_ne!(ready, names.ready_link(1));
     }
 
     #[test]
@@ -234,7 +255,12 @@ mod tests {
     #[test]
     fn hardware_addresses_are_unicast_and_locally_administered() {
         let id = task("ffeeddccbbaa99887766554433221100");
-        for mac in [task_mac(&id), host_mac(&id), endpoints_mac(&id)] {
+        for mac in [
+            task_mac(&id),
+            host_mac(&id),
+            endpoints_mac(&id),
+            ready_mac(u64::MAX),
+        ] {
             assert_eq!(mac[0] & 0b11, 0b10);
         }
         assert_eq!(format_mac(task_mac(&id)), "0a:ff:ee:dd:cc:bb");

@@ -4,7 +4,7 @@
 use std::{
     fs::{self, File},
     io,
-    os::fd::AsFd,
+    os::fd::{AsFd, AsRawFd},
     path::{Path, PathBuf},
 };
 
@@ -73,6 +73,37 @@ pub(super) fn enter_or_create(path: &Path) -> Result<Entered, NetworkError> {
     mount(Some(OWN_NETNS), path, none, MsFlags::MS_BIND, none).map_err(|e| failed("mount")(e.into()))?;
     let file = File::open(path).map_err(failed("open"))?;
     Ok(Entered { file, fresh: true })
+}
+
+/// Makes one that has no place, and lives as long as somebody has the file. Enters it: changes the calling thread.
+pub(super) fn unnamed() -> Result<File, NetworkError> {
+    let failed = |step| {
+        move |source: io::Error| NetworkError::Namespace {
+            step,
+            netns: OWN_NETNS.into(),
+            source,
+        }
+    };
+    unshare(CloneFlags::CLONE_NEWNET).map_err(|e| failed("create")(e.into()))?;
+    File::open(OWN_NETNS).map_err(failed("open"))
+}
+
+/// Gives the namespace of `file` its place, where there is none, and enters it. Changes the calling thread.
+pub(super) fn settle(file: File, path: &Path) -> Result<Entered, NetworkError> {
+    let failed = |step| {
+        move |source: io::Error| NetworkError::Namespace {
+            step,
+            netns: path.to_owned(),
+            source,
+        }
+    };
+    File::create(path).map_err(failed("create the file of"))?;
+    let none = None::<&str>;
+    let source = format!("/proc/thread-self/fd/{}", file.as_raw_fd());
+    mount(Some(source.as_str()), path, none, MsFlags::MS_BIND, none)
+        .map_err(|e| failed("mount")(e.into()))?;
+    setns(file.as_fd(), CloneFlags::CLONE_NEWNET).map_err(|e| failed("enter")(e.into()))?;
+    Ok(Entered { file, fresh: false })
 }
 
 /// Enters the namespace at `path`. Changes the calling thread. None: there is no namespace.

@@ -366,7 +366,7 @@ impl Network {
                 if moved && !wiring.is_on_lan(Socket::open()?, &seen.others).await? {
                     amiss.insert(NetworkRepair::Link);
                 }
-                let wired = wiring.connect(host, Socket::open()?, &entered).await?;
+                let wired = wiring.connect(host, Socket::open()?, &entered, None).await?;
                 attachment.uplink = wired.uplink;
                 attachments.put(task, attachment);
                 Ok(amiss)

@@ -23,6 +23,7 @@ use super::{
     names::{self, Mac, Names, Owner},
     netlink::{Link, Netlink, Socket, VethPair},
     netns::Entered,
+    pool::ReadyPair,
     vlan,
 };
 use crate::endpoints::ADDRESS;
@@ -81,6 +82,7 @@ impl Wiring {
         host: Socket,
         inside: Socket,
         netns: &Entered,
+        ready: Option<ReadyPair>,
     ) -> Result<Wired, NetworkError> {
         let link = self.names.link(&self.owner);
         let closed = || NetworkError::SocketClosed {
@@ -89,14 +91,22 @@ impl Wiring {
         };
         let ((host, host_connection), (inside, inside_connection)) = (host.split(), inside.split());
         let work = async {
-            let (host_link, task_link) = self.pair(&host, &inside, netns).await?;
+            let claimed = match ready {
+                Some(ready) => self.claim(&host, &inside, ready).await?,
+                None => None,
+            };
+            let is_configured = claimed.is_some();
+            let (host_link, task_link) = match claimed {
+                Some(pair) => pair,
+                None => self.pair(&host, &inside, netns).await?,
+            };
             let end = match &self.lan {
                 None => None,
                 Some(lan) => Some(lan::link(self, lan, &host, &inside, netns).await?),
             };
             tokio::try_join!(
-                self.set_up_host(&host, &host_link),
-                self.set_up_inside(&inside, &task_link, end.as_ref())
+                self.set_up_host(&host, &host_link, is_configured),
+                self.set_up_inside(&inside, &task_link, end.as_ref(), is_configured)
             )?;
             tokio::try_join!(carries(&host, &host_link), carries(&inside, &task_link))?;
             let Some(end) = end else {
@@ -133,6 +143,27 @@ impl Wiring {
         Ok(uplink
             .zip(found)
             .is_some_and(|(uplink, found)| lan::fits(self, &found, *uplink)))
+    }
+
+    /// Makes a pair that was kept ready the owner's. None: it could not be, and is to be made as if there were none.
+    async fn claim(
+        &self,
+        host: &Netlink,
+        inside: &Netlink,
+        ready: ReadyPair,
+    ) -> Result<Option<(Link, Link)>, NetworkError> {
+        let ReadyPair {
+            host: mut outer,
+            task,
+        } = ready;
+        let (name, alias) = (self.names.link(&self.owner), self.names.alias(&self.owner));
+        let mac = names::host_mac(&self.owner);
+        if !host.claim(&outer, &name, &alias, mac).await? {
+            return Ok(None);
+        }
+        outer.name = name;
+        inside.set_mac(&task, &self.task_end_mac()).await?;
+        Ok(Some((outer, task)))
     }
 
     /// Both ends of the pair, made now unless they are there and belong together.
@@ -228,9 +259,16 @@ impl Wiring {
         }
     }
 
-    async fn set_up_host(&self, host: &Netlink, link: &Link) -> Result<(), NetworkError> {
-        let alias = self.names.alias(&self.owner);
-        host.configure(link, Some(&alias), true, self.ipv6).await?;
+    async fn set_up_host(
+        &self,
+        host: &Netlink,
+        link: &Link,
+        is_configured: bool,
+    ) -> Result<(), NetworkError> {
+        if !is_configured {
+            let alias = self.names.alias(&self.owner);
+            host.configure(link, Some(&alias), true, self.ipv6).await?;
+        }
         host.up(link).await?;
         host.add_own_address(link, ADDRESS).await?;
         // A host of another network would answer to an address of the host's by that.
@@ -250,9 +288,12 @@ impl Wiring {
         inside: &Netlink,
         link: &Link,
         end: Option<&LanEnd>,
+        is_configured: bool,
     ) -> Result<(), NetworkError> {
-        inside.loopback_up().await?;
-        inside.configure(link, None, false, self.ipv6).await?;
+        if !is_configured {
+            inside.loopback_up().await?;
+            inside.configure(link, None, false, self.ipv6).await?;
+        }
         if self.address.ipv6.is_some() {
             ipv6::ignore_advertisements(TASK_LINK)?;
         }
