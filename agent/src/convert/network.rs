@@ -19,6 +19,7 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use super::{Refusal, position, refuse};
 
 const RANGES_MAX: usize = 16;
+/// Of each family: 16 subnets in 4,096 parts.
 const PEER_RANGES_MAX: usize = 65_536;
 const PREFIX_LENS: std::ops::RangeInclusive<u8> = 8..=30;
 
@@ -60,10 +61,11 @@ pub fn network(wire: wire::NodeNetwork) -> Result<Event, Refusal> {
             return refuse("ranges.subnet_id", format!("{:?} is there twice", one.subnet_id));
         }
     }
-    let all = wire.peers.iter().chain(&wire.ipv6_peers);
-    let count: usize = all.map(|peer| peer.ranges.len()).sum();
-    if count > PEER_RANGES_MAX {
-        return refuse("peers", format!("{count} ranges are more than {PEER_RANGES_MAX}"));
+    for (field, peers) in [("peers", &wire.peers), ("ipv6_peers", &wire.ipv6_peers)] {
+        let count: usize = peers.iter().map(|peer| peer.ranges.len()).sum();
+        if count > PEER_RANGES_MAX {
+            return refuse(field, format!("{count} ranges are more than {PEER_RANGES_MAX}"));
+        }
     }
     let mut peers: BTreeMap<IpAddr, BTreeSet<IpNet>> = BTreeMap::new();
     for peer in wire.peers {
@@ -267,6 +269,33 @@ mod tests {
             ..Default::default()
         });
         assert_eq!(network(lan).unwrap_err().field, "ranges.ipv6_range");
+    }
+
+    #[test]
+    fn each_family_may_have_as_many_ranges_as_the_other() {
+        let many = |count: usize, ipv6: bool| {
+            let part = |n: usize| match ipv6 {
+                false => format!("10.{}.{}.{}/30", n >> 14, n >> 6 & 255, (n & 63) << 2),
+                true => format!("fd00:64::a{:02x}:{:x}/126", n >> 14, n << 2 & 0xffff),
+            };
+            wire::Peer {
+                address: if ipv6 { "fd00::7" } else { "192.0.2.7" }.into(),
+                ranges: (0..count).map(part).collect(),
+            }
+        };
+        let dual = |ipv4: usize, ipv6: usize| {
+            let mut wire = said(&[], &[]);
+            wire.peers = vec![many(ipv4, false)];
+            wire.ipv6_peers = vec![many(ipv6, true)];
+            network(wire)
+        };
+        let Ok(Event::Network(all)) = dual(PEER_RANGES_MAX, PEER_RANGES_MAX) else {
+            panic!("as many as there can be");
+        };
+        let counts: Vec<usize> = all.peers.values().map(BTreeSet::len).collect();
+        assert_eq!(counts, [PEER_RANGES_MAX; 2]);
+        assert_eq!(dual(PEER_RANGES_MAX + 1, 0).unwrap_err().field, "peers");
+        assert_eq!(dual(0, PEER_RANGES_MAX + 1).unwrap_err().field, "ipv6_peers");
     }
 
     proptest! {

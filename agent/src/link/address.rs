@@ -2,6 +2,8 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs, UdpSocket};
 
+use nix::sys::socket::setsockopt;
+
 use crate::config::{Between, Network};
 
 /// Of no host (RFC 5737): the way there is the default route.
@@ -25,8 +27,8 @@ pub(super) fn node_address(network: &Network, control_plane: &[SocketAddr]) -> O
         .or_else(|| towards(ANYWHERE.into()))
 }
 
-/// Likewise their IPv6 addresses: not one that is a link's alone.
-pub(super) fn node_ipv6_address(network: &Network, control_plane: &[SocketAddr]) -> Option<Ipv6Addr> {
+/// Likewise its IPv6 address: not one that is a link's alone, nor one that the host has for a day (RFC 8981) where it has another.
+pub fn node_ipv6_address(network: &Network, control_plane: &[SocketAddr]) -> Option<Ipv6Addr> {
     if network.between == Between::None {
         return None;
     }
@@ -43,6 +45,18 @@ pub(super) fn node_ipv6_address(network: &Network, control_plane: &[SocketAddr])
         .or_else(|| towards(ANYWHERE_IPV6.into()))
 }
 
+// Of addresses that are equally good otherwise, one that stays (RFC 5014).
+nix::setsockopt_impl!(
+    PreferStable,
+    libc::IPPROTO_IPV6,
+    libc::IPV6_ADDR_PREFERENCES,
+    libc::c_int,
+    nix::sys::socket::sockopt::SetStruct<'_, libc::c_int>
+);
+
+#[derive(Clone, Copy, Debug)]
+struct PreferStable;
+
 /// Addresses of `https://host:port`; none where it has no name here, as behind a proxy.
 pub(super) fn resolve(url: &str) -> Vec<SocketAddr> {
     let authority = url.split_once("://").map_or(url, |(_, rest)| rest);
@@ -56,6 +70,10 @@ fn source(to: SocketAddr) -> Option<IpAddr> {
         SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
     };
     let socket = UdpSocket::bind(any).ok()?;
+    if to.is_ipv6() {
+        // A kernel that does not know it says which it would send from.
+        let _ = setsockopt(&socket, PreferStable, &libc::IPV6_PREFER_SRC_PUBLIC);
+    }
     socket.connect(to).ok()?;
     Some(socket.local_addr().ok()?.ip())
 }

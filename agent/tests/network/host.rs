@@ -4,7 +4,7 @@
 use std::{
     fs::{self, File},
     io::{Read, Write},
-    net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
     os::fd::AsFd,
     path::{Path, PathBuf},
     process::{Child, Command},
@@ -22,6 +22,8 @@ pub const HOST: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
 pub const OUTSIDE: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 2);
 pub const INSTANCE: &str = "berth-test";
 const CONNECT_DEADLINE: Duration = Duration::from_secs(3);
+/// For a packet that must come.
+pub const PATIENCE: Duration = Duration::from_secs(5);
 /// How long a packet that must not come is waited for.
 const SILENCE: Duration = Duration::from_millis(400);
 
@@ -196,19 +198,45 @@ pub fn connect(address: Ipv4Addr) -> std::io::Result<TcpStream> {
 /// Sends a few bytes both ways over a new connection; returns who the listener thinks it talks to.
 pub fn converse(listener: &TcpListener, client: TcpStream) -> Ipv4Addr {
     match talk(listener, client) {
-        std::net::IpAddr::V4(ip) => ip,
+        IpAddr::V4(ip) => ip,
         other => panic!("{other}"),
     }
 }
 
 /// Likewise of either family.
-pub fn talk(listener: &TcpListener, mut client: TcpStream) -> std::net::IpAddr {
+pub fn talk(listener: &TcpListener, mut client: TcpStream) -> IpAddr {
     let (mut server, peer) = listener.accept().unwrap();
     let mut heard = [0; 4];
     client.write_all(b"ping").unwrap();
     server.read_exact(&mut heard).unwrap();
     server.write_all(b"pong").unwrap();
     client.read_exact(&mut heard).unwrap();
+    assert_eq!(&heard, b"pong");
+    peer.ip()
+}
+
+/// Sends a datagram there and gets it back; returns who the server thinks it talks to.
+pub fn ask(server: &UdpSocket, to: impl Into<SocketAddr>) -> IpAddr {
+    let to = to.into();
+    let any: IpAddr = match to {
+        SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+    };
+    let client = UdpSocket::bind((any, 0)).unwrap();
+    client.connect(to).unwrap();
+    ask_from(&client, server)
+}
+
+/// Likewise from a socket that is connected already.
+pub fn ask_from(client: &UdpSocket, server: &UdpSocket) -> IpAddr {
+    for socket in [client, server] {
+        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    }
+    client.send(b"ping").unwrap();
+    let mut heard = [0; 4];
+    let (_, peer) = server.recv_from(&mut heard).unwrap();
+    server.send_to(b"pong", peer).unwrap();
+    client.recv(&mut heard).unwrap();
     assert_eq!(&heard, b"pong");
     peer.ip()
 }

@@ -4,11 +4,11 @@ use std::{
     collections::BTreeMap,
     fs,
     net::{IpAddr, Ipv6Addr, SocketAddrV6, TcpListener, TcpStream, UdpSocket},
-    os::fd::{AsRawFd, OwnedFd},
     path::Path,
     time::{Duration, Instant},
 };
 
+use crate::host::*;
 use berth_agent::effects::network::{Attached, HostObject, Network, NetworkConfig, NetworkError, Owner};
 use berth_agent_core::{
     addresses::{Address, Range},
@@ -16,23 +16,16 @@ use berth_agent_core::{
     network::WantedNetwork,
     ports::Published,
 };
-use nix::sys::socket::{
-    AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrIn6, sendto, setsockopt, socket,
-    sockopt,
-};
 
-use crate::host::*;
-
-const HOST6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0x99, 0, 0, 0, 0, 0, 1);
-const OUTSIDE6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0x99, 0, 0, 0, 0, 0, 2);
+pub const HOST6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0x99, 0, 0, 0, 0, 0, 1);
+pub const OUTSIDE6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0x99, 0, 0, 0, 0, 0, 2);
 const PREFIX: &str = "fd00:77::/64";
 /// Where the host publishes, and what listens in the task.
 const PUBLISHED: u16 = 18_080;
-const PORT: u16 = 8080;
-const PATIENCE: Duration = Duration::from_secs(5);
+pub const PORT: u16 = 8080;
 
 /// The uplink has addresses, and both ends are told so at once.
-fn with_uplink(host: &Host) {
+pub fn with_uplink(host: &Host) {
     run(&format!("ip addr add {HOST6}/64 dev uplink nodad"));
     run_in(
         &host.outside_netns(),
@@ -40,34 +33,34 @@ fn with_uplink(host: &Host) {
     );
 }
 
-fn range() -> Range {
+pub fn range() -> Range {
     Range::below("10.77.0.0/16".parse().unwrap(), PREFIX.parse().ok()).unwrap()
 }
 
-fn config(host: &Host) -> NetworkConfig {
+pub fn config(host: &Host) -> NetworkConfig {
     NetworkConfig {
         task_cidr: range(),
         ..host.config()
     }
 }
 
-async fn network(host: &Host) -> Network {
+pub async fn network(host: &Host) -> Network {
     Network::start(config(host)).await.unwrap()
 }
 
-fn both(n: u32) -> Address {
+pub fn both(n: u32) -> Address {
     range().address(address(n))
 }
 
-fn ipv6(n: u32) -> Ipv6Addr {
+pub fn ipv6(n: u32) -> Ipv6Addr {
     both(n).ipv6.unwrap()
 }
 
-async fn attach_both(network: &Network, n: u32) -> Attached {
+pub async fn attach_both(network: &Network, n: u32) -> Attached {
     network.attach(&task(n), both(n)).await.unwrap()
 }
 
-fn listen6() -> TcpListener {
+pub fn listen6() -> TcpListener {
     TcpListener::bind((Ipv6Addr::UNSPECIFIED, PORT)).unwrap()
 }
 
@@ -75,24 +68,8 @@ fn udp6(address: Ipv6Addr, port: u16) -> UdpSocket {
     UdpSocket::bind((address, port)).unwrap()
 }
 
-fn connect_to(address: Ipv6Addr, port: u16) -> TcpStream {
+pub fn connect_to(address: Ipv6Addr, port: u16) -> TcpStream {
     TcpStream::connect_timeout(&(address, port).into(), PATIENCE).unwrap()
-}
-
-/// Sends a datagram and gets it back; returns who the server thinks it talks to.
-fn ask(server: &UdpSocket, address: Ipv6Addr, port: u16) -> IpAddr {
-    let client = udp6(Ipv6Addr::UNSPECIFIED, 0);
-    client.connect((address, port)).unwrap();
-    for socket in [&client, server] {
-        socket.set_read_timeout(Some(PATIENCE)).unwrap();
-    }
-    client.send(b"ping").unwrap();
-    let mut heard = [0; 4];
-    let (_, peer) = server.recv_from(&mut heard).unwrap();
-    server.send_to(b"pong", peer).unwrap();
-    client.recv(&mut heard).unwrap();
-    assert_eq!(&heard, b"pong");
-    peer.ip()
 }
 
 /// What is there of IPv6 that could be left behind.
@@ -136,7 +113,7 @@ fn tasks_host_and_outside_talk_over_ipv6() {
             let client = within(from, || connect_to(to, PORT));
             assert_eq!(talk(listener, client), seen_as, "{case}");
         }
-        assert_eq!(within(&two.netns, || ask(&udp_one, ipv6(1), 9)), ipv6(2));
+        assert_eq!(within(&two.netns, || ask(&udp_one, (ipv6(1), 9))), ipv6(2));
         let inside = run_in(&one.netns, "ip -6 -o addr show dev eth0");
         assert_eq!(inside.lines().count(), 1, "nothing but its own address: {inside}");
         assert!(!inside.contains("tentative"), "{inside}");
@@ -200,7 +177,7 @@ fn a_published_port_is_one_of_the_hosts_ipv6_addresses_too() {
         for (case, netns, seen_as) in cases {
             let client = within(netns, || connect_to(HOST6, PUBLISHED));
             assert_eq!(talk(&tcp, client), seen_as, "tcp {case}");
-            let seen = within(netns, || ask(&udp, HOST6, PUBLISHED));
+            let seen = within(netns, || ask(&udp, (HOST6, PUBLISHED)));
             assert_eq!(seen, seen_as, "udp {case}");
         }
         network.withdraw(&task(1)).await.unwrap();
@@ -349,7 +326,7 @@ fn what_is_taken_of_a_tasks_ipv6_is_given_back() {
     });
 }
 
-fn subnet(range: &str, prefix: &str) -> Range {
+pub fn subnet(range: &str, prefix: &str) -> Range {
     Range::below(range.parse().unwrap(), prefix.parse().ok()).unwrap()
 }
 
@@ -423,128 +400,7 @@ fn a_part_of_a_subnet_and_those_of_others_are_routed_by_ipv6_too() {
     });
 }
 
-fn forwarding() -> String {
+pub fn forwarding() -> String {
     let all = fs::read_to_string("/proc/sys/net/ipv6/conf/all/forwarding").unwrap();
     all.trim().to_owned()
-}
-
-/// A router advertisement (RFC 4861) of a default router, from outside.
-fn advertise(host: &Host) {
-    within(&host.outside_netns(), || {
-        let protocol = SockProtocol::IcmpV6;
-        let socket: OwnedFd = socket(
-            AddressFamily::Inet6,
-            SockType::Raw,
-            SockFlag::SOCK_CLOEXEC,
-            protocol,
-        )
-        .unwrap();
-        setsockopt(&socket, sockopt::Ipv6MulticastHops, &255).unwrap();
-        let scope = nix::net::if_::if_nametoindex("out0").unwrap();
-        // Type 134, code, checksum (the kernel's), hop limit 64, flags, lifetime 1800 s, reachable and retransmission times.
-        let advertisement = [134, 0, 0, 0, 64, 0, 7, 8, 0, 0, 0, 0, 0, 0, 0, 0];
-        let all_nodes = SocketAddrV6::new("ff02::1".parse().unwrap(), 0, 0, scope);
-        let to = SockaddrIn6::from(all_nodes);
-        sendto(socket.as_raw_fd(), &advertisement, &to, MsgFlags::empty()).unwrap();
-    });
-}
-
-/// As after a boot, when the agent is there before the first advertisement.
-#[test]
-fn a_link_on_which_no_router_was_heard_yet_goes_on_listening() {
-    on_host(async |host| {
-        let setting = "/proc/sys/net/ipv6/conf/uplink/accept_ra";
-        assert_eq!(fs::read_to_string(setting).unwrap().trim(), "1");
-        let network = network(host).await;
-        assert_eq!(fs::read_to_string(setting).unwrap().trim(), "2");
-        let loopback = fs::read_to_string("/proc/sys/net/ipv6/conf/lo/accept_ra").unwrap();
-        assert_eq!(loopback.trim(), "1");
-        drop(network);
-    });
-}
-
-#[test]
-fn a_host_that_learned_its_router_by_ipv6_still_has_it() {
-    on_host(async |host| {
-        let setting = "/proc/sys/net/ipv6/conf/uplink/accept_ra";
-        assert_eq!(fs::read_to_string(setting).unwrap().trim(), "1");
-        let learned = || run("ip -6 route show default").contains("proto ra");
-        let start = Instant::now();
-        while !learned() {
-            assert!(start.elapsed() < Duration::from_secs(20), "no router is learned");
-            // The router's own address may still be tentative: nothing is sent from it then.
-            if run_in(
-                &host.outside_netns(),
-                "ip -6 addr show dev out0 scope link -tentative",
-            )
-            .contains("fe80")
-            {
-                advertise(host);
-            }
-            std::thread::sleep(Duration::from_millis(50));
-        }
-        let _network = network(host).await;
-        assert_eq!(forwarding(), "1");
-        assert!(learned(), "{}", run("ip -6 route show"));
-        assert_eq!(fs::read_to_string(setting).unwrap().trim(), "2");
-        // And learns it anew.
-        run("ip -6 route del default");
-        let start = Instant::now();
-        while !learned() {
-            assert!(
-                start.elapsed() < Duration::from_secs(20),
-                "the router is not heard any more"
-            );
-            advertise(host);
-            std::thread::sleep(Duration::from_millis(50));
-        }
-    });
-}
-
-#[test]
-fn without_ipv6_on_the_host_nothing_is_begun() {
-    on_host(async |host| {
-        fs::write("/proc/sys/net/ipv6/conf/all/disable_ipv6", "1").unwrap();
-        let refused = Network::start(config(host)).await.unwrap_err().to_string();
-        assert!(
-            refused.contains("no IPv6") && refused.contains("all/disable_ipv6 is not 0"),
-            "{refused}"
-        );
-        // Without a prefix it is nobody's business; a part of a subnet that has one is not used.
-        let network = host.network().await;
-        let own = subnet("10.64.1.0/24", "fd00:64::/64");
-        let wanted = WantedNetwork {
-            ranges: BTreeMap::from([("subnet-0000000000000000a".parse().unwrap(), own)]),
-            ..WantedNetwork::default()
-        };
-        let applied = network.configure(&wanted).await.unwrap();
-        assert!(applied.ranges.is_empty());
-        assert!(applied.problems.values().next().unwrap().contains("no IPv6"));
-        drop(network);
-        // Nor does one that was used before keep the agent, and IPv4 with it, from starting.
-        let before = NetworkConfig {
-            ranges: [own].into(),
-            ..host.config()
-        };
-        let network = Network::start(before).await.unwrap();
-        let one = attach(&network, 1).await;
-        let listener = within(&one.netns, listen);
-        assert_eq!(converse(&listener, connect(address(1)).unwrap()), HOST);
-    });
-}
-
-#[test]
-fn without_a_prefix_nothing_of_ipv6_is_changed_or_forwarded() {
-    on_host(async |host| {
-        with_uplink(host);
-        let network = host.network().await;
-        assert_eq!(forwarding(), "0");
-        let one = attach(&network, 1).await;
-        assert_eq!(run_in(&one.netns, "ip -6 -o addr show dev eth0"), "");
-        let rules = run(&format!("nft list chain inet {INSTANCE} forward"));
-        assert!(
-            rules.contains("nfproto ipv6 counter packets 0 bytes 0 drop"),
-            "{rules}"
-        );
-    });
 }

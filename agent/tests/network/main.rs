@@ -6,6 +6,7 @@
 mod host;
 mod interfaces;
 mod ipv6;
+mod ipv6_host;
 mod lan;
 mod lifecycle;
 mod others;

@@ -1,7 +1,7 @@
 //! Ports of the host that lead to tasks.
 
 use std::{
-    net::{Ipv4Addr, TcpStream, UdpSocket},
+    net::{Ipv4Addr, TcpStream},
     path::Path,
     time::Duration,
 };
@@ -15,7 +15,6 @@ use crate::host::*;
 const TCP_PORT: u16 = 18_080;
 const UDP_PORT: u16 = 18_053;
 const PORT: u16 = 8080;
-const PATIENCE: Duration = Duration::from_secs(3);
 
 fn ports(n: u32) -> [Published; 2] {
     [(Protocol::Tcp, TCP_PORT), (Protocol::Udp, UDP_PORT)].map(|(protocol, host_port)| Published {
@@ -32,25 +31,6 @@ async fn publish(network: &Network, n: u32, ports: &[Published]) -> Result<(), N
 
 fn connect_to(address: Ipv4Addr) -> TcpStream {
     TcpStream::connect_timeout(&(address, TCP_PORT).into(), PATIENCE).unwrap()
-}
-
-/// Sends a datagram and gets it back; returns who the server thinks it talks to.
-fn ask(server: &UdpSocket, address: Ipv4Addr) -> Ipv4Addr {
-    let client = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).unwrap();
-    client.connect((address, UDP_PORT)).unwrap();
-    for socket in [&client, server] {
-        socket.set_read_timeout(Some(PATIENCE)).unwrap();
-    }
-    client.send(b"ping").unwrap();
-    let mut heard = [0; 4];
-    let (_, peer) = server.recv_from(&mut heard).unwrap();
-    server.send_to(b"pong", peer).unwrap();
-    client.recv(&mut heard).unwrap();
-    assert_eq!(&heard, b"pong");
-    match peer.ip() {
-        std::net::IpAddr::V4(ip) => ip,
-        other => panic!("{other}"),
-    }
 }
 
 /// The host's elements of published ports.
@@ -84,7 +64,7 @@ fn a_published_port_is_reached_from_everywhere_by_tcp_and_udp() {
         for (case, netns, to, seen_as) in cases {
             let client = within(netns, || connect_to(to));
             assert_eq!(converse(&tcp, client), seen_as, "tcp {case}");
-            assert_eq!(within(netns, || ask(&udp, to)), seen_as, "udp {case}");
+            assert_eq!(within(netns, || ask(&udp, (to, UDP_PORT))), seen_as, "udp {case}");
         }
         // The metadata endpoint's address is none that is published on.
         let endpoint = Ipv4Addr::new(169, 254, 170, 2);

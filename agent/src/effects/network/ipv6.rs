@@ -40,7 +40,11 @@ pub(crate) fn check() -> Result<(), NetworkError> {
 
 /// Who accepts router advertisements where.
 fn accept_ra(link: &str) -> String {
-    format!("/proc/sys/net/ipv6/conf/{link}/accept_ra")
+    format!("{SETTINGS}/{link}/accept_ra")
+}
+
+fn disable_ipv6(link: &str) -> String {
+    format!("{SETTINGS}/{link}/disable_ipv6")
 }
 
 impl Network {
@@ -54,12 +58,7 @@ impl Network {
             return Ok(());
         }
         for link in self.listeners() {
-            let path = accept_ra(&link);
-            fs::write(&path, "2").map_err(|source| NetworkError::Setting {
-                path: path.clone().into(),
-                value: "2",
-                source,
-            })?;
+            write(accept_ra(&link), "2")?;
             tracing::info!(
                 link,
                 "accept_ra is 2 now: this host forwards IPv6, and still hears its routers there"
@@ -89,23 +88,27 @@ impl Network {
 /// In the caller's network namespace: the link has no address of IPv6, and hears of none. Nothing to do where the link cannot
 /// have one.
 pub(super) fn switch_off(link: &str) -> Result<(), NetworkError> {
-    let path = format!("/proc/sys/net/ipv6/conf/{link}/disable_ipv6");
-    match fs::write(&path, "1") {
-        Err(source) if source.kind() != io::ErrorKind::NotFound => Err(NetworkError::Setting {
-            path: path.into(),
-            value: "1",
-            source,
-        }),
-        _ => Ok(()),
+    match write(disable_ipv6(link), "1") {
+        Err(NetworkError::Setting { source, .. }) if source.kind() == io::ErrorKind::NotFound => Ok(()),
+        written => written,
     }
+}
+
+/// In the caller's network namespace: the link can have addresses of IPv6. In a new namespace none can where the kernel was
+/// started with `ipv6.disable_ipv6=1`, whatever the host's own settings are.
+pub(super) fn switch_on(link: &str) -> Result<(), NetworkError> {
+    write(disable_ipv6(link), "0")
 }
 
 /// In the caller's network namespace: nobody but us says what this link's addresses and routes are.
 pub(super) fn ignore_advertisements(link: &str) -> Result<(), NetworkError> {
-    let path = accept_ra(link);
-    fs::write(&path, "0").map_err(|source| NetworkError::Setting {
+    write(accept_ra(link), "0")
+}
+
+fn write(path: String, value: &'static str) -> Result<(), NetworkError> {
+    fs::write(&path, value).map_err(|source| NetworkError::Setting {
         path: path.into(),
-        value: "0",
+        value,
         source,
     })
 }

@@ -285,7 +285,7 @@ impl Netlink {
             IpAddr::V4(_) => AddressAttribute::Local(address),
             IpAddr::V6(_) => AddressAttribute::Address(address),
         };
-        while let Some(message) = stream.try_next().await.map_err(failed("list", "addresses"))? {
+        while let Some(message) = listed(stream.try_next().await, "addresses")? {
             if message.attributes.contains(&own) {
                 links.insert(message.header.index);
             }
@@ -381,8 +381,8 @@ impl Netlink {
             let mut filter = RouteMessage::default();
             filter.header.address_family = family;
             let mut stream = self.handle.route().get(filter).execute();
-            while let Some(message) = stream.try_next().await.map_err(failed("list", "routes"))? {
-                // A kernel without IPv6 lists IPv4 instead.
+            while let Some(message) = listed(stream.try_next().await, "routes")? {
+                // Some kernels without IPv6 list IPv4 instead.
                 if message.header.address_family == family {
                     routes.push(message);
                 }
@@ -612,6 +612,14 @@ fn errno(error: &rtnetlink::Error) -> i32 {
     match error {
         rtnetlink::Error::NetlinkError(message) => -message.raw_code(),
         _ => 0,
+    }
+}
+
+/// The next of a family's, as the kernel lists it. One that does not know the family has none of it.
+fn listed<T>(next: Result<Option<T>, rtnetlink::Error>, what: &str) -> Result<Option<T>, NetworkError> {
+    match next {
+        Err(e) if matches!(errno(&e), libc::EAFNOSUPPORT | libc::EOPNOTSUPP) => Ok(None),
+        next => next.map_err(failed("list", what)),
     }
 }
 

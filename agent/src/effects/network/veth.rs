@@ -35,6 +35,7 @@ pub const GATEWAY: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 1);
 pub const GATEWAY_IPV6: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
 /// The task's interface, as the workload sees it.
 pub(super) const TASK_LINK: &str = "eth0";
+const LOOPBACK: &str = "lo";
 /// From both ends being up to packets flowing: mostly at once, at most a second.
 const CARRIER_DEADLINE: Duration = Duration::from_secs(3);
 const CARRIER_POLL: Duration = Duration::from_millis(1);
@@ -290,6 +291,9 @@ impl Wiring {
         end: Option<&LanEnd>,
         is_configured: bool,
     ) -> Result<(), NetworkError> {
+        if self.address.ipv6.is_some() {
+            [LOOPBACK, TASK_LINK].into_iter().try_for_each(ipv6::switch_on)?;
+        }
         if !is_configured {
             inside.loopback_up().await?;
             inside.configure(link, None, false, self.ipv6).await?;
