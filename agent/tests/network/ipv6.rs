@@ -180,7 +180,15 @@ fn a_published_port_is_one_of_the_hosts_ipv6_addresses_too() {
             let seen = within(netns, || ask(&udp, (HOST6, PUBLISHED)));
             assert_eq!(seen, seen_as, "udp {case}");
         }
+        // A client that goes on from the same port comes to who has it now.
+        let client = within(&outside, || udp6(OUTSIDE6, 0));
+        client.connect((HOST6, PUBLISHED)).unwrap();
+        ask_from(&client, &udp);
         network.withdraw(&task(1)).await.unwrap();
+        let owners = [Owner::from(&task(2))];
+        network.publish(&task(2), &owners, &published(2)).await.unwrap();
+        ask_from(&client, &within(&two.netns, || udp6(Ipv6Addr::UNSPECIFIED, PORT)));
+        network.withdraw(&task(2)).await.unwrap();
         let table = run(&format!("nft list table inet {INSTANCE}"));
         assert!(!table.contains("18080"), "{table}");
     });

@@ -158,3 +158,55 @@ fn a_task_reaches_nothing_on_the_hosts_loopback() {
         assert!(rule.contains("packets 1 "), "{rule}");
     });
 }
+
+/// A client that goes on from the same port is not sent where the port led before.
+#[test]
+fn who_goes_on_by_udp_comes_to_the_task_that_has_the_port_now() {
+    on_host(async |host| {
+        let network = host.network().await;
+        let (one, two) = (attach(&network, 1).await, attach(&network, 2).await);
+        let outside = host.outside_netns();
+        let clients = [
+            (&*outside, HOST),
+            (Path::new("/proc/thread-self/ns/net"), Ipv4Addr::LOCALHOST),
+        ];
+        let clients = clients.map(|(netns, to)| {
+            within(netns, || {
+                let client = udp(Ipv4Addr::UNSPECIFIED, 0);
+                client.connect((to, UDP_PORT)).unwrap();
+                client
+            })
+        });
+        // With the same port of somebody else, which is no business of the host's.
+        let elsewhere = within(&outside, || udp(OUTSIDE, UDP_PORT));
+        let asks_elsewhere = within(&two.netns, || udp(address(2), 0));
+        asks_elsewhere.connect((OUTSIDE, UDP_PORT)).unwrap();
+        asks_elsewhere.send(b"ping").unwrap();
+        elsewhere.set_read_timeout(Some(PATIENCE)).unwrap();
+        let (_, masqueraded) = elsewhere.recv_from(&mut [0; 4]).unwrap();
+
+        publish(&network, 1, &ports(1)).await.unwrap();
+        let in_one = within(&one.netns, || udp(Ipv4Addr::UNSPECIFIED, PORT));
+        for client in &clients {
+            ask_from(client, &in_one);
+        }
+        // What leads to the task that publishes again is kept.
+        publish(&network, 1, &ports(1)).await.unwrap();
+        for client in &clients {
+            ask_from(client, &in_one);
+        }
+        network.detach(&task(1)).await.unwrap();
+        for client in &clients {
+            client.send(b"ping").unwrap();
+            let nobody = client.recv(&mut [0; 4]).unwrap_err();
+            assert_eq!(nobody.kind(), std::io::ErrorKind::ConnectionRefused);
+        }
+        publish(&network, 2, &ports(2)).await.unwrap();
+        let in_two = within(&two.netns, || udp(Ipv4Addr::UNSPECIFIED, PORT));
+        for client in &clients {
+            ask_from(client, &in_two);
+        }
+        elsewhere.send_to(b"pong", masqueraded).unwrap();
+        assert!(hears(&asks_elsewhere), "its way back is gone");
+    });
+}

@@ -151,7 +151,7 @@ impl Network {
     pub async fn detach(&self, owner: impl Into<Owner>) -> Result<(), NetworkError> {
         let owner = owner.into();
         if owner.container.is_none() {
-            self.firewall.withdraw(&owner.task).await?;
+            self.withdraw(&owner.task).await?;
         }
         let path = self.netns_path(&owner);
         let (attachments, of) = (self.attachments.clone(), owner.clone());

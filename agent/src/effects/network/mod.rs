@@ -7,6 +7,7 @@
 //! it.
 
 mod attach;
+mod conntrack;
 mod error;
 mod firewall;
 mod interfaces;
@@ -16,6 +17,7 @@ mod lan;
 mod locks;
 mod mtu;
 mod names;
+mod netfilter;
 mod netlink;
 mod netns;
 mod notices;

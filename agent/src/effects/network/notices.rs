@@ -12,7 +12,10 @@ use nix::sys::socket::{
 };
 use tokio::io::{Interest, unix::AsyncFd};
 
-use super::error::NetworkError;
+use super::{
+    error::NetworkError,
+    netfilter::{HEADER_BYTES, NETFILTER_HEADER_BYTES, attributes, messages, u32_at},
+};
 
 /// RTMGRP_LINK, RTMGRP_IPV4_IFADDR, RTMGRP_IPV4_ROUTE, RTMGRP_IPV6_IFADDR, RTMGRP_IPV6_ROUTE.
 const ROUTE_GROUPS: u32 = 0x1 | 0x10 | 0x40 | 0x100 | 0x400;
@@ -28,9 +31,6 @@ const WRITERS_MAX: usize = 64;
 const NFTABLES: u8 = 10;
 /// NFT_MSG_NEWGEN, which ends a transaction and has no table.
 const NEW_GENERATION: u8 = 15;
-/// Of a netlink message (`nlmsghdr`), and of netfilter's after it (`nfgenmsg`).
-const HEADER_BYTES: usize = 16;
-const NETFILTER_HEADER_BYTES: usize = 4;
 
 /// What was told since the last time.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -153,35 +153,11 @@ fn writers<'a>(datagram: &'a [u8], table: &'a str) -> impl Iterator<Item = u32> 
             return None;
         };
         let of_table = subsystem == NFTABLES && kind != NEW_GENERATION;
-        let name = first_attribute(message.get(HEADER_BYTES + NETFILTER_HEADER_BYTES..)?)?;
+        // The first of every message but one is the table's name.
+        let (_, name) = attributes(message.get(HEADER_BYTES + NETFILTER_HEADER_BYTES..)?).next()?;
         let same = name.strip_suffix(b"\0").unwrap_or(name) == table.as_bytes();
         (of_table && same).then(|| u32_at(message, 12)).flatten()
     })
-}
-
-/// The messages of a datagram, each with its header (`nlmsghdr`), in the host's byte order.
-fn messages(datagram: &[u8]) -> impl Iterator<Item = &[u8]> {
-    let mut rest = datagram;
-    std::iter::from_fn(move || {
-        let length = usize::try_from(u32_at(rest, 0)?).ok()?;
-        if length < HEADER_BYTES {
-            return None;
-        }
-        let message = rest.get(..length)?;
-        rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
-        Some(message)
-    })
-}
-
-/// The value of the first attribute (`nlattr`): of every nftables message but one the table's name.
-fn first_attribute(attributes: &[u8]) -> Option<&[u8]> {
-    let length = u16::from_ne_bytes(attributes.get(..2)?.try_into().ok()?);
-    attributes.get(4..usize::from(length))
-}
-
-fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
-    let bytes = bytes.get(at..at.checked_add(4)?)?;
-    Some(u32::from_ne_bytes(bytes.try_into().ok()?))
 }
 
 #[cfg(test)]

@@ -103,16 +103,16 @@ impl Firewall {
         self.wanted.lock().await.publishes(task)
     }
 
-    /// Takes away what leads to the task. Idempotent.
-    pub(super) async fn withdraw(&self, task: &TaskId) -> Result<(), NetworkError> {
+    /// Takes away what leads to the task, and says what did. Idempotent.
+    pub(super) async fn withdraw(&self, task: &TaskId) -> Result<Vec<Published>, NetworkError> {
         let mut wanted = self.wanted.lock().await;
         let mut after = wanted.clone();
-        if !after.withdraw(task) {
-            return Ok(());
+        let withdrawn = after.withdraw(task);
+        if !withdrawn.is_empty() {
+            self.change(&wanted, &after).await?;
+            *wanted = after;
         }
-        self.change(&wanted, &after).await?;
-        *wanted = after;
-        Ok(())
+        Ok(withdrawn)
     }
 
     /// Only the elements that differ; all of the table where it is not as it was left.

@@ -146,11 +146,16 @@ impl Wanted {
         }
     }
 
-    /// Takes all ports of a task away. Whether there were any.
-    pub(super) fn withdraw(&mut self, task: &TaskId) -> bool {
-        let before = self.published.len();
-        self.published.retain(|_, target| target.task != *task);
-        self.published.len() < before
+    /// Takes all ports of a task away. Those that there were.
+    pub(super) fn withdraw(&mut self, task: &TaskId) -> Vec<Published> {
+        let of_task = self.published.extract_if(.., |_, target| target.task == *task);
+        let one = |((protocol, host_port), target): ((Protocol, u16), Target)| Published {
+            protocol,
+            host_port,
+            address: target.address,
+            port: target.port,
+        };
+        of_task.map(one).collect()
     }
 
     pub(super) fn publishes(&self, task: &TaskId) -> bool {
@@ -583,7 +588,7 @@ mod tests {
         two.publish(&task(2), [port(9090, "10.1.0.2")]);
         assert!(two.is_of(Protocol::Tcp, 9090, &task(2)) && !two.is_of(Protocol::Udp, 9090, &task(2)));
         let mut rest = two.clone();
-        assert!(rest.withdraw(&task(2)) && !rest.withdraw(&task(2)));
+        assert!(!rest.withdraw(&task(2)).is_empty() && rest.withdraw(&task(2)).is_empty());
         assert!(
             two.changes_to(&rest, &names)
                 .starts_with("delete element inet t published { tcp . 9090")
