@@ -243,7 +243,13 @@ mod tests {
             place,
             passes,
         };
-        let docker = |passes| drops("ip filter FORWARD", Place::DockerUser, passes);
+        let docker = |passes| {
+            drops(
+                "ip filter FORWARD",
+                Place::DockerUser("ip filter DOCKER-USER"),
+                passes,
+            )
+        };
         let finding = judge_drops(&[docker(false)], "babcd", false);
         assert_eq!(finding.outcome, Outcome::Problem);
         assert!(

@@ -64,7 +64,7 @@ pub fn listen6() -> TcpListener {
     TcpListener::bind((Ipv6Addr::UNSPECIFIED, PORT)).unwrap()
 }
 
-fn udp6(address: Ipv6Addr, port: u16) -> UdpSocket {
+pub fn udp6(address: Ipv6Addr, port: u16) -> UdpSocket {
     UdpSocket::bind((address, port)).unwrap()
 }
 

@@ -8,7 +8,7 @@ use std::{
 use berth_agent::effects::network::{Network, NetworkConfig};
 use nix::mount::{MsFlags, mount};
 
-use crate::host::*;
+use crate::{host::*, ipv6};
 
 /// Both are scripts, on a machine that may be busy.
 const STARTED_WITHIN: Duration = Duration::from_secs(60);
@@ -30,13 +30,17 @@ fn reaches_outside(host: &Host, netns: &std::path::Path) -> bool {
 
 /// As dockerd sets it up.
 fn docker() {
+    docker_by("iptables-nft");
+}
+
+fn docker_by(tool: &str) {
     for rule in [
         "-P FORWARD DROP",
         "-N DOCKER-USER",
         "-A DOCKER-USER -j RETURN",
         "-I FORWARD -j DOCKER-USER",
     ] {
-        run(&format!("iptables-nft -w 5 {rule}"));
+        run(&format!("{tool} -w 5 {rule}"));
     }
 }
 
@@ -82,6 +86,37 @@ fn docker_lets_tasks_through_with_permission_and_only_so_long() {
         without.detach(&task(1)).await.unwrap();
         without.stop().await.unwrap();
         assert_eq!(run("nft -s list table ip filter"), before, "the instance is gone");
+    });
+}
+
+#[test]
+fn docker_lets_tasks_through_by_ipv6_too() {
+    on_host(async |host| {
+        docker_by("ip6tables-nft");
+        ipv6::with_uplink(host);
+        let before = run("nft -s list table ip6 filter");
+        let network = async |pass_other_firewalls| {
+            let config = NetworkConfig {
+                pass_other_firewalls,
+                ..ipv6::config(host)
+            };
+            Network::start(config).await.unwrap()
+        };
+        let outside = within(&host.outside_netns(), || ipv6::udp6(ipv6::OUTSIDE6, 9));
+        let reaches = |netns: &std::path::Path| {
+            let task = within(netns, || ipv6::udp6(ipv6::ipv6(1), 0));
+            task.send_to(b"x", (ipv6::OUTSIDE6, 9)).is_ok() && hears(&outside)
+        };
+        let without = network(false).await;
+        let one = ipv6::attach_both(&without, 1).await;
+        assert!(!reaches(&one.netns));
+        let _with = network(true).await;
+        assert!(reaches(&one.netns));
+        let listed = run("ip6tables-nft -w 5 -S DOCKER-USER");
+        assert_eq!(listed.matches("-j ACCEPT").count(), 2, "{listed}");
+        let _without = network(false).await;
+        assert_eq!(run("nft -s list table ip6 filter"), before, "the setting is gone");
+        assert!(!reaches(&one.netns));
     });
 }
 

@@ -14,9 +14,11 @@ use super::{
 
 /// One run of `firewall-cmd`, a script: half a second where the machine is busy.
 const FIREWALL_CMD_DEADLINE: Duration = Duration::from_secs(10);
-/// Docker's filter, by its `iptables`.
-const DOCKER_FORWARD: &str = "ip filter FORWARD";
-const DOCKER_USER: &str = "ip filter DOCKER-USER";
+/// Docker's filters, by its `iptables` and `ip6tables`: the chain that drops, and its place for rules of others.
+const DOCKER: [(&str, &str); 2] = [
+    ("ip filter FORWARD", "ip filter DOCKER-USER"),
+    ("ip6 filter FORWARD", "ip6 filter DOCKER-USER"),
+];
 /// The name of firewalld's tables.
 const FIREWALLD: &str = " firewalld ";
 
@@ -35,7 +37,8 @@ pub(crate) struct Drops {
 /// Where an accept rule belongs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Place {
-    DockerUser,
+    /// Docker's chain, as `nft` takes it.
+    DockerUser(&'static str),
     TrustedZone,
     /// That firewall has none: its own chain.
     Chain,
@@ -49,7 +52,7 @@ impl Drops {
             vec![rule("iifname"), rule("oifname")]
         };
         match self.place {
-            Place::DockerUser => insert(DOCKER_USER),
+            Place::DockerUser(chain) => insert(chain),
             Place::TrustedZone => vec![format!("firewall-cmd --zone=trusted --add-interface={prefix}+")],
             Place::Chain => insert(&self.chain),
         }
@@ -66,13 +69,14 @@ pub(in super::super) async fn foreign_drops(names: &Names, ipv6: bool) -> Result
         if !drops_by_policy && !own.last().is_some_and(Rule::drops_all) {
             continue;
         }
-        let place = match chain.as_str() {
-            DOCKER_FORWARD if docker_user => Place::DockerUser,
-            chain if chain.contains(FIREWALLD) => Place::TrustedZone,
-            _ => Place::Chain,
+        let docker_user = docker_user.iter().find(|(forward, _)| *forward == chain);
+        let place = match docker_user {
+            Some((_, docker_user)) => Place::DockerUser(docker_user),
+            None if chain.contains(FIREWALLD) => Place::TrustedZone,
+            None => Place::Chain,
         };
         let passes = match place {
-            Place::DockerUser => accepts(&rules(DOCKER_USER).await?, names.prefix()),
+            Place::DockerUser(chain) => accepts(&rules(chain).await?, names.prefix()),
             Place::TrustedZone => is_trusted(names).await,
             Place::Chain => accepts(&own, names.prefix()),
         };
@@ -90,7 +94,7 @@ pub(in super::super) async fn let_through(names: &Names, ipv6: bool) -> Result<V
         .filter(|drops| !drops.passes)
     {
         match drops.place {
-            Place::DockerUser => accept_in_docker_user(names).await?,
+            Place::DockerUser(chain) => accept_in_docker_user(chain, names).await?,
             Place::TrustedZone => firewall_cmd("--add-interface", names).await.map(drop)?,
             Place::Chain => {}
         }
@@ -102,7 +106,10 @@ pub(in super::super) async fn let_through(names: &Names, ipv6: bool) -> Result<V
 
 /// Takes back what [`let_through`] did, of this instance. Idempotent; those firewalls may be gone.
 pub(in super::super) async fn take_back(names: &Names) -> Result<(), NetworkError> {
-    let script = delete_tagged(names).await?;
+    let mut script = String::new();
+    for (_, docker_user) in DOCKER {
+        script += &delete_tagged(docker_user, names).await?;
+    }
     if !script.is_empty() {
         run_script("take back rules in DOCKER-USER", &script).await?;
     }
@@ -114,20 +121,19 @@ pub(in super::super) async fn take_back(names: &Names) -> Result<(), NetworkErro
 }
 
 /// The rules of before are replaced: only one of them may be left.
-async fn accept_in_docker_user(names: &Names) -> Result<(), NetworkError> {
+async fn accept_in_docker_user(chain: &str, names: &Names) -> Result<(), NetworkError> {
     let (prefix, tag) = (names.prefix(), tag(names));
-    let rule =
-        |way| format!("insert rule {DOCKER_USER} {way} \"{prefix}*\" counter accept comment \"{tag}\"\n");
-    let script = delete_tagged(names).await? + &rule("iifname") + &rule("oifname");
+    let rule = |way| format!("insert rule {chain} {way} \"{prefix}*\" counter accept comment \"{tag}\"\n");
+    let script = delete_tagged(chain, names).await? + &rule("iifname") + &rule("oifname");
     run_script("insert rules into DOCKER-USER", &script).await
 }
 
-async fn delete_tagged(names: &Names) -> Result<String, NetworkError> {
+async fn delete_tagged(chain: &str, names: &Names) -> Result<String, NetworkError> {
     let tag = tag(names);
-    let all = rules(DOCKER_USER).await?;
+    let all = rules(chain).await?;
     let tagged = all.iter().filter(|rule| rule.comment.as_deref() == Some(&tag));
     Ok(tagged
-        .map(|rule| format!("delete rule {DOCKER_USER} handle {}\n", rule.handle))
+        .map(|rule| format!("delete rule {chain} handle {}\n", rule.handle))
         .collect())
 }
 
@@ -244,9 +250,13 @@ fn has_table(listing: &[u8], table: &str) -> bool {
     chains.into_iter().any(|chain| chain.table == table)
 }
 
-/// Those of others that see forwarded packets, with whether their policy drops, and whether docker's place for rules of
-/// others is there.
-fn forward_chains(listing: &[u8], own_table: &str, ipv6: bool) -> (Vec<(String, bool)>, bool) {
+/// Those of others that see forwarded packets, with whether their policy drops; and of docker's those beside which its place for
+/// rules of others is.
+fn forward_chains(
+    listing: &[u8],
+    own_table: &str,
+    ipv6: bool,
+) -> (Vec<(String, bool)>, Vec<(&'static str, &'static str)>) {
     let sees = |chain: &&Chain| {
         chain.hook.as_deref() == Some("forward")
             && (matches!(chain.family.as_str(), "ip" | "inet") || ipv6 && chain.family == "ip6")
@@ -258,10 +268,8 @@ fn forward_chains(listing: &[u8], own_table: &str, ipv6: bool) -> (Vec<(String, 
         .collect();
     let forward = chains.iter().filter(sees);
     let forward = forward.map(|chain| (chain.name(), chain.policy.as_deref() == Some("drop")));
-    (
-        forward.collect(),
-        chains.iter().any(|chain| chain.name() == DOCKER_USER),
-    )
+    let is_there = |(_, place): &(&str, &str)| chains.iter().any(|chain| chain.name() == *place);
+    (forward.collect(), DOCKER.into_iter().filter(is_there).collect())
 }
 
 impl Chain {
@@ -288,11 +296,16 @@ mod tests {
                        "hook": "forward", "prio": 0, "policy": "drop"}}]}"#;
         assert_eq!(
             forward_chains(listing, "berth", false),
-            (vec![("ip filter FORWARD".to_owned(), true)], false)
+            (vec![("ip filter FORWARD".to_owned(), true)], vec![])
         );
         let both = ["ip filter FORWARD", "ip6 filter FORWARD"].map(|chain| (chain.to_owned(), true));
-        assert_eq!(forward_chains(listing, "berth", true), (both.into(), false));
-        assert_eq!(forward_chains(b"not json", "berth", true), (vec![], false));
+        assert_eq!(forward_chains(listing, "berth", true), (both.into(), vec![]));
+        assert_eq!(forward_chains(b"not json", "berth", true), (vec![], vec![]));
+        let docker = br#"{"nftables": [
+            {"chain": {"family": "ip6", "table": "filter", "name": "FORWARD", "handle": 1, "type": "filter",
+                       "hook": "forward", "prio": 0, "policy": "drop"}},
+            {"chain": {"family": "ip6", "table": "filter", "name": "DOCKER-USER", "handle": 2}}]}"#;
+        assert_eq!(forward_chains(docker, "berth", true).1, [DOCKER[1]]);
     }
 
     #[test]
@@ -332,8 +345,12 @@ mod tests {
             .commands("b1234")
         };
         assert_eq!(
-            commands(DOCKER_FORWARD, Place::DockerUser)[0],
+            commands("ip filter FORWARD", Place::DockerUser(DOCKER[0].1))[0],
             "nft insert rule ip filter DOCKER-USER iifname '\"b1234*\"' accept"
+        );
+        assert_eq!(
+            commands("ip6 filter FORWARD", Place::DockerUser(DOCKER[1].1))[1],
+            "nft insert rule ip6 filter DOCKER-USER oifname '\"b1234*\"' accept"
         );
         assert_eq!(
             commands("inet firewalld filter_FORWARD", Place::TrustedZone),
