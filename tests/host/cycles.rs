@@ -4,7 +4,10 @@ use std::time::{Duration, Instant};
 
 use berth_agent::store::Store;
 use berth_agent_core::ledger::Owned;
-use berth_tests::cluster::{Cluster, Options};
+use berth_tests::{
+    cluster::{Cluster, Options},
+    listing,
+};
 use serde_json::json;
 
 /// More than a few take minutes; `BERTH_CYCLES` says how many tasks there are in all.
@@ -12,6 +15,8 @@ const CYCLES: usize = 24;
 const AT_A_TIME: usize = 8;
 /// For all of a round to run, and for all of it to be gone.
 const LIMIT: Duration = Duration::from_secs(60);
+/// The kernel removes them in its own time.
+const NONE_READY_WITHIN: Duration = Duration::from_secs(20);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn tasks_that_came_and_went_leave_no_object_and_no_address() {
@@ -58,6 +63,16 @@ async fn tasks_that_came_and_went_leave_no_object_and_no_address() {
     );
     cluster.assert_nothing_left(&before).await;
     cluster.stop_agent();
+    let ended = Instant::now();
+    while !listing::ready().is_empty() {
+        let waited = ended.elapsed();
+        assert!(
+            waited < NONE_READY_WITHIN,
+            "{:?} after {waited:?}",
+            listing::ready()
+        );
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
     let (_store, loaded) = Store::open(&cluster.agent_state_dir().join("agent.db")).unwrap();
     let owned: Vec<_> = loaded
         .ledger

@@ -1,6 +1,7 @@
 //! The task metadata endpoint, asked from inside of containers, and by those who must not.
 
 use std::{
+    fs,
     io::Read as _,
     net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
     process::Command,
@@ -171,12 +172,23 @@ async fn a_container_reads_what_it_and_its_task_are() {
     cluster.start_agent();
     cluster.wait_connected(true).await;
     assert_eq!(endpoint_port(&cluster), port);
-    let many: Vec<String> = vec![theirs; 200];
+    let many: Vec<String> = vec![theirs.clone(); 200];
     let answers = ask(seen["a"].pid, &many.join(" "), "200");
     assert!(
         answers.starts_with("200 200 ") && answers.contains("429"),
         "{answers}"
     );
+    // Nor may a task guess, and that it did keeps it from nothing.
+    let environment = fs::read_to_string(format!("/proc/{}/environ", unseen["c"].pid)).unwrap();
+    let own = environment
+        .split('\0')
+        .find_map(|v| v.strip_prefix("ECS_CONTAINER_METADATA_URI_V4="));
+    let own = own.unwrap().to_owned();
+    assert_eq!(ask(unseen["c"].pid, &own, "1"), "200");
+    let guesses: Vec<String> = (0..200).map(|n| format!("{theirs}{n}")).collect();
+    let answers = ask(unseen["c"].pid, &guesses.join(" "), "200");
+    assert!(answers.contains("404") && answers.ends_with("429"), "{answers}");
+    assert_eq!(ask(unseen["c"].pid, &own, "1"), "200");
 
     cluster.stop(&other).await;
     cluster.stop(&task).await;

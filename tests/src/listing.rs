@@ -17,14 +17,9 @@ pub fn host(instance: &str, run_dir: &Path, containerd: &Containerd) -> Listing 
     add("netns", directory(&run_dir.join("netns")));
     add("run directory", directory(&run_dir.join("tasks")));
     add("shared memory", directory(&run_dir.join("shm")));
-    add(
-        "link",
-        lines("ip", &["-br", "link"])
-            .iter()
-            .filter_map(|l| l.split_whitespace().next())
-            .map(link_name)
-            .collect(),
-    );
+    let (ready, links): (Vec<_>, _) = links().into_iter().partition(|name| is_ready(name));
+    add("link", links);
+    add("link", beyond_those_kept(ready));
     add(
         "address",
         lines("ip", &["-o", "addr"])
@@ -59,6 +54,38 @@ pub fn host(instance: &str, run_dir: &Path, containerd: &Containerd) -> Listing 
     );
     add("lease", containerd.list(instance, &["leases", "ls", "-q"]));
     all
+}
+
+/// Names of the host's links.
+fn links() -> Vec<String> {
+    let lines = lines("ip", &["-br", "link"]);
+    let names = lines.iter().filter_map(|line| line.split_whitespace().next());
+    names.map(link_name).collect()
+}
+
+/// It belongs to a namespace that an agent keeps ready.
+fn is_ready(link: &str) -> bool {
+    let digits = link.strip_prefix('r').unwrap_or_default();
+    digits.len() == 14 && digits.bytes().all(|byte| byte.is_ascii_hexdigit())
+}
+
+/// Links of namespaces that agents keep ready.
+pub fn ready() -> Vec<String> {
+    links().into_iter().filter(|name| is_ready(name)).collect()
+}
+
+/// As many as one agent keeps ready come and go as it works.
+const KEPT_READY: usize = 4;
+
+fn beyond_those_kept(ready: Vec<String>) -> Vec<String> {
+    let mut of_agents = std::collections::BTreeMap::<String, Vec<String>>::new();
+    for link in ready {
+        of_agents.entry(link[..5].to_owned()).or_default().push(link);
+    }
+    let beyond = of_agents
+        .into_values()
+        .flat_map(|links| links.into_iter().skip(KEPT_READY));
+    beyond.collect()
 }
 
 fn link_name(name: &str) -> String {

@@ -7,6 +7,7 @@
 //! known by the source address, which the firewall ties to one link and a TCP handshake to whoever has it. A task on the host's
 //! network asks on loopback, and is known by the name of its endpoint alone, which nobody can guess.
 
+mod askers;
 mod document;
 mod key;
 mod protection;
@@ -17,7 +18,7 @@ use std::{
     net::{IpAddr, Ipv4Addr, SocketAddrV4, TcpListener},
     os::fd::{AsRawFd as _, OwnedFd},
     path::Path,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -48,12 +49,8 @@ use serde_json::{Value, json};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
-use self::key::Key;
-use crate::{
-    driver::Input,
-    rate::{Limit, Rates},
-    telemetry::Sampler,
-};
+use self::{askers::Askers, key::Key};
+use crate::{driver::Input, rate::Limit, telemetry::Sampler};
 
 /// Where a task with a network of its own finds it, on port 80, as in ECS.
 pub const ADDRESS: Ipv4Addr = Ipv4Addr::new(169, 254, 170, 2);
@@ -149,7 +146,7 @@ impl Endpoints {
         let asked = Asked {
             key: Arc::clone(&self.key),
             sources,
-            rates: Arc::new(Mutex::new(Rates::new(RATE))),
+            askers: Arc::new(Mutex::new(Askers::new(RATE))),
         };
         let routes = asked.routes();
         let of_tasks = serve_tcp(listeners.of_tasks, routes.clone(), PLACES, stop.clone())?;
@@ -199,7 +196,7 @@ pub(crate) fn bind_free(kind: SockType, address: SocketAddrV4) -> io::Result<Own
 struct Asked {
     key: Arc<Key>,
     sources: Sources,
-    rates: Arc<Mutex<Rates<TaskId>>>,
+    askers: Arc<Mutex<Askers>>,
 }
 
 /// What is asked for.
@@ -297,8 +294,20 @@ impl Asked {
 
     /// As [`find`](Self::find), if it does not ask too often.
     async fn task(&self, peer: Peer, name: &str) -> Result<(Box<Task>, ContainerId), Refused> {
-        let found = self.find(peer, name).await?;
-        if !self.may_ask(&found.0.spec.id) {
+        let from = match peer.0.ip() {
+            IpAddr::V4(address) => address,
+            IpAddr::V6(_) => return Err(Refused::Unknown),
+        };
+        if !self.askers().may_look(from, name, Instant::now()) {
+            return Err(Refused::TooMany);
+        }
+        let found = self.find(from, name).await;
+        if let Err(Refused::Unknown) = found {
+            self.askers().missed(from, name);
+        }
+        let found = found?;
+        let task = &found.0.spec.id;
+        if !self.askers().found(from, name, task, Instant::now()) {
             return Err(Refused::TooMany);
         }
         Ok(found)
@@ -336,17 +345,12 @@ impl Asked {
         }
     }
 
-    fn may_ask(&self, task: &TaskId) -> bool {
-        let mut rates = self.rates.lock().unwrap_or_else(PoisonError::into_inner);
-        rates.allow(task, Instant::now())
+    fn askers(&self) -> MutexGuard<'_, Askers> {
+        self.askers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The task that asks, and the container that has the name.
-    async fn find(&self, peer: Peer, name: &str) -> Result<(Box<Task>, ContainerId), Refused> {
-        let from = match peer.0.ip() {
-            IpAddr::V4(address) => address,
-            IpAddr::V6(_) => return Err(Refused::Unknown),
-        };
+    async fn find(&self, from: Ipv4Addr, name: &str) -> Result<(Box<Task>, ContainerId), Refused> {
         let (key, wanted) = (Arc::clone(&self.key), name.to_owned());
         let find = move |task: &Task| {
             let may_ask = match task.spec.network {
