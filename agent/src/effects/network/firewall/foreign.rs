@@ -14,13 +14,28 @@ use super::{
 
 /// One run of `firewall-cmd`, a script: half a second where the machine is busy.
 const FIREWALL_CMD_DEADLINE: Duration = Duration::from_secs(10);
-/// Docker's filters, by its `iptables` and `ip6tables`: the chain that drops, and its place for rules of others.
-const DOCKER: [(&str, &str); 2] = [
-    ("ip filter FORWARD", "ip filter DOCKER-USER"),
-    ("ip6 filter FORWARD", "ip6 filter DOCKER-USER"),
+/// Docker's filters, by its `iptables` and `ip6tables`.
+const DOCKER: [Docker; 2] = [
+    Docker {
+        forward: "ip filter FORWARD",
+        user: "ip filter DOCKER-USER",
+    },
+    Docker {
+        forward: "ip6 filter FORWARD",
+        user: "ip6 filter DOCKER-USER",
+    },
 ];
 /// The name of firewalld's tables.
 const FIREWALLD: &str = " firewalld ";
+
+/// Its chains of one family, as `nft` takes them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Docker {
+    /// Drops.
+    forward: &'static str,
+    /// Its place for rules of others.
+    user: &'static str,
+}
 
 /// A chain of another firewall that drops forwarded packets unless a rule of it says otherwise, by its policy (docker) or by
 /// its last rule (firewalld): our accept cannot overrule it, because every base chain of a hook must accept.
@@ -62,16 +77,16 @@ impl Drops {
 /// The chains of others that drop what tasks send and get, of IPv6 too where they have that.
 pub(in super::super) async fn foreign_drops(names: &Names, ipv6: bool) -> Result<Vec<Drops>, NetworkError> {
     let listing = nft("list chains", &["-j", "list", "chains"], "").await?;
-    let (chains, docker_user) = forward_chains(&listing, names.table(), ipv6);
+    let (chains, docker) = forward_chains(&listing, names.table(), ipv6);
     let mut drops = Vec::new();
     for (chain, drops_by_policy) in chains {
         let own = rules(&chain).await?;
         if !drops_by_policy && !own.last().is_some_and(Rule::drops_all) {
             continue;
         }
-        let docker_user = docker_user.iter().find(|(forward, _)| *forward == chain);
-        let place = match docker_user {
-            Some((_, docker_user)) => Place::DockerUser(docker_user),
+        let docker = docker.iter().find(|docker| docker.forward == chain);
+        let place = match docker {
+            Some(docker) => Place::DockerUser(docker.user),
             None if chain.contains(FIREWALLD) => Place::TrustedZone,
             None => Place::Chain,
         };
@@ -107,8 +122,8 @@ pub(in super::super) async fn let_through(names: &Names, ipv6: bool) -> Result<V
 /// Takes back what [`let_through`] did, of this instance. Idempotent; those firewalls may be gone.
 pub(in super::super) async fn take_back(names: &Names) -> Result<(), NetworkError> {
     let mut script = String::new();
-    for (_, docker_user) in DOCKER {
-        script += &delete_tagged(docker_user, names).await?;
+    for docker in DOCKER {
+        script += &delete_tagged(docker.user, names).await?;
     }
     if !script.is_empty() {
         run_script("take back rules in DOCKER-USER", &script).await?;
@@ -252,11 +267,7 @@ fn has_table(listing: &[u8], table: &str) -> bool {
 
 /// Those of others that see forwarded packets, with whether their policy drops; and of docker's those beside which its place for
 /// rules of others is.
-fn forward_chains(
-    listing: &[u8],
-    own_table: &str,
-    ipv6: bool,
-) -> (Vec<(String, bool)>, Vec<(&'static str, &'static str)>) {
+fn forward_chains(listing: &[u8], own_table: &str, ipv6: bool) -> (Vec<(String, bool)>, Vec<Docker>) {
     let sees = |chain: &&Chain| {
         chain.hook.as_deref() == Some("forward")
             && (matches!(chain.family.as_str(), "ip" | "inet") || ipv6 && chain.family == "ip6")
@@ -268,7 +279,7 @@ fn forward_chains(
         .collect();
     let forward = chains.iter().filter(sees);
     let forward = forward.map(|chain| (chain.name(), chain.policy.as_deref() == Some("drop")));
-    let is_there = |(_, place): &(&str, &str)| chains.iter().any(|chain| chain.name() == *place);
+    let is_there = |docker: &Docker| chains.iter().any(|chain| chain.name() == docker.user);
     (forward.collect(), DOCKER.into_iter().filter(is_there).collect())
 }
 
@@ -345,11 +356,11 @@ mod tests {
             .commands("b1234")
         };
         assert_eq!(
-            commands("ip filter FORWARD", Place::DockerUser(DOCKER[0].1))[0],
+            commands("ip filter FORWARD", Place::DockerUser(DOCKER[0].user))[0],
             "nft insert rule ip filter DOCKER-USER iifname '\"b1234*\"' accept"
         );
         assert_eq!(
-            commands("ip6 filter FORWARD", Place::DockerUser(DOCKER[1].1))[1],
+            commands("ip6 filter FORWARD", Place::DockerUser(DOCKER[1].user))[1],
             "nft insert rule ip6 filter DOCKER-USER oifname '\"b1234*\"' accept"
         );
         assert_eq!(
