@@ -62,7 +62,7 @@ mod tests {
         let (one, other) = (Ipv4Addr::LOCALHOST, Ipv4Addr::new(10, 89, 0, 2));
         let task: TaskId = format!("{:032x}", 1).parse().unwrap();
         assert!(askers.may_look(one, "own", now) && askers.found(one, "own", &task, now));
-        let mut guess = |askers: &mut Askers, from, name: &str| {
+        let guess = |askers: &mut Askers, from, name: &str| {
             let may = askers.may_look(from, name, now);
             if may {
                 askers.missed(from, name);

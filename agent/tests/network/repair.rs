@@ -17,6 +17,9 @@ use crate::host::*;
 /// What is promised.
 const REPAIRED_WITHIN: Duration = Duration::from_secs(5);
 
+/// Tasks of one host, in a test that must not take long.
+const MANY: u32 = 200;
+
 /// What is repaired is counted for the whole process.
 static ALONE: Mutex<()> = Mutex::new(());
 
@@ -112,6 +115,41 @@ fn what_is_taken_from_a_task_is_given_back() {
             }
             // The other task was not disturbed: its link is the one that was made first.
             assert!(run_in(&two.netns, "ip -s link show eth0").contains(&two.mac));
+        })
+        .await;
+    });
+}
+
+#[test]
+fn what_is_taken_from_hundreds_at_once_is_given_back_in_time_too() {
+    let _alone = alone();
+    on_host(async |host| {
+        let network = host.network().await;
+        for n in 1..=MANY {
+            attach(&network, n).await;
+        }
+        let whole = shape();
+        let links = run("ip -o link show");
+        let group = links.lines().find(|line| line.contains("berth-test/")).unwrap();
+        let group = group.split(" group ").nth(1).unwrap().split(' ').next().unwrap();
+        while_repaired(&network, async || {
+            for (what, wreck) in [
+                (
+                    "route",
+                    format!(
+                        "ip route flush root {} proto static",
+                        host.config().task_cidr.ipv4
+                    ),
+                ),
+                ("link", format!("ip link del group {group}")),
+            ] {
+                let before = repairs(what);
+                run(&wreck);
+                let start = Instant::now();
+                until(&wreck, || repairs(what) >= before + u64::from(MANY)).await;
+                println!("{MANY} times {what}: {:?}", start.elapsed());
+                assert_eq!(shape(), whole, "after {wreck}");
+            }
         })
         .await;
     });

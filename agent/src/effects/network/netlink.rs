@@ -2,6 +2,7 @@
 //! error. Never keeps a socket beyond one operation, so that no socket holds a namespace alive.
 
 mod lan;
+mod one;
 
 use std::{
     collections::BTreeSet,

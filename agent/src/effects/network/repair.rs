@@ -13,6 +13,7 @@ use berth_agent_core::{
     addresses::Address,
     lan::{Lan, LanLink},
 };
+use futures_util::{StreamExt as _, stream};
 use tokio::time::{Instant, sleep, sleep_until};
 use tracing::{debug, error, warn};
 
@@ -39,6 +40,9 @@ const SETTLE: Duration = Duration::from_millis(300);
 const PAUSE: Duration = Duration::from_secs(1);
 /// After a repair that did not succeed.
 const RETRY: Duration = Duration::from_secs(5);
+
+/// Tasks at a time: enough that one that takes long keeps nobody waiting, and threads are left for starts.
+const TASKS_AT_ONCE: usize = 4;
 
 /// Which failure to repair a task is said, once.
 const TELL_AT: u32 = 2;
@@ -108,6 +112,7 @@ impl Attachments {
 }
 
 /// What the host's own namespace has, at one moment.
+#[derive(Default)]
 struct Seen {
     links: Vec<Link>,
     routes: Vec<HostRoute>,
@@ -147,6 +152,25 @@ impl Seen {
             endpoints: host.links_with(ADDRESS).await?,
             gateways: host.links_with(GATEWAY_IPV6).await?,
             uplink_mtu,
+        })
+    }
+
+    /// Of one task, whatever others the host has.
+    async fn look_at(host: &Netlink, link: &str) -> Result<Self, NetworkError> {
+        let Some(link) = host.link(link).await? else {
+            return Ok(Self::default());
+        };
+        let addresses = host.every_address_of(&link).await?;
+        let has = |address: IpAddr| {
+            let has = addresses.contains(&address);
+            has.then_some(link.index).into_iter().collect()
+        };
+        Ok(Self {
+            routes: host.host_routes_of(&link).await?,
+            endpoints: has(ADDRESS.into()),
+            gateways: has(GATEWAY_IPV6.into()),
+            links: vec![link],
+            ..Self::default()
         })
     }
 
@@ -313,10 +337,16 @@ impl Network {
             .collect();
         failing.retain(|task, _| attached.contains(task));
         let mut whole = true;
-        for task in attached {
-            match self.repair_task(&task).await {
-                Ok(what) if what.is_empty() => {}
-                Ok(what) => {
+        let repairs = attached.into_iter().map(async |task| {
+            let repaired = self.repair_task(&task).await;
+            (task, repaired)
+        });
+        let mut repairs = stream::iter(repairs).buffer_unordered(TASKS_AT_ONCE);
+        while let Some((task, repaired)) = repairs.next().await {
+            match repaired {
+                Ok(None) => whole = false,
+                Ok(Some(what)) if what.is_empty() => {}
+                Ok(Some(what)) => {
                     failing.remove(&task);
                     what.iter().for_each(|what| METRICS.network_repaired(*what));
                     warn!(task = %task.task, ?what, "somebody changed the task's network; it is as it was again");
@@ -334,13 +364,16 @@ impl Network {
         whole
     }
 
-    /// What was amiss and is repaired, when nothing else is under way for the task.
-    async fn repair_task(&self, task: &Owner) -> Result<BTreeSet<NetworkRepair>, NetworkError> {
+    /// What was amiss and is repaired. None: something else is under way for the task, which may be that very repair.
+    async fn repair_task(&self, task: &Owner) -> Result<Option<BTreeSet<NetworkRepair>>, NetworkError> {
+        let Some(lock) = self.locks.try_lock(task) else {
+            return Ok(None);
+        };
         let path = self.netns_path(task);
         let (attachments, names, task) = (self.attachments.clone(), self.names.clone(), task.clone());
         // It may be detached by then: nothing is made again behind that.
         let Some(attachment) = attachments.get(&task) else {
-            return Ok(BTreeSet::new());
+            return Ok(Some(BTreeSet::new()));
         };
         let wiring = self.wiring(&task, &attachment);
         let of = task.clone();
@@ -351,8 +384,18 @@ impl Network {
             };
             let _turn = turn.take_for(&attachment);
             block_on(async {
-                let look = async |host: &Netlink| Seen::look(host, &names).await;
-                let seen = Socket::open()?.with("list", "links", look).await?;
+                let (link, is_on_lan) = (names.link(&task), attachment.lan.is_some());
+                // Whether a host of a network outside is on its uplink still, only a look at all links tells.
+                let seen = match is_on_lan {
+                    true => {
+                        let look = async |host: &Netlink| Seen::look(host, &names).await;
+                        Socket::open()?.with("list", "links", look).await?
+                    }
+                    false => {
+                        let look = async |host: &Netlink| Seen::look_at(host, &link).await;
+                        Socket::open_filtering()?.with("look at", &link, look).await?
+                    }
+                };
                 let mut amiss = seen.amiss(&names, &task, attachment.address);
                 let moved = seen.is_on_another_uplink(&names, &attachment);
                 if amiss.is_empty() && !moved {
@@ -372,11 +415,11 @@ impl Network {
                 Ok(amiss)
             })
         };
-        let (what, _lock) = self.locked("repair", &of, repair).await?;
+        let (what, _lock) = self.threads.run("repair", &of.file_name(), lock, repair).await?;
         if what.contains(&NetworkRepair::Link) && self.firewall.publishes(&of.task).await {
             self.let_localhost_through(&of)?;
         }
-        Ok(what)
+        Ok(Some(what))
     }
 }
 
