@@ -238,10 +238,103 @@ async fn a_task_on_the_hosts_network_asks_on_loopback_and_one_without_a_network_
         "404"
     );
     cluster.stop(&task).await;
-    // A task on the host's network is not asked for by one with its own.
+    // Nor is one told that has no network.
     let none = |d: &mut Value| d["networkMode"] = json!("none");
     let (_, seen) = look(&cluster, none, &[("a", "env | grep -c ECS_", json!({}))]).await;
     assert_eq!(seen["a"].lines[0], "0");
+}
+
+/// Everybody knows everybody's name: each learns of its own task, and of no other, in whichever modes they are.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_task_learns_nothing_of_another_in_any_mode() {
+    let cluster = Cluster::start().await;
+    let tell = "echo uri $ECS_CONTAINER_METADATA_URI_V4";
+    let mut known = Vec::new();
+    for (mode, containers) in [
+        ("awsvpc", &["main"][..]),
+        ("awsvpc", &["main"]),
+        ("bridge", &["main", "beside"]),
+        ("bridge", &["main"]),
+        ("host", &["main"]),
+    ] {
+        let containers: Vec<_> = containers.iter().map(|name| (*name, tell, json!({}))).collect();
+        let (task, seen) = look(&cluster, |d| d["networkMode"] = json!(mode), &containers).await;
+        known.extend(seen.into_values().map(|seen| (mode, task.clone(), seen)));
+    }
+    let port = endpoint_port(&cluster);
+    let on_loopback = format!("http://127.0.0.1:{port}");
+    for (mode, task, seen) in &known {
+        let own_way = match *mode {
+            "host" => &on_loopback,
+            _ => "http://169.254.170.2",
+        };
+        let names = known
+            .iter()
+            .map(|(_, _, of)| uri(of).rsplit_once('/').unwrap().1.to_owned());
+        let urls: Vec<_> = names.map(|name| format!("{own_way}/v4/{name}/task")).collect();
+        let answers = ask(seen.pid, &urls.join(" "), "5");
+        let expected: Vec<_> = known
+            .iter()
+            .map(|(_, other, _)| if other == task { "200" } else { "404" })
+            .collect();
+        assert_eq!(answers, expected.join(" "), "{mode} {task}");
+    }
+    // Nor by the way of others: that of the host's tasks is not in the others' namespaces, and theirs not on the host.
+    let by = |mode: &'static str| known.iter().filter(move |(of, _, _)| *of == mode);
+    let of_host = &by("host").next().unwrap().2;
+    for (mode, _, seen) in by("awsvpc").chain(by("bridge")) {
+        assert_eq!(ask(seen.pid, &uri(of_host), "1"), "000", "{mode}");
+    }
+    assert_eq!(
+        ask(of_host.pid, &uri(&by("awsvpc").next().unwrap().2), "1"),
+        "000"
+    );
+
+    // Who takes another's address for its own is not answered at all.
+    for mode in ["awsvpc", "bridge"] {
+        let (one, other) = (&by(mode).next().unwrap().2, &by(mode).last().unwrap().2);
+        let address = one.address();
+        assert_ne!(address, other.address());
+        in_netns(
+            other.pid,
+            &["ip", "addr", "add", &format!("{address}/32"), "dev", "eth0"],
+        );
+        let forged = in_netns(
+            other.pid,
+            &[
+                "curl",
+                "--noproxy",
+                "*",
+                "-s",
+                "-m",
+                "1",
+                "-o",
+                "/dev/null",
+                "-w",
+                "%{http_code}",
+                "--interface",
+                &address,
+                &uri(one),
+            ],
+        );
+        assert_eq!(forged, "000", "{mode}");
+        assert_eq!(
+            ask(one.pid, &uri(one), "5"),
+            "200",
+            "{mode}: not for another reason"
+        );
+    }
+}
+
+/// What a command prints in the network of a process, whatever its end.
+fn in_netns(pid: i32, command: &[&str]) -> String {
+    let network = format!("--net=/proc/{pid}/ns/net");
+    let output = Command::new("nsenter")
+        .arg(network)
+        .args(command)
+        .output()
+        .unwrap();
+    String::from_utf8(output.stdout).unwrap()
 }
 
 /// The connections of a task that has as many as it may: 16. One more is closed at once.

@@ -1,6 +1,6 @@
 //! Fields of a definition that change what a container is: each as a process inside sees it, and as the kernel has it.
 
-use std::{collections::BTreeMap, os::unix::fs::FileTypeExt as _, time::Duration};
+use std::{collections::BTreeMap, os::unix::fs::FileTypeExt as _, process::Command, time::Duration};
 
 use berth_tests::cluster::{Cluster, container};
 use serde_json::{Value, json};
@@ -39,6 +39,46 @@ impl Seen {
 
     pub(crate) fn proc(&self, file: &str) -> String {
         std::fs::read_to_string(format!("/proc/{}/{file}", self.pid)).unwrap()
+    }
+
+    /// The IPv4 address that its namespace has.
+    pub(crate) fn address(&self) -> String {
+        let network = format!("--net=/proc/{}/ns/net", self.pid);
+        let listed = Command::new("nsenter")
+            .args([&network, "ip", "-4", "-br", "addr", "show", "dev", "eth0"])
+            .output()
+            .unwrap();
+        let listed = String::from_utf8(listed.stdout).unwrap();
+        let address = listed.split_whitespace().nth(2).unwrap();
+        address.split_once('/').unwrap().0.to_owned()
+    }
+
+    /// The lines of its list of resolvers, where it printed them as `resolv LINE`.
+    fn resolv(&self) -> Vec<&str> {
+        let lines = self.lines.iter().filter_map(|line| line.strip_prefix("resolv "));
+        lines.map(str::trim).collect()
+    }
+
+    /// Its file of hosts is what the task's network is, and nothing of the host's.
+    #[track_caller]
+    fn assert_is_named(&self, name: &str) {
+        let expected = format!(
+            "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n{}\t{name}\n",
+            self.address()
+        );
+        assert_eq!(self.proc("root/etc/hosts"), expected);
+    }
+
+    /// It searches as the host does.
+    #[track_caller]
+    fn assert_asks_the_node(&self) {
+        let host = std::fs::read_to_string("/etc/resolv.conf").unwrap();
+        let others = host.lines().filter(|line| !line.starts_with("nameserver"));
+        let expected: Vec<&str> = ["nameserver 169.254.170.3"]
+            .into_iter()
+            .chain(others.map(str::trim))
+            .collect();
+        assert_eq!(self.resolv(), expected);
     }
 
     /// The options of what is mounted there: those of the mount, and those of its file system.
@@ -359,7 +399,7 @@ async fn names_and_resolvers_are_the_definitions() {
         "hostname": "db-1.example", "dnsServers": ["10.9.8.7", "fd00::53"], "dnsSearchDomains": ["one.example", "two"],
         "extraHosts": [{"hostname": "other", "ipAddress": "10.1.2.3"}, {"hostname": "six", "ipAddress": "fd00::6"}],
     });
-    for mode in ["none", "host"] {
+    for mode in ["none", "host", "bridge"] {
         let (_, seen) = look(
             &cluster,
             |d| d["networkMode"] = json!(mode),
@@ -374,24 +414,25 @@ async fn names_and_resolvers_are_the_definitions() {
         let root =
             |file: &str| std::fs::read_to_string(format!("/proc/{}/root/etc/{file}", own.pid)).unwrap();
         assert_eq!(root("hostname"), "db-1.example\n");
-        for line in ["127.0.0.1\tdb-1.example", "10.1.2.3\tother", "fd00::6\tsix"] {
+        let address = match mode {
+            "bridge" => own.address(),
+            _ => "127.0.0.1".into(),
+        };
+        for line in [
+            &format!("{address}\tdb-1.example"),
+            "10.1.2.3\tother",
+            "fd00::6\tsix",
+        ] {
             assert!(
                 own.lines.iter().any(|said| said == line),
                 "{line}: {:?}",
                 own.lines
             );
         }
-        let resolv: Vec<&str> = own
-            .lines
-            .iter()
-            .filter_map(|line| line.strip_prefix("resolv "))
-            .collect();
+        let resolv = own.resolv();
         let of = |keyword: &str| {
-            resolv
-                .iter()
-                .filter(|line| line.starts_with(keyword))
-                .copied()
-                .collect::<Vec<_>>()
+            let lines = resolv.iter().filter(|line| line.starts_with(keyword));
+            lines.copied().collect::<Vec<_>>()
         };
         assert_eq!(of("nameserver"), ["nameserver 10.9.8.7", "nameserver fd00::53"]);
         assert_eq!(of("search"), ["search one.example two"]);
@@ -402,6 +443,40 @@ async fn names_and_resolvers_are_the_definitions() {
                 .lines
                 .iter()
                 .any(|line| line.contains("10.9.8.7") || line.contains("other"))
+        );
+        if mode == "bridge" {
+            default.assert_is_named(default.said("hostname "));
+            default.assert_asks_the_node();
+        }
+    }
+}
+
+/// The definition has no say there: the containers are one host.
+#[tokio::test(flavor = "multi_thread")]
+async fn containers_of_a_task_with_an_address_have_its_name_and_ask_their_node_for_others() {
+    let cluster = Cluster::start().await;
+    let script = "echo hostname = $(hostname); echo variable = $HOSTNAME; cat /etc/hosts; sed 's/^/resolv /' /etc/resolv.conf; \
+                  ping -c 1 -W 1 $(hostname) | head -n 1";
+    let (task, seen) = look(
+        &cluster,
+        |_| {},
+        &[("a", script, json!({})), ("b", script, json!({}))],
+    )
+    .await;
+    let described = cluster.describe(&task).await;
+    let address = &described["containers"][0]["networkInterfaces"][0]["privateIpv4Address"];
+    let id = &task.rsplit('/').next().unwrap()[..12];
+    for one in seen.values() {
+        assert_eq!(&json!(one.address()), address);
+        assert_eq!((one.said("hostname "), one.said("variable ")), (id, id));
+        assert_eq!(one.proc("root/etc/hostname"), format!("{id}\n"));
+        one.assert_is_named(id);
+        one.assert_asks_the_node();
+        let pinged = format!("PING {id} ({})", one.address());
+        assert!(
+            one.lines.iter().any(|line| line.starts_with(&pinged)),
+            "{:?}",
+            one.lines
         );
     }
 }

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod ask;
 mod bad_input;
 mod between_nodes;
 mod cycles;
@@ -25,6 +26,7 @@ mod lost_data;
 mod namespaces;
 mod ports;
 mod purge;
+mod reach;
 mod reboot;
 mod repair;
 mod restart;

@@ -114,17 +114,8 @@ impl Fleet {
             agent: None,
         });
         ip(&format!("netns add {instance}"));
-        ip(&format!(
-            "link add {instance}h type veth peer name up0 netns {instance}"
-        ));
-        ip(&format!("link set {instance}h master {} up", self.name));
         ip(&format!("-n {instance} link set lo up"));
-        ip(&format!("-n {instance} addr add {address}/24 dev up0"));
-        ip(&format!("-n {instance} link set up0 up"));
-        ip(&format!(
-            "-n {instance} route add default via 10.93.{}.1",
-            self.octet
-        ));
+        self.plug_in(index);
         for command in before {
             ip(&format!("-n {instance} {command}"));
         }
@@ -154,6 +145,25 @@ impl Fleet {
         node.start_agent();
         self.wait_connected(index, true).await;
         index
+    }
+
+    /// Gives the node its link to the network of the nodes, `up0`, with its address and the default route.
+    pub fn plug_in(&self, node: usize) {
+        let Node {
+            instance, address, ..
+        } = &self.nodes[node];
+        ip(&format!(
+            "link add {instance}h type veth peer name up0 netns {instance}"
+        ));
+        ip(&format!("link set {instance}h master {} up", self.name));
+        ip(&format!("-n {instance} addr add {address}/24 dev up0"));
+        ip(&format!("-n {instance} link set up0 up"));
+        ip(&format!("-n {instance} route add default via {}", self.address()));
+    }
+
+    /// Takes that link away, and with it what led over it.
+    pub fn unplug(&self, node: usize) {
+        ip(&format!("link del {}h", self.nodes[node].instance));
     }
 
     pub async fn wait_connected(&self, node: usize, wanted: bool) {

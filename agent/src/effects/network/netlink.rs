@@ -332,6 +332,9 @@ impl Netlink {
         source: Option<Ipv4Addr>,
     ) -> Result<(), NetworkError> {
         let mut route = direct_route(link, address);
+        // In the scope of a link the kernel would take the link's own address for the host's where that publishes ports
+        // (`route_localnet`): it is the endpoints', and nothing is answered there.
+        route.header.scope = RouteScope::Universe;
         let source = source.map(|source| RouteAttribute::PrefSource(route_address(source.into())));
         route.attributes.extend(source);
         match self.handle.route().add(route).execute().await {
