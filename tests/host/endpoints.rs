@@ -292,7 +292,7 @@ async fn a_task_learns_nothing_of_another_in_any_mode() {
 
     // Who takes another's address for its own is not answered at all.
     for mode in ["awsvpc", "bridge"] {
-        let (one, other) = (&by(mode).next().unwrap().2, &by(mode).last().unwrap().2);
+        let (one, other) = (&by(mode).next().unwrap().2, &by(mode).next_back().unwrap().2);
         let address = one.address();
         assert_ne!(address, other.address());
         in_netns(
