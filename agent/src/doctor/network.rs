@@ -1,6 +1,7 @@
 //! Whether this kernel can carry the tasks' networks, and whether anything is in their way.
 
 mod ipv6;
+mod routers;
 
 use std::net::Ipv4Addr;
 
@@ -24,20 +25,9 @@ pub(super) async fn check(config: &Config) -> Vec<Finding> {
     if let Some(range) = config.task_range().ok().and_then(|range| range.ipv6()) {
         let routes = std::fs::read_to_string("/proc/net/ipv6_route").unwrap_or_default();
         let usable = network::check_ipv6().map_err(|error| Chain(&error).to_string());
-        let setting = |path: String| {
-            std::fs::read_to_string(path)
-                .unwrap_or_default()
-                .trim()
-                .to_owned()
-        };
-        findings.push(ipv6::judge(
-            range,
-            usable,
-            &ipv6::parse_routes(&routes),
-            &prefix,
-            &setting,
-        ));
+        findings.push(ipv6::judge(range, usable, &ipv6::parse_routes(&routes), &prefix));
     }
+    findings.extend(routers::check(&prefix, config.task_cidr_v6.is_some()));
     if !config.network.task_interfaces.is_empty() {
         findings.push(match network::lendable(&config.network.task_interfaces).await {
             Ok(judged) => interfaces(&judged),

@@ -19,7 +19,7 @@ use nix::sys::socket::{
     sockopt,
 };
 
-use crate::{host::*, ipv6::*};
+use crate::{host::*, ipv6::*, others::doctor};
 
 /// A router advertisement (RFC 4861) of a default router, from outside.
 fn advertise(host: &Host) {
@@ -201,5 +201,25 @@ fn a_task_has_ipv6_though_new_namespaces_come_without() {
             let client = within(from, || connect_to(to, PORT));
             assert_eq!(talk(&listener, client), seen_as);
         }
+    });
+}
+
+/// As docker does, or an operator for something else.
+#[test]
+fn doctor_finds_a_link_that_went_deaf_when_somebody_else_forwarded() {
+    on_host(async |_| {
+        run(&format!(
+            "ip addr add {HOST6}/64 dev uplink nodad valid_lft 600 preferred_lft 600"
+        ));
+        let says = |what: &str| {
+            let said = doctor(None);
+            assert!(said.contains(what), "{said}");
+        };
+        says("ok       IPv6 routers");
+        fs::write("/proc/sys/net/ipv6/conf/all/forwarding", "1").unwrap();
+        says("warning  IPv6 routers");
+        says("sysctl -w net.ipv6.conf.uplink.accept_ra=2");
+        fs::write("/proc/sys/net/ipv6/conf/uplink/accept_ra", "2").unwrap();
+        says("ok       IPv6 routers");
     });
 }

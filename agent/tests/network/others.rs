@@ -121,7 +121,7 @@ fn docker_lets_tasks_through_by_ipv6_too() {
 }
 
 /// What `berth-agent doctor` says on this host.
-fn doctor(path: Option<&str>) -> String {
+pub fn doctor(path: Option<&str>) -> String {
     let mut doctor = Command::new(env!("CARGO_BIN_EXE_berth-agent"));
     doctor
         .arg("doctor")

@@ -1,5 +1,4 @@
-//! Whether tasks can have the IPv6 addresses that are set for them, and whether the host keeps its own way out when it
-//! forwards IPv6.
+//! Whether tasks can have the IPv6 addresses that are set for them.
 
 use std::net::Ipv6Addr;
 
@@ -8,14 +7,11 @@ use ipnet::Ipv6Net;
 use super::Finding;
 
 const CHECK: &str = "task IPv6";
-/// `RTF_ADDRCONF` of the kernel's uapi/linux/ipv6_route.h: learned from a router advertisement.
-const LEARNED: u32 = 0x0004_0000;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Route {
     link: String,
     to: Ipv6Net,
-    learned: bool,
 }
 
 /// The kernel's `rt6_info_route`: all numbers in hexadecimal.
@@ -27,19 +23,16 @@ pub(super) fn parse_routes(text: &str) -> Vec<Route> {
         Some(Route {
             link: (*fields.get(9)?).to_owned(),
             to: Ipv6Net::new(Ipv6Addr::from(address), len).ok()?,
-            learned: u32::from_str_radix(fields.get(8)?, 16).ok()? & LEARNED != 0,
         })
     };
     text.lines().filter_map(parse).collect()
 }
 
-/// `setting` reads one of the kernel's.
 pub(super) fn judge(
     range: Ipv6Net,
     usable: Result<(), String>,
     routes: &[Route],
     own_prefix: &str,
-    setting: &dyn Fn(String) -> String,
 ) -> Finding {
     if let Err(problem) = usable {
         let advice = "set net.ipv6.conf.all.disable_ipv6 = 0 and net.ipv6.conf.default.disable_ipv6 = 0, start the kernel \
@@ -56,23 +49,7 @@ pub(super) fn judge(
             "tasks and that network would not reach each other: set task_cidr_v6 to a prefix that nothing else uses",
         );
     }
-    let forwards = setting("/proc/sys/net/ipv6/conf/all/forwarding".into()) == "1";
-    let deaf = |route: &&Route| {
-        let accepts = setting(format!("/proc/sys/net/ipv6/conf/{}/accept_ra", route.link));
-        forwards && route.learned && route.to.prefix_len() == 0 && accepts == "1"
-    };
-    match routes.iter().find(deaf) {
-        None => Finding::ok(CHECK, format!("{range}, to which this host has no other route")),
-        Some(Route { link, .. }) => Finding::problem(
-            CHECK,
-            format!(
-                "this host forwards IPv6, and does not hear its routers on {link} any more: its default route there ends"
-            ),
-            format!(
-                "as root: `sysctl -w net.ipv6.conf.{link}.accept_ra=2`, and the same in a file in /etc/sysctl.d"
-            ),
-        ),
-    }
+    Finding::ok(CHECK, format!("{range}, to which this host has no other route"))
 }
 
 #[cfg(test)]
@@ -88,29 +65,16 @@ mod tests {
     fn what_keeps_tasks_or_the_host_from_ipv6_is_a_problem() {
         let routes = parse_routes(ROUTES);
         assert_eq!(routes.len(), 3);
-        let judged = |range: &str, usable: Result<(), String>, forwarding: &str, accept_ra: &str| {
-            let setting = |path: String| match path.ends_with("forwarding") {
-                true => forwarding.to_owned(),
-                false => accept_ra.to_owned(),
-            };
-            judge(range.parse().unwrap(), usable, &routes, "babcd", &setting)
-        };
-        for (range, forwarding, accept_ra, outcome) in [
-            ("fd00:77::a59:0/118", "0", "1", Outcome::Ok),
-            ("fd00:77::a59:0/118", "1", "2", Outcome::Ok),
-            ("fd00:77::a59:0/118", "1", "0", Outcome::Ok),
-            ("fd00:77::a59:0/118", "1", "1", Outcome::Problem),
-            ("fd00:99::a59:0/118", "0", "1", Outcome::Problem),
+        let judged =
+            |range: &str, usable: Result<(), String>| judge(range.parse().unwrap(), usable, &routes, "babcd");
+        for (range, outcome) in [
+            ("fd00:77::a59:0/118", Outcome::Ok),
+            ("fd00:99::a59:0/118", Outcome::Problem),
         ] {
-            let finding = judged(range, Ok(()), forwarding, accept_ra);
+            let finding = judged(range, Ok(()));
             assert_eq!(finding.outcome, outcome, "{finding:?}");
         }
-        let finding = judged("fd00:77::a59:0/118", Ok(()), "1", "1");
-        assert!(
-            finding.advice.contains("net.ipv6.conf.eth0.accept_ra=2"),
-            "{finding:?}"
-        );
-        let finding = judged("fd00:77::a59:0/118", Err("no IPv6".into()), "0", "1");
+        let finding = judged("fd00:77::a59:0/118", Err("no IPv6".into()));
         assert_eq!(
             (finding.outcome, finding.found.as_str()),
             (Outcome::Problem, "no IPv6")
