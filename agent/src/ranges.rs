@@ -20,6 +20,8 @@ use crate::{
 
 /// Between two looks at the host, where there is anything to look after: a listing of its routes, half a millisecond.
 const INTERVAL: Duration = Duration::from_secs(4);
+/// Between two looks whether the node's own range is the node's.
+const OWN_INTERVAL: Duration = Duration::from_secs(30);
 /// After a failure.
 const RETRY: Duration = Duration::from_secs(1);
 
@@ -60,7 +62,12 @@ pub struct Ranges {
 
 impl Ranges {
     /// For as long as the agent runs.
-    pub async fn run(mut self) {
+    pub async fn run(self) {
+        let own = look_at_own(Arc::clone(&self.host), self.inputs.clone());
+        tokio::join!(self.of_cluster(), own);
+    }
+
+    async fn of_cluster(mut self) {
         let mut told: Option<Answer> = None;
         let (mut failing, mut told_of_ipv6) = (false, false);
         loop {
@@ -116,5 +123,30 @@ impl Ranges {
         }
         send(&self.inputs, Event::NetworkApplied(answer.applied.clone())).await;
         self.answers.send_replace(answer.clone());
+    }
+}
+
+/// Tells the core when something else of the host has the node's own range of addresses, and when no more. Tasks that have some go
+/// on: the host knows the way to them.
+async fn look_at_own(host: Arc<Host>, inputs: mpsc::Sender<Input>) {
+    let mut told = None;
+    loop {
+        match host.network.range_problem().await {
+            Ok(problem) if problem != told => {
+                if let Some(problem) = &problem {
+                    tracing::warn!(
+                        problem,
+                        "tasks and that network do not reach each other: set task_cidr to a range that nothing else uses"
+                    );
+                }
+                told.clone_from(&problem);
+                send(&inputs, Event::OwnRange { problem }).await;
+            }
+            Ok(_) => {}
+            Err(error) => {
+                tracing::debug!(error = %Chain(&error), "cannot look whether task_cidr is routed elsewhere")
+            }
+        }
+        tokio::time::sleep(OWN_INTERVAL).await;
     }
 }

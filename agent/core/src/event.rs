@@ -51,6 +51,8 @@ pub enum Event {
     Network(Network),
     /// The host is like that now, or that could not be done with some of it.
     NetworkApplied(AppliedNetwork),
+    /// Whether the node's own range of addresses can be used: why not, for people.
+    OwnRange { problem: Option<String> },
     /// The host's clock was set, by so many milliseconds: what waits keeps the time it had left.
     ClockStepped { by_ms: i64 },
     /// The operator of a private agent wants every task stopped (`berth dev` on its way out).
@@ -71,6 +73,7 @@ impl Event {
             Self::Acknowledged { .. } => "acknowledged",
             Self::Network(_) => "network",
             Self::NetworkApplied(_) => "network applied",
+            Self::OwnRange { .. } => "own range",
             Self::ClockStepped { .. } => "clock stepped",
             Self::StopAll { .. } => "stop all",
         }

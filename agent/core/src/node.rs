@@ -117,6 +117,8 @@ pub struct Node {
     identity: Option<NodeId>,
     /// What is wrong with the node's network, as the agent last said.
     applied: AppliedNetwork,
+    /// Why addresses of the node's own range are not what they should be.
+    range_problem: Option<String>,
     /// It was registered anew since it followed a control plane: see [`Node::speaks_for`].
     rejoined: bool,
 }
@@ -171,6 +173,7 @@ impl Node {
             strangers: BTreeMap::new(),
             identity: None,
             applied: AppliedNetwork::default(),
+            range_problem: None,
             rejoined: false,
         }
     }
@@ -300,6 +303,10 @@ impl Node {
             }
             Event::NetworkApplied(applied) => {
                 self.on_network_applied(applied, change);
+                BTreeSet::new()
+            }
+            Event::OwnRange { problem } => {
+                self.range_problem = problem;
                 BTreeSet::new()
             }
             Event::ClockStepped { by_ms } => self.on_clock_stepped(by_ms, change),

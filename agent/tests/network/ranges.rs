@@ -5,7 +5,10 @@ use std::{collections::BTreeMap, net::Ipv4Addr};
 use berth_agent::effects::network::{HostObject, Network};
 use berth_agent_core::network::WantedNetwork;
 
-use super::host::{HOST, OUTSIDE, on_host, run};
+use super::{
+    host::{HOST, OUTSIDE, attach, on_host, run},
+    repair::{alone, repairs},
+};
 
 fn wanted(peer: Ipv4Addr) -> WantedNetwork {
     let subnet = "subnet-0000000000000000a".parse().unwrap();
@@ -68,6 +71,47 @@ fn routes_are_wanted_or_strays_and_a_purge_removes_them() {
         assert_eq!(found.len(), 2, "{found:?}");
         left.remove_strays(&found).await.unwrap();
         assert_eq!(routes(), ["10.99.0.0/24 via 192.0.2.2 dev uplink"]);
+    });
+}
+
+#[test]
+fn a_route_that_somebody_removes_is_there_again_and_counted() {
+    let _alone = alone();
+    on_host(async |host| {
+        let network = host.network().await;
+        let repaired = || repairs("route");
+        let before = repaired();
+        network.configure(&wanted(OUTSIDE)).await.unwrap();
+        assert_eq!(repaired(), before, "nobody removed it");
+        let whole = routes();
+        run("ip route del 10.64.2.0/24");
+        network.configure(&wanted(OUTSIDE)).await.unwrap();
+        assert_eq!((repaired(), routes()), (before + 1, whole));
+    });
+}
+
+#[test]
+fn the_nodes_own_range_is_found_to_be_somebody_elses() {
+    on_host(async |host| {
+        let network = host.network().await;
+        attach(&network, 1).await;
+        network.configure(&wanted(OUTSIDE)).await.unwrap();
+        run(&format!("ip route add default via {OUTSIDE}"));
+        assert_eq!(
+            network.range_problem().await.unwrap(),
+            None,
+            "its own tasks are no others"
+        );
+        for route in ["10.77.4.0/24", "10.64.0.0/10"] {
+            run(&format!("ip route add {route} via {OUTSIDE}"));
+            let problem = network.range_problem().await.unwrap().unwrap();
+            assert!(
+                problem.contains("10.77.0.0/16") && problem.contains(route),
+                "{problem}"
+            );
+            run(&format!("ip route del {route} via {OUTSIDE}"));
+        }
+        assert_eq!(network.range_problem().await.unwrap(), None);
     });
 }
 

@@ -23,7 +23,7 @@ const MANY: u32 = 200;
 /// What is repaired is counted for the whole process.
 static ALONE: Mutex<()> = Mutex::new(());
 
-fn alone() -> MutexGuard<'static, ()> {
+pub fn alone() -> MutexGuard<'static, ()> {
     ALONE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -35,7 +35,7 @@ async fn while_repaired(network: &Network, test: impl AsyncFnOnce()) {
     }
 }
 
-fn repairs(what: &str) -> u64 {
+pub fn repairs(what: &str) -> u64 {
     let at = NETWORK_REPAIRS.iter().position(|known| *known == what).unwrap();
     METRICS.network_repairs[at].load(Relaxed)
 }

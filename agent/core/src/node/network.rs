@@ -81,6 +81,8 @@ impl Node {
         let problems = self.applied.problems.iter();
         let problems = problems.filter(move |(subnet, _)| is_used(subnet));
         let unused = problems.map(|(subnet, problem)| format!("{subnet} is not used here: {problem}"));
-        unused.chain(self.applied.unreached.iter().cloned())
+        let own = self.range_problem.iter();
+        let own = own.map(|problem| format!("{problem}: set task_cidr to a range that nothing else uses"));
+        own.chain(unused).chain(self.applied.unreached.iter().cloned())
     }
 }

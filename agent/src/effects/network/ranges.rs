@@ -13,6 +13,7 @@ use berth_agent_core::{
     network::{AppliedNetwork, WantedNetwork},
 };
 use ipnet::{IpNet, Ipv4Net};
+use tracing::warn;
 
 use super::{
     Network,
@@ -20,15 +21,24 @@ use super::{
     firewall::Ranges,
     has, ipv6, lan,
     netlink::{Link, Netlink, Socket},
-    routes::{Gateway, RangeRoute, Route, To, conflict},
+    routes::{Gateway, RangeRoute, Route, To, conflict, routed_elsewhere},
     threads::block_on,
 };
+use crate::metrics::{METRICS, NetworkRepair};
 
 /// What the host says before anything is changed.
 struct Seen {
     links: Vec<Link>,
     routes: Vec<Route>,
     gateways: BTreeMap<IpAddr, Gateway>,
+}
+
+impl Seen {
+    /// Of a link, for people.
+    fn name(&self, index: u32) -> String {
+        let link = self.links.iter().find(|link| link.index == index);
+        link.map_or_else(|| index.to_string(), |link| link.name.clone())
+    }
 }
 
 impl Network {
@@ -58,10 +68,37 @@ impl Network {
         if ranges.routed.iter().any(|range| range.ipv6().is_some()) {
             self.enable_ipv6()?;
         }
-        self.reserve(&ranges, &routes);
+        let before = self.reserve(&ranges, &routes);
         self.firewall.set_ranges(ranges).await?;
-        self.lead(&seen, routes).await?;
+        self.lead(&seen, routes, before).await?;
         Ok(applied)
+    }
+
+    /// Why tasks should not have addresses of the node's own range, for people: the host routes it elsewhere.
+    ///
+    /// # Errors
+    /// When the host's routes cannot be listed.
+    pub async fn range_problem(&self) -> Result<Option<String>, NetworkError> {
+        let seen = self.look(Vec::new()).await?;
+        let foreign = self.foreign(&seen);
+        let both = std::iter::once(self.range.ipv4.into()).chain(self.range.ipv6().map(IpNet::from));
+        Ok(both
+            .filter_map(|range| routed_elsewhere(range, &foreign, &|index| seen.name(index)))
+            .next())
+    }
+
+    /// Routes that are not of this instance and its tasks.
+    fn foreign<'a>(&self, seen: &'a Seen) -> Vec<&'a Route> {
+        let links = seen.links.iter();
+        let own_links: BTreeSet<u32> = links
+            .filter(|link| link.name.starts_with(self.names.prefix()))
+            .map(|link| link.index)
+            .collect();
+        let routes = seen.routes.iter();
+        routes
+            .filter(|route| !route.is_ours(self.names.group()))
+            .filter(|route| route.link.is_none_or(|link| !own_links.contains(&link)))
+            .collect()
     }
 
     async fn look(&self, gateways: Vec<IpAddr>) -> Result<Seen, NetworkError> {
@@ -89,22 +126,8 @@ impl Network {
         seen: &Seen,
     ) -> Result<(AppliedNetwork, BTreeSet<RangeRoute>), NetworkError> {
         let interfaces = self.interfaces.count(&seen.links, &seen.routes)?;
-        let own_links: BTreeSet<u32> = seen
-            .links
-            .iter()
-            .filter(|link| link.name.starts_with(self.names.prefix()))
-            .map(|link| link.index)
-            .collect();
-        let foreign: Vec<&Route> = seen
-            .routes
-            .iter()
-            .filter(|route| !route.is_ours(self.names.group()))
-            .filter(|route| route.link.is_none_or(|link| !own_links.contains(&link)))
-            .collect();
-        let name = |index: u32| {
-            let link = seen.links.iter().find(|link| link.index == index);
-            link.map_or_else(|| index.to_string(), |link| link.name.clone())
-        };
+        let foreign = self.foreign(seen);
+        let name = |index: u32| seen.name(index);
         let judge = |range: IpNet| conflict(range, self.range, &foreign, &name);
         let (mut applied, mut routes) = (AppliedNetwork::default(), BTreeSet::new());
         for (subnet, range) in &wanted.ranges {
@@ -175,17 +198,22 @@ impl Network {
         Ok((applied, routes))
     }
 
-    /// From here on tasks may be given these, and the audit knows these routes.
-    fn reserve(&self, ranges: &Ranges, routes: &BTreeSet<RangeRoute>) {
+    /// From here on tasks may be given these, and the audit knows these routes. Returns those that were before.
+    fn reserve(&self, ranges: &Ranges, routes: &BTreeSet<RangeRoute>) -> BTreeSet<RangeRoute> {
         let mut known = self.known();
         known.ranges.clone_from(&ranges.routed);
         known.lans.clone_from(&ranges.lans);
         known.kept.clone_from(&ranges.kept);
-        known.routes.clone_from(routes);
+        std::mem::replace(&mut known.routes, routes.clone())
     }
 
-    /// Takes away what leads elsewhere than it should, and adds what is missing.
-    async fn lead(&self, seen: &Seen, wanted: BTreeSet<RangeRoute>) -> Result<(), NetworkError> {
+    /// Takes away what leads elsewhere than it should, and adds what is missing; `before` was there at the look before.
+    async fn lead(
+        &self,
+        seen: &Seen,
+        wanted: BTreeSet<RangeRoute>,
+        before: BTreeSet<RangeRoute>,
+    ) -> Result<(), NetworkError> {
         let metric = self.names.group();
         let ours = seen.routes.iter().filter(|route| route.is_ours(metric));
         let there: BTreeSet<RangeRoute> = ours.filter_map(Route::of_range).collect();
@@ -194,6 +222,11 @@ impl Network {
         if gone.is_empty() && fresh.is_empty() {
             return Ok(());
         }
+        let taken: Vec<String> = fresh
+            .iter()
+            .filter(|route| before.contains(route))
+            .map(RangeRoute::describe)
+            .collect();
         let lead = move || {
             let netlink = async |host: &Netlink| {
                 for route in &gone {
@@ -207,6 +240,13 @@ impl Network {
             block_on(async { Socket::open()?.with("lead to", "other nodes", netlink).await })
         };
         self.threads.run("lead to", "other nodes", (), lead).await?;
+        for route in taken {
+            METRICS.network_repaired(NetworkRepair::Route);
+            warn!(
+                route,
+                "somebody removed a route of the cluster's network; it is there again"
+            );
+        }
         Ok(())
     }
 }

@@ -210,6 +210,16 @@ pub(super) fn conflict(
             "{range} overlaps what task_cidr is below task_cidr_v6, {own}"
         ));
     }
+    routed_elsewhere(range, foreign, name)
+}
+
+/// Why a range that nobody of ours has is none to have addresses of, for people.
+pub(super) fn routed_elsewhere(
+    range: IpNet,
+    foreign: &[&Route],
+    name: &impl Fn(u32) -> String,
+) -> Option<String> {
+    let overlaps = |other: IpNet| other.contains(&range) || range.contains(&other);
     let taken = foreign
         .iter()
         .filter(|route| !route.is_default())

@@ -88,6 +88,16 @@ fn what_cannot_be_used_is_an_impairment_and_stops_nothing_else() {
         ..AppliedNetwork::default()
     };
     node.apply(Millis(1), Event::NetworkApplied(looked));
+    let own_range = |problem: Option<&str>| Event::OwnRange {
+        problem: problem.map(str::to_owned),
+    };
+    node.apply(Millis(1), own_range(Some("10.89.0.0/22 is routed elsewhere")));
+    let told = node.impairments();
+    assert!(
+        told.len() == 3 && told[0].starts_with("10.89.0.0/22 is routed elsewhere: set"),
+        "{told:?}"
+    );
+    node.apply(Millis(1), own_range(None));
     let told = node.impairments();
     assert_eq!(told.len(), 2, "{told:?}");
     assert!(
