@@ -264,6 +264,7 @@ impl Agent {
             sampler: Arc::clone(&host.sampler),
             task_cidr: task_range,
             network: network_wanted,
+            on_host: host.on_host(),
         };
         let served = host.endpoints.serve(listening.endpoints, sources, &stop);
         let served = served.context("serve the task metadata endpoint")?;

@@ -36,6 +36,7 @@ use containers::{containers, is_name};
 
 const ENTRIES_MAX: usize = 1_000;
 const EPHEMERAL_STORAGE_BYTES_MAX: u64 = 1 << 40;
+const GROUP_CHARS_MAX: usize = 255;
 const CPU_UNITS_MAX: u32 = 1_024 * 1_024;
 /// Of one task, each of a range counted.
 const PORTS_MAX: u32 = 1_000;
@@ -228,6 +229,9 @@ pub fn task_spec(wire: wire::TaskSpec) -> Result<TaskSpec, Refusal> {
     if tags > TAGS_MAX || wire.tags.len() > TAGS_MAX + MANAGED_TAGS_MAX {
         return refuse("tags", format!("{} are more than {TAGS_MAX}", wire.tags.len()));
     }
+    if wire.group.chars().count() > GROUP_CHARS_MAX {
+        return refuse("group", format!("is above {GROUP_CHARS_MAX} characters"));
+    }
     let containers = containers(wire.containers)?;
     check_ports(network, &containers)?;
     let volumes = volumes::volumes(wire.volumes)?;
@@ -276,6 +280,7 @@ pub fn task_spec(wire: wire::TaskSpec) -> Result<TaskSpec, Refusal> {
         ephemeral_storage_bytes: wire.ephemeral_storage_bytes,
         publish_ports: wire.publish_ports,
         launch_type: wire.launch_type,
+        group: wire.group,
         tags: wire.tags.into_iter().collect(),
     })
 }

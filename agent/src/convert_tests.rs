@@ -503,6 +503,15 @@ fn tags_are_as_many_as_ecs_allows() {
 }
 
 #[test]
+fn a_task_knows_its_group() {
+    let mut spec = good();
+    spec.group = "g".repeat(255);
+    assert_eq!(task_spec(spec.clone()).unwrap().group, spec.group);
+    spec.group.push('g');
+    assert_eq!(task_spec(spec).unwrap_err().field, "group");
+}
+
+#[test]
 fn a_task_that_starts_again_after_a_reboot_is_known_as_such() {
     let mut spec = good();
     spec.required_features.push("restart.after-reboot".into());

@@ -211,6 +211,13 @@ async fn tasks_find_each_other_by_name_and_all_others_by_the_servers_that_are_se
         1
     );
     let (name, address) = (name_of(&web), address_of(&cluster, &web).await);
+    let described = cluster.describe(&web).await;
+    let details = described["attachments"][0]["details"].as_array().unwrap().clone();
+    let shown = details
+        .iter()
+        .find(|detail| detail["name"] == "privateDnsName")
+        .unwrap();
+    assert_eq!(shown["value"], json!(name.trim_end_matches('.')));
     let script = format!("nslookup {name}");
     let (client, asked) = look(&cluster, |_| {}, &[("client", &script, json!({}))]).await;
     let Seen { lines, pid } = &asked["client"];

@@ -18,7 +18,7 @@ use crate::{
 
 const LIMIT: Duration = Duration::from_secs(20);
 /// Asks for all that there is, a line each, once all of the task is known to run: a container is faster than the news of it.
-const ASK: &str = "until wget -q -O - $ECS_CONTAINER_METADATA_URI_V4/task | grep -q '\"Family\":\"test\",\"KnownStatus\":\"RUNNING\"'; \
+const ASK: &str = "until wget -q -O - $ECS_CONTAINER_METADATA_URI_V4/task | grep -q '\"Group\":\"family:test\",\"KnownStatus\":\"RUNNING\"'; \
                    do sleep 0.1; done; \
                    for path in '' /task /taskWithTags /stats /task/stats; do wget -q -O - $ECS_CONTAINER_METADATA_URI_V4$path; \
                    echo; done; echo uri $ECS_CONTAINER_METADATA_URI_V4; echo agent $ECS_AGENT_URI; wget -q -O - $ECS_CONTAINER_METADATA_URI; echo";
@@ -41,14 +41,20 @@ async fn a_container_reads_what_it_and_its_task_are() {
     let before = cluster.listing();
     // The workload has the port that the endpoint seems to have.
     let serve = "httpd -p 80 -h /; nc -l -p 8080 >/dev/null & netstat -ltn | grep -q '0.0.0.0:80 \\|:::80 ' && echo has-80";
+    let volumes = |d: &mut Value| d["volumes"] = json!([{"name": "data", "host": {}}]);
     let (task, seen) = look(
         &cluster,
-        |_| {},
+        volumes,
         &[
             (
                 "a",
-                &format!("{serve}; {ASK}"),
-                json!({"cpu": 128, "memory": 64, "dockerLabels": {"team": "shop"}, "portMappings": [{"containerPort": 8080}]}),
+                &format!("{serve}; sed 's/^/resolv /' /etc/resolv.conf; {ASK}"),
+                json!({
+                    "cpu": 128, "memory": 64, "dockerLabels": {"team": "shop"}, "portMappings": [{"containerPort": 8080}],
+                    "mountPoints": [{"sourceVolume": "data", "containerPath": "/data"}],
+                    "restartPolicy": {"enabled": true},
+                    "healthCheck": {"command": ["CMD", "true"], "interval": 5},
+                }),
             ),
             ("b", ASK, json!({"essential": false})),
         ],
@@ -84,6 +90,58 @@ async fn a_container_reads_what_it_and_its_task_are() {
     assert_eq!(own["Networks"][0]["NetworkMode"], "awsvpc");
     assert_eq!(own["Networks"][0]["IPv4Addresses"], json!([address]));
     assert_eq!(version_3["DockerId"], own["DockerId"]);
+    let network = &own["Networks"][0];
+    let mac = described["attachments"][0]["details"].as_array().unwrap().iter();
+    let mac = mac.clone().find(|detail| detail["name"] == "macAddress").unwrap();
+    assert_eq!(network["MACAddress"], mac["value"]);
+    assert_eq!(network["SubnetGatewayIpv4Address"], "169.254.1.1/32");
+    assert_eq!(network["IPv4SubnetCIDRBlock"], json!(cluster.task_cidr()));
+    let name = format!("{}.default.berth", task.rsplit('/').next().unwrap());
+    assert_eq!(network["PrivateDNSName"], json!(name));
+    assert_eq!(network["DomainNameServers"], json!(["169.254.170.3"]));
+    let mut search = lines
+        .iter()
+        .filter_map(|line| line.strip_prefix("resolv search "));
+    let search = search
+        .next_back()
+        .map(|words| words.split_whitespace().collect::<Vec<_>>());
+    assert_eq!(
+        network.get("DomainNameSearchList"),
+        search.map(|words| json!(words)).as_ref()
+    );
+    let volume = &own["Volumes"][0];
+    assert_eq!(
+        (&volume["DockerName"], &volume["Destination"]),
+        (&json!("data"), &json!("/data"))
+    );
+    assert!(
+        std::path::Path::new(volume["Source"].as_str().unwrap()).is_dir(),
+        "{volume}"
+    );
+    assert!(
+        ["UNKNOWN", "HEALTHY"]
+            .map(Value::from)
+            .contains(&own["Health"]["status"]),
+        "{own:#}"
+    );
+    assert_eq!(
+        (&own["RestartCount"], &own["Snapshotter"]),
+        (&json!(0), &json!("overlayfs"))
+    );
+    for (name, at) in [
+        ("CreatedAt", own),
+        ("StartedAt", own),
+        ("PullStartedAt", whole),
+        ("PullStoppedAt", whole),
+    ] {
+        let is_time = |text: &str| text.starts_with("20") && text.ends_with('Z');
+        assert!(at[name].as_str().is_some_and(is_time), "{name} of {at:#}");
+    }
+    assert_eq!(
+        (&whole["Group"], &described["group"]),
+        (&json!("family:test"), &json!("family:test"))
+    );
+    assert_eq!(tagged["Errors"][0]["ErrorField"], "ContainerInstanceTags");
 
     assert_eq!(
         (&whole["TaskARN"], &whole["KnownStatus"]),
@@ -114,6 +172,26 @@ async fn a_container_reads_what_it_and_its_task_are() {
         let value = stats.pointer(figure).and_then(Value::as_u64);
         assert!(value.is_some_and(|value| value > 0), "{figure} of {stats:#}");
     }
+    assert!(
+        stats["precpu_stats"]["cpu_usage"]["total_usage"].is_u64(),
+        "{stats:#}"
+    );
+    let theirs = format!("{}/stats", uri(&seen["a"]));
+    let rated = cluster
+        .until("rates", LIMIT, async || {
+            let stats = curl(seen["a"].pid, &[&theirs]);
+            stats.get("network_rate_stats").is_some().then_some(stats)
+        })
+        .await;
+    let counted = |stats: &Value, part: &str| stats[part]["system_cpu_usage"].as_u64().unwrap();
+    assert!(
+        counted(&rated, "cpu_stats") > counted(&rated, "precpu_stats"),
+        "{rated:#}"
+    );
+    assert!(
+        rated["network_rate_stats"]["rx_bytes_per_sec"].is_number(),
+        "{rated:#}"
+    );
     assert_eq!(all_stats[own["DockerId"].as_str().unwrap()]["name"], "a");
     assert_ne!(uri(&seen["a"]), uri(&seen["b"]));
 
@@ -237,6 +315,20 @@ async fn a_task_on_the_hosts_network_asks_on_loopback_and_one_without_a_network_
         ),
         "404"
     );
+    cluster.stop(&task).await;
+    let bridge = |d: &mut Value| d["networkMode"] = json!("bridge");
+    let (task, seen) = look(&cluster, bridge, &[("a", ASK, json!({})), ("b", ASK, json!({}))]).await;
+    let networks = ["a", "b"].map(|name| documents(&seen[name])[0]["Networks"].clone());
+    for network in &networks {
+        assert_eq!(network[0]["NetworkMode"], "bridge");
+        assert_eq!(network[0]["DomainNameServers"], json!(["169.254.170.3"]));
+        assert!(
+            network[0].get("MACAddress").is_none() && network.get(1).is_none(),
+            "{network}"
+        );
+    }
+    let addresses = networks.map(|network| network[0]["IPv4Addresses"][0].as_str().unwrap().to_owned());
+    assert_ne!(addresses[0], addresses[1], "each container has its own");
     cluster.stop(&task).await;
     // Nor is one told that has no network.
     let none = |d: &mut Value| d["networkMode"] = json!("none");

@@ -53,6 +53,7 @@ pub fn task(number: u64, random: &mut Random) -> TaskSpec {
         ephemeral_storage_bytes: 0,
         publish_ports: false,
         launch_type: "EC2".into(),
+        group: String::new(),
         tags: Default::default(),
     }
 }

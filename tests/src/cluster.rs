@@ -227,6 +227,11 @@ impl Cluster {
         self.dir.path().join("agent.toml")
     }
 
+    /// Where addresses of its tasks come from that are in no subnet.
+    pub fn task_cidr(&self) -> &str {
+        &self.options.task_cidr
+    }
+
     fn agent_config(&self, instance: &str, state_dir: &Path, task_cidr: &str) -> String {
         let path = |name: &str| self.dir.path().join(name).display().to_string();
         let identity = if self.options.joins.is_some() {

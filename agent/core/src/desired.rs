@@ -111,6 +111,9 @@ pub struct TaskSpec {
     /// As the API had it when the task was made: `EC2`, `EXTERNAL`, `FARGATE`. Empty in what an older agent stored.
     #[serde(default)]
     pub launch_type: String,
+    /// Likewise: what it was run as a part of, `family:…` where nothing was said.
+    #[serde(default)]
+    pub group: String,
     /// Likewise; at most [`TAGS_MAX`].
     #[serde(default)]
     pub tags: BTreeMap<String, String>,

@@ -38,7 +38,7 @@ use self::{
 };
 pub use self::{
     table::{NameTable, NamesChange},
-    zone::{Addresses, Key, Own},
+    zone::{Addresses, Key, Own, name_of},
 };
 use crate::{
     endpoints::{self, bind_free, listen_free},

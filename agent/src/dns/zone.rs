@@ -22,10 +22,17 @@ use super::message::{Question, Reply};
 
 /// The domain of all names of tasks.
 const DOMAIN: &str = "berth";
+/// RFC 1035, 2.3.4.
+const LABEL_BYTES_MAX: usize = 63;
 /// How long a name may be remembered, and that there is none, seconds: a task that is replaced has another address.
 pub(super) const TTL_S: u32 = 5;
 /// Of a name that another server would look at, seconds. Nobody copies this domain.
 const SOA_TIME_S: i32 = 3600;
+
+/// The name of a task, without the dot at the end. None: its cluster's name is too long for a label.
+pub fn name_of(task: &TaskId, cluster: &str) -> Option<String> {
+    (cluster.len() <= LABEL_BYTES_MAX).then(|| format!("{task}.{cluster}.{DOMAIN}"))
+}
 
 /// A task's id as a number: what is kept for each of thousands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -47,7 +47,7 @@ use super::{
 use crate::{
     config::Config,
     dns,
-    endpoints::{self, Endpoints},
+    endpoints::{self, Endpoints, OnHost},
     logs::{self, AdoptError, LoggerRegistry, RegistryConfig},
     observe::{Observer, OomCounter},
     sys::Chain,
@@ -524,6 +524,18 @@ impl Host {
         self.quotas.release(task).map_err(|error| failure(&error, true))?;
         remove_directory(&self.run_dir.join("tasks").join(task.as_str()))
             .map_err(|error| failure(&error, true))
+    }
+
+    /// Where task metadata looks.
+    pub fn on_host(&self) -> OnHost {
+        let runtime = self.runtime.config();
+        OnHost {
+            run_dir: self.run_dir.clone(),
+            volumes: self.volumes.clone(),
+            quotas: self.quotas.clone(),
+            snapshotter: runtime.snapshotter.clone(),
+            names: runtime.name_server.is_some(),
+        }
     }
 
     fn sampler(&self) -> MutexGuard<'_, Sampler> {

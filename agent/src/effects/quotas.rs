@@ -8,8 +8,9 @@
 mod kernel;
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     fs, io,
+    os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
 };
@@ -108,6 +109,32 @@ impl Quotas {
             }
         }
         Err(QuotaError::Exhausted)
+    }
+
+    /// What the task has written where it is bounded, bytes. None: nothing bounds it.
+    ///
+    /// # Errors
+    /// The records or the file system cannot be read.
+    pub fn used(&self, task: &TaskId) -> Result<Option<u64>, QuotaError> {
+        let records = self.records()?;
+        let Some((project, record)) = records.into_iter().find(|(_, record)| record.task == *task) else {
+            return Ok(None);
+        };
+        // Several may be on one file system, which counts once.
+        let mut file_systems = BTreeMap::new();
+        for anchor in &record.anchors {
+            match fs::metadata(anchor) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                found => {
+                    file_systems.insert(found.map_err(failed("look at", anchor))?.dev(), anchor);
+                }
+            }
+        }
+        let mut used = 0;
+        for anchor in file_systems.values() {
+            used += kernel::used(anchor, project).map_err(failed("read the quotas of", anchor))?;
+        }
+        Ok((!file_systems.is_empty()).then_some(used))
     }
 
     /// Takes back the limits of a task of which nothing is left. What is not there is a success.
@@ -229,6 +256,11 @@ mod tests {
         assert_eq!(quotas.project(&task('a'), Path::new("/other")).unwrap(), first);
         assert_eq!(quotas.records().unwrap()[0].1.anchors.len(), 2);
         assert_eq!(quotas.tasks().unwrap(), BTreeSet::from([task('a')]));
+        assert_eq!(
+            quotas.used(&task('a')).unwrap(),
+            None,
+            "its file systems are gone"
+        );
         quotas.release(&task('b')).unwrap();
         assert_eq!(quotas.records().unwrap().len(), 1);
         quotas.release(&task('a')).unwrap();

@@ -3,7 +3,7 @@
 
 use berth_agent_core::{
     addresses::Range,
-    desired::{ContainerSpec, DesiredStatus, NetworkMode, PortMapping, Protocol},
+    desired::{ContainerSpec, DesiredStatus, LogSpec, NetworkMode, PortMapping, Protocol},
     ids::{ContainerId, runtime_id as name_of_attempt},
     ports::Binding,
     report::ContainerState,
@@ -12,13 +12,25 @@ use berth_agent_core::{
 use serde_json::{Map, Value, json};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
-use crate::{effects::network::GATEWAY, introspection::status};
+use super::on_host::{Found, OfContainer};
+use crate::{
+    effects::network::{GATEWAY, GATEWAY_IPV6},
+    introspection::status,
+};
 
 const MIB: u64 = 1 << 20;
 /// CPU units of one CPU.
 const CPU_UNITS: f64 = 1024.0;
 /// Nanoseconds in a millisecond.
 const MS_NS: i128 = 1_000_000;
+
+/// What a document is made of besides the task.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Context {
+    /// Where the task's address comes from.
+    pub(super) range: Option<Range>,
+    pub(super) found: Found,
+}
 
 /// The runtime's name of a container's latest attempt; None before the first.
 pub(super) fn runtime_id(task: &Task, container: &ContainerId) -> Option<String> {
@@ -27,16 +39,16 @@ pub(super) fn runtime_id(task: &Task, container: &ContainerId) -> Option<String>
 }
 
 /// None: the task has no such container.
-pub(super) fn container(task: &Task, id: &ContainerId, range: Option<Range>) -> Option<Value> {
+pub(super) fn container(task: &Task, id: &ContainerId, context: &Context) -> Option<Value> {
     let state = task.state();
     let states = task.spec.containers.iter().zip(&state.facts.containers);
     states
         .filter(|(spec, _)| spec.id == *id)
-        .map(|(spec, state)| of_container(task, spec, state, range))
+        .map(|(spec, state)| of_container(task, spec, state, context))
         .next()
 }
 
-pub(super) fn task(task: &Task, range: Option<Range>) -> Value {
+pub(super) fn task(task: &Task, context: &Context) -> Value {
     let spec = &task.spec;
     let state = task.state();
     let times = &state.times;
@@ -44,7 +56,7 @@ pub(super) fn task(task: &Task, range: Option<Range>) -> Value {
         .containers
         .iter()
         .zip(&state.facts.containers)
-        .map(|(spec, state)| of_container(task, spec, state, range))
+        .map(|(spec, state)| of_container(task, spec, state, context))
         .collect();
     let mut limits = Map::new();
     if spec.limits.cpu_units > 0 {
@@ -61,12 +73,20 @@ pub(super) fn task(task: &Task, range: Option<Range>) -> Value {
         ("DesiredStatus".to_owned(), json!(desired(spec.desired))),
         ("KnownStatus".to_owned(), json!(status(state.facts.status))),
         ("Containers".to_owned(), containers.into()),
+        ("FaultInjectionEnabled".to_owned(), json!(false)),
     ]);
     if !limits.is_empty() {
         document.insert("Limits".into(), limits.into());
     }
-    if !spec.launch_type.is_empty() {
-        document.insert("LaunchType".into(), json!(spec.launch_type));
+    for (name, text) in [("LaunchType", &spec.launch_type), ("Group", &spec.group)] {
+        if !text.is_empty() {
+            document.insert(name.into(), json!(text));
+        }
+    }
+    if let Some(written) = context.found.written {
+        let reserved = spec.ephemeral_storage_bytes / MIB;
+        let metrics = json!({"Utilized": written / MIB, "Reserved": reserved});
+        document.insert("EphemeralStorageMetrics".into(), metrics);
     }
     for (name, at) in [
         ("PullStartedAt", times.pull_started),
@@ -80,14 +100,24 @@ pub(super) fn task(task: &Task, range: Option<Range>) -> Value {
     document.into()
 }
 
-/// With the tags that it had when it was made: the node is told of no later ones. Those of the node stay with the control plane.
-pub(super) fn task_with_tags(of: &Task, range: Option<Range>) -> Value {
-    let mut document = task(of, range);
+/// With the tags that it had when it was made: the node is told of no later ones. Those of the node stay with the control
+/// plane, which is said in the way ECS says that it could not get them.
+pub(super) fn task_with_tags(of: &Task, context: &Context) -> Value {
+    let mut document = task(of, context);
     document["TaskTags"] = json!(of.spec.tags);
+    document["Errors"] = json!([{
+        "ErrorField": "ContainerInstanceTags",
+        "ErrorCode": "NotAvailable",
+        "ErrorMessage": "a node is not told of its own tags: ask ListTagsForResource",
+        "StatusCode": 404,
+        "ResourceARN": of.spec.arn,
+    }]);
     document
 }
 
-fn of_container(task: &Task, spec: &ContainerSpec, state: &ContainerState, range: Option<Range>) -> Value {
+fn of_container(task: &Task, spec: &ContainerSpec, state: &ContainerState, context: &Context) -> Value {
+    let nothing = OfContainer::default();
+    let found = context.found.containers.get(&spec.id).unwrap_or(&nothing);
     let runtime_id = state.runtime_id.clone().unwrap_or_default();
     let mut document = Map::from_iter([
         ("DockerId".to_owned(), json!(runtime_id)),
@@ -107,7 +137,10 @@ fn of_container(task: &Task, spec: &ContainerSpec, state: &ContainerState, range
         ),
         ("Type".to_owned(), json!("NORMAL")),
         ("ContainerARN".to_owned(), json!(arn(&task.spec.arn, &spec.id))),
-        ("LogDriver".to_owned(), json!("json-file")),
+        (
+            "LogDriver".to_owned(),
+            json!(if spec.log.discard { "none" } else { "json-file" }),
+        ),
     ]);
     let mut add = |name: &str, value: Option<Value>| {
         if let Some(value) = value {
@@ -126,8 +159,14 @@ fn of_container(task: &Task, spec: &ContainerSpec, state: &ContainerState, range
     }
     add("Health", health(task, spec, state));
     add("Ports", ports(task, spec));
-    add("Volumes", volumes(spec));
-    let network = (!spec.networking.disabled).then(|| network(task, spec, range));
+    add("LogOptions", log_options(&spec.log));
+    let snapshotter = &context.found.snapshotter;
+    add(
+        "Snapshotter",
+        (!snapshotter.is_empty()).then(|| json!(snapshotter)),
+    );
+    add("Volumes", volumes(found));
+    let network = (!spec.networking.disabled).then(|| network(task, spec, found, context));
     add("Networks", network.map(|network| json!([network])));
     document.into()
 }
@@ -211,15 +250,34 @@ fn ports(task: &Task, spec: &ContainerSpec) -> Option<Value> {
     (!ports.is_empty()).then(|| ports.into())
 }
 
-fn volumes(spec: &ContainerSpec) -> Option<Value> {
-    let mounts = spec.volumes.mount_points.iter();
+/// What happens, in Docker's words, whatever driver the definition names. What is added to every line may hold values of
+/// variables, and stays out.
+fn log_options(log: &LogSpec) -> Option<Value> {
+    if log.discard {
+        return None;
+    }
+    let mut options = Map::from_iter([
+        ("max-size".to_owned(), json!(log.max_size_bytes.to_string())),
+        ("max-file".to_owned(), json!(log.max_files.to_string())),
+    ]);
+    let mode = if log.blocking { "blocking" } else { "non-blocking" };
+    options.insert("mode".into(), mode.into());
+    if !log.blocking && log.max_buffer_bytes > 0 {
+        options.insert("max-buffer-size".into(), json!(log.max_buffer_bytes.to_string()));
+    }
+    Some(options.into())
+}
+
+fn volumes(found: &OfContainer) -> Option<Value> {
+    let mounts = found.mounts.iter();
     let volumes: Vec<Value> = mounts
-        .map(|mount| json!({"DockerName": mount.volume, "Destination": mount.path}))
+        .map(|mount| json!({"DockerName": mount.name, "Source": mount.source, "Destination": mount.path}))
         .collect();
     (!volumes.is_empty()).then(|| volumes.into())
 }
 
-fn network(task: &Task, spec: &ContainerSpec, range: Option<Range>) -> Value {
+fn network(task: &Task, spec: &ContainerSpec, found: &OfContainer, context: &Context) -> Value {
+    let range = context.range;
     let mode = match task.spec.network {
         NetworkMode::Awsvpc => "awsvpc",
         NetworkMode::Host => "host",
@@ -249,20 +307,27 @@ fn network(task: &Task, spec: &ContainerSpec, range: Option<Range>) -> Value {
         if let Some(gateway) = gateway {
             network.insert("SubnetGatewayIpv4Address".into(), gateway.into());
         }
+        if task.address.is_some_and(|own| own.ipv6.is_some()) {
+            network.insert(
+                "SubnetGatewayIpv6Address".into(),
+                format!("{GATEWAY_IPV6}/128").into(),
+            );
+        }
+        if let Some(name) = &context.found.name {
+            network.insert("PrivateDNSName".into(), json!(name));
+        }
     }
     if let Some(mac) = &task.mac_address {
         network.insert("MACAddress".into(), mac.clone().into());
     }
-    let own = &spec.networking;
-    if !own.dns_servers.is_empty() {
-        let servers: Vec<String> = own.dns_servers.iter().map(ToString::to_string).collect();
-        network.insert("DomainNameServers".into(), servers.into());
-    }
-    if !own.dns_search_domains.is_empty() {
-        network.insert(
-            "DomainNameSearchList".into(),
-            own.dns_search_domains.clone().into(),
-        );
+    let resolver = &found.resolver;
+    for (name, words) in [
+        ("DomainNameServers", &resolver.servers),
+        ("DomainNameSearchList", &resolver.search),
+    ] {
+        if !words.is_empty() {
+            network.insert(name.into(), json!(words));
+        }
     }
     network.into()
 }
@@ -272,3 +337,6 @@ fn rfc3339(ms: i64) -> Option<String> {
     let time = OffsetDateTime::from_unix_timestamp_nanos(i128::from(ms) * MS_NS).ok()?;
     time.format(&Rfc3339).ok()
 }
+
+#[cfg(test)]
+mod tests;

@@ -10,6 +10,7 @@
 mod askers;
 mod document;
 mod key;
+mod on_host;
 mod protection;
 mod stats;
 
@@ -49,7 +50,8 @@ use serde_json::{Value, json};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
-use self::{askers::Askers, key::Key};
+pub use self::on_host::OnHost;
+use self::{askers::Askers, document::Context, key::Key};
 use crate::{driver::Input, rate::Limit, telemetry::Sampler};
 
 /// Where a task with a network of its own finds it, on port 80, as in ECS.
@@ -65,6 +67,8 @@ const RATE: Limit = Limit {
 };
 /// The driver has so long to answer.
 const DRIVER_PATIENCE: Duration = Duration::from_secs(2);
+/// And the host's disks.
+const HOST_PATIENCE: Duration = Duration::from_secs(2);
 const BACKLOG: i32 = 128;
 
 /// Names containers' endpoints. Clones are the same.
@@ -90,6 +94,7 @@ pub struct Sources {
     pub task_cidr: Range,
     /// The node's parts of subnets.
     pub network: watch::Receiver<WantedNetwork>,
+    pub on_host: OnHost,
 }
 
 impl Endpoints {
@@ -315,11 +320,13 @@ impl Asked {
 
     async fn answer(&self, peer: Peer, name: &str, subject: Subject) -> Result<Value, Refused> {
         let (task, container) = self.task(peer, name).await?;
-        let range = self.range_of(&task.spec);
         match subject {
-            Subject::Container => document::container(&task, &container, range).ok_or(Refused::Unknown),
-            Subject::Task => Ok(document::task(&task, range)),
-            Subject::TaskWithTags => Ok(document::task_with_tags(&task, range)),
+            Subject::Container => {
+                let context = self.context(&task).await?;
+                document::container(&task, &container, &context).ok_or(Refused::Unknown)
+            }
+            Subject::Task => Ok(document::task(&task, &self.context(&task).await?)),
+            Subject::TaskWithTags => Ok(document::task_with_tags(&task, &self.context(&task).await?)),
             Subject::Stats | Subject::TaskStats => {
                 let mut all = self.stats(&task.spec.id, &task).await?;
                 if let Subject::TaskStats = subject {
@@ -332,6 +339,17 @@ impl Asked {
                 }
             }
         }
+    }
+
+    async fn context(&self, task: &Task) -> Result<Context, Refused> {
+        let (on_host, of) = (self.sources.on_host.clone(), task.clone());
+        let look = tokio::task::spawn_blocking(move || on_host.look(&of));
+        let looked = tokio::time::timeout(HOST_PATIENCE, look).await;
+        let found = looked.map_err(|_| Refused::Away)?.map_err(|_| Refused::Away)?;
+        Ok(Context {
+            range: self.range_of(&task.spec),
+            found,
+        })
     }
 
     /// Where the task's address comes from.
@@ -391,12 +409,7 @@ impl Asked {
         let sampled = tokio::task::spawn_blocking(read)
             .await
             .map_err(|_| Refused::Away)?;
-        let (node, usage) = sampled.ok_or(Refused::NoFigures)?;
-        Ok(stats::of_task(
-            task,
-            &node,
-            &usage,
-            time::OffsetDateTime::now_utc(),
-        ))
+        let sample = sampled.ok_or(Refused::NoFigures)?;
+        Ok(stats::of_task(task, &sample, time::OffsetDateTime::now_utc()))
     }
 }

@@ -1,7 +1,8 @@
 //! What the host and its tasks use, read straight from kernel files with descriptors that stay open. Owns the sweep and
-//! its figures; never keeps a history and never decides what is too much.
+//! its figures, and the sample before; never decides what is too much.
 
 mod cgroup;
+mod history;
 mod kept;
 mod parse;
 pub mod pressure;
@@ -9,6 +10,7 @@ pub mod pressure;
 use std::{
     collections::{BTreeMap, HashMap},
     path::{Path, PathBuf},
+    time::Instant,
 };
 
 use berth_agent_core::ids::{ContainerId, TaskId};
@@ -17,12 +19,13 @@ use nix::sys::{
     statvfs::statvfs,
 };
 
-pub use self::pressure::Pressure;
 use self::{
     cgroup::CgroupFiles,
+    history::History,
     kept::{Buffer, KeptFile},
     pressure::PressureFiles,
 };
+pub use self::{history::Sample, pressure::Pressure};
 use crate::effects::{
     cgroups::Cgroups,
     network::{Names, NetworkError, Owner},
@@ -66,6 +69,16 @@ pub struct ContainerUsage {
     pub usage: Usage,
     /// None: it has no interface of its own, but its task's, if that has one.
     pub network: Option<NetworkUsage>,
+}
+
+/// One task now, and what it used a moment ago.
+#[derive(Clone, Debug)]
+pub struct TaskSample {
+    pub at: Instant,
+    pub node: NodeUsage,
+    pub usage: TaskUsage,
+    /// At least a second older. None: nobody looked since the task is known.
+    pub before: Option<Sample>,
 }
 
 /// One cgroup. Counters start with the cgroup: a container's start anew with each attempt.
@@ -137,6 +150,7 @@ struct TaskFiles {
     total: CgroupFiles,
     overhead: CgroupFiles,
     containers: Vec<ContainerFiles>,
+    history: History,
 }
 
 #[derive(Debug)]
@@ -193,6 +207,7 @@ impl Sampler {
             total: CgroupFiles::workload(cgroups, &cgroups.limited_path(task), keep),
             overhead: CgroupFiles::overhead(cgroups, &cgroups.rt_path(task), keep),
             containers: containers.iter().map(container).collect(),
+            history: History::default(),
         };
         self.tasks.insert(task.clone(), files);
     }
@@ -206,21 +221,30 @@ impl Sampler {
     pub fn sample(&mut self) -> (NodeUsage, Vec<TaskUsage>) {
         let node = self.sample_node();
         let links = self.sample_links();
-        let buffer = &mut self.buffer;
-        let tasks = self
-            .tasks
-            .iter_mut()
-            .map(|(task, files)| files.read(task, &links, buffer));
-        (node, tasks.collect())
+        let (buffer, at) = (&mut self.buffer, Instant::now());
+        let tasks = self.tasks.iter_mut().map(|(task, files)| {
+            let usage = files.read(task, &links, buffer);
+            files.history.note(at, node.cpu_used_usec, &usage);
+            usage
+        });
+        let tasks = tasks.collect();
+        (node, tasks)
     }
 
     /// One task alone, and the host. None: it is not registered.
-    pub fn sample_task(&mut self, task: &TaskId) -> Option<(NodeUsage, TaskUsage)> {
+    pub fn sample_task(&mut self, task: &TaskId) -> Option<TaskSample> {
         let node = self.sample_node();
         let links = self.sample_links();
         let files = self.tasks.get_mut(task)?;
-        let usage = files.read(task, &links, &mut self.buffer);
-        Some((node, usage))
+        let (usage, at) = (files.read(task, &links, &mut self.buffer), Instant::now());
+        files.history.note(at, node.cpu_used_usec, &usage);
+        let before = files.history.before(at).cloned();
+        Some(TaskSample {
+            at,
+            node,
+            usage,
+            before,
+        })
     }
 
     fn sample_node(&mut self) -> NodeUsage {
@@ -360,11 +384,10 @@ mod tests {
         assert_eq!(tasks[0].containers[0].usage, expected);
         assert_eq!((tasks[0].total.oom_kills, tasks[0].network), (1, None));
         assert_eq!(tasks[0].overhead.pressure, None);
-        let (_, alone) = sampler.sample_task(&task).unwrap();
-        assert_eq!(alone, tasks[0]);
+        assert_eq!(sampler.sample_task(&task).unwrap().usage, tasks[0]);
         sampler.unregister(&task);
         assert!(sampler.sample().1.is_empty());
-        assert_eq!(sampler.sample_task(&task), None);
+        assert!(sampler.sample_task(&task).is_none());
     }
 
     #[test]

@@ -111,6 +111,7 @@ fn task(n: u64, cpu_units: u32, containers: Vec<ContainerSpec>) -> TaskSpec {
         ephemeral_storage_bytes: 0,
         publish_ports: false,
         launch_type: "EC2".into(),
+        group: String::new(),
         tags: Default::default(),
     }
 }

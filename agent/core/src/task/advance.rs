@@ -10,7 +10,6 @@ use crate::{
     ids::ContainerId,
     ledger::{LedgerWrite, Owned},
     report::StopCode,
-    volumes,
 };
 
 /// SIGKILL is repeated after this time, milliseconds: the process may have been uninterruptible.
@@ -222,14 +221,7 @@ impl Task {
                 let sysctls = self.spec.containers.iter().map(|c| &c.linux.sysctls);
                 sysctls.flat_map(|sysctls| sysctls.keys().cloned()).collect()
             },
-            mounts: volumes::mounts(
-                &self.spec,
-                spec,
-                &|container| match &self.container(&container.id).image {
-                    Image::Ready(image) => &image.config.volumes,
-                    Image::Wanted | Image::Pulling { .. } | Image::Abandoned => &[],
-                },
-            ),
+            mounts: self.mounts_of(spec),
             task_swaps: self.spec.swap_bytes() != 0,
             pid: self.spec.pid,
             ipc: self.spec.ipc,

@@ -32,6 +32,7 @@ use crate::{
     ports::{Binding, Published},
     report::{ContainerState, Facts, Status, StopCode, TaskState, Times},
     resources::port_name,
+    volumes::{self, VolumeMount},
 };
 pub use advance::Steps;
 
@@ -292,6 +293,18 @@ impl Task {
     /// The address that a container has, its own or its task's.
     pub fn address_of(&self, container: &ContainerId) -> Option<Address> {
         self.container_addresses.get(container).copied().or(self.address)
+    }
+
+    /// What is mounted into a container, as far as images are known.
+    pub fn mounts_of(&self, container: &ContainerSpec) -> Vec<VolumeMount> {
+        volumes::mounts(
+            &self.spec,
+            container,
+            &|container| match &self.container(&container.id).image {
+                Image::Ready(image) => &image.config.volumes,
+                Image::Wanted | Image::Pulling { .. } | Image::Abandoned => &[],
+            },
+        )
     }
 
     /// Why it is not further, for people.

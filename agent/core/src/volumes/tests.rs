@@ -83,6 +83,7 @@ fn task(containers: Vec<ContainerSpec>) -> TaskSpec {
         ephemeral_storage_bytes: 0,
         publish_ports: false,
         launch_type: "EC2".into(),
+        group: String::new(),
         tags: Default::default(),
         volumes: kinds
             .map(|(name, kind)| Volume {

@@ -31,6 +31,15 @@ struct Contents {
     resolv_conf: String,
 }
 
+/// Where the file is that a container, by its runtime id, has as `/etc/resolv.conf`.
+pub fn resolv_conf(run_dir: &Path, task: &TaskId, id: &str) -> PathBuf {
+    run_dir
+        .join(TASKS)
+        .join(task.as_str())
+        .join(id)
+        .join("resolv.conf")
+}
+
 impl Runtime {
     pub(super) fn task_directory(&self, task: &TaskId) -> PathBuf {
         self.config().run_dir.join(TASKS).join(task.as_str())

@@ -48,6 +48,7 @@ use crate::endpoints::Endpoints;
 pub use apparmor::AppArmorError;
 pub use connect::{ConnectError, VERSION_MIN, connect};
 pub use error::{Answer, RuntimeError, Step};
+pub use files::resolv_conf;
 pub use holder::holder_of;
 pub use index::Identity;
 pub use init::{InitError, usable as init_usable};
@@ -211,7 +212,7 @@ impl Runtime {
         request
     }
 
-    fn config(&self) -> &RuntimeConfig {
+    pub(in crate::effects) fn config(&self) -> &RuntimeConfig {
         &self.shared.config
     }
 }

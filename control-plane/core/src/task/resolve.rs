@@ -49,6 +49,7 @@ pub struct Run<'a> {
     pub publish_ports: bool,
     /// For its metadata.
     pub launch_type: &'a str,
+    pub group: &'a str,
     pub tags: &'a BTreeMap<String, String>,
     /// The runtime its tag names.
     pub runtime: Option<&'a str>,
@@ -102,6 +103,7 @@ pub struct ResolvedTask {
     pub publish_ports: bool,
     /// For its metadata.
     pub launch_type: String,
+    pub group: String,
     pub tags: BTreeMap<String, String>,
     /// Empty: the node's own choice.
     pub runtime: String,
@@ -206,6 +208,7 @@ pub fn resolve(definition: &Definition, run: &Run<'_>) -> Result<ResolvedTask, R
         required_features,
         restart_after_reboot: run.restart_after_reboot,
         launch_type: run.launch_type.to_owned(),
+        group: run.group.to_owned(),
         tags: run.tags.clone(),
         publish_ports: run.publish_ports,
         runtime: run.runtime.unwrap_or_default().to_string(),

@@ -104,6 +104,7 @@ fn run<'a>(container_ids: &'a [String], digests: &'a BTreeMap<String, String>) -
         restart_after_reboot: true,
         publish_ports: false,
         launch_type: "EC2",
+        group: "family:f",
         tags: &TAGS,
         runtime: Some("crun"),
         subnet: None,
@@ -247,6 +248,7 @@ fn a_task_is_resolved_field_for_field() {
     assert_eq!(task.volumes, expected);
     assert!(task.restart_after_reboot);
     assert_eq!((task.launch_type.as_str(), task.tags.len()), ("EC2", 1));
+    assert_eq!(task.group, "family:f");
     assert_eq!(task.runtime, "crun");
     assert_eq!(
         task.containers[1],

@@ -347,6 +347,7 @@ impl Launch {
             restart_after_reboot: self.restart_after_reboot,
             publish_ports: self.publish_ports,
             launch_type: &task.launch_type,
+            group: &task.group,
             tags: &task.tags,
             runtime: self.runtime.as_deref(),
             created_at_ms: task.created_at,

@@ -20,7 +20,7 @@ pub(in crate::api) fn task(api: &Api, task: &Task, node: Option<&Node>, with_tag
             body.insert(name.to_owned(), value);
         }
     };
-    put("attachments", attachments(api, task));
+    put("attachments", attachments(task));
     put("attributes", attributes(task, node));
     put("clusterArn", api.realm.cluster(&task.cluster).into());
     put(
@@ -108,7 +108,7 @@ fn attributes(task: &Task, node: Option<&Node>) -> Value {
 }
 
 /// The network interface of an awsvpc task.
-fn attachments(api: &Api, task: &Task) -> Value {
+fn attachments(task: &Task) -> Value {
     let Some(id) = &task.attachment_id else {
         return json!([]);
     };
@@ -121,12 +121,9 @@ fn attachments(api: &Api, task: &Task) -> Value {
         details.push(json!({"name": "macAddress", "value": mac}));
     }
     if let Some(address) = &task.ipv4_address {
-        let host = format!(
-            "ip-{}.{}.compute.internal",
-            address.replace('.', "-"),
-            api.realm.region
-        );
-        details.push(json!({"name": "privateDnsName", "value": host}));
+        if let Some(name) = dns_name(task) {
+            details.push(json!({"name": "privateDnsName", "value": name}));
+        }
         details.push(json!({"name": "privateIPv4Address", "value": address}));
     }
     if let Some(address) = &task.ipv6_address {
@@ -140,6 +137,13 @@ fn attachments(api: &Api, task: &Task) -> Value {
         (None, _) => "ATTACHING",
     };
     json!([{"id": id, "type": "ElasticNetworkInterface", "status": status, "details": details}])
+}
+
+/// What the resolver of every node answers for its cluster. None: the cluster's name is longer than a label of a name.
+fn dns_name(task: &Task) -> Option<String> {
+    /// RFC 1035, 2.3.4.
+    const LABEL_BYTES_MAX: usize = 63;
+    (task.cluster.len() <= LABEL_BYTES_MAX).then(|| format!("{}.{}.berth", task.id, task.cluster))
 }
 
 fn container(api: &Api, task: &Task, container: &TaskContainer, task_arn: &str) -> Value {

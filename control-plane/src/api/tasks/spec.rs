@@ -36,6 +36,7 @@ pub(super) fn message(task: ResolvedTask) -> wire::TaskSpec {
         restart_after_reboot: task.restart_after_reboot,
         publish_ports: task.publish_ports,
         launch_type: task.launch_type,
+        group: task.group,
         tags: task.tags.into_iter().collect(),
         runtime: task.runtime,
         ephemeral_storage_bytes: task.ephemeral_storage_bytes,
