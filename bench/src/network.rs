@@ -5,7 +5,7 @@
 use std::{
     fs::File,
     io::ErrorKind,
-    net::{Ipv4Addr, UdpSocket},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket},
     os::fd::AsFd,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
@@ -16,6 +16,7 @@ use std::{
 
 use anyhow::{Context as _, ensure};
 use berth_agent::effects::network::{Network, NetworkConfig};
+use berth_agent_core::addresses::Range;
 use nix::{
     mount::{MsFlags, mount},
     sched::{CloneFlags, setns, unshare},
@@ -29,31 +30,70 @@ const FEW: u32 = 10;
 const MANY: u32 = 1000;
 /// One measurement of throughput, seconds.
 const IPERF_S: &str = "2";
-const PLAIN_HOST: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
-const PLAIN_PEER: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 2);
+const PREFIX: &str = "fd00:77::/64";
 /// For a server to listen, and for an answer of one.
 const PATIENCE: Duration = Duration::from_secs(10);
 const ROUND_TRIPS: u32 = 5000;
 const PORT: u16 = 9000;
 
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Family {
+    Ipv4,
+    Ipv6,
+}
+
+impl Family {
+    const ALL: [Self; 2] = [Self::Ipv4, Self::Ipv6];
+
+    /// Of the plain pair: the host's, and the other end's.
+    fn plain(self) -> [(IpAddr, u8); 2] {
+        match self {
+            Self::Ipv4 => [1, 2].map(|n| (Ipv4Addr::new(192, 0, 2, n).into(), 24)),
+            Self::Ipv6 => [1, 2].map(|n| (Ipv6Addr::new(0xfd00, 0x99, 0, 0, 0, 0, 0, n).into(), 64)),
+        }
+    }
+
+    /// Of the n-th task.
+    fn of(self, n: u32) -> anyhow::Result<IpAddr> {
+        let both = range()?.address(address(n));
+        Ok(match self {
+            Self::Ipv4 => both.ipv4.into(),
+            Self::Ipv6 => both.ipv6.context("the range has IPv6")?.into(),
+        })
+    }
+
+    /// Of a row.
+    fn name(self, row: &str) -> String {
+        match self {
+            Self::Ipv4 => row.to_owned(),
+            Self::Ipv6 => format!("{row}_ipv6"),
+        }
+    }
+}
+
 /// `rounds` of each, the order turning.
 pub fn measure(rounds: usize, report: &mut Report) -> anyhow::Result<()> {
-    throughput(rounds, report)?;
+    for family in Family::ALL {
+        throughput(family, rounds, report)?;
+    }
     latency(rounds, report)
 }
 
-fn throughput(rounds: usize, report: &mut Report) -> anyhow::Result<()> {
+fn throughput(family: Family, rounds: usize, report: &mut Report) -> anyhow::Result<()> {
     let measured = Host::run(move |host| {
         let task = host.attach(1)?;
         let plain = host.isolated(2)?;
         run("ip link add plain0 type veth peer name plain1")?;
         run(&format!("ip link set plain1 netns {}", plain.display()))?;
-        run(&format!("ip addr add {PLAIN_HOST}/24 dev plain0"))?;
+        let [(own, len), (peer, _)] = family.plain();
+        // There is nobody who could have the same address.
+        let more = if own.is_ipv6() { " nodad" } else { "" };
+        run(&format!("ip addr add {own}/{len} dev plain0{more}"))?;
         run("ip link set plain0 up")?;
-        run_in(&plain, &format!("ip addr add {PLAIN_PEER}/24 dev plain1"))?;
+        run_in(&plain, &format!("ip addr add {peer}/{len} dev plain1{more}"))?;
         run_in(&plain, "ip link set plain1 up")?;
         let _servers = [Iperf::serve(&task)?, Iperf::serve(&plain)?];
-        let ways = [address(1), PLAIN_PEER];
+        let ways = [family.of(1)?, peer];
         let mut measured = [[Vec::new(), Vec::new()], [Vec::new(), Vec::new()]];
         // The first of each finds caches cold.
         for round in 0..=rounds {
@@ -71,31 +111,40 @@ fn throughput(rounds: usize, report: &mut Report) -> anyhow::Result<()> {
     })?;
     let names = ["throughput_to_task_vs_veth", "throughput_from_task_vs_veth"];
     for (name, [task, plain]) in names.into_iter().zip(measured) {
-        report.add(name, "Gbit/s", task, plain, "a plain veth pair (iperf3)");
+        report.add(
+            &family.name(name),
+            "Gbit/s",
+            task,
+            plain,
+            "a plain veth pair (iperf3)",
+        );
     }
     Ok(())
 }
 
 fn latency(rounds: usize, report: &mut Report) -> anyhow::Result<()> {
     let hosts = [Crowd::start(MANY)?, Crowd::start(FEW)?];
-    let mut measured = [Vec::new(), Vec::new()];
-    for round in 0..=rounds {
-        for turn in 0..hosts.len() {
-            let at = (round + turn) % hosts.len();
-            let took = hosts[at].measure()?;
-            if round > 0 {
-                measured[at].push(took);
+    for family in Family::ALL {
+        let mut measured = [Vec::new(), Vec::new()];
+        for round in 0..=rounds {
+            for turn in 0..hosts.len() {
+                let at = (round + turn) % hosts.len();
+                let took = hosts[at].measure(family)?;
+                if round > 0 {
+                    measured[at].push(took);
+                }
             }
         }
+        let [many, few] = measured;
+        let name = family.name("round_trip_1000_tasks_vs_10");
+        report.add(&name, "us", many, few, "with 10 tasks");
     }
-    let [many, few] = measured;
-    report.add("round_trip_1000_tasks_vs_10", "us", many, few, "with 10 tasks");
     hosts.into_iter().try_for_each(Crowd::end)
 }
 
 /// A host with so many tasks, two of which talk to each other when asked.
 struct Crowd {
-    ask: mpsc::Sender<()>,
+    ask: mpsc::Sender<Family>,
     answers: mpsc::Receiver<anyhow::Result<f64>>,
     thread: JoinHandle<anyhow::Result<()>>,
 }
@@ -110,8 +159,8 @@ impl Crowd {
                 for n in 3..=tasks {
                     host.attach(n)?;
                 }
-                while asked.recv().is_ok() {
-                    if answer.send(round_trip(&first, &last)).is_err() {
+                while let Ok(family) = asked.recv() {
+                    if answer.send(round_trip(family, &first, &last)).is_err() {
                         break;
                     }
                 }
@@ -121,9 +170,9 @@ impl Crowd {
         Ok(Self { ask, answers, thread })
     }
 
-    fn measure(&self) -> anyhow::Result<f64> {
+    fn measure(&self, family: Family) -> anyhow::Result<f64> {
         let ended = "a host of the bench has ended";
-        self.ask.send(()).context(ended)?;
+        self.ask.send(family).context(ended)?;
         self.answers.recv().context(ended)?
     }
 
@@ -135,15 +184,16 @@ impl Crowd {
 }
 
 /// Mean time of a datagram from one task to the other and back, µs.
-fn round_trip(from: &Path, to: &Path) -> anyhow::Result<f64> {
-    let bind = |address: Ipv4Addr, port| -> anyhow::Result<UdpSocket> {
+fn round_trip(family: Family, from: &Path, to: &Path) -> anyhow::Result<f64> {
+    let (first, second) = (family.of(1)?, family.of(2)?);
+    let bind = |address: IpAddr, port| -> anyhow::Result<UdpSocket> {
         let socket = UdpSocket::bind((address, port))?;
         socket.set_read_timeout(Some(PATIENCE))?;
         Ok(socket)
     };
-    let echo = within(to, || bind(address(2), PORT))?;
-    let asks = within(from, || bind(address(1), 0))?;
-    asks.connect((address(2), PORT))?;
+    let echo = within(to, || bind(second, PORT))?;
+    let asks = within(from, || bind(first, 0))?;
+    asks.connect((second, PORT))?;
     std::thread::scope(|scope| {
         let echoing = scope.spawn(move || -> anyhow::Result<()> {
             let mut buffer = [0; 64];
@@ -190,7 +240,7 @@ impl Host {
             let network = runtime.block_on(Network::start(NetworkConfig {
                 instance: INSTANCE.to_owned(),
                 run_dir: dir.path().join("run"),
-                task_cidr: ipnet::Ipv4Net::new(Ipv4Addr::new(10, 77, 0, 0), 16)?.into(),
+                task_cidr: range()?,
                 kept: Vec::new(),
                 endpoint_port: ENDPOINT_PORT,
                 mtu: None,
@@ -217,7 +267,7 @@ impl Host {
     /// The namespace of the n-th task, which has the n-th address.
     fn attach(&self, n: u32) -> anyhow::Result<PathBuf> {
         let task = task(n)?;
-        let attached = self.network.attach(&task, address(n));
+        let attached = self.network.attach(&task, range()?.address(address(n)));
         Ok(self.runtime.block_on(attached)?.netns)
     }
 
@@ -232,6 +282,12 @@ fn task(n: u32) -> anyhow::Result<berth_agent_core::ids::TaskId> {
         .parse()
         .ok()
         .context("an id of 32 digits")
+}
+
+/// Of both families.
+fn range() -> anyhow::Result<Range> {
+    let ipv4 = ipnet::Ipv4Net::new(Ipv4Addr::new(10, 77, 0, 0), 16)?;
+    Ok(Range::below(ipv4, Some(PREFIX.parse()?))?)
 }
 
 fn address(n: u32) -> Ipv4Addr {
@@ -263,7 +319,7 @@ impl Drop for Iperf {
 }
 
 /// What arrives in one measurement, Gbit/s.
-fn iperf(server: Ipv4Addr, arguments: &[&str]) -> anyhow::Result<f64> {
+fn iperf(server: IpAddr, arguments: &[&str]) -> anyhow::Result<f64> {
     let begun = Instant::now();
     loop {
         let output = Command::new("iperf3")

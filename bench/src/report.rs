@@ -64,14 +64,14 @@ impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(
             f,
-            "{:<28} {:>10} {:>10} {:>7} {:>5}  unit, peer",
+            "{:<34} {:>10} {:>10} {:>7} {:>5}  unit, peer",
             "", "berth", "peer", "ratio", "runs"
         )?;
         for row in &self.rows {
             let number = |n: Option<f64>, digits: usize| n.map_or("-".into(), |n| format!("{n:.digits$}"));
             let (peer, ratio) = (number(row.peer, 1), number(row.ratio, 2));
             let line = format!(
-                "{:<28} {:>10.1} {peer:>10} {ratio:>7} {:>5}",
+                "{:<34} {:>10.1} {peer:>10} {ratio:>7} {:>5}",
                 row.name, row.berth, row.runs
             );
             writeln!(f, "{line}  {}, {}", row.unit, row.peer_name)?;

@@ -1,5 +1,5 @@
-"""Published task definitions of mode awsvpc as tasks, with a local image in place of theirs: what their containers get is seen
-from inside, over the network, and in the kernel's own files."""
+"""Published task definitions of modes awsvpc and bridge as tasks, with a local image in place of theirs: what their containers get
+is seen from inside, over the network, and in the kernel's own files."""
 
 import json
 import os
@@ -9,7 +9,7 @@ from pathlib import Path
 import host
 import image
 from dev import shared, until
-from test_boto3 import Boto3
+from test_boto3 import OFTEN, Boto3
 from test_taskdefs import ANSWERED, DIRECTORY, without_nulls
 
 # These do not run whatever their image is. taskdefs/expected.tsv has the whole of why.
@@ -30,11 +30,15 @@ PLAIN_MOUNTS = {"/", "/etc/hostname", "/etc/hosts", "/etc/resolv.conf"}
 PLAIN_MOUNTS_BELOW = ("/dev", "/proc", "/sys")
 
 
-def definitions():
-    """(file name, definition) of those of mode awsvpc, each container with a server of ours as its image."""
+# The one of mode bridge that leaves the node's port to the node: others want port 80 of the machine.
+BRIDGE = "aws-samples__aws-containers-task-definitions__nginx__nginx_ec2.json"
+
+
+def definitions(mode="awsvpc"):
+    """(file name, definition) of those of a mode, each container with a server of ours as its image."""
     for file in sorted(DIRECTORY.glob("*.json")):
         given = without_nulls(json.loads(file.read_text()))
-        if given.get("networkMode") != "awsvpc":
+        if given.get("networkMode") != mode:
             continue
         for name in ANSWERED:
             given.pop(name, None)
@@ -67,6 +71,31 @@ class Tasks(Boto3):
                 else:
                     self.see(given)
         self.assertEqual(seen, 14)
+
+    def test_they_run_in_bridge_mode(self):
+        """a published definition of mode bridge, twice at a time: each answers at the node's port that networkBindings has"""
+        given = dict(definitions("bridge"))[BRIDGE]
+        answer = self.ecs.run_task(taskDefinition=self.register(given), count=2)
+        self.assertEqual(answer["failures"], [])
+        arns = [task["taskArn"] for task in answer["tasks"]]
+        self.ecs.get_waiter("tasks_running").wait(tasks=arns, WaiterConfig=OFTEN)
+        tasks = self.ecs.describe_tasks(tasks=arns)["tasks"]
+        (asked,) = given["containerDefinitions"]
+        (port,) = ports_of(asked)
+        ports = set()
+        for task in tasks:
+            self.assertEqual(task["attachments"], [])
+            ((binding,),) = (container["networkBindings"] for container in task["containers"])
+            self.assertEqual(
+                (binding["bindIP"], binding["containerPort"], binding["protocol"]), ("0.0.0.0", port, "tcp")
+            )
+            ports.add(binding["hostPort"])
+        self.assertEqual(len(ports), 2)
+        words = {until("an answer", lambda at=at: self.answer("127.0.0.1", at), HTTP_SECONDS) for at in ports}
+        self.assertTrue(all("directory /srv" in told for told in words), words)
+        self.stop(*arns)
+        for at in ports:
+            self.assertIsNone(self.answer("127.0.0.1", at), "nothing of it is left")
 
     def see(self, given):
         """One task of it, from its start until nothing of it is left."""

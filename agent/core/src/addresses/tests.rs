@@ -108,6 +108,32 @@ fn an_address_is_of_the_subnet_that_is_asked_for_while_that_is_the_nodes() {
 }
 
 #[test]
+fn an_address_rests_though_its_part_went_and_came_again_meanwhile() {
+    let mut pool = Addresses::new(OWN.parse::<Range>().unwrap());
+    let of = |pool: &mut Addresses, n: u8, subnet: SubnetId, now| {
+        let address = pool.lease(&task(n), Some(&subnet), Millis(now));
+        address.map(|address| address.ipv4.to_string())
+    };
+    pool.use_subnets(&ranges(&[(1, "10.64.1.0/30")]));
+    assert_eq!(of(&mut pool, 1, subnet(1), 0).as_deref(), Some("10.64.1.1"));
+    pool.release(&task(1), Millis(0));
+    // The subnet is deleted, and the same range is another's.
+    pool.use_subnets(&ranges(&[]));
+    let stored = serde_json::to_string(&pool).unwrap();
+    let mut pool: Addresses = serde_json::from_str(&stored).unwrap();
+    pool.use_subnets(&ranges(&[(2, "10.64.1.0/30")]));
+    assert_eq!(
+        of(&mut pool, 2, subnet(2), QUARANTINE_MS - 1).as_deref(),
+        Some("10.64.1.2")
+    );
+    assert_eq!(of(&mut pool, 3, subnet(2), QUARANTINE_MS - 1), None, "it rests");
+    assert_eq!(
+        of(&mut pool, 3, subnet(2), QUARANTINE_MS).as_deref(),
+        Some("10.64.1.1")
+    );
+}
+
+#[test]
 fn a_lease_says_of_which_boot_it_is_and_an_earlier_versions_is_read() {
     let held = format!(
         r#"{{"range":"10.0.0.0/29","leases":{{"10.0.0.1":{{"Held":"{}"}}}},"next":2}}"#,
