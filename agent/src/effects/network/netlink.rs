@@ -638,3 +638,25 @@ fn failed(step: &'static str, link: &str) -> impl FnOnce(rtnetlink::Error) -> Ne
         },
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::num::NonZeroI32;
+
+    use super::*;
+
+    /// As a kernel that was started with `ipv6.disable=1`.
+    #[test]
+    fn a_kernel_that_does_not_know_a_family_has_none_of_it() {
+        let refused = |errno: i32| {
+            let mut message = rtnetlink::packet_core::ErrorMessage::default();
+            message.code = NonZeroI32::new(-errno);
+            listed::<()>(Err(rtnetlink::Error::NetlinkError(message)), "routes")
+        };
+        for unknown in [libc::EAFNOSUPPORT, libc::EOPNOTSUPP] {
+            assert!(matches!(refused(unknown), Ok(None)));
+        }
+        assert!(refused(libc::EPERM).is_err());
+        assert!(matches!(listed(Ok(Some(7)), "routes"), Ok(Some(7))));
+    }
+}
