@@ -185,7 +185,13 @@ fn who_goes_on_by_udp_comes_to_the_task_that_has_the_port_now() {
         elsewhere.set_read_timeout(Some(PATIENCE)).unwrap();
         let (_, masqueraded) = elsewhere.recv_from(&mut [0; 4]).unwrap();
 
-        publish(&network, 1, &ports(1)).await.unwrap();
+        // Another port of UDP beside it, and later none.
+        let beside = Published {
+            host_port: UDP_PORT + 1,
+            ..ports(1)[1].clone()
+        };
+        let [tcp, port] = ports(1);
+        publish(&network, 1, &[tcp, port, beside]).await.unwrap();
         let in_one = within(&one.netns, || udp(Ipv4Addr::UNSPECIFIED, PORT));
         for client in &clients {
             ask_from(client, &in_one);

@@ -49,9 +49,10 @@ const DESTINATION_IPV6: u16 = 4;
 const PROTOCOL_NUMBER: u16 = 1;
 const SOURCE_PORT: u16 = 2;
 const DESTINATION_PORT: u16 = 3;
-/// `ctattr_filter`, and its bit for the protocol's number.
+/// `ctattr_filter`, and its bits for the protocol's number and the port that is sent to.
 const FILTER_ORIGINAL: u16 = 1;
 const BY_PROTOCOL: u32 = 1 << 3;
+const BY_PORT: u32 = 1 << 5;
 const NESTED: u16 = 0x8000;
 const UDP: u8 = 17;
 
@@ -77,7 +78,8 @@ pub(super) fn forget(led: &Led, ipv6: bool) -> io::Result<usize> {
         of_host && led.is_some_and(|led| *led != Some(entry.led_to))
     };
     let mut socket = Socket::open(ipv6)?;
-    let stale = socket.list(is_stale)?;
+    let only = led.keys().next().copied().filter(|_| led.len() == 1);
+    let stale = socket.list(only, is_stale)?;
     for entry in &stale {
         socket.delete(entry)?;
     }
@@ -124,9 +126,9 @@ impl Socket {
         })
     }
 
-    /// Of UDP, of this family.
-    fn list(&mut self, is_wanted: impl Fn(&Entry) -> bool) -> io::Result<Vec<Entry>> {
-        self.send(GET, libc::NLM_F_DUMP, &of_udp())?;
+    /// Of UDP, of this family; of one port where there is one.
+    fn list(&mut self, port: Option<u16>, is_wanted: impl Fn(&Entry) -> bool) -> io::Result<Vec<Entry>> {
+        self.send(GET, libc::NLM_F_DUMP, &wanted(port))?;
         let mut found = Vec::new();
         loop {
             let length = self.receive()?;
@@ -192,14 +194,19 @@ impl Socket {
     }
 }
 
-/// What is listed where the kernel can choose; else it is everything.
-fn of_udp() -> Vec<u8> {
-    let number = attribute(PROTOCOL_NUMBER, &[UDP]);
-    let protocol = attribute(TUPLE_PROTOCOL | NESTED, &number);
-    let by = attribute(FILTER_ORIGINAL, &BY_PROTOCOL.to_ne_bytes());
+/// What is listed where the kernel can choose: of one port, or all of UDP. Else it is everything.
+fn wanted(port: Option<u16>) -> Vec<u8> {
+    let mut protocol = attribute(PROTOCOL_NUMBER, &[UDP]);
+    let mut by = BY_PROTOCOL;
+    if let Some(port) = port {
+        protocol.extend(attribute(DESTINATION_PORT, &port.to_be_bytes()));
+        by |= BY_PORT;
+    }
+    let tuple = attribute(TUPLE_PROTOCOL | NESTED, &protocol);
+    let filter = attribute(FILTER_ORIGINAL, &by.to_ne_bytes());
     [
-        attribute(TUPLE_ORIGINAL | NESTED, &protocol),
-        attribute(FILTER | NESTED, &by),
+        attribute(TUPLE_ORIGINAL | NESTED, &tuple),
+        attribute(FILTER | NESTED, &filter),
     ]
     .concat()
 }
