@@ -300,10 +300,16 @@ impl Driver {
             impairments: store_problem
                 .into_iter()
                 .map(|problem| format!("store: {problem}"))
-                .chain(self.node.impairments())
+                .chain(self.impairments())
                 .collect(),
         };
         replace(&self.outputs.status, status);
+    }
+
+    fn impairments(&self) -> Vec<String> {
+        let mut all = self.node.impairments();
+        all.extend(self.executor.impairments());
+        all
     }
 
     fn publish_addresses(&self) {
@@ -313,7 +319,11 @@ impl Driver {
     fn answer(&self, query: Input) {
         match query {
             Input::Event(_) | Input::Timer { .. } | Input::Pulse => {}
-            Input::Inspect(reply) => drop(reply.send(NodeView::of(&self.node))),
+            Input::Inspect(reply) => {
+                let mut view = NodeView::of(&self.node);
+                view.impairments = self.impairments();
+                drop(reply.send(view));
+            }
             Input::Find { find, reply } => {
                 let found = self.node.tasks().find(|task| find(task));
                 drop(reply.send(found.cloned().map(Box::new)));

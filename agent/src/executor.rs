@@ -75,6 +75,11 @@ impl Executor {
         }
     }
 
+    /// What the host itself has against tasks, for an operator.
+    pub fn impairments(&self) -> Vec<String> {
+        self.host.network.impairments()
+    }
+
     /// Begins an effect, or cancels one. Never blocks.
     pub fn submit(&mut self, effect: Effect) {
         while self.tasks.try_join_next().is_some() {}

@@ -3,7 +3,7 @@
 
 use std::{
     io::{ErrorKind, Read, Write},
-    net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
     path::Path,
     time::{Duration, Instant},
 };
@@ -65,6 +65,26 @@ pub(crate) fn seen_at(
     let (mut accepted, seen) = listener.accept().unwrap();
     stream.write_all(b"x").unwrap();
     accepted.read_exact(&mut [0]).unwrap();
+    Some(seen.ip())
+}
+
+/// Likewise by a datagram, which is answered.
+pub(crate) fn seen_by_udp(from: &Path, at: &Path, address: IpAddr, patience: Duration) -> Option<IpAddr> {
+    let any = match address {
+        IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+        IpAddr::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+    };
+    let bind = |address| {
+        let socket = UdpSocket::bind((address, 0)).unwrap();
+        socket.set_read_timeout(Some(patience)).unwrap();
+        socket
+    };
+    let (server, client) = (within(at, || bind(address)), within(from, || bind(any)));
+    client.connect(server.local_addr().unwrap()).ok()?;
+    client.send(b"x").ok()?;
+    let (_, seen) = server.recv_from(&mut [0]).ok()?;
+    server.send_to(b"y", seen).unwrap();
+    client.recv(&mut [0]).unwrap();
     Some(seen.ip())
 }
 

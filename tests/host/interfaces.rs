@@ -7,10 +7,10 @@ use serde_json::json;
 
 use crate::lan::{HERE, ip, reaches};
 
-const SETTING: &str = "[network]\ntask_interfaces = [\"up0\", \"eth9\"]\n";
+pub(crate) const SETTING: &str = "[network]\ntask_interfaces = [\"up0\", \"eth9\"]\n";
 
 /// What the node has of the link that it gives to tasks.
-fn shown(node: &Node) -> Option<[String; 2]> {
+pub(crate) fn shown(node: &Node) -> Option<[String; 2]> {
     let line = |listed: &str, with: &str| {
         let found = listed.lines().find(|line| line.contains(with));
         found.map(|line| line.split(" qdisc ").next().unwrap().to_owned())
@@ -25,10 +25,8 @@ fn is_lent(node: &Node) -> bool {
     records.is_ok_and(|mut records| records.any(|record| record.unwrap().file_name() != ".new"))
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_link_that_a_task_had_comes_back_as_it_was_whenever_the_agent_dies() {
-    let mut fleet = Fleet::start().await;
-    let node = fleet.add("default", SETTING, &[]).await;
+/// Another link to the network of the nodes, `eth9`, which carries packets.
+pub(crate) async fn add_link(fleet: &Fleet, node: usize) {
     let port = format!("{}e", fleet.bridge());
     let netns = fleet.nodes[node].netns();
     let netns = netns.file_name().unwrap().to_str().unwrap();
@@ -41,6 +39,19 @@ async fn a_link_that_a_task_had_comes_back_as_it_was_whenever_the_agent_dies() {
     ] {
         fleet.nodes[node].ip(command);
     }
+    fleet
+        .until("the link to carry packets", async || {
+            let up = "<BROADCAST,MULTICAST,UP,LOWER_UP>";
+            fleet.nodes[node].ip("link show eth9").contains(up).then_some(())
+        })
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_link_that_a_task_had_comes_back_as_it_was_whenever_the_agent_dies() {
+    let mut fleet = Fleet::start().await;
+    let node = fleet.add("default", SETTING, &[]).await;
+    add_link(&fleet, node).await;
     let before = shown(&fleet.nodes[node]).unwrap();
     assert!(
         before[0].contains("UP,LOWER_UP") && before[0].contains("mtu 1400"),

@@ -12,7 +12,7 @@ pub(crate) use berth_tests::fleet::ip;
 use berth_tests::fleet::{Fleet, Task};
 use serde_json::{Value, json};
 
-use crate::between_nodes::{CONNECT, NO_WAY, seen_at, within};
+use crate::between_nodes::{CONNECT, NO_WAY, seen_at, seen_by_udp, within};
 
 /// This machine, which is a host of the nodes' network too.
 pub(crate) const HERE: &str = "/proc/self/ns/net";
@@ -68,8 +68,19 @@ fn ip_inside(task: &Task, arguments: &str) -> String {
 }
 
 pub(crate) fn reaches(from: &Path, task: &Task, as_whom: Ipv4Addr) {
-    let seen = seen_at(from, &task.netns, task.address, CONNECT);
-    assert_eq!(seen, Some(IpAddr::V4(as_whom)), "{from:?} to {task:?}");
+    for (protocol, seen) in [
+        ("tcp", seen_at(from, &task.netns, task.address, CONNECT)),
+        (
+            "udp",
+            seen_by_udp(from, &task.netns, task.address.into(), CONNECT),
+        ),
+    ] {
+        assert_eq!(
+            seen,
+            Some(IpAddr::V4(as_whom)),
+            "{protocol} from {from:?} to {task:?}"
+        );
+    }
 }
 
 /// Where the task's containers are told that their metadata is.
@@ -109,7 +120,7 @@ async fn a_task_is_a_host_of_its_nodes_network_and_reached_by_all_there() {
     let accept = format!("/proc/sys/net/ipv4/conf/{}/arp_accept", fleet.bridge());
     std::fs::write(accept, "1").unwrap();
     let node = fleet.add("default", "", &[]).await;
-    let before = fleet.nodes[node].ip("-br link");
+    let before = fleet.nodes[node].links();
     let lan = fleet.lan(json!({ "name": "lan" })).await;
     let routed = fleet.subnet("default", "routed", "10.200.0.0/22").await;
     let one = fleet.run(node, &lan).await;
@@ -120,10 +131,13 @@ async fn a_task_is_a_host_of_its_nodes_network_and_reached_by_all_there() {
 
     let (here, there) = (Path::new(HERE), fleet.nodes[node].netns());
     reaches(here, &one, fleet.address());
+    reaches(&one.netns, &one, one.address);
     reaches(&two.netns, &one, two.address);
     reaches(&there, &one, NODE);
     reaches(&sibling.netns, &one, NODE);
     let seen = seen_at(&one.netns, here, fleet.address(), CONNECT);
+    assert_eq!(seen, Some(one.address.into()));
+    let seen = seen_by_udp(&one.netns, here, fleet.address().into(), CONNECT);
     assert_eq!(seen, Some(one.address.into()));
     let address = ip_inside(&one, "-o addr show dev eth0");
     assert!(address.contains(&format!("{}/24", one.address)), "{address}");
@@ -174,6 +188,8 @@ async fn a_task_is_a_host_of_its_nodes_network_and_reached_by_all_there() {
     }
     let way = seen_at(&stranger.path(), &one.netns, one.address, NO_WAY);
     assert_eq!(way, None, "through the node");
+    let way = seen_by_udp(&stranger.path(), &one.netns, one.address.into(), NO_WAY);
+    assert_eq!(way, None, "through the node by udp");
     assert_eq!(ask(&stranger.path(), &uri, &[]).0, "000");
     stranger.ip(&format!("route del {}/32", one.address));
     ip_inside(
@@ -219,7 +235,7 @@ async fn a_task_is_a_host_of_its_nodes_network_and_reached_by_all_there() {
     for task in [&one, &two, &three, &sibling] {
         fleet.stop(node, task).await;
     }
-    assert_eq!(fleet.nodes[node].ip("-br link"), before);
+    assert_eq!(fleet.nodes[node].links(), before);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -284,11 +300,9 @@ async fn a_host_of_the_network_stays_one_over_a_crash_of_the_agent_and_loses_its
         fleet.stop(node, task).await;
     }
     assert_eq!(fleet.nodes[node].ip("-br link show up0"), before);
-    let links = fleet.nodes[node].ip("-br link");
-    assert!(
-        !links.contains("macvlan") && links.lines().count() == 4,
-        "{links}"
-    );
+    let links = fleet.nodes[node].links();
+    let is_lan = |link: &String| link.contains("macvlan");
+    assert!(!links.iter().any(is_lan) && links.len() == 4, "{links:?}");
 }
 
 /// Until a task is refused in the subnet on this node for that reason; all that was said.

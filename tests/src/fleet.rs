@@ -21,6 +21,7 @@ use crate::{
     containerd::{Containerd, within},
     ecs::Client,
     image,
+    listing::is_ready,
 };
 
 const LIMIT: Duration = Duration::from_secs(60);
@@ -227,6 +228,11 @@ impl Fleet {
         answer["subnet"]["subnetId"].as_str().unwrap().to_owned()
     }
 
+    /// A part of the network of the nodes.
+    pub fn range(&self, first: u8, prefix: u8) -> String {
+        format!("10.93.{}.{first}/{prefix}", self.octet)
+    }
+
     /// Of this machine, on the network of the nodes.
     pub fn address(&self) -> Ipv4Addr {
         Ipv4Addr::new(10, 93, self.octet, 1)
@@ -369,6 +375,14 @@ impl Node {
     /// Runs `ip` in its namespace; what it printed.
     pub fn ip(&self, arguments: &str) -> String {
         ip(&format!("-n {} {arguments}", self.instance))
+    }
+
+    /// Its links, but those of namespaces that its agent keeps ready.
+    pub fn links(&self) -> Vec<String> {
+        let listed = self.ip("-br link");
+        let name = |line: &str| line.split(['@', ' ']).next().unwrap_or_default().to_owned();
+        let links = listed.lines().filter(|line| !is_ready(&name(line)));
+        links.map(str::to_owned).collect()
     }
 
     /// The routes that its agent made to whole ranges: `10.64.0.0/26 via 10.93.1.3`, `unreachable 10.64.0.64/26`.

@@ -64,7 +64,7 @@ fn links() -> Vec<String> {
 }
 
 /// It belongs to a namespace that an agent keeps ready.
-fn is_ready(link: &str) -> bool {
+pub(crate) fn is_ready(link: &str) -> bool {
     let digits = link.strip_prefix('r').unwrap_or_default();
     digits.len() == 14 && digits.bytes().all(|byte| byte.is_ascii_hexdigit())
 }

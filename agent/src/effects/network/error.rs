@@ -89,6 +89,16 @@ pub enum NetworkError {
         subject: String,
         deadline: Duration,
     },
+    #[error(
+        "no turn within {waited:?} to {step} {subject}: the kernel does not answer {stuck} operations on the network; where that \
+         does not end, reboot the host"
+    )]
+    NoTurn {
+        step: &'static str,
+        subject: String,
+        waited: Duration,
+        stuck: usize,
+    },
     #[error("a process of the host has {}", named(ports))]
     PortsTaken { ports: Vec<(Protocol, u16)> },
     #[error("{} still holds {count} namespaces", path.display())]
@@ -137,6 +147,7 @@ impl NetworkError {
             | Self::AddressInUse { .. }
             | Self::LinkRemains { .. }
             | Self::Deadline { .. }
+            | Self::NoTurn { .. }
             | Self::NotEmpty { .. } => Retry::Backoff,
         }
     }

@@ -237,6 +237,12 @@ impl Network {
         })
     }
 
+    /// For an operator: what keeps tasks from getting a network, or from losing it.
+    pub fn impairments(&self) -> Vec<String> {
+        let stuck = self.threads.impairment();
+        stuck.into_iter().chain(self.firewall.impairment()).collect()
+    }
+
     /// Tasks can have IPv6 addresses.
     fn has_ipv6(&self) -> bool {
         let known = self.known();

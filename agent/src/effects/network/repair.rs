@@ -277,11 +277,19 @@ impl Network {
         let others = |port: &&u32| **port != 0 && !is_own_run(**port);
         let changed = noticed.writers.iter().any(|port| others(&port));
         if changed || noticed.tables_lost {
-            if let Err(error) = self.firewall.apply().await {
-                error!(error = %Chain(&error), "cannot put the nftables table in place; trying again");
+            let applied = self.firewall.apply().await;
+            let problem = applied.as_ref().err().map(|error| Chain(error).to_string());
+            let is_news = self.firewall.note(problem);
+            if let Err(error) = applied {
+                match is_news {
+                    true => {
+                        error!(error = %Chain(&error), "cannot put the nftables table in place; trying until it can be");
+                    }
+                    false => debug!("the nftables table cannot be put in place yet"),
+                }
                 return false;
             }
-            if changed {
+            if changed || is_news {
                 METRICS.network_repaired(NetworkRepair::Table);
                 warn!(
                     table = self.names.table(),

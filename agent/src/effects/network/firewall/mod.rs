@@ -7,7 +7,7 @@ mod ipv6;
 mod nft;
 mod wanted;
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
 use berth_agent_core::{ids::TaskId, ports::Published};
 use serde_json::Value;
@@ -51,6 +51,8 @@ pub(super) struct Firewall {
     names: Arc<Names>,
     /// Held over each run of `nft`: they change the table one after the other.
     wanted: Mutex<Wanted>,
+    /// Why the table is not in place.
+    problem: std::sync::Mutex<Option<String>>,
 }
 
 impl Firewall {
@@ -58,7 +60,25 @@ impl Firewall {
         Self {
             names,
             wanted: Mutex::new(wanted),
+            problem: std::sync::Mutex::default(),
         }
+    }
+
+    /// Remembers why the table could not be put in place, or that it was. Whether that is news.
+    pub(super) fn note(&self, problem: Option<String>) -> bool {
+        let mut known = self.problem.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_news = *known != problem;
+        *known = problem;
+        is_news
+    }
+
+    /// For an operator.
+    pub(super) fn impairment(&self) -> Option<String> {
+        let problem = self.problem.lock().unwrap_or_else(PoisonError::into_inner);
+        let problem = problem.as_ref()?;
+        Some(format!(
+            "tasks have no firewall table, and published ports lead nowhere: {problem}"
+        ))
     }
 
     /// Puts the whole table in place, elements included. Idempotent, and all that a repair needs.
