@@ -1,5 +1,5 @@
 //! Owns what a task's network costs its packets: throughput beside a plain veth pair, and the time of a packet's way with few
-//! tasks and with many. No containers: the kernel makes no difference, and 1,000 would measure the machine's memory. Each host
+//! tasks and with many, also by a published port. No containers: the kernel makes no difference, and 1,000 would measure the machine's memory. Each host
 //! is a network namespace of its own.
 
 use std::{
@@ -16,7 +16,7 @@ use std::{
 
 use anyhow::{Context as _, ensure};
 use berth_agent::effects::network::{Network, NetworkConfig};
-use berth_agent_core::addresses::Range;
+use berth_agent_core::{addresses::Range, desired::Protocol, ids::TaskId, ports::Published};
 use nix::{
     mount::{MsFlags, mount},
     sched::{CloneFlags, setns, unshare},
@@ -34,7 +34,11 @@ const PREFIX: &str = "fd00:77::/64";
 /// For a server to listen, and for an answer of one.
 const PATIENCE: Duration = Duration::from_secs(10);
 const ROUND_TRIPS: u32 = 5000;
+/// Each from a port of its own: the kernel knows the way of what follows.
+const FIRST_PACKETS: u32 = 500;
 const PORT: u16 = 9000;
+/// The port of the host that leads to the n-th task is the n-th after this one.
+const PUBLISHED: u16 = 20_000;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Family {
@@ -124,27 +128,41 @@ fn throughput(family: Family, rounds: usize, report: &mut Report) -> anyhow::Res
 
 fn latency(rounds: usize, report: &mut Report) -> anyhow::Result<()> {
     let hosts = [Crowd::start(MANY)?, Crowd::start(FEW)?];
-    for family in Family::ALL {
-        let mut measured = [Vec::new(), Vec::new()];
-        for round in 0..=rounds {
-            for turn in 0..hosts.len() {
-                let at = (round + turn) % hosts.len();
-                let took = hosts[at].measure(family)?;
-                if round > 0 {
-                    measured[at].push(took);
+    for way in [Way::Direct, Way::Published] {
+        for family in Family::ALL {
+            let mut measured = [Vec::new(), Vec::new()];
+            for round in 0..=rounds {
+                for turn in 0..hosts.len() {
+                    let at = (round + turn) % hosts.len();
+                    let took = hosts[at].measure(way, family)?;
+                    if round > 0 {
+                        measured[at].push(took);
+                    }
                 }
             }
+            let [many, few] = measured;
+            let (name, peer) = match way {
+                Way::Direct => ("round_trip_1000_tasks_vs_10", "with 10 tasks"),
+                Way::Published => ("published_1000_ports_vs_10", "with 10 published ports"),
+            };
+            report.add(&family.name(name), "us", many, few, peer);
         }
-        let [many, few] = measured;
-        let name = family.name("round_trip_1000_tasks_vs_10");
-        report.add(&name, "us", many, few, "with 10 tasks");
     }
     hosts.into_iter().try_for_each(Crowd::end)
 }
 
-/// A host with so many tasks, two of which talk to each other when asked.
+/// How one task comes to the other.
+#[derive(Clone, Copy, Debug)]
+enum Way {
+    /// At its address.
+    Direct,
+    /// By the port of the host that leads to it: the first packet of each conversation, for which the port is looked up.
+    Published,
+}
+
+/// A host with so many tasks, each with a published port, two of which talk to each other when asked.
 struct Crowd {
-    ask: mpsc::Sender<Family>,
+    ask: mpsc::Sender<(Way, Family)>,
     answers: mpsc::Receiver<anyhow::Result<f64>>,
     thread: JoinHandle<anyhow::Result<()>>,
 }
@@ -154,13 +172,20 @@ impl Crowd {
         let (ask, asked) = mpsc::channel();
         let (answer, answers) = mpsc::channel();
         let thread = std::thread::spawn(move || {
-            Host::run(move |host| {
+            Host::publishing(tasks, move |host| {
+                for (address, _) in Family::ALL.map(|family| family.plain()[0]) {
+                    run(&format!("ip addr add {address} dev lo"))?;
+                }
                 let (first, last) = (host.attach(1)?, host.attach(2)?);
                 for n in 3..=tasks {
                     host.attach(n)?;
                 }
-                while let Ok(family) = asked.recv() {
-                    if answer.send(round_trip(family, &first, &last)).is_err() {
+                while let Ok((way, family)) = asked.recv() {
+                    let took = match way {
+                        Way::Direct => round_trip(family, &first, &last),
+                        Way::Published => first_packets(family, &first, &last),
+                    };
+                    if answer.send(took).is_err() {
                         break;
                     }
                 }
@@ -170,9 +195,9 @@ impl Crowd {
         Ok(Self { ask, answers, thread })
     }
 
-    fn measure(&self, family: Family) -> anyhow::Result<f64> {
+    fn measure(&self, way: Way, family: Family) -> anyhow::Result<f64> {
         let ended = "a host of the bench has ended";
-        self.ask.send(family).context(ended)?;
+        self.ask.send((way, family)).context(ended)?;
         self.answers.recv().context(ended)?
     }
 
@@ -183,37 +208,68 @@ impl Crowd {
     }
 }
 
+fn bind(address: IpAddr, port: u16) -> anyhow::Result<UdpSocket> {
+    let socket = UdpSocket::bind((address, port))?;
+    socket.set_read_timeout(Some(PATIENCE))?;
+    Ok(socket)
+}
+
 /// Mean time of a datagram from one task to the other and back, µs.
 fn round_trip(family: Family, from: &Path, to: &Path) -> anyhow::Result<f64> {
-    let (first, second) = (family.of(1)?, family.of(2)?);
-    let bind = |address: IpAddr, port| -> anyhow::Result<UdpSocket> {
-        let socket = UdpSocket::bind((address, port))?;
-        socket.set_read_timeout(Some(PATIENCE))?;
-        Ok(socket)
-    };
-    let echo = within(to, || bind(second, PORT))?;
-    let asks = within(from, || bind(first, 0))?;
-    asks.connect((second, PORT))?;
+    let asks = within(from, || bind(family.of(1)?, 0))?;
+    asks.connect((family.of(2)?, PORT))?;
+    echoed(family, to, ROUND_TRIPS, || ask(&asks))
+}
+
+/// Likewise by the port of the host that leads to the other, each from a port that was not heard of before.
+fn first_packets(family: Family, from: &Path, to: &Path) -> anyhow::Result<f64> {
+    let (host, _) = family.plain()[0];
+    let mut asking = within(from, || {
+        let all = (0..FIRST_PACKETS).map(|_| {
+            let socket = bind(family.of(1)?, 0)?;
+            socket.connect((host, PUBLISHED + 2))?;
+            Ok(socket)
+        });
+        all.collect::<anyhow::Result<Vec<_>>>()
+    })?;
+    echoed(family, to, FIRST_PACKETS, || {
+        ask(&asking.pop().context("a socket for each")?)
+    })
+}
+
+fn ask(socket: &UdpSocket) -> anyhow::Result<()> {
+    let mut buffer = [0; 64];
+    socket.send(&buffer)?;
+    socket.recv(&mut buffer)?;
+    Ok(())
+}
+
+/// Mean time of a question, of so many, that the second task answers, µs.
+fn echoed(
+    family: Family,
+    to: &Path,
+    count: u32,
+    mut ask: impl FnMut() -> anyhow::Result<()>,
+) -> anyhow::Result<f64> {
+    let echo = within(to, || bind(family.of(2)?, PORT))?;
     std::thread::scope(|scope| {
         let echoing = scope.spawn(move || -> anyhow::Result<()> {
             let mut buffer = [0; 64];
-            for _ in 0..ROUND_TRIPS {
+            for _ in 0..count {
                 let (length, peer) = echo.recv_from(&mut buffer)?;
                 echo.send_to(&buffer[..length], peer)?;
             }
             Ok(())
         });
         let begun = Instant::now();
-        let mut buffer = [0; 64];
-        for _ in 0..ROUND_TRIPS {
-            asks.send(&buffer)?;
-            asks.recv(&mut buffer)?;
+        for _ in 0..count {
+            ask()?;
         }
         let took = begun.elapsed();
         echoing
             .join()
             .unwrap_or_else(|_| anyhow::bail!("the echo panicked"))?;
-        Ok(took.as_secs_f64() * 1e6 / f64::from(ROUND_TRIPS))
+        Ok(took.as_secs_f64() * 1e6 / f64::from(count))
     })
 }
 
@@ -228,7 +284,15 @@ impl Host {
     fn run<T: Send + 'static>(
         work: impl FnOnce(&Self) -> anyhow::Result<T> + Send + 'static,
     ) -> anyhow::Result<T> {
-        let thread = std::thread::spawn(|| {
+        Self::publishing(0, work)
+    }
+
+    /// Likewise, with a port that leads to each of so many tasks.
+    fn publishing<T: Send + 'static>(
+        tasks: u32,
+        work: impl FnOnce(&Self) -> anyhow::Result<T> + Send + 'static,
+    ) -> anyhow::Result<T> {
+        let thread = std::thread::spawn(move || {
             unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS)?;
             let none = None::<&str>;
             mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)?;
@@ -246,7 +310,7 @@ impl Host {
                 mtu: None,
                 ready: 0,
                 pass_other_firewalls: false,
-                published: Vec::new(),
+                published: (1..=tasks).map(published).collect::<Result<_, _>>()?,
                 ranges: Default::default(),
                 lans: Default::default(),
                 interfaces: vec![],
@@ -277,11 +341,22 @@ impl Host {
     }
 }
 
-fn task(n: u32) -> anyhow::Result<berth_agent_core::ids::TaskId> {
+fn task(n: u32) -> anyhow::Result<TaskId> {
     format!("{n:010x}{:022x}", 0)
         .parse()
         .ok()
         .context("an id of 32 digits")
+}
+
+/// The port of the host that leads to the n-th task.
+fn published(n: u32) -> anyhow::Result<(TaskId, Published)> {
+    let port = Published {
+        protocol: Protocol::Udp,
+        host_port: PUBLISHED + u16::try_from(n)?,
+        address: range()?.address(address(n)),
+        port: PORT,
+    };
+    Ok((task(n)?, port))
 }
 
 /// Of both families.
