@@ -391,6 +391,7 @@ async fn a_task_learns_nothing_of_another_in_any_mode() {
             other.pid,
             &["ip", "addr", "add", &format!("{address}/32"), "dev", "eth0"],
         );
+        let before = spoofed(&cluster);
         let forged = in_netns(
             other.pid,
             &[
@@ -410,12 +411,29 @@ async fn a_task_learns_nothing_of_another_in_any_mode() {
             ],
         );
         assert_eq!(forged, "000", "{mode}");
+        // Not only for want of a way back.
+        assert!(spoofed(&cluster) > before, "{mode}");
         assert_eq!(
             ask(one.pid, &uri(one), "5"),
             "200",
             "{mode}: not for another reason"
         );
     }
+}
+
+/// Packets that the firewall dropped for a source that is not their task's.
+fn spoofed(cluster: &Cluster) -> u64 {
+    let output = Command::new("nft")
+        .args(["list", "chain", "inet", &cluster.instance, "prerouting"])
+        .output()
+        .unwrap();
+    let chain = String::from_utf8(output.stdout).unwrap();
+    let mut rules = chain.lines();
+    let rule = rules
+        .find(|rule| rule.contains("nfproto ipv4 fib saddr"))
+        .unwrap();
+    let counted = rule.split("packets ").nth(1).unwrap();
+    counted.split(' ').next().unwrap().parse().unwrap()
 }
 
 /// What a command prints in the network of a process, whatever its end.
