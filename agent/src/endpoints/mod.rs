@@ -51,7 +51,11 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 pub use self::on_host::OnHost;
-use self::{askers::Askers, document::Context, key::Key};
+use self::{
+    askers::{Askers, Asks},
+    document::Context,
+    key::Key,
+};
 use crate::{driver::Input, rate::Limit, telemetry::Sampler};
 
 /// Where a task with a network of its own finds it, on port 80, as in ECS.
@@ -303,19 +307,47 @@ impl Asked {
             IpAddr::V4(address) => address,
             IpAddr::V6(_) => return Err(Refused::Unknown),
         };
-        if !self.askers().may_look(from, name, Instant::now()) {
+        let mut asks = self.askers().ask(from, name, Instant::now());
+        if asks == Asks::Learn {
+            self.learn_names().await?;
+            asks = self.askers().ask(from, name, Instant::now());
+        }
+        if asks != Asks::May {
             return Err(Refused::TooMany);
         }
         let found = self.find(from, name).await;
-        if let Err(Refused::Unknown) = found {
-            self.askers().missed(from, name);
+        match &found {
+            Ok((task, _)) => self.askers().learn(from, name.to_owned(), task.spec.id.clone()),
+            Err(Refused::Unknown) => self.askers().missed(from, name),
+            Err(_) => {}
         }
-        let found = found?;
-        let task = &found.0.spec.id;
-        if !self.askers().found(from, name, task, Instant::now()) {
-            return Err(Refused::TooMany);
+        found
+    }
+
+    /// Those of all tasks on the host's network.
+    async fn learn_names(&self) -> Result<(), Refused> {
+        let names = Arc::new(Mutex::new(Vec::new()));
+        let (key, found) = (Arc::clone(&self.key), Arc::clone(&names));
+        let all = move |task: &Task| {
+            if task.spec.network == NetworkMode::Host && task.holds_host() {
+                let of_task = task
+                    .spec
+                    .containers
+                    .iter()
+                    .map(|c| (key.name(&c.id), task.spec.id.clone()));
+                found
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .extend(of_task);
+            }
+            false
+        };
+        self.ask_driver(Box::new(all)).await?;
+        let names = std::mem::take(&mut *names.lock().unwrap_or_else(PoisonError::into_inner));
+        for (name, task) in names {
+            self.askers().learn(Ipv4Addr::LOCALHOST, name, task);
         }
-        Ok(found)
+        Ok(())
     }
 
     async fn answer(&self, peer: Peer, name: &str, subject: Subject) -> Result<Value, Refused> {
@@ -380,22 +412,28 @@ impl Asked {
             let named = || task.spec.containers.iter().any(|c| key.name(&c.id) == wanted);
             task.holds_host() && may_ask && named()
         };
-        let inputs = self.sources.inputs.upgrade().ok_or(Refused::Away)?;
-        let (reply, answer) = oneshot::channel();
-        let asked = async {
-            let find = Box::new(find);
-            inputs.send(Input::Find { find, reply }).await.map_err(|_| ())?;
-            answer.await.map_err(|_| ())
-        };
-        let task = match tokio::time::timeout(DRIVER_PATIENCE, asked).await {
-            Ok(Ok(Some(task))) => task,
-            Ok(Ok(None)) => return Err(Refused::Unknown),
-            Ok(Err(())) | Err(_) => return Err(Refused::Away),
-        };
+        let task = self.ask_driver(Box::new(find)).await?.ok_or(Refused::Unknown)?;
         let mut containers = task.spec.containers.iter();
         let container = containers.find(|c| self.key.name(&c.id) == name);
         let id = container.map(|c| c.id.clone()).ok_or(Refused::Unknown)?;
         Ok((task, id))
+    }
+
+    /// The first of the node's tasks that is one.
+    async fn ask_driver(
+        &self,
+        find: Box<dyn Fn(&Task) -> bool + Send>,
+    ) -> Result<Option<Box<Task>>, Refused> {
+        let inputs = self.sources.inputs.upgrade().ok_or(Refused::Away)?;
+        let (reply, answer) = oneshot::channel();
+        let asked = async {
+            inputs.send(Input::Find { find, reply }).await.map_err(|_| ())?;
+            answer.await.map_err(|_| ())
+        };
+        match tokio::time::timeout(DRIVER_PATIENCE, asked).await {
+            Ok(Ok(found)) => Ok(found),
+            Ok(Err(())) | Err(_) => Err(Refused::Away),
+        }
     }
 
     /// By runtime id.

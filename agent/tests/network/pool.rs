@@ -25,10 +25,15 @@ fn ready() -> Vec<String> {
     ready.map(str::to_owned).collect()
 }
 
-async fn until_ready(count: usize) {
+async fn until(count: usize, mut counted: impl FnMut() -> usize) {
     let start = Instant::now();
-    while ready().len() != count {
-        assert!(start.elapsed() < FILLED_WITHIN, "{:?}, not {count}", ready());
+    while counted() != count {
+        assert!(
+            start.elapsed() < FILLED_WITHIN,
+            "{}, not {count}: {:?}",
+            counted(),
+            ready()
+        );
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
@@ -41,12 +46,17 @@ async fn while_filled<T>(network: &Network, work: impl Future<Output = T>) -> T 
     }
 }
 
+/// Fills them up to so many, and no more.
+async fn fill(network: &Network, count: usize) {
+    while_filled(network, until(count, || network.ready())).await;
+}
+
 #[test]
 fn a_task_takes_one_that_is_ready_and_another_is_made() {
     on_host(async |host| {
         let before = host.listing();
         let network = Network::start(config(host, 2)).await.unwrap();
-        while_filled(&network, until_ready(2)).await;
+        fill(&network, 2).await;
         let strays: Vec<HostObject> = network.list().await.unwrap();
         assert_eq!(strays, [], "what is ready is nobody's to remove");
         // Nobody fills up: two are taken, one is made, and they are alike.
@@ -65,7 +75,7 @@ fn a_task_takes_one_that_is_ready_and_another_is_made() {
         }
         assert_eq!(tasks, [2, 2, 2], "loopback and eth0");
         // One that is there is not made again out of another.
-        while_filled(&network, until_ready(2)).await;
+        fill(&network, 2).await;
         let again = attach(&network, 1).await;
         assert_eq!(again, attach(&network, 1).await);
         assert_eq!(ready().len(), 2);
@@ -81,7 +91,7 @@ fn a_task_takes_one_that_is_ready_and_another_is_made() {
 fn the_settings_of_a_link_are_the_same_wherever_it_came_from() {
     on_host(async |host| {
         let network = Network::start(config(host, 1)).await.unwrap();
-        while_filled(&network, until_ready(1)).await;
+        fill(&network, 1).await;
         let (taken, made) = (attach(&network, 1).await, attach(&network, 2).await);
         let settings = |netns: &std::path::Path, link: &str| {
             let dirs = ["ipv4/conf", "ipv6/conf"].map(|family| format!("/proc/sys/net/{family}/{link}"));
@@ -119,18 +129,18 @@ fn the_settings_of_a_link_are_the_same_wherever_it_came_from() {
 fn those_of_an_agent_that_was_killed_go_by_themselves() {
     on_host(async |host| {
         let network = Network::start(config(host, 3)).await.unwrap();
-        while_filled(&network, until_ready(3)).await;
+        fill(&network, 3).await;
         let old = ready();
-        // The next one is there before they are gone: what is left of them, it would remove.
+        // The next one is there before they are gone. What is left of them a purge would remove.
         let next = Network::start(config(host, 1)).await.unwrap();
         let of_old = HostObject::Link {
             name: old[0].clone(),
             owner: None,
         };
         assert!(next.list().await.unwrap().contains(&of_old));
-        while_filled(&next, until_ready(4)).await;
+        fill(&next, 1).await;
         drop(network);
-        until_ready(1).await;
+        until(1, || ready().len()).await;
         assert!(!old.contains(&ready()[0]));
         next.stop().await.unwrap();
         assert_eq!(ready(), [""; 0]);
@@ -165,7 +175,7 @@ fn a_name_that_is_taken_and_a_pair_that_somebody_deleted_cost_the_task_nothing()
         attach(&network, 1).await;
         let link = link_name(&network).await;
         network.detach(&task(1)).await.unwrap();
-        while_filled(&network, until_ready(2)).await;
+        fill(&network, 2).await;
         // Left by a crash: without an alias.
         run(&format!("ip link add {link} type bridge"));
         let attached = attach(&network, 1).await;
@@ -185,7 +195,7 @@ fn those_of_another_mtu_are_thrown_away() {
         run("ip link set uplink mtu 1400");
         run(&format!("ip route add default via {OUTSIDE} dev uplink"));
         let network = Network::start(config(host, 2)).await.unwrap();
-        while_filled(&network, until_ready(2)).await;
+        fill(&network, 2).await;
         let has = |netns: &std::path::Path, mtu: u32| {
             run_in(netns, "ip -o link show eth0").contains(&format!(" mtu {mtu} "))
         };
@@ -205,7 +215,7 @@ fn those_of_another_mtu_are_thrown_away() {
             () = network.keep_repaired() => unreachable!("it goes on for ever"),
             () = while_filled(&network, learned) => {}
         }
-        while_filled(&network, until_ready(2)).await;
+        fill(&network, 2).await;
         assert!(has(&attach(&network, 500).await.netns, 1380));
         assert_eq!(ready().len(), 1);
     });

@@ -16,7 +16,7 @@ use tokio::{
 use super::{
     Attached, Names, Network,
     error::NetworkError,
-    lan,
+    ipv6, lan,
     names::{self, Owner},
     netlink::{Link, Netlink, Socket},
     netns,
@@ -83,7 +83,13 @@ impl Network {
                 // A host of a network outside has another end of the pair.
                 let may_take = wanted.lan.is_none() && !netns::is_namespace(&path);
                 let (entered, ready) = match may_take.then(|| pool.take(mtu)).flatten() {
-                    Some(ready) => (netns::settle(ready.netns, &path)?, Some(ready.pair)),
+                    Some(ready) => {
+                        // It may be from when new links had none.
+                        if wanted.address.ipv6.is_some() {
+                            ipv6::switch_on(&ready.pair.host.name)?;
+                        }
+                        (netns::settle(ready.netns, &path)?, Some(ready.pair))
+                    }
                     None => (netns::enter_or_create(&path)?, None),
                 };
                 wiring.connect(host, Socket::open()?, &entered, ready).await

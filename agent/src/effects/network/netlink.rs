@@ -217,23 +217,20 @@ impl Netlink {
         request.execute().await.map_err(failed("bring up", &link.name))
     }
 
-    /// Makes a link that is down an owner's: name, alias, hardware address. False: the name is taken, or the link is gone.
+    /// Makes a link that is down an owner's: name, alias, hardware address.
     pub(super) async fn claim(
         &self,
         link: &Link,
         name: &str,
         alias: &str,
         mac: Mac,
-    ) -> Result<bool, NetworkError> {
+    ) -> Result<(), NetworkError> {
         let message = LinkUnspec::new_with_index(link.index)
             .name(name.to_owned())
             .alias(alias)
             .address(mac.to_vec());
-        match self.handle.link().change(message.build()).execute().await {
-            Ok(()) => Ok(true),
-            Err(e) if matches!(errno(&e), libc::EEXIST | libc::ENODEV) => Ok(false),
-            Err(e) => Err(failed("rename", &link.name)(e)),
-        }
+        let request = self.handle.link().change(message.build());
+        request.execute().await.map_err(failed("rename", &link.name))
     }
 
     /// Whether the link carries packets by now. The kernel notices a carrier in its own time, up to a second after the

@@ -98,18 +98,25 @@ impl Pool {
         taken
     }
 
+    fn count(&self) -> usize {
+        self.lock().len()
+    }
+
     /// Names of the links of those that are ready.
     pub(super) fn links(&self) -> Vec<String> {
         self.lock().iter().map(|one| one.pair.host.name.clone()).collect()
     }
 
     fn is_short(&self) -> bool {
-        self.lock().len() < self.size
+        self.count() < self.size
     }
 
+    /// One that is late is one too many.
     fn put(&self, one: Ready) {
         let mut ready = self.lock();
-        ready.push_back(one);
+        if ready.len() < self.size {
+            ready.push_back(one);
+        }
         METRICS.namespaces.ready.store(ready.len() as u64, Relaxed);
     }
 
@@ -133,6 +140,11 @@ impl Pool {
 }
 
 impl Network {
+    /// How many namespaces are ready to be taken.
+    pub fn ready(&self) -> usize {
+        self.pool.count()
+    }
+
     /// Fills up the namespaces that are kept ready, from now on. Cancel-safe.
     pub async fn keep_ready(&self) {
         let mut told = false;

@@ -14,6 +14,7 @@ use berth_agent_core::{
     lan::{Lan, LanLink},
 };
 use tokio::time::sleep;
+use tracing::debug;
 
 use super::{
     error::NetworkError,
@@ -26,7 +27,7 @@ use super::{
     pool::ReadyPair,
     vlan,
 };
-use crate::endpoints::ADDRESS;
+use crate::{endpoints::ADDRESS, sys::Chain};
 
 /// The task's gateway: every task has the same, and no host has it. Link-local (RFC 3927), and not one of the
 /// addresses that clouds and ECS give a meaning to.
@@ -159,7 +160,9 @@ impl Wiring {
         } = ready;
         let (name, alias) = (self.names.link(&self.owner), self.names.alias(&self.owner));
         let mac = names::host_mac(&self.owner);
-        if !host.claim(&outer, &name, &alias, mac).await? {
+        // Its name is taken, it is gone, or somebody has set it up: before 6.2 such a link keeps its name.
+        if let Err(error) = host.claim(&outer, &name, &alias, mac).await {
+            debug!(error = %Chain(&error), "a pair that was ready cannot be the task's; another is made");
             return Ok(None);
         }
         outer.name = name;
