@@ -111,6 +111,22 @@ fn the_nodes_own_range_is_found_to_be_somebody_elses() {
             );
             run(&format!("ip route del {route} via {OUTSIDE}"));
         }
+        for nowhere in [
+            "blackhole 10.0.0.0/9",
+            "unreachable 10.77.0.0/16",
+            "throw 10.76.0.0/15",
+        ] {
+            run(&format!("ip route add {nowhere}"));
+            assert_eq!(
+                network.range_problem().await.unwrap(),
+                None,
+                "{nowhere} takes nothing"
+            );
+        }
+        run("ip route add blackhole 10.77.9.0/24");
+        let problem = network.range_problem().await.unwrap().unwrap();
+        assert!(problem.contains("10.77.9.0/24"), "{problem}");
+        run("ip route del blackhole 10.77.9.0/24");
         assert_eq!(network.range_problem().await.unwrap(), None);
     });
 }

@@ -45,6 +45,8 @@ pub(super) struct Route {
     hops: Vec<u32>,
     gateway: Option<IpAddr>,
     unreachable: bool,
+    /// By it the host sends nothing anywhere.
+    leads_nowhere: bool,
     protocol: u8,
     metric: u32,
 }
@@ -112,6 +114,10 @@ impl Route {
             hops: Vec::new(),
             gateway: None,
             unreachable: header.kind == RouteType::Unreachable,
+            leads_nowhere: matches!(
+                header.kind,
+                RouteType::Unreachable | RouteType::BlackHole | RouteType::Prohibit | RouteType::Throw
+            ),
             protocol: header.protocol.into(),
             metric: 0,
         };
@@ -223,6 +229,8 @@ pub(super) fn routed_elsewhere(
     let taken = foreign
         .iter()
         .filter(|route| !route.is_default())
+        // Who has no way to a larger network loses none by tasks that are in it.
+        .filter(|route| !(route.leads_nowhere && route.range.contains(&range)))
         .find(|route| overlaps(route.range))?;
     Some(format!(
         "{range} is routed elsewhere on this host: {}",
