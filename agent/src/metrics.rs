@@ -241,7 +241,7 @@ fn leak_kind(object: &HostObject) -> &'static str {
         HostObject::Container(_) | HostObject::Shim(_) => "container",
         HostObject::Snapshot(_) => "snapshot",
         HostObject::Logs(_) => "logs",
-        HostObject::Route(_) => "network",
+        HostObject::Route(_) | HostObject::Vlan(_) => "network",
         HostObject::OfTask { kind, .. } | HostObject::Unnamed { kind, .. } => match kind.as_str() {
             "cgroup" => "cgroup",
             "run directory" => "run_directory",

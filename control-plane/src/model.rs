@@ -39,7 +39,7 @@ pub mod keys;
 use std::{
     collections::BTreeMap,
     fmt,
-    net::{IpAddr, Ipv6Addr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
 use berth_control_plane_core::subnets::{Blocks, Ipv4Net, Ipv6Net, KINDS, Lan, Shape, ipv6, overlap};
@@ -406,11 +406,19 @@ pub struct SubnetClaim {
     /// The network that it is a range of: no routed subnet may overlap that, but other ranges of it may be other subnets'.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lan: Option<Ipv4Net>,
+    /// A host of that network, whose address is no task's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gateway: Option<Ipv4Addr>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ipv6_prefix: Option<Ipv6Net>,
 }
 
 impl SubnetClaim {
+    /// Tasks of `self` could get the address of the other one's gateway.
+    pub fn takes_gateway_of(&self, other: &Self) -> Option<Ipv4Addr> {
+        other.gateway.filter(|gateway| self.range.contains(gateway))
+    }
+
     /// Likewise of their IPv6 prefixes.
     pub fn overlap_ipv6(&self, other: &Self) -> Option<(Ipv6Net, Ipv6Net)> {
         let both = self.ipv6_prefix.zip(other.ipv6_prefix);

@@ -22,7 +22,9 @@ pub(crate) fn shown(node: &Node) -> Option<[String; 2]> {
 
 fn is_lent(node: &Node) -> bool {
     let records = std::fs::read_dir(node.run_dir().join("interfaces"));
-    records.is_ok_and(|mut records| records.any(|record| record.unwrap().file_name() != ".new"))
+    // One that is not written whole begins with a dot.
+    let is_whole = |name: std::ffi::OsString| !name.to_string_lossy().starts_with('.');
+    records.is_ok_and(|mut records| records.any(|record| is_whole(record.unwrap().file_name())))
 }
 
 /// Another link to the network of the nodes, `eth9`, which carries packets.

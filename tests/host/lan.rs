@@ -213,19 +213,37 @@ async fn a_task_is_a_host_of_its_nodes_network_and_reached_by_all_there() {
     });
     assert_eq!(off.unwrap().trim(), "1");
 
-    // An address that somebody took is named, and the next task gets another.
+    // An address that somebody took is not a task's: it gets the next.
     let taken = Ipv4Addr::from(u32::from(two.address) + 1);
     ip(&format!("addr add {taken}/32 dev {}", fleet.bridge()));
-    let answer = fleet.try_run(node, &lan).await;
-    let unlucky = answer["tasks"][0]["taskArn"].as_str().unwrap();
-    let stopped = fleet.wait_status(node, unlucky, "STOPPED").await;
+    let three = fleet.run(node, &lan).await;
+    assert_eq!(three.address, Ipv4Addr::from(u32::from(taken) + 1));
+    reaches(here, &three, fleet.address());
+    let routes = fleet.nodes[node].ip("route show");
+    assert!(!routes.contains(&format!("{taken} ")), "{routes}");
+
+    // If all are, it says whose.
+    let [a, b, c, _] = fleet.address().octets();
+    let body = json!({
+        "name": "small", "range": format!("{a}.{b}.{c}.120/29"), "nodePrefixLength": 30,
+    });
+    let small = fleet.lan(body).await;
+    for last in [121, 122, 125, 126] {
+        ip(&format!("addr add {a}.{b}.{c}.{last}/32 dev {}", fleet.bridge()));
+    }
+    let unlucky = fleet
+        .until("the node to have a part of the range", async || {
+            let answer = fleet.try_run(node, &small).await;
+            answer["tasks"][0]["taskArn"].as_str().map(str::to_owned)
+        })
+        .await;
+    let stopped = fleet.wait_status(node, &unlucky, "STOPPED").await;
     let reason = stopped["stoppedReason"].as_str().unwrap();
     assert!(
-        reason.contains(&format!("a host of the network has {taken} already: ")),
+        reason.contains(&format!("a host of the network has {a}.{b}.{c}.12"))
+            && reason.ends_with("; no other address is free"),
         "{reason}"
     );
-    let three = fleet.run(node, &lan).await;
-    assert_ne!(three.address, taken);
 
     let answer = fleet.try_publish(node, &lan).await;
     assert!(
@@ -271,6 +289,13 @@ async fn a_host_of_the_network_stays_one_over_a_crash_of_the_agent_and_loses_its
     fleet.nodes[node].kill_agent();
     fleet.wait_connected(node, false).await;
     reaches(Path::new(HERE), &kept, fleet.address());
+    // A link for a VLAN that could not be removed, as far as its name goes, which is as that of a task's link.
+    let links = fleet.nodes[node].ip("-br link");
+    let is_name = |name: &str| name.len() == 15 && name[1..].bytes().all(|c| c.is_ascii_hexdigit());
+    let of_task = links.lines().filter_map(|line| line.split('@').next());
+    let of_task = of_task.into_iter().find(|name| is_name(name)).unwrap();
+    let vlan = format!("v{}0123456789", &of_task[1..5]);
+    fleet.nodes[node].ip(&format!("link add {vlan} type veth peer name lan3"));
     fleet.nodes[node].start_agent();
     fleet.wait_connected(node, true).await;
     reaches(Path::new(HERE), &kept, fleet.address());
@@ -280,6 +305,11 @@ async fn a_host_of_the_network_stays_one_over_a_crash_of_the_agent_and_loses_its
         .until("the task's metadata", async || {
             (ask(&kept.netns, &uri, &[]).0 == "200").then_some(())
         })
+        .await;
+
+    let audited = async || (!fleet.nodes[node].ip("-br link").contains(&vlan)).then_some(());
+    fleet
+        .until("the audit to remove what is no task's", audited)
         .await;
 
     // The uplink goes, and the task's link with it; it comes back with it.

@@ -89,6 +89,14 @@ fn failed(retryable: bool) -> Completion {
     })
 }
 
+fn unusable(what: &str) -> Failure {
+    Failure {
+        kind: "ResourceInitializationError".into(),
+        message: format!("the simulator's {what} cannot be used"),
+        retryable: true,
+    }
+}
+
 fn image_gone() -> Completion {
     Completion::ImageGone(Failure {
         kind: "CannotCreateContainerError".into(),
@@ -125,6 +133,19 @@ impl Host {
                 if self.holders.get(&prepare.task) == Some(&false) && !prepare.running.is_empty() =>
             {
                 return (failed(false), exits);
+            }
+            // A host of the network outside has it. What was made is taken away again.
+            Effect::PrepareHost(prepare)
+                if prepare.address.is_some() && prepare.running.is_empty() && random.percent(5) =>
+            {
+                self.prepare(&prepare.task, prepare.address, now);
+                self.let_go(&prepare.task, now);
+                self.prepared.insert(prepare.task.clone(), None);
+                Completion::AddressTaken(unusable("address"))
+            }
+            Effect::PrepareHost(prepare) if prepare.address.is_some() && random.percent(5) => {
+                self.prepare(&prepare.task, prepare.address, now);
+                Completion::NetworkAwaited(unusable("network"))
             }
             Effect::PrepareHost(prepare) => {
                 if prepare.shared.is_some() {
@@ -220,9 +241,7 @@ impl Host {
                     self.holders.remove(task);
                 }
                 self.published.retain(|_, owner| owner != task);
-                if let Some(Some(address)) = self.prepared.remove(task) {
-                    self.address_freed.insert(address, (now, task.clone()));
-                }
+                self.let_go(task, now);
                 Completion::HostReleased
             }
             Effect::RemoveLogs { task } => {
@@ -235,6 +254,13 @@ impl Host {
             return (failed(true), exits);
         }
         (completion, exits)
+    }
+
+    /// The task has no network any more.
+    fn let_go(&mut self, task: &TaskId, now: Millis) {
+        if let Some(Some(address)) = self.prepared.remove(task) {
+            self.address_freed.insert(address, (now, task.clone()));
+        }
     }
 
     /// Some ports are those of processes of the host, but none that leads to the task already.

@@ -255,13 +255,34 @@ impl Addresses {
             self.renew(new);
             return (new != old).then_some(new);
         }
+        let new = self.replace(old, task, container, subnet, now);
+        if new.is_none() {
+            self.renew(old);
+        }
+        new
+    }
+
+    /// Another address of the same subnet for a task that cannot use the one it has, which rests. None: none is free, and it
+    /// keeps that.
+    pub fn exchange(&mut self, task: &TaskId, subnet: Option<&SubnetId>, now: Millis) -> Option<Address> {
+        let old = self.held_by(task, None)?;
+        self.replace(old, task, None, subnet, now)
+    }
+
+    fn replace(
+        &mut self,
+        old: Address,
+        task: &TaskId,
+        container: Option<&ContainerId>,
+        subnet: Option<&SubnetId>,
+        now: Millis,
+    ) -> Option<Address> {
         let before = self.leases.get(&old.ipv4).cloned();
         let until = now.plus(QUARANTINE_MS);
         self.leases.insert(old.ipv4, Lease::Quarantined { until });
         let new = self.lease_as(task, container, subnet, now);
         if let (None, Some(before)) = (new, before) {
             self.leases.insert(old.ipv4, before);
-            self.renew(old);
         }
         new
     }

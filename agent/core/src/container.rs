@@ -54,6 +54,9 @@ pub struct Container {
     pub health: Health,
     pub finished: Option<Millis>,
     pub exit: Option<i32>,
+    /// No process ended with that code: it stands for a dependency that failed.
+    #[serde(default)]
+    pub exit_given: bool,
     /// Why it failed, or ended as it did.
     pub reason: Option<String>,
     #[serde(default)]
@@ -166,6 +169,7 @@ impl Container {
             health: Health::default(),
             finished: None,
             exit: None,
+            exit_given: false,
             reason: None,
             restarts: Restarts::default(),
         }
@@ -191,7 +195,7 @@ impl Container {
 
     /// It ended for good without ever having run, or without having run again.
     pub fn never_ran(&self) -> bool {
-        self.has_ended() && (!self.has_started() || self.exit.is_none())
+        self.has_ended() && (!self.has_started() || self.exit.is_none() || self.exit_given)
     }
 
     /// No process of it is left, and none will be.
@@ -202,7 +206,7 @@ impl Container {
     /// The code of a container that ran to its end, and is not to run again.
     pub fn exit_code(&self) -> Option<i32> {
         self.exit
-            .filter(|_| self.has_started() && self.restarts.at.is_none())
+            .filter(|_| self.has_started() && !self.exit_given && self.restarts.at.is_none())
     }
 
     /// It ended: decides by its policy whether it starts again. Asking again changes nothing.
@@ -278,6 +282,7 @@ impl Container {
     /// It will never run (again): a failed start, a failed dependency, a stop before the start.
     pub fn give_up(&mut self, exit: Option<i32>, reason: Option<String>) {
         self.life = if self.attempted { Life::Exited } else { Life::Gone };
+        self.exit_given |= self.exit.is_none() && exit.is_some();
         self.exit = self.exit.or(exit);
         self.reason = self.reason.take().or(reason);
         self.retry = Retry::default();

@@ -48,7 +48,8 @@ impl Lane {
 /// Something to do on the host.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Effect {
-    /// Make the task's cgroups, directories, volumes and network. Completes with `HostReady`, or `PortsTaken`.
+    /// Make the task's cgroups, directories, volumes and network. Completes with `HostReady`, or `PortsTaken`,
+    /// `AddressTaken`, `NetworkAwaited`.
     PrepareHost(PrepareHost),
     /// Have the image on this host, unpacked. Completes with `ImageReady`.
     PullImage {

@@ -103,6 +103,10 @@ pub enum Completion {
     PortsTaken {
         ports: Vec<(Protocol, u16)>,
     },
+    /// Another host of the network outside has the address that the task was to have. Nothing of it is left on the host.
+    AddressTaken(Failure),
+    /// The network outside of which the task is to be a host is not there yet. May succeed later, with no change of the request.
+    NetworkAwaited(Failure),
     ImageReady(Box<ResolvedImage>),
     EnvironmentReady(FetchedFiles),
     Started {

@@ -49,6 +49,8 @@ pub enum HostObject {
     Logs(TaskId),
     /// A route to other nodes' tasks, or to none, that is not wanted any more: for people.
     Route(String),
+    /// The link for one VLAN of a link of the host that no task is on: its name.
+    Vlan(String),
     /// A shim of which containerd does not know, by its process id.
     Shim(i32),
     /// Under our name, but no task's.
@@ -94,7 +96,9 @@ impl Ledger {
             },
             HostObject::OfTask { task, .. } => self.0.contains(&Owned::Host(task.clone())),
             HostObject::Logs(task) => self.0.contains(&Owned::Logs(task.clone())),
-            HostObject::Route(_) | HostObject::Shim(_) | HostObject::Unnamed { .. } => false,
+            HostObject::Route(_) | HostObject::Vlan(_) | HostObject::Shim(_) | HostObject::Unnamed { .. } => {
+                false
+            }
         }
     }
 

@@ -418,6 +418,10 @@ impl Node {
             Completion::PortsTaken { ports } => ports.clone(),
             _ => Vec::new(),
         };
+        let address_taken = match &completion {
+            Completion::AddressTaken(failure) => Some(failure.clone()),
+            _ => None,
+        };
         if let Err(what) = task.on_completed(lane, completion, now) {
             change.anomalies.push(format!("task {id}: {what}"));
         }
@@ -426,6 +430,9 @@ impl Node {
         }
         if !taken.is_empty() {
             self.choose_other_ports(id, taken, now, change);
+        }
+        if let Some(failure) = address_taken {
+            self.choose_other_address(id, &failure, now, change);
         }
         BTreeSet::from([id.clone()])
     }

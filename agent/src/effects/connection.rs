@@ -15,8 +15,17 @@ use super::{
     network::{Network, NetworkError, Owner},
 };
 
+/// Why a task is not connected.
+pub(super) enum Unconnected {
+    /// Another host has its address. What was made is taken away again.
+    AddressTaken(Failure),
+    /// The network outside of which it is to be a host is not there.
+    NetworkAwaited(Failure),
+    Failed(Failure),
+}
+
 /// Makes namespaces, links and addresses of a task. Idempotent. Returns the hardware address of its interface, if it has one.
-pub(super) async fn connect(network: &Network, prepare: &PrepareHost) -> Result<String, Failure> {
+pub(super) async fn connect(network: &Network, prepare: &PrepareHost) -> Result<String, Unconnected> {
     let task = &prepare.task;
     let connected = match (prepare.network, prepare.address) {
         (NetworkMode::Awsvpc, Some(address)) => {
@@ -27,11 +36,11 @@ pub(super) async fn connect(network: &Network, prepare: &PrepareHost) -> Result<
             attached.map(|attached| attached.mac)
         }
         (NetworkMode::Awsvpc, None) => {
-            return Err(Failure {
+            return Err(Unconnected::Failed(Failure {
                 kind: "ResourceInitializationError".into(),
                 message: "the task has no address".into(),
                 retryable: false,
-            });
+            }));
         }
         (NetworkMode::Bridge, _) => {
             let one = |(container, address): (&ContainerId, &Address)| {
@@ -44,7 +53,19 @@ pub(super) async fn connect(network: &Network, prepare: &PrepareHost) -> Result<
         (NetworkMode::None, _) => network.attach_isolated(task).await.map(|_| String::new()),
         (NetworkMode::Host, _) => Ok(String::new()),
     };
-    connected.map_err(|error| network_failure(&error))
+    let error = match connected {
+        Ok(mac) => return Ok(mac),
+        Err(error) => error,
+    };
+    let failure = network_failure(&error);
+    match error {
+        NetworkError::AddressTaken { .. } => match network.detach(task).await {
+            Ok(()) => Err(Unconnected::AddressTaken(failure)),
+            Err(error) => Err(Unconnected::Failed(network_failure(&error))),
+        },
+        error if prepare.lan.is_some() && error.is_of_uplink() => Err(Unconnected::NetworkAwaited(failure)),
+        _ => Err(Unconnected::Failed(failure)),
+    }
 }
 
 /// Why ports of the host do not lead to a task.

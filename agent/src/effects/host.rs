@@ -34,7 +34,7 @@ use tokio_util::sync::CancellationToken;
 use self::settings::{images_config, init_program, runtime_config};
 use super::{
     cgroups::{Cgroups, TaskLimits},
-    connection::{self, Unpublished},
+    connection::{self, Unconnected, Unpublished},
     environment::EnvironmentFiles,
     images::Images,
     network::{self, Network, NetworkConfig, Owner},
@@ -350,7 +350,9 @@ impl Host {
                     Err(Unpublished::Taken(ports)) => Completion::PortsTaken { ports },
                     Err(Unpublished::Failed(failure)) => Completion::Failed(failure),
                 },
-                Err(failure) => Completion::Failed(failure),
+                Err(Unconnected::AddressTaken(failure)) => Completion::AddressTaken(failure),
+                Err(Unconnected::NetworkAwaited(failure)) => Completion::NetworkAwaited(failure),
+                Err(Unconnected::Failed(failure)) => Completion::Failed(failure),
             },
             Effect::PullImage { image, .. } => match self.images.ensure(&image, cancel).await {
                 Ok(image) => Completion::ImageReady(Box::new(image)),
@@ -421,9 +423,9 @@ impl Host {
     }
 
     /// Cgroups, directories and volumes beside the network: none needs another.
-    async fn prepare(&self, prepare: &PrepareHost) -> Result<(String, Option<String>), Failure> {
+    async fn prepare(&self, prepare: &PrepareHost) -> Result<(String, Option<String>), Unconnected> {
         // Before there is anything that would not be counted.
-        let warning = self.bound_volumes(prepare)?;
+        let warning = self.bound_volumes(prepare).map_err(Unconnected::Failed)?;
         let network = connection::connect(&self.network, prepare);
         let files = async {
             self.cgroups
@@ -463,10 +465,11 @@ impl Host {
             let made = self.volumes.prepare(&prepare.task, &prepare.volumes).await;
             made.map_err(|error| volume_failure(&error))
         };
-        let (mac, (), ()) = tokio::try_join!(network, files, volumes)?;
+        let rest = async { tokio::try_join!(files, volumes).map_err(Unconnected::Failed) };
+        let (mac, _) = tokio::try_join!(network, rest)?;
         if let Some(shared) = &prepare.shared {
-            self.share(&prepare.task, shared, !prepare.running.is_empty())
-                .await?;
+            let shared = self.share(&prepare.task, shared, !prepare.running.is_empty());
+            shared.await.map_err(Unconnected::Failed)?;
         }
         self.sampler().register(&prepare.task, &prepare.containers);
         Ok((mac, warning))

@@ -1,9 +1,10 @@
 //! Which links of the host tasks can have, and how they come back.
 
-use std::fs;
+use std::{fs, pin::pin, time::Duration};
 
 use berth_agent::effects::network::{Attached, Network, NetworkConfig, NetworkError};
 use berth_agent_core::lan::{Lan, LanLink};
+use futures_util::future::try_join_all;
 
 use crate::host::{Host, on_host, run, run_in, task};
 
@@ -161,5 +162,48 @@ fn what_the_kernel_refuses_of_a_link_does_not_keep_it_down() {
         fs::write(&record, refused).unwrap();
         network.detach(&task(1)).await.unwrap();
         assert_eq!(shown(), before);
+    });
+}
+
+#[test]
+fn those_that_wait_for_a_carrier_keep_no_other_task_waiting() {
+    // As many as there are threads for the network of tasks.
+    const COUNT: u32 = 8;
+    on_host(async |host| {
+        let names: Vec<String> = (1..=COUNT).map(|n| format!("port{n}")).collect();
+        for name in &names {
+            run(&format!("ip link add {name} type veth peer name {name}-peer"));
+        }
+        let network = Network::start(NetworkConfig {
+            interfaces: names.clone(),
+            ..config(host)
+        });
+        let network = &network.await.unwrap();
+        let waiting = (1..=COUNT).map(|n| async move {
+            let address = format!("192.168.99.{}", 64 + n).parse().unwrap();
+            network.attach_to_lan(&task(n), address, &lan()).await
+        });
+        let mut waiting = pin!(try_join_all(waiting));
+        let routed = async {
+            let is_there = |name: &String| run("ip -o link show").contains(&format!(": {name}@"));
+            while names.iter().any(is_there) {
+                tokio::task::yield_now().await;
+            }
+            network.attach(&task(100), crate::host::address(100)).await
+        };
+        tokio::select! {
+            biased;
+            waited = &mut waiting => panic!("a task that waits for nothing waited for those: {waited:?}"),
+            routed = routed => drop(routed.unwrap()),
+        }
+        // As long as two sides may take to agree on a speed.
+        tokio::select! {
+            waited = &mut waiting => panic!("nobody waits any more: {waited:?}"),
+            () = tokio::time::sleep(Duration::from_secs(5)) => {}
+        }
+        for name in &names {
+            run(&format!("ip link set {name}-peer up"));
+        }
+        waiting.await.unwrap();
     });
 }

@@ -1,9 +1,10 @@
-//! A task's link to a network outside: which address it gets there.
+//! A task's link to a network outside: which address it gets there, and what is left of it.
 
-use berth_agent::effects::network::{Network, NetworkConfig, NetworkError};
+use berth_agent::effects::network::{HostObject, Network, NetworkConfig, NetworkError};
 use berth_agent_core::lan::{Lan, LanLink};
+use sha2::{Digest, Sha256};
 
-use crate::host::{on_host, run_in, task};
+use crate::host::{attach, link_name, on_host, run, run_in, task};
 
 #[test]
 fn an_address_that_another_has_is_not_given_however_often_it_is_tried() {
@@ -56,5 +57,85 @@ fn an_address_that_another_has_is_not_given_however_often_it_is_tried() {
         run_in(&outside, "ip link set out0 down");
         network.attach_to_lan(&task(1), address, &lan).await.unwrap();
         network.detach(&task(1)).await.unwrap();
+    });
+}
+
+#[test]
+fn a_question_that_is_lost_gives_nobody_the_address_of_another() {
+    on_host(async |host| {
+        let network = Network::start(NetworkConfig {
+            lans: ["192.0.2.64/26".parse().unwrap()].into(),
+            ..host.config()
+        });
+        let network = network.await.unwrap();
+        let lan = Lan {
+            link: LanLink::Macvlan {
+                uplink: "uplink".into(),
+            },
+            network: "192.0.2.0/24".parse().unwrap(),
+            gateway: None,
+        };
+        let outside = host.outside_netns();
+        run_in(&outside, "ip addr add 192.0.2.65/32 dev out0");
+        for command in [
+            "nft add table arp lossy",
+            "nft add chain arp lossy in { type filter hook input priority 0 ; }",
+            // The first.
+            "nft add rule arp lossy in arp daddr ip 192.0.2.65 limit rate 1/hour burst 1 packets counter drop",
+        ] {
+            run_in(&outside, command);
+        }
+        let address = "192.0.2.65".parse().unwrap();
+        let taken = network.attach_to_lan(&task(1), address, &lan).await.unwrap_err();
+        assert!(matches!(taken, NetworkError::AddressTaken { .. }), "{taken}");
+        let lost = run_in(&outside, "nft list table arp lossy");
+        assert!(lost.contains("counter packets 1 "), "{lost}");
+        // Of the task's own neighbours it asks as any other host.
+        let netns = network.netns_path(&(&task(1)).into());
+        let every = run_in(&netns, "cat /proc/sys/net/ipv4/neigh/eth0/retrans_time_ms");
+        let usual = run_in(&netns, "cat /proc/sys/net/ipv4/neigh/lo/retrans_time_ms");
+        assert_eq!(every, usual);
+        network.detach(&task(1)).await.unwrap();
+    });
+}
+
+#[test]
+fn a_link_for_a_vlan_that_nobody_is_on_is_a_leak_and_removed_unless_a_task_came() {
+    on_host(async |host| {
+        let network = host.network().await;
+        attach(&network, 1).await;
+        // As the link of a task is called, but for its first letter. A kernel without VLANs has no better one.
+        let prefix = &link_name(&network).await[1..5];
+        let name = format!("v{prefix}{}", hex::encode(&Sha256::digest(b"uplink/7")[..5]));
+        run(&format!("ip link add {name} type veth peer name other"));
+        let vlans = async || {
+            let mut objects = network.list().await.unwrap();
+            objects.retain(|object| matches!(object, HostObject::Vlan { .. }));
+            objects
+        };
+        let found = vlans().await;
+        assert_eq!(found, [HostObject::Vlan { name: name.clone() }]);
+        // Not while there may be a task on it, and not when one came since.
+        let lan = Lan {
+            link: LanLink::Vlan {
+                uplink: "uplink".into(),
+                id: 7,
+            },
+            network: "192.0.2.0/24".parse().unwrap(),
+            gateway: None,
+        };
+        network.take_up_on_lan(&task(2), "192.0.2.65".parse().unwrap(), lan);
+        assert_eq!(vlans().await, []);
+        network.remove_strays(&found).await.unwrap();
+        run(&format!("ip link show {name}"));
+
+        // As after a removal that failed.
+        network.detach(&task(1)).await.unwrap();
+        network.detach(&task(2)).await.unwrap();
+        run(&format!("ip link add {name} type veth peer name other"));
+        assert_eq!(vlans().await, found);
+        network.remove_vlan(&name).await.unwrap();
+        assert_eq!(vlans().await, []);
+        assert!(!run("ip -o link show").contains(&name));
     });
 }

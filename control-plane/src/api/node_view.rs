@@ -3,6 +3,7 @@
 use berth_control_plane_core::{
     expression::Expression,
     placement::{AddressPool, Allocation, NodeStatus, NodeView},
+    task::NET_LAN,
 };
 
 use super::error::ApiError;
@@ -47,7 +48,12 @@ pub(super) fn view(node: &Node) -> Result<NodeView, ApiError> {
 
 /// The node's parts of the subnets of its cluster: what [`view`] leaves out, for who places tasks.
 pub(super) fn pools<'a>(node: &Node, of: impl Iterator<Item = &'a Subnet>) -> Vec<AddressPool> {
+    let knows_lans = node.features.iter().any(|feature| feature == NET_LAN);
     let pool = |subnet: &Subnet| {
+        // A part from before its agent was replaced by an older one: that would take it for one of its own.
+        if subnet.lan().is_some() && !knows_lans {
+            return None;
+        }
         let block = subnet.blocks.of(&node.id)?;
         Some(AddressPool {
             subnet: subnet.id.clone(),

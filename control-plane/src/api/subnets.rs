@@ -168,6 +168,7 @@ async fn claim(api: &Api, fresh: &Subnet) -> Result<(Vec<Compare>, Vec<Operation
         cluster: fresh.cluster.clone(),
         range: fresh.range,
         lan: fresh.lan().map(|lan| lan.network),
+        gateway: fresh.lan().and_then(|lan| lan.gateway),
         ipv6_prefix: fresh.ipv6_prefix,
     };
     let overlaps = |(id, taken): (&String, &SubnetClaim)| {
@@ -190,6 +191,23 @@ async fn claim(api: &Api, fresh: &Subnet) -> Result<(Vec<Compare>, Vec<Operation
     };
     if let Some(problem) = claims.iter().find_map(overlaps) {
         return Err(ApiError::field("ipv6CidrBlock", problem));
+    }
+    for (id, other) in &claims {
+        let of = format!("{id} of cluster {}", other.cluster);
+        if let Some(gateway) = claim.takes_gateway_of(other) {
+            let range = claim.range;
+            let problem = format!(
+                "{range} has {gateway} in it, which is the gateway of {of}: choose a range without it"
+            );
+            return Err(ApiError::field("range", problem));
+        }
+        if let Some(gateway) = other.takes_gateway_of(&claim) {
+            let problem = format!(
+                "{gateway} is inside of {}, of which tasks of {of} get addresses",
+                other.range
+            );
+            return Err(ApiError::field("gateway", problem));
+        }
     }
     if claims.len() >= CLAIMS_MAX {
         let problem = format!("there are {CLAIMS_MAX} subnets: delete some");

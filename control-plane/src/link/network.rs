@@ -22,13 +22,21 @@ const ATTEMPTS_MAX: u32 = 5;
 /// A message's own tag and length, around what is in it.
 const ENVELOPE_BYTES: usize = 16;
 
+/// Who is told.
+#[derive(Clone, Debug)]
+pub(super) struct Told {
+    pub(super) node: String,
+    /// An agent that does not would take its part of a LAN for one that it routes to.
+    pub(super) knows_lans: bool,
+}
+
 /// What one node was told last, and what may change it.
 #[derive(Debug)]
 pub(super) struct Network {
     store: SharedStore,
     identity: StoreIdentity,
     prefix: String,
-    node: String,
+    to: Told,
     watch: Box<dyn Watch>,
     told: NodeNetwork,
     /// Something changed that was not looked at yet.
@@ -41,15 +49,15 @@ impl Network {
         store: SharedStore,
         identity: StoreIdentity,
         cluster: &str,
-        node: &str,
+        to: Told,
     ) -> Result<(NodeNetwork, Self), DispatchError> {
         let prefix = keys::subnets(cluster);
-        let (told, watch) = read(&store, &identity, &prefix, node).await?;
+        let (told, watch) = read(&store, &identity, &prefix, &to).await?;
         let network = Self {
             store,
             identity,
             prefix,
-            node: node.to_owned(),
+            to,
             watch,
             told: told.clone(),
             stale: false,
@@ -66,7 +74,7 @@ impl Network {
                     Err(error) => return Err(error.into()),
                 }
             }
-            let (now, watch) = read(&self.store, &self.identity, &self.prefix, &self.node).await?;
+            let (now, watch) = read(&self.store, &self.identity, &self.prefix, &self.to).await?;
             (self.watch, self.stale) = (watch, false);
             let before = std::mem::replace(&mut self.told, now);
             let what = |network: &NodeNetwork| {
@@ -88,7 +96,7 @@ async fn read(
     store: &SharedStore,
     identity: &StoreIdentity,
     prefix: &str,
-    node: &str,
+    to: &Told,
 ) -> Result<(NodeNetwork, Box<dyn Watch>), DispatchError> {
     let mut attempt = 1;
     loop {
@@ -101,7 +109,7 @@ async fn read(
             .map_err(|source| DispatchError::Subnet { source })?;
         match store.watch(prefix, revision + 1).await {
             Ok(watch) => {
-                let mut network = network(&subnets, node);
+                let mut network = network(&subnets, to);
                 network.position = Some(Position {
                     store_id: identity.store_id.clone(),
                     epoch: identity.epoch,
@@ -123,11 +131,13 @@ async fn read(
 }
 
 /// A node that does not say where its own tasks are reached is not told of others: they could not answer.
-fn network(subnets: &[Subnet], node: &str) -> NodeNetwork {
+fn network(subnets: &[Subnet], to: &Told) -> NodeNetwork {
+    let node = to.node.as_str();
+    let is_known = |subnet: &&Subnet| to.knows_lans || subnet.lan().is_none();
     let own = |subnet: &&Subnet| subnet.blocks.of(node).is_some();
     // A LAN leads to its hosts by itself.
     let routed = || subnets.iter().filter(|subnet| subnet.lan().is_none());
-    let ranges = subnets.iter().filter_map(|subnet| {
+    let ranges = subnets.iter().filter(is_known).filter_map(|subnet| {
         let block = subnet.blocks.of(node)?;
         Some(SubnetRange {
             subnet_id: subnet.id.clone(),
@@ -188,7 +198,7 @@ fn in_ipv6(subnet: &Subnet, block: &Block) -> Option<Ipv6Net> {
 
 #[cfg(test)]
 mod tests {
-    use berth_control_plane_core::subnets::{Candidate, Shape};
+    use berth_control_plane_core::subnets::{Candidate, Lan, LanLink, Shape};
 
     use super::*;
     use crate::model::SubnetKind;
@@ -220,11 +230,41 @@ mod tests {
         subnet
     }
 
+    fn to(node: &str) -> Told {
+        Told {
+            node: node.into(),
+            knows_lans: true,
+        }
+    }
+
+    #[test]
+    fn an_agent_that_knows_no_lans_is_told_of_none() {
+        let nodes = [("a", Some("192.0.2.1"))];
+        let mut lan = subnet(1, &nodes);
+        let link = LanLink::Interface;
+        lan.kind = SubnetKind::Lan(Lan {
+            link,
+            network: "10.1.0.0/16".parse().unwrap(),
+            gateway: None,
+        });
+        let subnets = [lan, subnet(2, &nodes)];
+        let told = |knows_lans| {
+            let to = Told {
+                knows_lans,
+                ..to("a")
+            };
+            let ranges = network(&subnets, &to).ranges.into_iter();
+            ranges.map(|range| range.subnet_id).collect::<Vec<_>>()
+        };
+        assert_eq!(told(true), ["subnet-1", "subnet-2"]);
+        assert_eq!(told(false), ["subnet-2"]);
+    }
+
     #[test]
     fn a_node_is_told_its_own_ranges_and_where_those_of_others_are() {
         let nodes = [("a", Some("192.0.2.1")), ("b", Some("192.0.2.2")), ("c", None)];
         let subnets = [subnet(1, &nodes), subnet(2, &nodes[..2])];
-        let told = network(&subnets, "a");
+        let told = network(&subnets, &to("a"));
         let ranges: Vec<_> = told
             .ranges
             .iter()
@@ -244,9 +284,9 @@ mod tests {
             ranges: vec!["fd00:2::a02:100/120".into()],
         };
         assert_eq!(told.ipv6_peers, [b]);
-        let silent = network(&subnets, "c");
+        let silent = network(&subnets, &to("c"));
         assert_eq!((silent.ranges.len(), silent.peers.len()), (1, 0));
         assert!(silent.ipv6_peers.is_empty());
-        assert_eq!(network(&subnets, "stranger"), NodeNetwork::default());
+        assert_eq!(network(&subnets, &to("stranger")), NodeNetwork::default());
     }
 }

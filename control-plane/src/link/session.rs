@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use berth_control_plane_core::task::NET_SUBNETS;
+use berth_control_plane_core::task::{NET_LAN, NET_SUBNETS};
 use berth_proto::node::v1::{
     ControlMessage, DesiredAck, Hello, NodeMessage, NodeNetwork, SNAPSHOT_PARTS, StateAck, StateChange,
     VERSION, Welcome, control_message::Message as ToNode, node_message::Message as FromNode,
@@ -25,7 +25,7 @@ use super::{
     end::End,
     join::clipped,
     names::Names,
-    network::Network,
+    network::{Network, Told},
     node_event, now, records,
     registry::{Agent, Dismissal, Entry, Place},
     standing::{still_good, trust, until},
@@ -236,7 +236,12 @@ async fn converse(
     let mut network = None;
     if hello.features.iter().any(|feature| feature == NET_SUBNETS) {
         let (store, identity) = (shared.store.clone(), shared.identity.clone());
-        let (first, following) = Network::begin(store, identity, &peer.cluster, &peer.node_id).await?;
+        let knows_lans = hello.features.iter().any(|feature| feature == NET_LAN);
+        let told = Told {
+            node: peer.node_id.clone(),
+            knows_lans,
+        };
+        let (first, following) = Network::begin(store, identity, &peer.cluster, told).await?;
         send(outbound, ToNode::Network(first)).await?;
         network = Some(following);
     }

@@ -302,6 +302,57 @@ async fn a_lan_is_given_to_nodes_that_know_of_lans_and_tasks_are_its_hosts() {
 }
 
 #[tokio::test]
+async fn a_node_whose_agent_was_replaced_by_one_without_lans_gets_no_more_tasks_there() {
+    let world = new_world().await;
+    let node = world
+        .add_node("default", |node| node.features.push("net.lan".into()))
+        .await;
+    let made = world.berth("CreateSubnet", lan("lan", "192.168.1.128/25")).await;
+    let lan = made.ok()["subnet"]["subnetId"].as_str().unwrap().to_owned();
+    let routed = create(&world, "routed", "10.64.0.0/16").await;
+    let definition = world.register("web").await;
+    let both = [lan.as_str(), routed.as_str()];
+    let answer = run_in(&world, &definition, &both).await;
+    assert_eq!(answer["failures"], json!([]), "{answer}");
+    let task = id_of(answer["tasks"][0]["taskArn"].as_str().unwrap());
+    let spec = world.desired(&node, &task).await.unwrap();
+    assert!(spec.lan.is_some() && spec.required_features.contains(&"net.lan".to_owned()));
+
+    world
+        .edit_node(&node, |node| node.features.retain(|feature| feature != "net.lan"))
+        .await;
+    let answer = run_in(&world, &definition, &both).await;
+    assert_eq!(answer["failures"], json!([]), "{answer}");
+    let task = id_of(answer["tasks"][0]["taskArn"].as_str().unwrap());
+    let spec = world.desired(&node, &task).await.unwrap();
+    assert_eq!((spec.subnet_id, spec.lan), (routed, None));
+}
+
+#[tokio::test]
+async fn the_gateway_of_one_subnet_is_no_tasks_of_another() {
+    let world = new_world().await;
+    let id = |answer: crate::client::Answer| answer.ok()["subnet"]["subnetId"].as_str().unwrap().to_owned();
+    let first = id(world.berth("CreateSubnet", lan("one", "192.168.1.128/26")).await);
+    let mut other = lan("two", "192.168.1.0/26");
+    other["gateway"] = json!("192.168.1.254");
+    let refused = world.berth("CreateSubnet", other.clone()).await;
+    let text = format!(
+        "range: 192.168.1.0/26 has 192.168.1.1 in it, which is the gateway of {first} of cluster default"
+    );
+    let message = refused.refused("InvalidParameterException");
+    assert!(message.contains(&text), "{message}");
+    (other["range"], other["gateway"]) = (json!("192.168.1.64/26"), json!("192.168.1.130"));
+    let refused = world.berth("CreateSubnet", other.clone()).await;
+    let text = format!(
+        "gateway: 192.168.1.130 is inside of 192.168.1.128/26, of which tasks of {first} of cluster default get"
+    );
+    let message = refused.refused("InvalidParameterException");
+    assert!(message.contains(&text), "{message}");
+    other["gateway"] = json!("192.168.1.254");
+    world.berth("CreateSubnet", other).await.ok();
+}
+
+#[tokio::test]
 async fn ranges_of_one_lan_are_several_subnets_and_no_routed_one_overlaps_it() {
     let world = new_world().await;
     world

@@ -7,7 +7,9 @@ use super::Node;
 use crate::{
     addresses::Addresses,
     change::Change,
+    container::Container,
     desired::{Millis, Protocol},
+    event::Failure,
     ids::{SubnetId, TaskId},
     ports::{Binding, DynamicPorts},
     report::StopCode,
@@ -17,6 +19,8 @@ use crate::{
 
 /// A task that fits may pass one that does not, this many times; then nobody passes it any more.
 pub const OVERTAKEN_MAX: u32 = 16;
+/// How many addresses of a network outside a task tries that other hosts turn out to have.
+const ADDRESS_TRIES_MAX: u32 = 3;
 /// How many of those that hold what is wanted are named in a reason.
 const HOLDERS_NAMED_MAX: usize = 3;
 
@@ -136,6 +140,41 @@ impl Node {
         }
         let ports = task.bindings.iter().flat_map(Binding::host_ports);
         self.resources.hold_ports(id, ports);
+    }
+
+    /// Another host has the address of a task that has not begun. It goes on with the next, a few times, or ends. One with a
+    /// process ends: that knows the address that it has.
+    pub(super) fn choose_other_address(
+        &mut self,
+        id: &TaskId,
+        failure: &Failure,
+        now: Millis,
+        change: &mut Change,
+    ) {
+        let Some(task) = self.tasks.get_mut(id).filter(|task| task.phase == Phase::Active) else {
+            return;
+        };
+        let has_process = task
+            .containers()
+            .any(|(_, container)| container.may_have_process());
+        let reason = Container::failure_reason(failure);
+        let other = if has_process {
+            Err(reason)
+        } else if task.host_retry.failures >= ADDRESS_TRIES_MAX {
+            Err(format!("{reason}; {ADDRESS_TRIES_MAX} addresses were tried"))
+        } else {
+            let other = self.record.addresses.exchange(id, task.spec.subnet.as_ref(), now);
+            other.ok_or_else(|| format!("{reason}; no other address is free"))
+        };
+        match other {
+            Ok(other) => {
+                task.address = Some(other);
+                change.node = true;
+                self.await_quarantine(change);
+            }
+            // Its address rests once it is released.
+            Err(reason) => task.begin_stop(StopCode::TaskFailedToStart, reason, now),
+        }
     }
 
     /// Whether the reason is new.

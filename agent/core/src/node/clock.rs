@@ -45,6 +45,9 @@ fn shift(task: &mut Task, by_ms: i64) {
         *since = since.plus(by_ms);
     }
     shift_at(&mut task.host_retry.at, by_ms);
+    if let Some(awaited) = &mut task.awaited {
+        awaited.since = awaited.since.plus(by_ms);
+    }
     task.each_container(|container| shift_container(container, by_ms));
 }
 

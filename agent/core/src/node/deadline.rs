@@ -51,7 +51,13 @@ fn retried(at: Option<Millis>) -> Vec<Deadline> {
 }
 
 fn starting(task: &Task) -> Vec<Deadline> {
-    let mut deadlines = retried(task.host_retry.at);
+    let mut deadlines = match &task.awaited {
+        Some(awaited) => vec![Deadline {
+            at: awaited.until(),
+            then: "the task fails to start",
+        }],
+        None => retried(task.host_retry.at),
+    };
     let somebody_waits = task.containers().any(|(_, c)| c.life == Life::Waiting);
     for spec in &task.spec.containers {
         let container = task.container(&spec.id);

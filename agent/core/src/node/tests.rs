@@ -2,6 +2,7 @@ mod environment;
 mod faults;
 mod gpus;
 mod health;
+mod lan;
 mod network;
 mod ports;
 mod reboot;
@@ -11,7 +12,7 @@ use std::net::Ipv4Addr;
 
 use super::*;
 use crate::{
-    container::{Life, OOM_REASON},
+    container::{Container, Life, OOM_REASON},
     desired::{
         Condition, ContainerSpec, Dependency, DesiredStatus, Limits, LogSpec, NetworkMode, PortMapping,
         Protocol, TaskSpec,

@@ -251,6 +251,7 @@ impl Task {
             container.cancelled = false;
             // What is said of a container is said of its last attempt.
             (container.exit, container.finished) = (None, None);
+            container.exit_given = false;
             container.restarts.on_start();
         }
     }

@@ -12,6 +12,7 @@ mod adopt;
 mod advance;
 mod environment;
 mod health;
+mod host;
 
 pub use adopt::Stranger;
 
@@ -23,7 +24,7 @@ use crate::{
     addresses::Address,
     container::{Container, Doing, Image, Life, Retry, StopStage},
     dependency::{self, Verdict},
-    desired::{ContainerSpec, Millis, NetworkMode, Protocol, TaskSpec},
+    desired::{ContainerSpec, Millis, NetworkMode, TaskSpec},
     effect::{Lane, SignalKind},
     environment::Fetching,
     event::{Completion, Exit, Failure, ObservedState},
@@ -31,10 +32,10 @@ use crate::{
     ledger::Owned,
     ports::{Binding, Published},
     report::{ContainerState, Facts, Status, StopCode, TaskState, Times},
-    resources::port_name,
     volumes::{self, VolumeMount},
 };
 pub use advance::Steps;
+pub use host::{Awaited, Host, NETWORK_DEADLINE_MS};
 
 /// Why a task ends that its shared namespaces are taken from.
 pub const HOLDER_ENDED: &str =
@@ -52,6 +53,9 @@ pub struct Task {
     pub phase: Phase,
     pub host: Host,
     pub host_retry: Retry,
+    /// The network outside of which it is to be a host is not there yet.
+    #[serde(default)]
+    pub awaited: Option<Awaited>,
     pub address: Option<Address>,
     pub mac_address: Option<String>,
     /// Of its containers, in bridge mode.
@@ -97,20 +101,6 @@ pub enum Phase {
     Stopped,
 }
 
-/// What the task has of the host: cgroups, directories, volumes, network.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Host {
-    Nothing,
-    Preparing {
-        cancelled: bool,
-    },
-    Ready,
-    /// A preparation failed or was given up: something may exist.
-    HalfMade,
-    Releasing,
-    Released,
-}
-
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Logs {
     None,
@@ -137,6 +127,7 @@ impl Task {
             },
             host: Host::Nothing,
             host_retry: Retry::default(),
+            awaited: None,
             address: None,
             mac_address: None,
             container_addresses: BTreeMap::new(),
@@ -311,11 +302,11 @@ impl Task {
     pub fn waiting(&self) -> Option<String> {
         match &self.phase {
             Phase::Waiting { reason, .. } => Some(reason.clone()),
-            Phase::Active => self
-                .spec
-                .containers
-                .iter()
-                .find_map(|spec| self.container_waits_for(spec)),
+            Phase::Active => {
+                let network = self.awaited.as_ref().map(Awaited::waiting);
+                let mut containers = self.spec.containers.iter();
+                network.or_else(|| containers.find_map(|spec| self.container_waits_for(spec)))
+            }
             Phase::Stopping => self.containers.values().find_map(|c| match c.stop {
                 StopStage::Killed { .. } if c.retry.failures > 0 || c.may_have_process() => {
                     Some("SIGKILL was sent; waits for the kernel to end the process".into())
@@ -385,70 +376,6 @@ impl Task {
             Lane::Pull(_, id) => self.on_pulled(id, completion, now),
             Lane::Lifecycle(_, id) => self.on_lifecycle(id, completion, now),
         }
-    }
-
-    fn on_host(&mut self, completion: Completion, now: Millis) -> Result<(), String> {
-        match (self.host, completion) {
-            (
-                Host::Preparing { .. },
-                Completion::HostReady {
-                    mac_address,
-                    warnings,
-                },
-            ) => {
-                self.warn(warnings);
-                self.host = Host::Ready;
-                self.host_retry = Retry::default();
-                self.mac_address = Some(mac_address).filter(|mac| !mac.is_empty());
-            }
-            // What the definition names is nobody else's to choose; of the others the node chooses new ones.
-            (Host::Preparing { .. }, Completion::PortsTaken { ports }) => {
-                self.host = Host::HalfMade;
-                self.host_retry.failed(now);
-                let named = |port: &&(Protocol, u16)| self.spec.host_ports().any(|own| own == **port);
-                let fixed: Vec<_> = ports.iter().filter(named).map(|port| port_name(*port)).collect();
-                let reason = if !fixed.is_empty() {
-                    Some(format!("a process of the host has {}", fixed.join(", ")))
-                } else if self.host_retry.failures >= START_TRIES_MAX {
-                    Some("processes of the host have all ports that were chosen for it".to_owned())
-                } else {
-                    None
-                };
-                if let Some(reason) = reason {
-                    let reason = format!("ResourceInitializationError: {reason}");
-                    self.begin_stop(StopCode::TaskFailedToStart, reason, now);
-                    self.host_retry = Retry::default();
-                }
-            }
-            (Host::Preparing { .. }, Completion::Cancelled) => self.host = Host::HalfMade,
-            (Host::Preparing { .. }, Completion::Failed(failure)) => {
-                self.host = Host::HalfMade;
-                self.host_retry.failed(now);
-                if !failure.retryable || self.host_retry.failures >= START_TRIES_MAX {
-                    self.begin_stop(
-                        StopCode::TaskFailedToStart,
-                        Container::failure_reason(&failure),
-                        now,
-                    );
-                    self.host_retry = Retry::default();
-                }
-            }
-            (Host::Releasing, Completion::HostReleased) => {
-                self.host = Host::Released;
-                self.host_retry = Retry::default();
-            }
-            (Host::Releasing, Completion::Failed(_) | Completion::Cancelled) => {
-                self.host = Host::HalfMade;
-                self.host_retry.failed(now);
-            }
-            (_, Completion::LogsRemoved) if self.logs == Logs::Removing => self.logs = Logs::Removed,
-            (_, Completion::Failed(_) | Completion::Cancelled) if self.logs == Logs::Removing => {
-                self.logs = Logs::Expired;
-                self.host_retry.failed(now);
-            }
-            (host, completion) => return Err(format!("host is {host:?} at {completion:?}")),
-        }
-        Ok(())
     }
 
     fn on_pulled(&mut self, id: &ContainerId, completion: Completion, now: Millis) -> Result<(), String> {
@@ -616,7 +543,7 @@ impl Task {
             Host::HalfMade
         };
         if self.spec.restart_after_reboot && self.phase == Phase::Active {
-            self.host_retry = Retry::default();
+            (self.host_retry, self.awaited) = (Retry::default(), None);
             (self.times.started, self.adopted) = (None, false);
             self.containers.values_mut().for_each(Container::start_anew);
             return;

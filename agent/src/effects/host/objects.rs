@@ -111,6 +111,7 @@ impl Host {
                     Ok(())
                 }
                 HostObject::Route(route) => self.network.remove_route(route).await.map_err(Into::into),
+                HostObject::Vlan(name) => self.network.remove_vlan(name).await.map_err(Into::into),
                 HostObject::Unnamed { .. } => Ok(()),
             };
             if let Err(error) = removed {
@@ -162,8 +163,10 @@ fn named(kind: &str, name: String) -> HostObject {
 }
 
 fn network_object(object: &network::HostObject) -> HostObject {
-    if let network::HostObject::RangeRoute { route, .. } = object {
-        return HostObject::Route(route.clone());
+    match object {
+        network::HostObject::RangeRoute { route, .. } => return HostObject::Route(route.clone()),
+        network::HostObject::Vlan { name } => return HostObject::Vlan(name.clone()),
+        _ => {}
     }
     match object.task() {
         Some(task) => HostObject::OfTask {

@@ -21,7 +21,7 @@ use super::{
     netlink::{Link, Netlink, Socket},
     netns,
     repair::Attachment,
-    threads::block_on,
+    threads::{Threads, block_on},
     veth::Wiring,
     vlan,
 };
@@ -71,14 +71,15 @@ impl Network {
         let (pool, mtu) = (self.pool.clone(), self.mtu.get());
         let (of, wanted) = (owner.clone(), attachment.clone());
         let attach = move || {
-            let _turn = turn.take_for(&wanted);
             // Of what it shares with others it is one from now on.
-            if wanted.lan.is_some() {
-                attachments.put(of, wanted.clone());
-            }
+            let note = || {
+                if wanted.lan.is_some() {
+                    attachments.put(of, wanted.clone());
+                }
+            };
+            // Before the thread leaves the host's namespace.
+            wiring.prepare(&turn, note)?;
             block_on(async {
-                // Before the thread leaves the host's namespace.
-                wiring.prepare().await?;
                 let host = Socket::open()?;
                 // A host of a network outside has another end of the pair.
                 let may_take = wanted.lan.is_none() && !netns::is_namespace(&path);
@@ -95,13 +96,23 @@ impl Network {
                 wiring.connect(host, Socket::open()?, &entered, ready).await
             })
         };
-        let (wired, _lock) = self.locked("attach", &owner, attach).await?;
+        let (wired, _lock) = self
+            .locked(self.threads_for(&attachment), "attach", &owner, attach)
+            .await?;
         attachment.uplink = wired.uplink;
         self.attachments.put(owner.clone(), attachment);
         Ok(Attached {
             mac: names::format_mac(wired.mac),
             netns: self.netns_path(&owner),
         })
+    }
+
+    /// What is done for a host of a network outside may wait for that.
+    pub(super) fn threads_for(&self, attachment: &Attachment) -> &Threads {
+        match attachment.lan {
+            None => &self.threads,
+            Some(_) => &self.patient,
+        }
     }
 
     pub(super) fn wiring(&self, owner: &Owner, attachment: &Attachment) -> Wiring {
@@ -129,13 +140,14 @@ impl Network {
             let up = async |inside: &Netlink| inside.loopback_up().await;
             block_on(async { Socket::open()?.with("bring up", "lo", up).await })
         };
-        self.locked("attach", &owner, attach).await?;
+        self.locked(&self.threads, "attach", &owner, attach).await?;
         Ok(self.netns_path(&owner))
     }
 
     /// Does `work` on a thread when nothing else is under way for the owner; gives the lock back with the result.
     pub(super) async fn locked<T: Send + 'static>(
         &self,
+        threads: &Threads,
         step: &'static str,
         owner: &Owner,
         work: impl FnOnce() -> Result<T, NetworkError> + Send + 'static,
@@ -146,7 +158,7 @@ impl Network {
             subject: owner.file_name(),
             deadline: TURN_DEADLINE,
         })?;
-        self.threads.run(step, &owner.file_name(), lock, work).await
+        threads.run(step, &owner.file_name(), lock, work).await
     }
 
     /// Takes the owner's network away, a task's with its published ports: the namespace is unmounted and unlinked, and the
@@ -176,7 +188,7 @@ impl Network {
             attachments.forget(&of);
             netns::remove(&path).map(|mounted| (mounted, lan))
         };
-        let ((was_mounted, lan), mut lock) = self.locked("detach", &owner, remove).await?;
+        let ((was_mounted, lan), mut lock) = self.locked(&self.threads, "detach", &owner, remove).await?;
         if let Some(lan) = lan {
             let (names, attachments) = (self.names.clone(), self.attachments.clone());
             let turn = self.vlans.clone();

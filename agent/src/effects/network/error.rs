@@ -28,7 +28,7 @@ pub enum NetworkError {
     #[error("set {} to {value}", path.display())]
     Setting {
         path: PathBuf,
-        value: &'static str,
+        value: String,
         source: io::Error,
     },
     #[error("nft is not there to {step}: install the package nftables")]
@@ -150,6 +150,14 @@ impl NetworkError {
             | Self::NoTurn { .. }
             | Self::NotEmpty { .. } => Retry::Backoff,
         }
+    }
+
+    /// Of the way to a network outside: a link, or what it carries, that may come late.
+    pub fn is_of_uplink(&self) -> bool {
+        matches!(
+            self,
+            Self::NoUplink { .. } | Self::NoInterface { .. } | Self::LinkDown { .. }
+        )
     }
 
     pub(super) fn directory(step: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {

@@ -116,7 +116,9 @@ impl Interfaces {
     }
 
     fn write(&self, owner: &Owner, lent: &Lent) -> Result<(), NetworkError> {
-        let (path, fresh) = (self.dir.join(owner.file_name()), self.dir.join(".new"));
+        // Others write theirs at the same time.
+        let name = owner.file_name();
+        let (path, fresh) = (self.dir.join(&name), self.dir.join(format!(".{name}")));
         let write = || {
             fs::create_dir_all(&self.dir)?;
             let mut file = File::create(&fresh)?;

@@ -27,7 +27,9 @@ pub enum HostObject {
         owner: Option<Owner>,
         mounted: bool,
     },
-    /// The host's end of a veth pair, also of one that an earlier run of the agent kept ready; one VLAN of a link, which no task is on; a link that was moved to its owner.
+    /// One VLAN of a link, which no task is on.
+    Vlan { name: String },
+    /// The host's end of a veth pair, also of one that an earlier run of the agent kept ready; a link that was moved to its owner.
     Link {
         name: String,
         /// None: its alias names nobody of this instance.
@@ -60,7 +62,7 @@ impl HostObject {
             Self::Netns { owner, .. } | Self::Link { owner, .. } | Self::Route { owner, .. } => {
                 owner.as_ref()
             }
-            Self::RangeRoute { .. } => None,
+            Self::Vlan { .. } | Self::RangeRoute { .. } => None,
         }
     }
 
@@ -109,9 +111,8 @@ impl Network {
             namespaces.as_slice()
         };
         let unused = vlan::unused(&self.names, &self.attachments, namespaces, &vlans);
-        objects.extend(unused.into_iter().map(|link| HostObject::Link {
+        objects.extend(unused.into_iter().map(|link| HostObject::Vlan {
             name: link.name.clone(),
-            owner: None,
         }));
         for (owner, lent) in self.interfaces.lent()? {
             objects.push(HostObject::Link {
@@ -160,6 +161,15 @@ impl Network {
         self.remove_strays(&strays).await
     }
 
+    /// Removes the link for one VLAN, by its name, unless a task is on it. Idempotent.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub async fn remove_vlan(&self, name: &str) -> Result<(), NetworkError> {
+        let name = name.to_owned();
+        self.remove_strays(&[HostObject::Vlan { name }]).await
+    }
+
     /// Removes one object that has no owner. Idempotent.
     ///
     /// # Errors
@@ -175,6 +185,7 @@ impl Network {
     pub async fn remove_strays(&self, strays: &[HostObject]) -> Result<(), NetworkError> {
         let (strays, names, dir) = (strays.to_vec(), self.names.clone(), self.netns_dir.clone());
         let interfaces = self.interfaces.clone();
+        let (attachments, turn) = (self.attachments.clone(), self.vlans.clone());
         let remove = move || {
             let mut result = Ok(());
             let mut keep = BTreeSet::new();
@@ -193,6 +204,9 @@ impl Network {
                     } if keep.contains(owner) => {}
                     HostObject::Netns { path, .. } if path.starts_with(&dir) => {
                         result = result.and(netns::remove(path).map(|_| ()));
+                    }
+                    HostObject::Vlan { name } if name.starts_with(&names.vlan_prefix()) => {
+                        result = result.and(vlan::remove_unused(&names, &attachments, &turn, name));
                     }
                     _ => {}
                 }
@@ -216,9 +230,7 @@ async fn remove_links_and_routes(
     for stray in strays {
         let done = match stray {
             HostObject::Link { name, .. }
-                if [names.prefix(), &names.vlan_prefix(), &names.ready_prefix()]
-                    .iter()
-                    .any(|prefix| name.starts_with(prefix)) =>
+                if name.starts_with(names.prefix()) || name.starts_with(&names.ready_prefix()) =>
             {
                 links = true;
                 host.set_group(name, names.stray_group()).await
@@ -235,7 +247,7 @@ async fn remove_links_and_routes(
             HostObject::RangeRoute { removal, .. } => {
                 host.delete_range_route(&removal.0, names.group()).await
             }
-            HostObject::Netns { .. } | HostObject::Link { .. } => Ok(()),
+            HostObject::Netns { .. } | HostObject::Vlan { .. } | HostObject::Link { .. } => Ok(()),
         };
         result = result.and(done);
     }

@@ -28,7 +28,7 @@ pub(crate) fn check() -> Result<(), NetworkError> {
             Err(source) => {
                 return Err(NetworkError::Setting {
                     path: path.into(),
-                    value: "0",
+                    value: "0".into(),
                     source,
                 });
             }
@@ -108,7 +108,7 @@ pub(super) fn ignore_advertisements(link: &str) -> Result<(), NetworkError> {
 fn write(path: String, value: &'static str) -> Result<(), NetworkError> {
     fs::write(&path, value).map_err(|source| NetworkError::Setting {
         path: path.into(),
-        value,
+        value: value.into(),
         source,
     })
 }

@@ -5,6 +5,7 @@
 //! The link is made in the namespace with one message: there is no moment at which it is in the host's.
 
 use std::{
+    fs,
     net::Ipv4Addr,
     path::Path,
     time::{Duration, Instant},
@@ -24,7 +25,7 @@ use super::{
     repair::Attachment,
     routes::Route,
     threads::block_on,
-    veth::{GATEWAY, TASK_LINK, Wiring, carries},
+    veth::{CARRIER_DEADLINE, GATEWAY, TASK_LINK, Wiring, carries},
 };
 use crate::{dns, endpoints::ADDRESS, telemetry::NetworkUsage};
 
@@ -36,6 +37,13 @@ const INSTANCE_METADATA: Ipv4Addr = Ipv4Addr::new(169, 254, 169, 254);
 /// For a host of the network to say that an address is its own: mostly within a millisecond.
 const ANSWER_DEADLINE: Duration = Duration::from_millis(200);
 const ANSWER_POLL: Duration = Duration::from_millis(5);
+/// Between two of the three questions that the kernel asks meanwhile, milliseconds: one that is lost says nothing.
+const QUESTIONS_MS: &str = "60";
+/// As every kernel has it (RFC 4861, RETRANS_TIMER).
+const USUAL_QUESTIONS_MS: &str = "1000";
+
+/// From a link of the host's being up to its carrying packets: most of that is two sides agreeing how fast, up to five seconds.
+const LENT_CARRIER_DEADLINE: Duration = Duration::from_secs(10);
 
 /// A task's link to the network outside.
 pub(super) struct LanEnd {
@@ -129,13 +137,13 @@ pub(super) async fn set_up(
     if own.iter().any(|own| own.net.addr() == address) {
         inside.up(end).await?;
     } else {
-        if let Err(error) = claim(inside, end, address, lan.network.prefix_len()).await {
+        if let Err(error) = claim(inside, end, address, lan).await {
             // That it is refused matters more than that this fails: the next try sets it down first.
             let _ = inside.down(end).await;
             return Err(error);
         }
         inside.up(end).await?;
-        carries(inside, end).await?;
+        carries(inside, end, carrier_deadline(lan)).await?;
     }
     if let Some(gateway) = lan.gateway {
         inside.add_lan_default_route(end, gateway).await?;
@@ -153,14 +161,43 @@ pub(super) async fn set_up(
 
 /// Gives the link an address that no host of its network has. It is down then: what it announces when it comes up are the
 /// addresses that it has.
-async fn claim(inside: &Netlink, end: &Link, address: Ipv4Addr, prefix_len: u8) -> Result<(), NetworkError> {
+async fn claim(inside: &Netlink, end: &Link, address: Ipv4Addr, lan: &Lan) -> Result<(), NetworkError> {
     inside.announce(end).await?;
     inside.down(end).await?;
     inside.up(end).await?;
-    carries(inside, end).await?;
-    refuse_taken(inside, end, address).await?;
+    carries(inside, end, carrier_deadline(lan)).await?;
+    let usual = fs::read_to_string(questions_path()).unwrap_or_default();
+    // What an agent left that died meanwhile is not usual.
+    let usual = Some(usual.trim()).filter(|usual| !["", QUESTIONS_MS].contains(usual));
+    ask_every(QUESTIONS_MS)?;
+    let refused = refuse_taken(inside, end, address).await;
+    ask_every(usual.unwrap_or(USUAL_QUESTIONS_MS))?;
+    refused?;
     inside.down(end).await?;
+    let prefix_len = lan.network.prefix_len();
     inside.add_lan_address(end, address, prefix_len).await
+}
+
+fn carrier_deadline(lan: &Lan) -> Duration {
+    match lan.link {
+        LanLink::Interface => LENT_CARRIER_DEADLINE,
+        LanLink::Macvlan { .. } | LanLink::Vlan { .. } => CARRIER_DEADLINE,
+    }
+}
+
+/// How long the task's link waits for an answer before it asks for the same neighbour again, milliseconds. In the caller's
+/// network namespace.
+fn ask_every(milliseconds: &str) -> Result<(), NetworkError> {
+    let path = questions_path();
+    fs::write(&path, milliseconds).map_err(|source| NetworkError::Setting {
+        path: path.into(),
+        value: milliseconds.to_owned(),
+        source,
+    })
+}
+
+fn questions_path() -> String {
+    format!("/proc/sys/net/ipv4/neigh/{TASK_LINK}/retrans_time_ms")
 }
 
 /// Asks the network whether a host of it has the address: without an address of its own, as RFC 5227 has it, but with less

@@ -125,6 +125,8 @@ pub struct Network {
     ipv6: bool,
     instance_metadata: bool,
     threads: Threads,
+    /// For what waits for networks outside.
+    patient: Threads,
     locks: OwnerLocks,
     attachments: Attachments,
     vlans: vlan::Turn,
@@ -184,6 +186,7 @@ impl Network {
             ipv6: Path::new("/proc/sys/net/ipv6").exists(),
             instance_metadata: config.instance_metadata,
             threads: Threads::default(),
+            patient: Threads::patient(),
             locks: OwnerLocks::default(),
             attachments: Attachments::default(),
             vlans: vlan::Turn::default(),
@@ -225,6 +228,7 @@ impl Network {
             ipv6: false,
             instance_metadata: false,
             threads: Threads::default(),
+            patient: Threads::patient(),
             locks: OwnerLocks::default(),
             attachments: Attachments::default(),
             vlans: vlan::Turn::default(),
@@ -239,8 +243,9 @@ impl Network {
 
     /// For an operator: what keeps tasks from getting a network, or from losing it.
     pub fn impairments(&self) -> Vec<String> {
-        let stuck = self.threads.impairment();
-        stuck.into_iter().chain(self.firewall.impairment()).collect()
+        let threads = [&self.threads, &self.patient].into_iter();
+        let stuck = threads.filter_map(Threads::impairment);
+        stuck.chain(self.firewall.impairment()).collect()
     }
 
     /// Tasks can have IPv6 addresses.
@@ -368,7 +373,7 @@ fn enable_forwarding() -> Result<(), NetworkError> {
 fn set(path: &str) -> Result<(), NetworkError> {
     let failed = |source| NetworkError::Setting {
         path: path.into(),
-        value: "1",
+        value: "1".into(),
         source,
     };
     if fs::read_to_string(path).map_err(failed)?.trim() == "1" {

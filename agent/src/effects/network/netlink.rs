@@ -1,6 +1,7 @@
 //! Owns the route-netlink requests that a task's network is made of, one method each, with the link's name in every
 //! error. Never keeps a socket beyond one operation, so that no socket holds a namespace alive.
 
+mod carrier;
 mod lan;
 mod one;
 
@@ -17,12 +18,13 @@ use netlink_packet_route::{
     address::{AddressAttribute, AddressHeaderFlags, AddressScope},
     link::{
         AfSpecInet, AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InetDevConf, InfoData, InfoKind, InfoVeth,
-        LinkAttribute, LinkFlags, LinkInfo, LinkMessage, State, Stats64,
+        LinkAttribute, LinkFlags, LinkInfo, LinkMessage, Stats64,
     },
     route::{RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType},
 };
 use rtnetlink::{Handle, LinkMessageBuilder, LinkUnspec, LinkVeth, proto::Connection};
 
+pub(super) use self::carrier::Carrier;
 use super::{
     error::NetworkError,
     names::Mac,
@@ -231,15 +233,6 @@ impl Netlink {
             .address(mac.to_vec());
         let request = self.handle.link().change(message.build());
         request.execute().await.map_err(failed("rename", &link.name))
-    }
-
-    /// Whether the link carries packets by now. The kernel notices a carrier in its own time, up to a second after the
-    /// link is up, and drops what is sent before. Since 6.8 it looks at once when it is asked.
-    pub(super) async fn carries(&self, link: &Link) -> Result<bool, NetworkError> {
-        let mut links = self.handle.link().get().match_index(link.index).execute();
-        let message = links.try_next().await.map_err(failed("look at", &link.name))?;
-        let mut attributes = message.into_iter().flat_map(|message| message.attributes);
-        Ok(attributes.any(|attribute| attribute == LinkAttribute::OperState(State::Up)))
     }
 
     /// Brings up the loopback interface, which has index 1 in every namespace.

@@ -16,7 +16,7 @@ use ipnet::{IpNet, Ipv4Net};
 use tracing::warn;
 
 use super::{
-    Network,
+    Names, Network,
     error::NetworkError,
     firewall::Ranges,
     has, ipv6, lan,
@@ -26,7 +26,8 @@ use super::{
 };
 use crate::metrics::{METRICS, NetworkRepair};
 
-/// What the host says before anything is changed.
+/// What the host says before anything is changed. The routes are older than the links: a link of a route that is not among them
+/// is gone, and the route with it.
 struct Seen {
     links: Vec<Link>,
     routes: Vec<Route>,
@@ -38,6 +39,18 @@ impl Seen {
     fn name(&self, index: u32) -> String {
         let link = self.links.iter().find(|link| link.index == index);
         link.map_or_else(|| index.to_string(), |link| link.name.clone())
+    }
+
+    /// Routes that are not this instance's, nor of its links.
+    fn foreign(&self, names: &Names) -> Vec<&Route> {
+        let is_others = |link: &u32| {
+            let mut links = self.links.iter();
+            links.any(|known| known.index == *link && !known.name.starts_with(names.prefix()))
+        };
+        let routes = self.routes.iter().filter(|route| !route.is_ours(names.group()));
+        routes
+            .filter(|route| route.link.as_ref().is_none_or(is_others))
+            .collect()
     }
 }
 
@@ -80,33 +93,21 @@ impl Network {
     /// When the host's routes cannot be listed.
     pub async fn range_problem(&self) -> Result<Option<String>, NetworkError> {
         let seen = self.look(Vec::new()).await?;
-        let foreign = self.foreign(&seen);
+        let foreign = seen.foreign(&self.names);
         let both = std::iter::once(self.range.ipv4.into()).chain(self.range.ipv6().map(IpNet::from));
         Ok(both
             .filter_map(|range| routed_elsewhere(range, &foreign, &|index| seen.name(index)))
             .next())
     }
 
-    /// Routes that are not of this instance and its tasks.
-    fn foreign<'a>(&self, seen: &'a Seen) -> Vec<&'a Route> {
-        let links = seen.links.iter();
-        let own_links: BTreeSet<u32> = links
-            .filter(|link| link.name.starts_with(self.names.prefix()))
-            .map(|link| link.index)
-            .collect();
-        let routes = seen.routes.iter();
-        routes
-            .filter(|route| !route.is_ours(self.names.group()))
-            .filter(|route| route.link.is_none_or(|link| !own_links.contains(&link)))
-            .collect()
-    }
-
     async fn look(&self, gateways: Vec<IpAddr>) -> Result<Seen, NetworkError> {
         let look = move || {
             let netlink = async |host: &Netlink| {
+                // In this order: see [`Seen`].
+                let routes = host.routes().await?;
                 let mut seen = Seen {
                     links: host.links().await?,
-                    routes: host.routes().await?,
+                    routes,
                     gateways: BTreeMap::new(),
                 };
                 for address in gateways {
@@ -126,7 +127,7 @@ impl Network {
         seen: &Seen,
     ) -> Result<(AppliedNetwork, BTreeSet<RangeRoute>), NetworkError> {
         let interfaces = self.interfaces.count(&seen.links, &seen.routes)?;
-        let foreign = self.foreign(seen);
+        let foreign = seen.foreign(&self.names);
         let name = |index: u32| seen.name(index);
         let judge = |range: IpNet| conflict(range, self.range, &foreign, &name);
         let (mut applied, mut routes) = (AppliedNetwork::default(), BTreeSet::new());
@@ -266,5 +267,41 @@ impl Known {
         let of_lan = |range: &Ipv4Net| matches!(address, IpAddr::V4(own) if range.contains(&own));
         let inside = self.ranges.iter().any(|range| has(range, address));
         self.kept.contains(&address) || inside || self.lans.iter().any(of_lan)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use netlink_packet_route::{
+        AddressFamily,
+        route::{RouteAddress, RouteAttribute, RouteMessage},
+    };
+
+    use super::*;
+
+    #[test]
+    fn a_route_over_a_link_that_is_ours_or_gone_is_nobody_elses() {
+        let names = Names::new("berth").unwrap();
+        let link = |index, name: &str| Link {
+            index,
+            name: name.to_owned(),
+            ..Link::default()
+        };
+        let route = |link| {
+            let mut message = RouteMessage::default();
+            message.header.address_family = AddressFamily::Inet;
+            message.header.destination_prefix_length = 32;
+            let address = RouteAddress::Inet([192, 168, 1, 9].into());
+            message.attributes = vec![RouteAttribute::Destination(address), RouteAttribute::Oif(link)];
+            Route::parse(&message).unwrap()
+        };
+        let seen = Seen {
+            links: vec![link(2, "eth0"), link(7, &format!("{}0123456789", names.prefix()))],
+            // The last is of a task that stopped meanwhile.
+            routes: vec![route(2), route(7), route(8)],
+            gateways: BTreeMap::new(),
+        };
+        let links: Vec<_> = seen.foreign(&names).iter().map(|route| route.link).collect();
+        assert_eq!(links, [Some(2)]);
     }
 }

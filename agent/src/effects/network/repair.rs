@@ -93,12 +93,6 @@ impl Attachments {
         self.lock().remove(task)
     }
 
-    /// Whether a task is on that.
-    pub(super) fn uses(&self, link: &LanLink) -> bool {
-        let lan = |of: &Attachment| of.lan.as_ref().is_some_and(|lan| lan.link == *link);
-        self.lock().values().any(lan)
-    }
-
     /// Names of the links upon which tasks have theirs.
     pub(super) fn uplinks(&self, names: &Names) -> BTreeSet<String> {
         let all = self.lock();
@@ -384,33 +378,32 @@ impl Network {
             return Ok(Some(BTreeSet::new()));
         };
         let wiring = self.wiring(&task, &attachment);
+        let threads = self.threads_for(&attachment);
         let of = task.clone();
         let turn = self.vlans.clone();
         let repair = move || {
             let Some(mut attachment) = attachments.get(&task) else {
                 return Ok(BTreeSet::new());
             };
-            let _turn = turn.take_for(&attachment);
-            block_on(async {
-                let (link, is_on_lan) = (names.link(&task), attachment.lan.is_some());
-                // Whether a host of a network outside is on its uplink still, only a look at all links tells.
-                let seen = match is_on_lan {
-                    true => {
-                        let look = async |host: &Netlink| Seen::look(host, &names).await;
-                        Socket::open()?.with("list", "links", look).await?
-                    }
-                    false => {
-                        let look = async |host: &Netlink| Seen::look_at(host, &link).await;
-                        Socket::open_filtering()?.with("look at", &link, look).await?
-                    }
-                };
-                let mut amiss = seen.amiss(&names, &task, attachment.address);
-                let moved = seen.is_on_another_uplink(&names, &attachment);
-                if amiss.is_empty() && !moved {
-                    return Ok(amiss);
+            let link = names.link(&task);
+            // Whether a host of a network outside is on its uplink still, only a look at all links tells.
+            let look = async {
+                if attachment.lan.is_some() {
+                    let look = async |host: &Netlink| Seen::look(host, &names).await;
+                    return Socket::open()?.with("list", "links", look).await;
                 }
-                // Before the thread leaves the host's namespace.
-                wiring.prepare().await?;
+                let look = async |host: &Netlink| Seen::look_at(host, &link).await;
+                Socket::open_filtering()?.with("look at", &link, look).await
+            };
+            let seen = block_on(look)?;
+            let mut amiss = seen.amiss(&names, &task, attachment.address);
+            let moved = seen.is_on_another_uplink(&names, &attachment);
+            if amiss.is_empty() && !moved {
+                return Ok(amiss);
+            }
+            // Before the thread leaves the host's namespace.
+            wiring.prepare(&turn, || ())?;
+            block_on(async {
                 let host = Socket::open()?;
                 let entered = netns::enter(&path)?;
                 let entered = entered.ok_or(NetworkError::NamespaceGone { netns: path })?;
@@ -423,7 +416,7 @@ impl Network {
                 Ok(amiss)
             })
         };
-        let (what, _lock) = self.threads.run("repair", &of.file_name(), lock, repair).await?;
+        let (what, _lock) = threads.run("repair", &of.file_name(), lock, repair).await?;
         if what.contains(&NetworkRepair::Link) && self.firewall.publishes(&of.task).await {
             self.let_localhost_through(&of)?;
         }

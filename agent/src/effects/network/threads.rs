@@ -23,6 +23,8 @@ const STACK_BYTES: usize = 256 * 1024;
 const TURN_DEADLINE: Duration = Duration::from_secs(30);
 /// One operation: normally 1 to 3 ms, tens of them when the kernel is busy removing namespaces.
 const WORK_DEADLINE: Duration = Duration::from_secs(10);
+/// One that waits for a network outside: twice for a carrier, and for an answer.
+const PATIENT_DEADLINE: Duration = Duration::from_secs(30);
 
 #[derive(Debug)]
 pub(super) struct Threads {
@@ -44,6 +46,14 @@ impl Default for Threads {
 }
 
 impl Threads {
+    /// For what waits for a network outside: beside the others, which it never keeps waiting.
+    pub(super) fn patient() -> Self {
+        Self {
+            work_deadline: PATIENT_DEADLINE,
+            ..Self::default()
+        }
+    }
+
     /// Does `work` on a thread of its own, and waits for it. `held` (a lock) is released when the work is over and not
     /// before, even if nobody waits any more: a cancelled caller never lets a second operation in beside the first.
     pub(super) async fn run<T, H>(

@@ -22,9 +22,10 @@ use super::{
     ipv6,
     lan::{self, LanEnd},
     names::{self, Mac, Names, Owner},
-    netlink::{Link, Netlink, Socket, VethPair},
+    netlink::{Carrier, Link, Netlink, Socket, VethPair},
     netns::Entered,
     pool::ReadyPair,
+    threads::block_on,
     vlan,
 };
 use crate::{endpoints::ADDRESS, sys::Chain};
@@ -38,8 +39,10 @@ pub const GATEWAY_IPV6: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
 pub(super) const TASK_LINK: &str = "eth0";
 const LOOPBACK: &str = "lo";
 /// From both ends being up to packets flowing: mostly at once, at most a second.
-const CARRIER_DEADLINE: Duration = Duration::from_secs(3);
+pub(super) const CARRIER_DEADLINE: Duration = Duration::from_secs(3);
 const CARRIER_POLL: Duration = Duration::from_millis(1);
+/// A driver that says nothing of its carrier by now never does.
+const CARRIER_UNSAID: Duration = Duration::from_millis(1_500);
 
 /// One task, or container, to be wired.
 #[derive(Debug)]
@@ -69,13 +72,17 @@ pub(super) struct Wired {
 }
 
 impl Wiring {
-    /// Makes what the task's link will be upon. Only in the host's network namespace.
-    pub(super) async fn prepare(&self) -> Result<(), NetworkError> {
+    /// Makes what the task's link will be upon, once it is `noted` that the task is there: who removes that looks first whether
+    /// somebody is, and each in a turn. Only on a thread of its own, in the host's network namespace.
+    pub(super) fn prepare(&self, turn: &vlan::Turn, noted: impl FnOnce()) -> Result<(), NetworkError> {
         let Some(LanLink::Vlan { uplink, id }) = self.lan.as_ref().map(|lan| &lan.link) else {
+            noted();
             return Ok(());
         };
+        let _turn = turn.take();
+        noted();
         let make = async |host: &Netlink| vlan::prepare(&self.names, host, (uplink, *id), self.ipv6).await;
-        Socket::open()?.with("make a VLAN of", uplink, make).await
+        block_on(async { Socket::open()?.with("make a VLAN of", uplink, make).await })
     }
 
     /// Makes or completes the wiring between the host (`host`) and the namespace (`inside`).
@@ -110,7 +117,10 @@ impl Wiring {
                 self.set_up_host(&host, &host_link, is_configured),
                 self.set_up_inside(&inside, &task_link, end.as_ref(), is_configured)
             )?;
-            tokio::try_join!(carries(&host, &host_link), carries(&inside, &task_link))?;
+            tokio::try_join!(
+                carries(&host, &host_link, CARRIER_DEADLINE),
+                carries(&inside, &task_link, CARRIER_DEADLINE)
+            )?;
             let Some(end) = end else {
                 return Ok(Wired {
                     mac: names::task_mac(&self.owner),
@@ -333,16 +343,20 @@ impl Wiring {
 }
 
 /// Waits until packets are not dropped any more.
-pub(super) async fn carries(netlink: &Netlink, link: &Link) -> Result<(), NetworkError> {
+pub(super) async fn carries(netlink: &Netlink, link: &Link, deadline: Duration) -> Result<(), NetworkError> {
     let start = Instant::now();
-    while !netlink.carries(link).await? {
-        if start.elapsed() > CARRIER_DEADLINE {
+    loop {
+        match netlink.carrier(link).await? {
+            Carrier::There => return Ok(()),
+            Carrier::Unsaid if start.elapsed() > CARRIER_UNSAID => return Ok(()),
+            Carrier::Unsaid | Carrier::None => {}
+        }
+        if start.elapsed() > deadline {
             return Err(NetworkError::LinkDown {
                 link: link.name.clone(),
-                waited: CARRIER_DEADLINE,
+                waited: deadline,
             });
         }
         sleep(CARRIER_POLL).await;
     }
-    Ok(())
 }

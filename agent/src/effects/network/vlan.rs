@@ -14,24 +14,19 @@ use super::{
     lan::find_uplink,
     names::{Names, Owner},
     netlink::{Link, Netlink, Socket},
-    repair::{Attachment, Attachments},
+    repair::Attachments,
     threads::block_on,
 };
 
-/// The turn of those that make or remove such links: one is not removed while a task comes to it.
+/// The turn of those that make or remove such links: one is not removed while a task comes to it. Never taken over a wait
+/// for the network.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Turn(Arc<Mutex<()>>);
 
 impl Turn {
     /// Only on a thread of its own.
-    fn take(&self) -> MutexGuard<'_, ()> {
+    pub(super) fn take(&self) -> MutexGuard<'_, ()> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// If such a link is part of it. Only on a thread of its own.
-    pub(super) fn take_for(&self, attachment: &Attachment) -> Option<MutexGuard<'_, ()>> {
-        let link = attachment.lan.as_ref().map(|lan| &lan.link);
-        matches!(link, Some(LanLink::Vlan { .. })).then(|| self.take())
     }
 }
 
@@ -67,7 +62,7 @@ pub(super) async fn prepare(
     for (path, value) in settings(&name) {
         let failed = |source| NetworkError::Setting {
             path: path.clone().into(),
-            value,
+            value: value.into(),
             source,
         };
         fs::write(&path, value).map_err(failed)?;
@@ -96,16 +91,25 @@ pub(super) fn leave(
     let LanLink::Vlan { uplink, id } = left else {
         return Ok(());
     };
+    remove_unused(names, attachments, turn, &names.vlan_link(uplink, *id))
+}
+
+/// Removes a link by its name, unless a task came to it meanwhile. Idempotent. Only on a thread of its own.
+pub(super) fn remove_unused(
+    names: &Names,
+    attachments: &Attachments,
+    turn: &Turn,
+    name: &str,
+) -> Result<(), NetworkError> {
     let _turn = turn.take();
-    if attachments.uses(left) {
+    if attachments.uplinks(names).contains(name) {
         return Ok(());
     }
-    let name = names.vlan_link(uplink, *id);
-    let remove = async |host: &Netlink| match host.link(&name).await? {
+    let remove = async |host: &Netlink| match host.link(name).await? {
         Some(link) => host.delete_link(&link).await,
         None => Ok(()),
     };
-    block_on(async { Socket::open()?.with("delete", &name, remove).await })
+    block_on(async { Socket::open()?.with("delete", name, remove).await })
 }
 
 /// Those of `links` that no task is on. None as long as there are namespaces of tasks that are not known: they may be.

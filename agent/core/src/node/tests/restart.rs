@@ -243,3 +243,13 @@ fn a_restart_that_cannot_start_is_an_end() {
     let after = node.task(&spec.id).unwrap().container(&spec.containers[1].id);
     assert_eq!(after.exit, Some(143), "it can never run");
 }
+
+#[test]
+fn one_that_cannot_run_again_has_not_completed() {
+    let mut again = Container::new();
+    again.attempted = true;
+    again.started = Some(Millis(1));
+    again.give_up(Some(143), Some("dependency db exited, HEALTHY was needed".into()));
+    assert_eq!((again.exit, again.exit_code()), (Some(143), None));
+    assert!(again.never_ran());
+}
