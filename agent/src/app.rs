@@ -126,7 +126,9 @@ impl Agent {
             ports.map(|port| (task.spec.id.clone(), port))
         });
         let given = given.with_published(published.collect());
-        let host = Host::start(&config, channel, notifier.clone(), given);
+        let target = target(&config, &identity)?;
+        let way = target.way();
+        let host = Host::start(&config, channel, notifier.clone(), given, way);
         let (host, listening) = starting.step("setting up network and cgroups", host).await?;
         let host = Arc::new(host);
         host.loggers.take_back(fds);
@@ -235,7 +237,6 @@ impl Agent {
                 Ok(())
             });
         }
-        let target = target(&config, &identity)?;
         let (trust, orders) = mpsc::channel(TRUST_ORDERS_MAX);
         let (keeper, identity_seen) = Keeper::new(target.clone(), &identity, orders);
         let keeper_stop = stop.clone();

@@ -4,7 +4,11 @@
 //! `HTTPS_PROXY`, `ALL_PROXY` and `NO_PROXY` (or in lower case) mean what they mean to curl; loopback is never
 //! reached through a proxy.
 
-use std::{fmt, net::IpAddr, sync::Arc};
+use std::{
+    fmt,
+    net::{IpAddr, ToSocketAddrs},
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use http::Uri;
 use hyper_util::{
@@ -19,6 +23,8 @@ use tower::Service;
 
 const DEFAULT_TLS_PORT: u16 = 443;
 const DEFAULT_PROXY_PORT: u16 = 80;
+/// Addresses of one name that are looked at.
+const RESOLVED_MAX: usize = 16;
 /// Where the proxy for TLS is named, in the order in which they are looked at.
 const PROXY_VARIABLES: [&str; 4] = ["HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"];
 
@@ -56,6 +62,43 @@ pub enum Route {
 #[derive(Clone, Debug)]
 pub struct Dialer {
     matcher: Arc<Matcher>,
+    /// By the latest connection.
+    reached: Arc<Mutex<Option<IpAddr>>>,
+}
+
+/// Whom this host talks to in order to reach the control plane: itself, or the proxy before it. Cheap to clone.
+#[derive(Clone, Debug, Default)]
+pub struct FirstHop {
+    /// Host and port. None: not known.
+    named: Option<(String, u16)>,
+    reached: Arc<Mutex<Option<IpAddr>>>,
+}
+
+impl FirstHop {
+    /// One that is not connected to.
+    pub fn named(host: &str, port: u16) -> Self {
+        Self {
+            named: Some((host.to_owned(), port)),
+            ..Self::default()
+        }
+    }
+
+    /// Where it was, when it was last reached. None: not yet.
+    pub fn reached(&self) -> Option<IpAddr> {
+        *self.reached.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Likewise; before it was reached all that its name means here, which may be nothing. Blocks as long as the host's resolver
+    /// does.
+    pub fn resolve(&self) -> Vec<IpAddr> {
+        if let Some(reached) = self.reached() {
+            return vec![reached];
+        }
+        let named = self.named.as_ref();
+        let resolved = named.and_then(|(host, port)| (host.as_str(), *port).to_socket_addrs().ok());
+        let addresses = resolved.into_iter().flatten().map(|address| address.ip());
+        addresses.take(RESOLVED_MAX).collect()
+    }
 }
 
 impl Dialer {
@@ -83,6 +126,15 @@ impl Dialer {
     pub fn new(matcher: Matcher) -> Self {
         Self {
             matcher: Arc::new(matcher),
+            reached: Arc::default(),
+        }
+    }
+
+    /// Of the way to `to`, as this opens connections.
+    pub fn way_to(&self, to: &Uri) -> FirstHop {
+        FirstHop {
+            named: self.first_hop(to).ok(),
+            reached: Arc::clone(&self.reached),
         }
     }
 
@@ -123,7 +175,13 @@ impl Dialer {
         let dialer = self.clone();
         tower::service_fn(move |to: Uri| {
             let dialer = dialer.clone();
-            async move { dialer.connect(to).await }
+            async move {
+                let connected = dialer.connect(to).await?;
+                if let Ok(peer) = connected.inner().peer_addr() {
+                    *dialer.reached.lock().unwrap_or_else(PoisonError::into_inner) = Some(peer.ip());
+                }
+                Ok(connected)
+            }
         })
     }
 
@@ -217,6 +275,23 @@ mod tests {
             said.contains("proxy.example:3128") && !said.contains("secret"),
             "{said}"
         );
+    }
+
+    #[tokio::test]
+    async fn whom_it_reached_is_known_and_before_that_what_the_name_means() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let to: Uri = format!("https://127.0.0.1:{port}").parse().unwrap();
+        let dialer = Dialer::new(Matcher::builder().build());
+        let way = dialer.way_to(&to);
+        let here: IpAddr = "127.0.0.1".parse().unwrap();
+        assert_eq!((way.reached(), way.resolve()), (None, vec![here]));
+        dialer.connector().call(to).await.unwrap();
+        assert_eq!(way.reached(), Some(here));
+        let proxied = through("http://192.0.2.9:3128", "");
+        let way = proxied.way_to(&uri("https://cp.example:8781"));
+        assert_eq!(way.resolve(), ["192.0.2.9".parse::<IpAddr>().unwrap()]);
+        assert!(FirstHop::default().resolve().is_empty());
     }
 
     #[test]

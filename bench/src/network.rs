@@ -314,6 +314,7 @@ impl Host {
                 ranges: Default::default(),
                 lans: Default::default(),
                 interfaces: vec![],
+                control_plane: Default::default(),
                 resolver_port: None,
                 instance_metadata: false,
             }))?;

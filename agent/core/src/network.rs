@@ -9,7 +9,12 @@ use std::{
 use ipnet::{IpNet, Ipv4Net};
 use serde::{Deserialize, Serialize};
 
-use crate::{addresses::Range, desired::Position, ids::SubnetId, lan::Lan};
+use crate::{
+    addresses::Range,
+    desired::Position,
+    ids::{SubnetId, TaskId},
+    lan::Lan,
+};
 
 /// The whole of it, as of one revision.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -83,6 +88,9 @@ pub struct AppliedNetwork {
     pub limits: BTreeMap<SubnetId, u32>,
     /// Why the others cannot, for people.
     pub problems: BTreeMap<SubnetId, String>,
+    /// Tasks that lost what their network is made of, and how, for people.
+    #[serde(default)]
+    pub lost: BTreeMap<TaskId, String>,
     /// What is wrong besides: ranges of other nodes that cannot be reached.
     pub unreached: Vec<String>,
 }

@@ -301,10 +301,7 @@ impl Node {
                 self.on_network(network, change);
                 BTreeSet::new()
             }
-            Event::NetworkApplied(applied) => {
-                self.on_network_applied(applied, change);
-                BTreeSet::new()
-            }
+            Event::NetworkApplied(applied) => self.on_network_applied(applied, now, change),
             Event::OwnRange { problem } => {
                 self.range_problem = problem;
                 BTreeSet::new()

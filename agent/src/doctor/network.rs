@@ -10,6 +10,7 @@ use ipnet::Ipv4Net;
 use super::Finding;
 use crate::{
     config::Config,
+    dial::{Dialer, FirstHop},
     effects::network::{self, Drops, Lendable, Place},
     sys::Chain,
 };
@@ -29,16 +30,26 @@ pub(super) async fn check(config: &Config) -> Vec<Finding> {
     }
     findings.extend(routers::check(&prefix, config.task_cidr_v6.is_some()));
     if !config.network.task_interfaces.is_empty() {
-        findings.push(match network::lendable(&config.network.task_interfaces).await {
-            Ok(judged) => interfaces(&judged),
-            Err(error) => Finding::problem(
-                TASK_INTERFACES,
-                Chain(&error).to_string(),
-                "`ip link` and `ip route` say more",
-            ),
-        });
+        findings.push(
+            match network::lendable(&config.network.task_interfaces, way(&config.control_plane)).await {
+                Ok(judged) => interfaces(&judged),
+                Err(error) => Finding::problem(
+                    TASK_INTERFACES,
+                    Chain(&error).to_string(),
+                    "`ip link` and `ip route` say more",
+                ),
+            },
+        );
     }
     findings
+}
+
+/// Whom the host talks to in order to reach the control plane. What is wrong with that is said elsewhere.
+fn way(control_plane: &str) -> FirstHop {
+    match (Dialer::from_env(), control_plane.parse()) {
+        (Ok(dialer), Ok(to)) => dialer.way_to(&to),
+        _ => FirstHop::default(),
+    }
 }
 
 /// What is given to a task leads nowhere for the host meanwhile.

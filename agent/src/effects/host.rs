@@ -46,6 +46,7 @@ use super::{
 };
 use crate::{
     config::Config,
+    dial::FirstHop,
     dns,
     endpoints::{self, Endpoints, OnHost},
     logs::{self, AdoptError, LoggerRegistry, RegistryConfig},
@@ -133,7 +134,7 @@ impl Given {
 
 impl Host {
     /// Sets up what all tasks share. `notifier` keeps containers' pipes for the next agent; `given` is what
-    /// tasks have of the network from before.
+    /// tasks have of the network from before, `control_plane` what the host needs its own way to.
     ///
     /// # Errors
     /// What is missing on this host, and what to do about it.
@@ -142,6 +143,7 @@ impl Host {
         channel: tonic::transport::Channel,
         notifier: Notifier,
         given: Given,
+        control_plane: FirstHop,
     ) -> anyhow::Result<(Self, Listening)> {
         let logger = config.logger_path().context("find the agent's own executable")?;
         anyhow::ensure!(
@@ -170,6 +172,7 @@ impl Host {
             resolver_port: names.as_ref().map(|(_, port)| *port),
             instance_metadata: config.network.instance_metadata,
             interfaces: config.network.task_interfaces.clone(),
+            control_plane,
         })
         .await?;
         let images = Images::new(channel.clone(), images_config(config)?)?;

@@ -8,7 +8,7 @@ use tonic::transport::{Channel, ClientTlsConfig, Endpoint};
 
 use super::LinkError;
 use crate::{
-    dial::Dialer,
+    dial::{Dialer, FirstHop},
     identity::{Identity, IdentityError, Source, verify::BundleVerifier},
 };
 
@@ -34,6 +34,12 @@ pub(crate) struct Connection {
 }
 
 impl Target {
+    /// Whom this host talks to in order to get there.
+    pub fn way(&self) -> FirstHop {
+        let address = self.address.parse();
+        address.map_or_else(|_| FirstHop::default(), |address| self.dialer.way_to(&address))
+    }
+
     /// Connects with the identity read anew: it changes while the agent runs.
     pub(crate) async fn connect(&self) -> Result<Connection, LinkError> {
         let identity = self.source.load_of(&self.node)?;

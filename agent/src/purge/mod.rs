@@ -303,6 +303,7 @@ async fn remove_network_objects(place: &Place) -> Result<(), NetworkError> {
         ranges: Default::default(),
         lans: Default::default(),
         interfaces: vec![],
+        control_plane: Default::default(),
         kept: Vec::new(),
         // Of no rule that is made here.
         endpoint_port: 0,

@@ -104,6 +104,7 @@ impl Host {
             ranges: Default::default(),
             lans: Default::default(),
             interfaces: vec![],
+            control_plane: Default::default(),
             mtu: None,
             ready: 0,
             pass_other_firewalls: false,

@@ -2,8 +2,14 @@
 
 use std::{fs, pin::pin, time::Duration};
 
-use berth_agent::effects::network::{Attached, Network, NetworkConfig, NetworkError};
-use berth_agent_core::lan::{Lan, LanLink};
+use berth_agent::{
+    dial::FirstHop,
+    effects::network::{Attached, Network, NetworkConfig, NetworkError},
+};
+use berth_agent_core::{
+    lan::{Lan, LanLink},
+    network::WantedNetwork,
+};
 use futures_util::future::try_join_all;
 
 use crate::host::{Host, on_host, run, run_in, task};
@@ -205,5 +211,43 @@ fn those_that_wait_for_a_carrier_keep_no_other_task_waiting() {
             run(&format!("ip link set {name}-peer up"));
         }
         waiting.await.unwrap();
+    });
+}
+
+#[test]
+fn the_way_to_the_control_plane_is_no_tasks() {
+    on_host(async |host| {
+        make_link();
+        run("ip addr add 203.0.113.1/24 dev eth9");
+        let network = Network::start(NetworkConfig {
+            control_plane: FirstHop::named("203.0.113.7", 8781),
+            ..config(host)
+        });
+        let network = network.await.unwrap();
+        let none = attach(&network).await.unwrap_err();
+        assert!(none.to_string().contains("no interface is free"), "{none}");
+        network.detach(&task(1)).await.unwrap();
+        // It has another way.
+        run("ip route add 203.0.113.7/32 dev uplink");
+        attach(&network).await.unwrap();
+        network.detach(&task(1)).await.unwrap();
+    });
+}
+
+#[test]
+fn a_link_that_vanishes_under_its_task_is_told() {
+    on_host(async |host| {
+        make_link();
+        let network = Network::start(config(host)).await.unwrap();
+        attach(&network).await.unwrap();
+        let lost = async || network.configure(&WantedNetwork::default()).await.unwrap().lost;
+        assert!(lost().await.is_empty());
+        // As when a card is pulled out.
+        run("ip link del lan9");
+        let told = lost().await;
+        let reason = "interface eth9, which the task had, is gone".to_owned();
+        assert_eq!(told, [(task(1), reason)].into());
+        network.detach(&task(1)).await.unwrap();
+        assert!(lost().await.is_empty());
     });
 }

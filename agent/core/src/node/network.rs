@@ -1,12 +1,13 @@
 //! Owns how the node's part of the cluster's network is taken over: what is new is used once the agent has looked whether
 //! the host can have it; what is taken away is used no more at once, but for the tasks that have addresses of it.
 
-use std::net::IpAddr;
+use std::{collections::BTreeSet, net::IpAddr};
 
 use super::Node;
 use crate::{
     change::Change,
-    ids::SubnetId,
+    desired::Millis,
+    ids::{SubnetId, TaskId},
     network::{AppliedNetwork, Network, WantedNetwork},
 };
 
@@ -54,7 +55,13 @@ impl Node {
         change.network = Some(self.wanted_network());
     }
 
-    pub(super) fn on_network_applied(&mut self, applied: AppliedNetwork, change: &mut Change) {
+    /// Returns the tasks whose facts changed.
+    pub(super) fn on_network_applied(
+        &mut self,
+        applied: AppliedNetwork,
+        now: Millis,
+        change: &mut Change,
+    ) -> BTreeSet<TaskId> {
         // What was taken away meanwhile is not used again.
         let named = |(subnet, range): &(&_, &_)| {
             let network = self.record.network.as_ref();
@@ -66,7 +73,14 @@ impl Node {
             change.node = true;
             self.admission_due = true;
         }
+        let lost = applied.lost.keys().cloned().collect();
+        for (id, reason) in &applied.lost {
+            if let Some(task) = self.tasks.get_mut(id) {
+                task.on_network_lost(reason, now);
+            }
+        }
         self.applied = applied;
+        lost
     }
 
     /// For an operator.

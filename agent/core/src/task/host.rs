@@ -126,6 +126,13 @@ impl Task {
         Ok(())
     }
 
+    /// What its network is made of is gone for good: a link that was its own.
+    pub(crate) fn on_network_lost(&mut self, reason: &str, now: Millis) {
+        if self.host == Host::Ready {
+            self.begin_stop(StopCode::EssentialContainerExited, reason.to_owned(), now);
+        }
+    }
+
     /// The network outside is not there: it is looked for again until its time is over. No failure: nothing that is wrong with
     /// the task or the host would be seen more often.
     fn await_network(&mut self, failure: &Failure, now: Millis) {

@@ -3,9 +3,10 @@
 //! it is undone after a crash at any moment. Never touches a link that is not among them, or one that the host needs itself.
 
 use std::{
+    collections::BTreeSet,
     fs::{self, File},
     io::{self, Write},
-    net::Ipv4Addr,
+    net::{IpAddr, Ipv4Addr},
     os::fd::{AsFd, AsRawFd},
     path::{Path, PathBuf},
     sync::Arc,
@@ -25,7 +26,7 @@ use super::{
     threads::{Threads, block_on},
     veth::TASK_LINK,
 };
-use crate::sys::Chain;
+use crate::{dial::FirstHop, sys::Chain};
 
 /// The thread's own namespace.
 const OWN_NETNS: &str = "/proc/thread-self/ns/net";
@@ -40,7 +41,7 @@ pub(super) struct Lent {
     addresses: Vec<LinkAddress>,
     /// Its index in the task's namespace, by which it is known there whatever the task calls it. 0: not known.
     #[serde(default)]
-    index_inside: u32,
+    pub(super) index_inside: u32,
 }
 
 /// One of its addresses, with what else was said of it.
@@ -60,27 +61,45 @@ pub(super) struct Interfaces {
     dir: PathBuf,
     /// Of who chooses one, and of who gives one back.
     turn: Arc<Mutex<()>>,
+    control_plane: FirstHop,
+}
+
+/// What of the host tells which of its links it can spare.
+pub(super) struct Needs<'a> {
+    pub(super) links: &'a [Link],
+    pub(super) routes: &'a [Route],
+    /// Links that lead to the control plane.
+    pub(super) ways: &'a BTreeSet<u32>,
 }
 
 impl Interfaces {
-    pub(super) fn new(names: &[String], run_dir: &Path) -> Self {
+    pub(super) fn new(names: &[String], run_dir: &Path, control_plane: FirstHop) -> Self {
         Self {
             names: names.into(),
             dir: run_dir.join("interfaces"),
             turn: Arc::default(),
+            control_plane,
         }
     }
 
     /// How many tasks can have one: those of the host that it can spare, and those that tasks have.
-    pub(super) fn count(&self, links: &[Link], routes: &[Route]) -> Result<usize, NetworkError> {
+    pub(super) fn count(&self, needs: &Needs<'_>) -> Result<usize, NetworkError> {
         let lent = self.lent()?;
         let can_be = |name: &&String| {
-            let link = links.iter().find(|link| link.name == **name);
-            link.is_some_and(|link| may_lend(link, links, routes).is_ok())
+            let link = needs.links.iter().find(|link| link.name == **name);
+            link.is_some_and(|link| may_lend(link, needs).is_ok())
         };
         let is_lent = |name: &&String| lent.iter().any(|(_, lent)| lent.name == **name);
         let can_be_had = self.names.iter().filter(|name| is_lent(name) || can_be(name));
         Ok(can_be_had.count())
+    }
+
+    /// The links by which the host reaches the control plane, as far as is known.
+    pub(super) async fn ways(&self, host: &Netlink) -> Result<BTreeSet<u32>, NetworkError> {
+        match self.names.is_empty() {
+            true => Ok(BTreeSet::new()),
+            false => ways(host, self.control_plane.reached()).await,
+        }
     }
 
     /// All that are lent, and to whom.
@@ -184,12 +203,19 @@ impl Interfaces {
         let _turn = self.turn.lock().await;
         let taken = self.lent()?;
         let (links, routes) = (host.links().await?, host.routes().await?);
+        // On a thread that may wait, and only before it was reached for the first time.
+        let ways = ways(host, self.control_plane.resolve()).await?;
+        let needs = Needs {
+            links: &links,
+            routes: &routes,
+            ways: &ways,
+        };
         let is_free = |name: &&String| !taken.iter().any(|(_, lent)| lent.name == **name);
         for name in self.names.iter().filter(is_free) {
             let Some(link) = links.iter().find(|link| link.name == *name) else {
                 continue;
             };
-            if may_lend(link, &links, &routes).is_err() {
+            if may_lend(link, &needs).is_err() {
                 continue;
             }
             let lent = Lent {
@@ -241,7 +267,7 @@ impl Lent {
     }
 
     /// It, in the task's namespace. A task that may can change its name and its hardware address, and make others of that name.
-    async fn inside(&self, inside: &Netlink) -> Result<Option<Link>, NetworkError> {
+    pub(super) async fn inside(&self, inside: &Netlink) -> Result<Option<Link>, NetworkError> {
         let mut links = inside.links().await?;
         let is_it = |link: &Link| match self.index_inside {
             // The task does not run yet.
@@ -312,7 +338,8 @@ fn has_mac(link: &Link) -> bool {
 }
 
 /// Whether the host can spare a link of its own, which is known again by its hardware address; else why not.
-fn may_lend(link: &Link, links: &[Link], routes: &[Route]) -> Result<(), String> {
+fn may_lend(link: &Link, needs: &Needs<'_>) -> Result<(), String> {
+    let Needs { links, routes, ways } = needs;
     let others = || links.iter().filter(|other| other.index != link.index);
     let name = |index: u32| {
         let found = others().find(|other| other.index == index);
@@ -320,6 +347,9 @@ fn may_lend(link: &Link, links: &[Link], routes: &[Route]) -> Result<(), String>
     };
     if routes.iter().any(|route| route.is_default_over(link.index)) {
         return Err("is a link of the default route".into());
+    }
+    if ways.contains(&link.index) {
+        return Err("leads to the control plane".into());
     }
     if let Some(master) = link.master {
         return Err(format!("belongs to {}", name(master)));
@@ -337,6 +367,15 @@ fn may_lend(link: &Link, links: &[Link], routes: &[Route]) -> Result<(), String>
     }
 }
 
+/// The links by which the kernel would send to these.
+async fn ways(host: &Netlink, to: impl IntoIterator<Item = IpAddr>) -> Result<BTreeSet<u32>, NetworkError> {
+    let mut ways = BTreeSet::new();
+    for address in to {
+        ways.extend(host.way_to(address).await?.link);
+    }
+    Ok(ways)
+}
+
 /// Whether a link is there that its operator would give to tasks.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Lendable {
@@ -351,14 +390,26 @@ pub(crate) enum Lendable {
 ///
 /// # Errors
 /// When the host cannot be read.
-pub(crate) async fn lendable(names: &[String]) -> Result<Vec<(String, Lendable)>, NetworkError> {
+pub(crate) async fn lendable(
+    names: &[String],
+    control_plane: FirstHop,
+) -> Result<Vec<(String, Lendable)>, NetworkError> {
     let names = names.to_vec();
     let look = move || {
-        let look = async |host: &Netlink| Ok((host.links().await?, host.routes().await?));
-        let (links, routes) = block_on(async { Socket::open()?.with("list", "links", look).await })?;
+        let addresses = control_plane.resolve();
+        let look = async |host: &Netlink| {
+            let ways = ways(host, addresses).await?;
+            Ok((host.links().await?, host.routes().await?, ways))
+        };
+        let (links, routes, ways) = block_on(async { Socket::open()?.with("list", "links", look).await })?;
+        let needs = Needs {
+            links: &links,
+            routes: &routes,
+            ways: &ways,
+        };
         let judge = |name: String| {
             let link = links.iter().find(|link| link.name == name);
-            let judged = match link.map(|link| may_lend(link, &links, &routes)) {
+            let judged = match link.map(|link| may_lend(link, &needs)) {
                 None => Lendable::Missing,
                 Some(Ok(())) => Lendable::Yes,
                 Some(Err(why)) => Lendable::No(why),
@@ -367,6 +418,6 @@ pub(crate) async fn lendable(names: &[String]) -> Result<Vec<(String, Lendable)>
         };
         Ok(names.into_iter().map(judge).collect())
     };
-    let threads = Threads::default();
+    let threads = Threads::patient();
     Ok(threads.run("list", "links", (), look).await?.0)
 }

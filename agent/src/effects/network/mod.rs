@@ -15,6 +15,7 @@ mod inventory;
 mod ipv6;
 mod lan;
 mod locks;
+mod lost;
 mod mtu;
 mod names;
 mod netfilter;
@@ -68,7 +69,7 @@ use self::{
     repair::Attachments,
     threads::Threads,
 };
-use crate::sys::Chain;
+use crate::{dial::FirstHop, sys::Chain};
 
 /// What an instance's network is made from.
 #[derive(Clone, Debug)]
@@ -101,6 +102,8 @@ pub struct NetworkConfig {
     pub instance_metadata: bool,
     /// Links of the host that tasks may have.
     pub interfaces: Vec<String>,
+    /// The way there is no task's.
+    pub control_plane: FirstHop,
 }
 
 /// A task that has its network.
@@ -152,7 +155,7 @@ impl Network {
         check_range(range.ipv4)?;
         let netns_dir = netns::prepare_directory(&config.run_dir.join("netns"))?;
         let run_dir = netns_dir.parent().unwrap_or(&config.run_dir).to_owned();
-        let interfaces = Interfaces::new(&config.interfaces, &run_dir);
+        let interfaces = Interfaces::new(&config.interfaces, &run_dir, config.control_plane);
         enable_forwarding()?;
         let mut wanted = Wanted::new(range, config.kept.clone(), config.endpoint_port)
             .resolver(config.resolver_port)
@@ -216,7 +219,7 @@ impl Network {
         let names = Arc::new(Names::new(&config.instance)?);
         let wanted = Wanted::new(config.task_cidr, config.kept.clone(), config.endpoint_port);
         let netns_dir = config.run_dir.join("netns");
-        let interfaces = Interfaces::new(&config.interfaces, &config.run_dir);
+        let interfaces = Interfaces::new(&config.interfaces, &config.run_dir, config.control_plane);
         Ok(Self {
             firewall: Firewall::new(Arc::clone(&names), wanted),
             names,

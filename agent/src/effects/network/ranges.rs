@@ -19,7 +19,9 @@ use super::{
     Names, Network,
     error::NetworkError,
     firewall::Ranges,
-    has, ipv6, lan,
+    has,
+    interfaces::Needs,
+    ipv6, lan,
     netlink::{Link, Netlink, Socket},
     routes::{Gateway, RangeRoute, Route, To, conflict, routed_elsewhere},
     threads::block_on,
@@ -32,6 +34,8 @@ struct Seen {
     links: Vec<Link>,
     routes: Vec<Route>,
     gateways: BTreeMap<IpAddr, Gateway>,
+    /// Links that lead to the control plane.
+    ways: BTreeSet<u32>,
 }
 
 impl Seen {
@@ -62,7 +66,8 @@ impl Network {
     pub async fn configure(&self, wanted: &WantedNetwork) -> Result<AppliedNetwork, NetworkError> {
         let gateways: Vec<IpAddr> = wanted.peers.keys().copied().collect();
         let seen = self.look(gateways).await?;
-        let (applied, routes) = self.plan(wanted, &seen)?;
+        let (mut applied, routes) = self.plan(wanted, &seen)?;
+        applied.lost = self.lost_interfaces().await?;
         let peers: BTreeSet<IpNet> = routes
             .iter()
             .filter(|route| matches!(route.to, To::Peer { .. }))
@@ -101,6 +106,7 @@ impl Network {
     }
 
     async fn look(&self, gateways: Vec<IpAddr>) -> Result<Seen, NetworkError> {
+        let interfaces = self.interfaces.clone();
         let look = move || {
             let netlink = async |host: &Netlink| {
                 // In this order: see [`Seen`].
@@ -109,6 +115,7 @@ impl Network {
                     links: host.links().await?,
                     routes,
                     gateways: BTreeMap::new(),
+                    ways: interfaces.ways(host).await?,
                 };
                 for address in gateways {
                     seen.gateways.insert(address, host.way_to(address).await?);
@@ -126,7 +133,11 @@ impl Network {
         wanted: &WantedNetwork,
         seen: &Seen,
     ) -> Result<(AppliedNetwork, BTreeSet<RangeRoute>), NetworkError> {
-        let interfaces = self.interfaces.count(&seen.links, &seen.routes)?;
+        let interfaces = self.interfaces.count(&Needs {
+            links: &seen.links,
+            routes: &seen.routes,
+            ways: &seen.ways,
+        })?;
         let foreign = seen.foreign(&self.names);
         let name = |index: u32| seen.name(index);
         let judge = |range: IpNet| conflict(range, self.range, &foreign, &name);
@@ -300,6 +311,7 @@ mod tests {
             // The last is of a task that stopped meanwhile.
             routes: vec![route(2), route(7), route(8)],
             gateways: BTreeMap::new(),
+            ways: BTreeSet::new(),
         };
         let links: Vec<_> = seen.foreign(&names).iter().map(|route| route.link).collect();
         assert_eq!(links, [Some(2)]);

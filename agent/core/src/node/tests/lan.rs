@@ -1,7 +1,7 @@
 //! Tasks that are hosts of a network outside: what it says of their addresses, and how long it is waited for.
 
 use super::*;
-use crate::task::NETWORK_DEADLINE_MS;
+use crate::{network::AppliedNetwork, task::NETWORK_DEADLINE_MS};
 
 fn one() -> TaskSpec {
     task(1, 1, vec![container(1, "main")])
@@ -174,4 +174,28 @@ fn a_network_that_came_is_not_waited_for_any_more() {
     let mut stored = serde_json::to_value(task).unwrap();
     stored.as_object_mut().unwrap().remove("awaited").unwrap();
     assert_eq!(serde_json::from_value::<Task>(stored).unwrap(), *task);
+}
+
+#[test]
+fn a_task_whose_link_is_gone_ends_and_says_so() {
+    let mut node = node();
+    let spec = one();
+    let change = node.apply(Millis(0), snapshot(1, vec![spec.clone()]));
+    settle(&mut node, Millis(0), change);
+    let applied = AppliedNetwork {
+        lost: [(
+            spec.id.clone(),
+            "interface eth1, which the task had, is gone".to_owned(),
+        )]
+        .into(),
+        ..AppliedNetwork::default()
+    };
+    let reports = run(&mut node, Millis(1), Event::NetworkApplied(applied.clone()));
+    assert!(statuses(&reports).contains(&Status::Stopping));
+    assert_eq!(
+        stopped_reason(&node, &spec).unwrap(),
+        "interface eth1, which the task had, is gone"
+    );
+    // Told again of what is ending already.
+    assert_eq!(run(&mut node, Millis(2), Event::NetworkApplied(applied)), []);
 }
