@@ -267,6 +267,7 @@ mod tests {
             hops: Vec::new(),
             gateway: Some(IpAddr::from([192, 0, 2, 1])),
             unreachable: false,
+            leads_nowhere: false,
             protocol: 4,
             metric: 0,
         }
