@@ -9,10 +9,11 @@ use std::{
 };
 
 use berth_agent_core::{
+    addresses::Range,
     change::{Change, DesiredAck},
     desired::{Millis, Position},
     event::{Event, TimerKey},
-    ids::{ContainerId, TaskId},
+    ids::{ContainerId, SubnetId, TaskId},
     ledger::Ledger,
     network::WantedNetwork,
     node::Node,
@@ -97,6 +98,8 @@ pub struct NodeStatus {
     pub last_sequence: u64,
     pub tasks: BTreeMap<TaskId, Status>,
     pub impairments: Vec<String>,
+    /// Its parts of subnets.
+    pub parts: BTreeMap<SubnetId, Range>,
 }
 
 /// Ends of the channels that the driver fills.
@@ -289,7 +292,9 @@ impl Driver {
 
     fn publish(&self, store_problem: Option<String>) {
         self.health.stored(store_problem.as_deref());
+        let network = self.node.record().network.as_ref();
         let status = NodeStatus {
+            parts: network.map(|network| network.ranges.clone()).unwrap_or_default(),
             position: self.node.record().position.clone(),
             last_sequence: self.node.record().last_sequence,
             tasks: self

@@ -120,6 +120,12 @@ pub struct Node {
     /// Likewise their IPv6 addresses.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub node_ipv6_address: Option<Ipv6Addr>,
+    /// Ranges of subnets that it said it uses, when it last linked.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub uses: Vec<Ipv4Net>,
+    /// The store's epoch of that time. Zero: before a version that wrote it, or never.
+    #[serde(default)]
+    pub linked_epoch: u64,
     pub reserved_tcp_ports: Vec<u16>,
     pub reserved_udp_ports: Vec<u16>,
     /// Ids of its GPUs.

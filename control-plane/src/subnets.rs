@@ -7,16 +7,16 @@ use std::{
 };
 
 use berth_control_plane_core::{
-    subnets::{Candidate, Lan, LanLink},
+    subnets::{AsOf, Candidate, Ipv4Net, Lan, LanLink, SUBNETS_MAX},
     task::{NET_IPV6, NET_LAN, NET_SUBNETS},
 };
 use berth_proto::node::v1 as wire;
 
 use crate::{
-    model::{Millis, Node, Revocation, Subnet, keys},
+    model::{Millis, Node, Revocation, StoreIdentity, Subnet, keys},
     store::{
         Committed, Store, Transaction,
-        typed::{self, RecordError, Versioned},
+        typed::{self, IDENTITY_KEY, RecordError, Versioned},
     },
 };
 
@@ -26,6 +26,8 @@ const ATTEMPTS_MAX: u32 = 16;
 const BACK_OFF: Duration = Duration::from_millis(2);
 /// How long a revoked node keeps its part: nobody will ever say that its tasks are gone.
 const REVOKED_MS: Millis = 24 * 3_600 * 1_000;
+/// Ranges that one node says it uses: of as many subnets as there can be.
+const HELD_MAX: usize = SUBNETS_MAX;
 /// Longest reason of a node's that is kept, characters.
 const PROBLEM_CHARS_MAX: usize = 512;
 
@@ -55,17 +57,17 @@ pub(crate) async fn settle(store: &dyn Store, cluster: &str, now: Millis) -> Res
     if subnets.is_empty() {
         return Ok(());
     }
+    let epoch = epoch(store).await?;
     for subnet in subnets {
         let feature = match &subnet.value {
             subnet if subnet.lan().is_some() => NET_LAN,
             subnet if subnet.ipv6_prefix.is_some() => NET_IPV6,
             _ => NET_SUBNETS,
         };
-        let nodes = nodes(store, cluster, feature, now).await?;
+        let as_of = AsOf { ms: now, epoch };
+        let nodes = nodes(store, cluster, feature, as_of).await?;
         change(store, subnet, |subnet| {
-            let shape = subnet.shape();
-            let keep = |node: &str| nodes.keeping.iter().any(|id| id == node);
-            subnet.blocks.settle(shape, &nodes.wanting, keep, now)
+            subnet.blocks.settle(subnet.shape(), &nodes, as_of)
         })
         .await?;
     }
@@ -143,38 +145,43 @@ pub(crate) fn node_ipv6_address(said: &str) -> Option<Ipv6Addr> {
     (!odd && !of_link).then_some(address)
 }
 
-/// Nodes of a cluster, as blocks are dealt out.
-struct Nodes {
-    /// In the order in which they came.
-    wanting: Vec<Candidate>,
-    /// Gone, but something of theirs may be in use.
-    keeping: Vec<String>,
-}
-
-/// Those that know a feature want a part.
-async fn nodes(store: &dyn Store, cluster: &str, wanted: &str, now: Millis) -> Result<Nodes, RecordError> {
+/// Nodes of a cluster, as blocks are dealt out, in the order in which they came. Those that know a feature want a part; others
+/// may use one still, and those that are gone.
+async fn nodes(
+    store: &dyn Store,
+    cluster: &str,
+    wanted: &str,
+    now: AsOf,
+) -> Result<Vec<Candidate>, RecordError> {
     let mut all = typed::all_json::<Node>(store, &keys::nodes(cluster)).await?;
     all.sort_by_key(|node| (node.value.registered_at, node.value.id.clone()));
-    let mut nodes = Nodes {
-        wanting: vec![],
-        keeping: vec![],
-    };
+    let mut nodes = Vec::new();
     for Versioned { value: node, .. } in all {
-        if node.status != "INACTIVE" {
-            if node.features.iter().any(|feature| feature == wanted) {
-                nodes.wanting.push(Candidate {
-                    node: node.id,
-                    via: node.node_address,
-                    via_ipv6: node.node_ipv6_address,
-                });
-            } else {
-                nodes.keeping.push(node.id);
-            }
-        } else if !node.allocations.is_empty() && !long_revoked(store, &node.id, now).await? {
-            nodes.keeping.push(node.id);
+        let is_gone = node.status == "INACTIVE";
+        if is_gone && (node.allocations.is_empty() || long_revoked(store, &node.id, now.ms).await?) {
+            continue;
         }
+        nodes.push(Candidate {
+            leaving: is_gone || !node.features.iter().any(|feature| feature == wanted),
+            node: node.id,
+            via: node.node_address,
+            via_ipv6: node.node_ipv6_address,
+            uses: (node.linked_epoch == now.epoch).then_some(node.uses),
+        });
     }
     Ok(nodes)
+}
+
+/// Of the store's identity: it rises when the store is set back to a backup.
+async fn epoch(store: &dyn Store) -> Result<u64, RecordError> {
+    let identity = typed::get_json::<StoreIdentity>(store, IDENTITY_KEY).await?;
+    Ok(identity.map_or(0, |identity| identity.value.epoch))
+}
+
+/// What a node says it uses, as far as it is a range.
+pub(crate) fn used(said: &[wire::HeldRange]) -> Vec<Ipv4Net> {
+    let ranges = said.iter().take(HELD_MAX);
+    ranges.filter_map(|held| held.ipv4_range.parse().ok()).collect()
 }
 
 async fn long_revoked(store: &dyn Store, node: &str, now: Millis) -> Result<bool, RecordError> {

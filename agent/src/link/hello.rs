@@ -5,7 +5,10 @@ use std::{
     net::{Ipv4Addr, Ipv6Addr},
 };
 
-use berth_agent_core::ids::NodeId;
+use berth_agent_core::{
+    addresses::Range,
+    ids::{NodeId, SubnetId},
+};
 use berth_proto::node::v1 as wire;
 use tokio::sync::watch;
 
@@ -49,7 +52,12 @@ impl Facts {
                 status: convert::status(*status).into(),
             }
         };
+        let held = |(subnet, range): (&SubnetId, &Range)| wire::HeldRange {
+            subnet_id: subnet.to_string(),
+            ipv4_range: range.ipv4.to_string(),
+        };
         wire::Hello {
+            held_ranges: status.parts.iter().map(held).collect(),
             version_min: wire::VERSION,
             version_max: wire::VERSION,
             node_id: node.to_string(),

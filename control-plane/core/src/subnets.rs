@@ -9,7 +9,7 @@ mod tests;
 
 use std::net::Ipv4Addr;
 
-pub use blocks::{BLOCK_REST_MS, Block, Blocks, Candidate};
+pub use blocks::{AFTER_RESTORE_MS, AFTER_RESTORE_MS_MAX, AsOf, BLOCK_REST_MS, Block, Blocks, Candidate};
 pub use ipnet::{Ipv4Net, Ipv6Net};
 pub use lan::{Asked, Design, KINDS, Lan, LanLink, Problem};
 

@@ -299,6 +299,8 @@ fn node_record(peer: &Peer, token: &JoinToken, candidate: Candidate<'_>, now: Mi
         task_addresses: 0,
         node_address: None,
         node_ipv6_address: None,
+        uses: vec![],
+        linked_epoch: 0,
         gpus: vec![],
         reserved_tcp_ports: vec![],
         reserved_udp_ports: vec![],

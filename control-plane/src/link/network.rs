@@ -198,7 +198,7 @@ fn in_ipv6(subnet: &Subnet, block: &Block) -> Option<Ipv6Net> {
 
 #[cfg(test)]
 mod tests {
-    use berth_control_plane_core::subnets::{Candidate, Lan, LanLink, Shape};
+    use berth_control_plane_core::subnets::{AsOf, Candidate, Lan, LanLink, Shape};
 
     use super::*;
     use crate::model::SubnetKind;
@@ -211,6 +211,7 @@ mod tests {
                 node: (*node).into(),
                 via: via.map(|via| via.parse().unwrap()),
                 via_ipv6: via.and_then(|via| format!("fd00::{}", via.rsplit('.').next()?).parse().ok()),
+                ..Candidate::default()
             })
             .collect();
         let mut subnet = Subnet {
@@ -226,7 +227,7 @@ mod tests {
             created_at: 0,
             blocks: Default::default(),
         };
-        subnet.blocks.settle(shape, &wanted, |_| false, 0);
+        subnet.blocks.settle(shape, &wanted, AsOf { ms: 0, epoch: 1 });
         subnet
     }
 

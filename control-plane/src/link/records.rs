@@ -82,7 +82,7 @@ pub(super) async fn connect(
     store: &dyn Store,
     caller: &Caller,
     hello: &Hello,
-    now: Millis,
+    (epoch, now): (u64, Millis),
 ) -> Result<(), ConnectError> {
     let peer = &caller.peer;
     for attempt in 1..=ATTEMPTS_MAX {
@@ -125,7 +125,7 @@ pub(super) async fn connect(
             let text = format!("node {} is deregistered: register the host again", peer.node_id);
             return Err(ConnectError::Revoked(text));
         }
-        let node = node_record(known.as_ref().map(|k| &k.value), peer, hello, now)?;
+        let node = node_record(known.as_ref().map(|k| &k.value), peer, hello, (epoch, now))?;
         write(&mut transaction, key, known, |_| Some(node))?;
         if let Committed::Done(_) = store.commit(transaction).await? {
             return Ok(());
@@ -174,7 +174,12 @@ fn active_cluster(known: Option<Cluster>, name: &str, now: Millis) -> Option<Clu
     }
 }
 
-fn node_record(known: Option<&Node>, peer: &Peer, hello: &Hello, now: Millis) -> Result<Node, ConnectError> {
+fn node_record(
+    known: Option<&Node>,
+    peer: &Peer,
+    hello: &Hello,
+    (epoch, now): (u64, Millis),
+) -> Result<Node, ConnectError> {
     let description = hello
         .description
         .as_ref()
@@ -205,6 +210,8 @@ fn node_record(known: Option<&Node>, peer: &Peer, hello: &Hello, now: Millis) ->
         task_addresses: capacity.task_addresses,
         node_address: subnets::node_address(&hello.node_address),
         node_ipv6_address: subnets::node_ipv6_address(&hello.node_ipv6_address),
+        uses: subnets::used(&hello.held_ranges),
+        linked_epoch: epoch,
         reserved_tcp_ports: ports(&capacity.reserved_tcp_ports)?,
         reserved_udp_ports: ports(&capacity.reserved_udp_ports)?,
         gpus: gpus(&capacity.gpu_ids)?,

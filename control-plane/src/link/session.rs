@@ -198,7 +198,8 @@ async fn converse(
 ) -> Result<std::convert::Infallible, End> {
     let peer = &caller.peer;
     turn(shared, peer, place).await?;
-    records::connect(&*shared.store, caller, &hello, now()).await?;
+    let as_of = (shared.identity.epoch, now());
+    records::connect(&*shared.store, caller, &hello, as_of).await?;
     subnets::settle(&*shared.store, &peer.cluster, now()).await?;
     let mut applier = Applier::load(shared.store.clone(), peer.clone()).await?;
     if hello.last_sequence < applier.applied() && shared.log_limit.allows(&peer.node_id) {

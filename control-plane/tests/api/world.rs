@@ -206,6 +206,8 @@ impl World {
             task_addresses: 100,
             node_address: None,
             node_ipv6_address: None,
+            uses: vec![],
+            linked_epoch: 0,
             reserved_tcp_ports: vec![22],
             reserved_udp_ports: vec![],
             gpus: vec![],

@@ -1,10 +1,11 @@
 //! Nodes of a control plane that lost data: what they hold back, what an operator confirms, what is over.
 
-use berth_proto::node::v1::{DesiredAck, KnownTask, Position, TaskStatus};
+use berth_control_plane_core::subnets::{AsOf, Blocks, Candidate};
+use berth_proto::node::v1::{DesiredAck, HeldRange, KnownTask, NodeNetwork, Position, TaskStatus};
 
 use super::*;
 use crate::{
-    model::{Confirmation, keys},
+    model::{Confirmation, StoreIdentity, Subnet, SubnetKind, keys},
     nodes::{Held, Nodes},
     store::typed::IDENTITY_KEY,
 };
@@ -81,7 +82,7 @@ async fn what_a_node_had_and_has_no_more_is_over_after_a_restore() {
         let put = typed::put_json(keys::task(CLUSTER, &id(task)), &record).unwrap();
         plane.put(vec![put]).await;
     }
-    let identity = typed::get_json::<crate::model::StoreIdentity>(&*plane.store, IDENTITY_KEY).await;
+    let identity = typed::get_json::<StoreIdentity>(&*plane.store, IDENTITY_KEY).await;
     let identity = identity.unwrap().unwrap().value;
     let mut link = Link::open(plane.client(&node).await).await;
     let known = KnownTask {
@@ -113,4 +114,83 @@ async fn what_a_node_had_and_has_no_more_is_over_after_a_restore() {
     assert!(over.stopped_reason.unwrap().contains("restored from"));
     assert!(!plane.node(&node).await.allocations.contains_key(&id('2')));
     assert!(plane.node(&node).await.allocations.contains_key(&id('1')));
+}
+
+const SUBNET: &str = "subnet-0000000000000000a";
+
+/// What a node that has these ranges is told of its network, once it has linked.
+async fn told(plane: &Plane, node: &str, has: &[&str]) -> NodeNetwork {
+    let held = has.iter().map(|range| HeldRange {
+        subnet_id: SUBNET.into(),
+        ipv4_range: (*range).into(),
+    });
+    let hello = Hello {
+        features: vec!["net.subnets".into()],
+        held_ranges: held.collect(),
+        ..hello(node, 0)
+    };
+    let mut link = Link::open(plane.client(node).await).await;
+    link.send(FromNode::Hello(hello)).await;
+    loop {
+        if let ToNode::Network(network) = link.next().await {
+            return network;
+        }
+    }
+}
+
+fn ranges(network: &NodeNetwork) -> Vec<&str> {
+    let ranges = network.ranges.iter();
+    ranges.map(|range| range.ipv4_range.as_str()).collect()
+}
+
+/// Of a node that joined after the backup was made, and of one that joins after it was restored.
+#[tokio::test]
+async fn a_part_that_the_backup_does_not_know_of_stays_with_the_node_that_has_it() {
+    let plane = Plane::start().await;
+    let known = id('a');
+    drop(plane.connect(&known).await);
+    let mut subnet = Subnet {
+        id: SUBNET.into(),
+        cluster: CLUSTER.into(),
+        name: "front".into(),
+        kind: SubnetKind::Routed,
+        range: "10.64.0.0/24".parse().unwrap(),
+        node_prefix_len: 26,
+        ipv6_prefix: None,
+        deleting: false,
+        tags: Default::default(),
+        created_at: 0,
+        blocks: Blocks::default(),
+    };
+    let first = Candidate {
+        node: known.clone(),
+        ..Candidate::default()
+    };
+    let shape = subnet.shape();
+    subnet.blocks.settle(shape, &[first], AsOf { ms: 0, epoch: 1 });
+    let identity = typed::get_json::<StoreIdentity>(&*plane.store, IDENTITY_KEY).await;
+    let raised = StoreIdentity {
+        epoch: 1_000,
+        ..identity.unwrap().unwrap().value
+    };
+    plane
+        .put(vec![
+            typed::put_json(keys::subnet(CLUSTER, SUBNET), &subnet).unwrap(),
+            typed::put_json(IDENTITY_KEY, &raised).unwrap(),
+        ])
+        .await;
+    let server = serve(&plane.authority, plane.store.clone(), Duration::from_secs(15)).await;
+    let plane = Plane { server, ..plane };
+
+    let anew = told(&plane, &id('c'), &[]).await;
+    assert!(
+        ranges(&anew).is_empty(),
+        "the next part may be somebody's: {anew:?}"
+    );
+    let joined_since = told(&plane, &id('b'), &["10.64.0.64/26", "no range"]).await;
+    assert_eq!(ranges(&joined_since), ["10.64.0.64/26"]);
+    let known = told(&plane, &known, &["10.64.0.0/26"]).await;
+    assert_eq!(ranges(&known), ["10.64.0.0/26"]);
+    let anew = told(&plane, &id('c'), &[]).await;
+    assert!(ranges(&anew).is_empty(), "others may speak yet: {anew:?}");
 }
