@@ -42,7 +42,8 @@ use crate::{
     timers::Timers,
 };
 use startup::{
-    facts, forward_exits, forward_holders, import_archives, make_directories, node_config, restore, target,
+    facts, forward_exits, forward_holders, import_archives, make_directories, node_config, reserve_own,
+    restore, target,
 };
 
 /// Answers to desired state that wait for the link.
@@ -90,7 +91,7 @@ impl Agent {
         let identity = config.load_identity()?;
         make_directories(&config)?;
         let (boot_id, life) = boot::ids(&config.run_dir).context("read the host's boot id")?;
-        let node_config = node_config(&config, &life)?;
+        let mut node_config = node_config(&config, &life)?;
         let (store, mut loaded) = Store::open(&config.database())?;
         for problem in &loaded.quarantined {
             tracing::error!(%problem, "a record of the database cannot be read; it is set aside");
@@ -130,6 +131,7 @@ impl Agent {
         let way = target.way();
         let host = Host::start(&config, channel, notifier.clone(), given, way);
         let (host, listening) = starting.step("setting up network and cgroups", host).await?;
+        reserve_own(&config, &mut node_config.capacity, &listening);
         let host = Arc::new(host);
         host.loggers.take_back(fds);
         let serve_loggers = listening.loggers.run(stop.clone());

@@ -117,8 +117,10 @@ pub struct Config {
     pub attributes: BTreeMap<String, String>,
 }
 
+const SSH_PORT: u16 = 22;
+
 /// What tasks do not get.
-#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Reserved {
     /// 1024 = one core.
@@ -126,6 +128,18 @@ pub struct Reserved {
     pub memory_mib: u32,
     pub tcp_ports: Vec<u16>,
     pub udp_ports: Vec<u16>,
+}
+
+impl Default for Reserved {
+    /// The way to the host stays open, as ECS has it.
+    fn default() -> Self {
+        Self {
+            cpu_units: 0,
+            memory_mib: 0,
+            tcp_ports: vec![SSH_PORT],
+            udp_ports: Vec::new(),
+        }
+    }
 }
 
 /// What volumes of tasks may be.
@@ -458,6 +472,7 @@ mod tests {
         );
         assert_eq!(config.cgroup_parent(), "/berth.slice");
         assert_eq!(config.task_cidr.to_string(), "10.89.0.0/22");
+        assert_eq!(config.reserved.tcp_ports, [22]);
     }
 
     #[test]

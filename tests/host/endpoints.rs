@@ -315,6 +315,20 @@ async fn a_task_on_the_hosts_network_asks_on_loopback_and_one_without_a_network_
         ),
         "404"
     );
+    // The agent's own ports are no task's, nor is the way to the host.
+    for own in [port, resolver_port(&cluster), 22] {
+        let definition = cluster
+            .register("sleep 3600", |d| {
+                host(d);
+                d["containerDefinitions"][0]["portMappings"] = json!([{"containerPort": own}]);
+            })
+            .await;
+        let answer = cluster.try_run(&definition).await;
+        assert_eq!(
+            answer["failures"][0]["reason"], "RESOURCE:PORTS",
+            "{own}: {answer}"
+        );
+    }
     cluster.stop(&task).await;
     let bridge = |d: &mut Value| d["networkMode"] = json!("bridge");
     let (task, seen) = look(&cluster, bridge, &[("a", ASK, json!({})), ("b", ASK, json!({}))]).await;
@@ -517,7 +531,15 @@ fn ask(pid: i32, urls: &str, seconds: &str) -> String {
 }
 
 fn endpoint_port(cluster: &Cluster) -> u16 {
-    let file = std::fs::read(cluster.run_dir().join("endpoints.json")).unwrap();
+    kept_port(cluster, "endpoints.json")
+}
+
+fn resolver_port(cluster: &Cluster) -> u16 {
+    kept_port(cluster, "dns.json")
+}
+
+fn kept_port(cluster: &Cluster, file: &str) -> u16 {
+    let file = std::fs::read(cluster.run_dir().join(file)).unwrap();
     let kept: Value = serde_json::from_slice(&file).unwrap();
     u16::try_from(kept["port"].as_u64().unwrap()).unwrap()
 }

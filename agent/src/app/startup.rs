@@ -10,6 +10,7 @@ use std::{
 
 use anyhow::Context as _;
 use berth_agent_core::{
+    desired::Protocol,
     event::{Event, Restarted},
     node::{Node, NodeConfig, NodeRecord},
     resources::Capacity,
@@ -23,7 +24,7 @@ use crate::{
     convert,
     dial::Dialer,
     driver::{Input, send},
-    effects::{Host, images::ExpectedArchives, volumes},
+    effects::{Host, Listening, images::ExpectedArchives, volumes},
     identity::Identity,
     link::{Facts, Target},
     store::Loaded,
@@ -54,7 +55,6 @@ fn probe(directory: &Path) -> std::io::Result<()> {
 }
 
 pub(super) fn node_config(config: &Config, boot_id: &str) -> anyhow::Result<NodeConfig> {
-    use berth_agent_core::desired::Protocol::{Tcp, Udp};
     let reserved = &config.reserved;
     let memory = sys::memory_total().context("read the host's memory")?;
     let all = sys::cpu_count() * 1024;
@@ -69,12 +69,12 @@ pub(super) fn node_config(config: &Config, boot_id: &str) -> anyhow::Result<Node
         }
         .into());
     }
-    let tcp = reserved.tcp_ports.iter().map(|port| (Tcp, *port));
+    let tcp = reserved.tcp_ports.iter().map(|port| (Protocol::Tcp, *port));
     let capacity = Capacity {
         cpu_units: all - reserved.cpu_units,
         memory_bytes: memory - (u64::from(reserved.memory_mib) << 20),
         reserved_ports: tcp
-            .chain(reserved.udp_ports.iter().map(|port| (Udp, *port)))
+            .chain(reserved.udp_ports.iter().map(|port| (Protocol::Udp, *port)))
             .collect(),
     };
     Ok(NodeConfig {
@@ -85,6 +85,21 @@ pub(super) fn node_config(config: &Config, boot_id: &str) -> anyhow::Result<Node
         log_retention_ms: i64::from(config.log_retention_s) * 1000,
         admission_deadline_ms: i64::from(config.admission_deadline_s) * 1000,
     })
+}
+
+/// The agent's own ports are no task's, also while the agent is away.
+pub(super) fn reserve_own(config: &Config, capacity: &mut Capacity, listening: &Listening) {
+    let metrics = config
+        .metrics_listen
+        .map(|address| (Protocol::Tcp, address.port()));
+    let own = listening.ports.iter().copied().chain(metrics);
+    capacity.reserved_ports.extend(own.filter(|(_, port)| *port != 0));
+}
+
+fn reserved_ports(capacity: &Capacity, protocol: Protocol) -> Vec<u32> {
+    let reserved = capacity.reserved_ports.iter();
+    let of = reserved.filter(|(of, _)| *of == protocol);
+    of.map(|(_, port)| u32::from(*port)).collect()
 }
 
 pub(super) async fn facts(
@@ -115,8 +130,8 @@ pub(super) async fn facts(
             cpu_units: node.capacity.cpu_units,
             memory_bytes: node.capacity.memory_bytes,
             task_addresses: berth_agent_core::addresses::Addresses::new(node.task_range).capacity(),
-            reserved_tcp_ports: config.reserved.tcp_ports.iter().map(|p| u32::from(*p)).collect(),
-            reserved_udp_ports: config.reserved.udp_ports.iter().map(|p| u32::from(*p)).collect(),
+            reserved_tcp_ports: reserved_ports(&node.capacity, Protocol::Tcp),
+            reserved_udp_ports: reserved_ports(&node.capacity, Protocol::Udp),
             pids: 0,
             gpu_ids: vec![],
         },

@@ -18,7 +18,7 @@ use anyhow::Context as _;
 use berth_agent_core::{
     addresses::{Address, Range},
     container::Life,
-    desired::{ContainerSpec, NetworkMode},
+    desired::{ContainerSpec, NetworkMode, Protocol},
     effect::{Effect, PrepareHost, SignalKind, StartContainer},
     event::{Completion, Exit, Failure, Observed, ObservedState},
     ids::{ContainerId, TaskId},
@@ -80,6 +80,8 @@ pub struct Listening {
     pub endpoints: endpoints::Listeners,
     /// None: tasks ask the host's servers.
     pub names: Option<dns::Listeners>,
+    /// All but the loggers', which is no port.
+    pub ports: Vec<(Protocol, u16)>,
 }
 
 impl OomCounter for Cgroups {
@@ -211,7 +213,14 @@ impl Host {
             run_dir: config.run_dir.clone(),
             log_dir: config.log_dir(),
         };
+        let of_names = names.as_ref().map(|(_, port)| *port);
+        let of_names = of_names.map(|port| [(Protocol::Tcp, port), (Protocol::Udp, port)]);
         let listening = Listening {
+            ports: of_names
+                .into_iter()
+                .flatten()
+                .chain([(Protocol::Tcp, host.endpoints.port())])
+                .collect(),
             loggers: server,
             endpoints: listeners,
             names: names.map(|(listeners, _)| listeners),

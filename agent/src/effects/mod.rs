@@ -15,4 +15,4 @@ pub mod shared_memory;
 pub(crate) mod shims;
 pub mod volumes;
 
-pub use host::{Given, Host};
+pub use host::{Given, Host, Listening};

@@ -108,6 +108,7 @@ impl Endpoints {
     /// No port can be had, or `run_dir` cannot be written.
     pub fn bind(run_dir: &Path) -> anyhow::Result<(Self, Listeners)> {
         let kept = key::load(run_dir).context("read the key of the task metadata endpoint")?;
+        let told = kept.as_ref().map(|(_, port)| *port);
         let (key, wanted) = kept.map_or_else(|| (Key::new(), PORT), |(key, port)| (key, port));
         let (listeners, port) = Listeners::bind(wanted)
             .or_else(|error| {
@@ -115,6 +116,9 @@ impl Endpoints {
                 Listeners::bind(0)
             })
             .context("listen for the task metadata endpoint")?;
+        if let Some(warning) = moved(told, port) {
+            tracing::warn!("{warning}");
+        }
         key::store(run_dir, &key, port).context("keep the key of the task metadata endpoint")?;
         let key = Arc::new(key);
         Ok((Self { key, port }, listeners))
@@ -169,6 +173,15 @@ impl Endpoints {
             tokio::join!(of_tasks, of_host);
         })
     }
+}
+
+/// What an operator has to know where the port is not the one that containers were told.
+fn moved(told: Option<u16>, port: u16) -> Option<String> {
+    let told = told.filter(|told| *told != port)?;
+    Some(format!(
+        "task metadata is at port {port} of 127.0.0.1 now: somebody else has {told} (see `ss -ltnp`). Tasks in host mode that were started \
+         before ask there, and get no answer: start them anew. All others find it"
+    ))
 }
 
 impl Listeners {
@@ -449,5 +462,28 @@ impl Asked {
             .map_err(|_| Refused::Away)?;
         let sample = sampled.ok_or(Refused::NoFigures)?;
         Ok(stats::of_task(task, &sample, time::OffsetDateTime::now_utc()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_port_that_somebody_took_meanwhile_is_told_with_what_to_do() {
+        let dir = tempfile::tempdir().unwrap();
+        let (first, listeners) = Endpoints::bind(dir.path()).unwrap();
+        drop(listeners);
+        let other = TcpListener::bind((Ipv4Addr::LOCALHOST, first.port())).unwrap();
+        let (second, _listeners) = Endpoints::bind(dir.path()).unwrap();
+        assert_ne!(second.port(), first.port());
+        drop(other);
+        let warning = moved(Some(first.port()), second.port()).unwrap();
+        assert!(
+            warning.contains(&format!("somebody else has {}", first.port()))
+                && warning.contains("start them anew")
+        );
+        assert_eq!(moved(Some(7), 7), None);
+        assert_eq!(moved(None, 7), None, "nobody was told of another");
     }
 }

@@ -98,3 +98,36 @@ impl Facts {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_says_which_parts_of_subnets_it_has() {
+        let (_gpus, gpus) = watch::channel(Vec::new());
+        let mut facts = Facts {
+            boot_id: "b".into(),
+            run_id: String::new(),
+            runtime_version: String::new(),
+            cgroup_version: 2,
+            capacity: wire::Capacity::default(),
+            gpus,
+            features: Vec::new(),
+            network: Network::default(),
+            attributes: BTreeMap::new(),
+        };
+        let subnet: SubnetId = "subnet-0000000000000000a".parse().unwrap();
+        let part: Range = "10.64.3.0/24".parse::<ipnet::Ipv4Net>().unwrap().into();
+        let status = NodeStatus {
+            parts: BTreeMap::from([(subnet.clone(), part)]),
+            ..NodeStatus::default()
+        };
+        let hello = facts.hello(&"a".repeat(32).parse().unwrap(), &status, (None, None));
+        let expected = wire::HeldRange {
+            subnet_id: subnet.to_string(),
+            ipv4_range: "10.64.3.0/24".into(),
+        };
+        assert_eq!(hello.held_ranges, [expected]);
+    }
+}
