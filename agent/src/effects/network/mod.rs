@@ -32,6 +32,7 @@ mod routes;
 mod threads;
 mod veth;
 mod vlan;
+mod watch;
 
 use std::{
     collections::BTreeSet,

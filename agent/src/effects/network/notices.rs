@@ -46,6 +46,24 @@ pub(super) struct Noticed {
 }
 
 impl Noticed {
+    /// As if it had been noticed together.
+    pub(super) fn add(&mut self, more: Self) {
+        self.links |= more.links;
+        self.tables |= more.tables;
+        self.tables_lost |= more.tables_lost;
+        for writer in more.writers {
+            if self.writers.len() < WRITERS_MAX {
+                self.writers.insert(writer);
+            } else {
+                self.tables_lost = true;
+            }
+        }
+    }
+
+    pub(super) fn is_of_tables(&self) -> bool {
+        self.tables || self.tables_lost || !self.writers.is_empty()
+    }
+
     fn is_nothing(&self) -> bool {
         *self == Self::default()
     }

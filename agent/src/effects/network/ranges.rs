@@ -86,9 +86,9 @@ impl Network {
         if ranges.routed.iter().any(|range| range.ipv6().is_some()) {
             self.enable_ipv6()?;
         }
-        let before = self.reserve(&ranges, &routes);
+        self.reserve(&ranges, &routes);
         self.firewall.set_ranges(ranges).await?;
-        self.lead(&seen, routes, before).await?;
+        self.lead(&seen, routes).await?;
         Ok(applied)
     }
 
@@ -210,53 +210,54 @@ impl Network {
         Ok((applied, routes))
     }
 
-    /// From here on tasks may be given these, and the audit knows these routes. Returns those that were before.
-    fn reserve(&self, ranges: &Ranges, routes: &BTreeSet<RangeRoute>) -> BTreeSet<RangeRoute> {
+    /// From here on tasks may be given these, and the audit knows these routes.
+    fn reserve(&self, ranges: &Ranges, routes: &BTreeSet<RangeRoute>) {
         let mut known = self.known();
         known.ranges.clone_from(&ranges.routed);
         known.lans.clone_from(&ranges.lans);
         known.kept.clone_from(&ranges.kept);
-        std::mem::replace(&mut known.routes, routes.clone())
+        known.routes.clone_from(routes);
     }
 
-    /// Takes away what leads elsewhere than it should, and adds what is missing; `before` was there at the look before.
-    async fn lead(
-        &self,
-        seen: &Seen,
-        wanted: BTreeSet<RangeRoute>,
-        before: BTreeSet<RangeRoute>,
-    ) -> Result<(), NetworkError> {
+    /// Takes away what leads elsewhere than it should, and adds what is missing. One that is refused keeps no other.
+    async fn lead(&self, seen: &Seen, wanted: BTreeSet<RangeRoute>) -> Result<(), NetworkError> {
         let metric = self.names.group();
         let ours = seen.routes.iter().filter(|route| route.is_ours(metric));
         let there: BTreeSet<RangeRoute> = ours.filter_map(Route::of_range).collect();
         let gone: Vec<RangeRoute> = there.difference(&wanted).cloned().collect();
         let fresh: Vec<RangeRoute> = wanted.difference(&there).cloned().collect();
-        if gone.is_empty() && fresh.is_empty() {
-            return Ok(());
-        }
+        let led = std::mem::take(&mut self.known().led);
         let taken: Vec<String> = fresh
             .iter()
-            .filter(|route| before.contains(route))
+            .filter(|route| led.contains(route))
             .map(RangeRoute::describe)
             .collect();
+        if gone.is_empty() && fresh.is_empty() {
+            self.known().led = wanted;
+            return Ok(());
+        }
         let lead = move || {
             let netlink = async |host: &Netlink| {
+                let mut result = Ok(());
                 for route in &gone {
-                    host.delete_range_route(route, metric).await?;
+                    result = result.and(host.delete_range_route(route, metric).await);
                 }
                 for route in &fresh {
-                    host.add_range_route(route, metric).await?;
+                    result = result.and(host.add_range_route(route, metric).await);
                 }
-                Ok(())
+                result
             };
             block_on(async { Socket::open()?.with("lead to", "other nodes", netlink).await })
         };
         self.threads.run("lead to", "other nodes", (), lead).await?;
-        for route in taken {
-            METRICS.network_repaired(NetworkRepair::Route);
+        self.known().led = wanted;
+        if let Some(first) = taken.first() {
+            taken
+                .iter()
+                .for_each(|_| METRICS.network_repaired(NetworkRepair::Route));
             warn!(
-                route,
-                "somebody removed a route of the cluster's network; it is there again"
+                routes = taken.len(),
+                first, "routes of the cluster's network were gone; they are there again"
             );
         }
         Ok(())
@@ -271,6 +272,8 @@ pub(super) struct Known {
     pub(super) lans: BTreeSet<Ipv4Net>,
     pub(super) kept: Vec<IpAddr>,
     pub(super) routes: BTreeSet<RangeRoute>,
+    /// Those that were there after the last look.
+    pub(super) led: BTreeSet<RangeRoute>,
 }
 
 impl Known {

@@ -1,12 +1,10 @@
-//! Owns the repair of what others did to the tasks' links, routes and addresses, and to the instance's table. Looks when
-//! the kernel says that something was changed, and costs nothing while nothing is. Never touches what is not this
-//! instance's, and never makes a namespace: processes of the task would be left in the one that is gone.
+//! Owns the repair of what others did to the tasks' links, routes and addresses. Never touches what is not this instance's, and
+//! never makes a namespace: processes of the task would be left in the one that is gone.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::{IpAddr, Ipv4Addr},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
 };
 
 use berth_agent_core::{
@@ -14,18 +12,15 @@ use berth_agent_core::{
     lan::{Lan, LanLink},
 };
 use futures_util::{StreamExt as _, stream};
-use tokio::time::{Instant, sleep, sleep_until};
 use tracing::{debug, error, warn};
 
 use super::{
     GATEWAY_IPV6, Names, Network, NetworkError,
     attach::is_of,
-    firewall::{is_own_run, let_through},
     lan::uplink_of,
     names::Owner,
     netlink::{HostRoute, Link, Netlink, Socket},
     netns,
-    notices::{Noticed, Notices},
     threads::block_on,
 };
 use crate::{
@@ -34,18 +29,51 @@ use crate::{
     sys::Chain,
 };
 
-/// From a notice to the look: what is done in several steps is seen as one.
-const SETTLE: Duration = Duration::from_millis(300);
-/// Between two looks, whatever happens: one costs some 20 µs per link of the host.
-const PAUSE: Duration = Duration::from_secs(1);
-/// After a repair that did not succeed.
-const RETRY: Duration = Duration::from_secs(5);
+/// Which failure to repair a task is said, once: the first may be on the task's way up or down.
+const TELL_AT: u32 = 2;
+/// How often a task that something else is under way for is looked at again soon.
+const BUSY_MAX: u32 = 10;
 
 /// Tasks at a time: enough that one that takes long keeps nobody waiting, and threads are left for starts.
 const TASKS_AT_ONCE: usize = 4;
 
-/// Which failure to repair a task is said, once.
-const TELL_AT: u32 = 2;
+/// What became of a look at all tasks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Repaired {
+    All,
+    /// Something else was under way for one that was not as it should be.
+    Busy,
+    NotAll,
+}
+
+/// Those that could not be repaired so far, and how often.
+#[derive(Debug, Default)]
+pub(super) struct Failing(BTreeMap<Owner, u32>);
+
+impl Failing {
+    /// Of those that are amiss the ones to be repaired now, and how many are left: who may fail again, for seconds, waits for who may
+    /// not, and takes turns.
+    fn choose(&mut self, amiss: BTreeSet<Owner>) -> (Vec<Owner>, usize) {
+        self.0.retain(|task, _| amiss.contains(task));
+        let (mut again, mut due): (Vec<_>, Vec<_>) =
+            amiss.into_iter().partition(|task| self.0.contains_key(task));
+        again.sort_by_key(|task| self.0.get(task));
+        let left = again.len().saturating_sub(TASKS_AT_ONCE);
+        again.truncate(TASKS_AT_ONCE);
+        due.extend(again);
+        (due, left)
+    }
+
+    fn count(&mut self, task: &Owner) -> u32 {
+        let times = self.0.entry(task.clone()).or_default();
+        *times += 1;
+        *times
+    }
+
+    fn forget(&mut self, task: &Owner) {
+        self.0.remove(task);
+    }
+}
 
 /// What a task has of the network.
 #[derive(Clone, Debug)]
@@ -217,89 +245,6 @@ impl Network {
             .put(owner.into(), Attachment::on_lan(address, lan));
     }
 
-    /// Repairs what others change, from now on: what they changed before is found at the first look. Cancel-safe.
-    pub async fn keep_repaired(&self) {
-        loop {
-            if let Err(error) = self.watch().await {
-                warn!(error = %Chain(&error), "cannot listen to changes of the network; trying again");
-            }
-            sleep(RETRY).await;
-        }
-    }
-
-    async fn watch(&self) -> Result<(), NetworkError> {
-        let mut listening = self.notices.lock().await;
-        let mut noticed = Noticed {
-            links: true,
-            // What came while nobody listened is not known.
-            tables_lost: listening.is_none(),
-            ..Noticed::default()
-        };
-        // Given back when this is cancelled, and not after an error.
-        let notices = match listening.take() {
-            Some(notices) => notices,
-            None => Notices::open(self.names.table())?,
-        };
-        let notices = listening.insert(notices);
-        let watched = self.watch_with(notices, &mut noticed).await;
-        *listening = None;
-        watched
-    }
-
-    async fn watch_with(&self, notices: &mut Notices, noticed: &mut Noticed) -> Result<(), NetworkError> {
-        let mut failing = BTreeMap::new();
-        loop {
-            // First what all tasks have, and what waits for none of them.
-            let table = self.repair_table(noticed).await;
-            let links = !noticed.links || self.repair_tasks(&mut failing).await;
-            let again = (!links || !table).then(|| Instant::now() + RETRY);
-            sleep(PAUSE).await;
-            tokio::select! {
-                heard = notices.wait() => heard?,
-                () = at(again) => {}
-            }
-            sleep(SETTLE).await;
-            *noticed = notices.take()?;
-            noticed.links |= !links;
-            noticed.tables_lost |= !table;
-        }
-    }
-
-    /// Puts the instance's table in place where somebody else changed it. False: that could not be done.
-    async fn repair_table(&self, noticed: &Noticed) -> bool {
-        // The kernel itself has port 0.
-        let others = |port: &&u32| **port != 0 && !is_own_run(**port);
-        let changed = noticed.writers.iter().any(|port| others(&port));
-        if changed || noticed.tables_lost {
-            let applied = self.firewall.apply().await;
-            let problem = applied.as_ref().err().map(|error| Chain(error).to_string());
-            let is_news = self.firewall.note(problem);
-            if let Err(error) = applied {
-                match is_news {
-                    true => {
-                        error!(error = %Chain(&error), "cannot put the nftables table in place; trying until it can be");
-                    }
-                    false => debug!("the nftables table cannot be put in place yet"),
-                }
-                return false;
-            }
-            if changed || is_news {
-                METRICS.network_repaired(NetworkRepair::Table);
-                warn!(
-                    table = self.names.table(),
-                    "somebody changed the nftables table; it is as it was again"
-                );
-            }
-        }
-        if (noticed.tables || noticed.tables_lost)
-            && self.pass_other_firewalls
-            && let Err(error) = let_through(&self.names, self.has_ipv6()).await
-        {
-            warn!(error = %Chain(&error), "cannot have another firewall let tasks through");
-        }
-        true
-    }
-
     async fn look_at_tasks(&self) -> Result<Seen, NetworkError> {
         let names = self.names.clone();
         let look = move || {
@@ -316,18 +261,17 @@ impl Network {
         Ok(())
     }
 
-    /// Repairs every task whose links are not as they were made. False: one could not be. `failing`: those that could not be
-    /// repaired before, with how often; the first time may be on the task's way up or down.
-    async fn repair_tasks(&self, failing: &mut BTreeMap<Owner, u32>) -> bool {
+    /// Repairs every task whose links are not as they were made: first those that could be so far.
+    pub(super) async fn repair_tasks(&self, failing: &mut Failing) -> Repaired {
         let seen = match self.look_at_tasks().await {
             Ok(seen) => seen,
             Err(error) => {
                 debug!(error = %Chain(&error), "cannot look at the tasks' links");
-                return false;
+                return Repaired::NotAll;
             }
         };
         self.mtu.learn(seen.uplink_mtu);
-        let attached: Vec<_> = self
+        let amiss: BTreeSet<Owner> = self
             .attachments
             .lock()
             .iter()
@@ -337,33 +281,42 @@ impl Network {
             })
             .map(|(task, _)| task.clone())
             .collect();
-        failing.retain(|task, _| attached.contains(task));
-        let mut whole = true;
-        let repairs = attached.into_iter().map(async |task| {
+        let (due, left) = failing.choose(amiss);
+        let mut outcome = match left {
+            0 => Repaired::All,
+            _ => Repaired::NotAll,
+        };
+        let repairs = due.into_iter().map(async |task| {
             let repaired = self.repair_task(&task).await;
             (task, repaired)
         });
         let mut repairs = stream::iter(repairs).buffer_unordered(TASKS_AT_ONCE);
         while let Some((task, repaired)) = repairs.next().await {
             match repaired {
-                Ok(None) => whole = false,
-                Ok(Some(what)) if what.is_empty() => {}
+                Ok(None) => {
+                    let times = failing.count(&task);
+                    outcome = outcome.max(if times < BUSY_MAX {
+                        Repaired::Busy
+                    } else {
+                        Repaired::NotAll
+                    });
+                }
                 Ok(Some(what)) => {
-                    failing.remove(&task);
-                    what.iter().for_each(|what| METRICS.network_repaired(*what));
-                    warn!(task = %task.task, ?what, "somebody changed the task's network; it is as it was again");
+                    failing.forget(&task);
+                    if !what.is_empty() {
+                        what.iter().for_each(|what| METRICS.network_repaired(*what));
+                        warn!(task = %task.task, ?what, "somebody changed the task's network; it is as it was again");
+                    }
                 }
                 Err(error) => {
-                    whole = false;
-                    let times = failing.entry(task.clone()).or_default();
-                    *times += 1;
-                    if *times == TELL_AT {
+                    outcome = Repaired::NotAll;
+                    if failing.count(&task) == TELL_AT {
                         error!(task = %task.task, error = %Chain(&error), "somebody changed the task's network, and it cannot be repaired; trying again");
                     }
                 }
             }
         }
-        whole
+        outcome
     }
 
     /// What was amiss and is repaired. None: something else is under way for the task, which may be that very repair.
@@ -417,17 +370,11 @@ impl Network {
             })
         };
         let (what, _lock) = threads.run("repair", &of.file_name(), lock, repair).await?;
-        if what.contains(&NetworkRepair::Link) && self.firewall.publishes(&of.task).await {
+        // Whatever was amiss, its link may have been made anew for it.
+        if !what.is_empty() && self.firewall.publishes(&of.task).await {
             self.let_localhost_through(&of)?;
         }
         Ok(Some(what))
-    }
-}
-
-async fn at(time: Option<Instant>) {
-    match time {
-        Some(time) => sleep_until(time).await,
-        None => std::future::pending().await,
     }
 }
 
@@ -486,6 +433,27 @@ mod tests {
         assert_eq!(amiss(|seen| seen.routes.truncate(1)), [Route]);
         assert_eq!(amiss(|seen| seen.endpoints.clear()), [AddressGone]);
         assert_eq!(amiss(|seen| seen.gateways.clear()), [AddressGone]);
+    }
+
+    #[test]
+    fn who_fails_again_comes_after_who_may_not_and_takes_turns() {
+        let task = |n: u32| Owner::from(&format!("{n:032x}").parse().unwrap());
+        let mut failing = Failing::default();
+        for n in 1..=6 {
+            assert_eq!(failing.count(&task(n)), 1);
+        }
+        let amiss = || (1..=8).map(task).collect::<BTreeSet<_>>();
+        let (due, left) = failing.choose(amiss());
+        assert_eq!((due, left), ([7, 8, 1, 2, 3, 4].map(task).to_vec(), 2));
+        for n in 1..=4 {
+            assert_eq!(failing.count(&task(n)), 2);
+        }
+        assert_eq!(failing.choose(amiss()).0[..4], [7, 8, 5, 6].map(task));
+        failing.forget(&task(5));
+        assert_eq!(failing.choose(amiss()).0[..3], [5, 7, 8].map(task));
+        // What is as it should be again is forgotten.
+        assert_eq!(failing.choose(BTreeSet::new()), (vec![], 0));
+        assert_eq!(failing.count(&task(1)), 1);
     }
 
     #[test]
