@@ -11,6 +11,7 @@ mod restart;
 use std::net::Ipv4Addr;
 
 use super::*;
+
 use crate::{
     container::{Container, Life, OOM_REASON},
     desired::{
@@ -18,7 +19,7 @@ use crate::{
         Protocol, TaskSpec,
     },
     effect::{Effect, SignalKind},
-    event::{Exit, Failure},
+    event::{Exit, Failure, Restarted},
     ids::{Attempt, ContainerId},
     image::{ImageConfig, ResolvedImage},
     report::Status,

@@ -21,16 +21,12 @@ use netlink_packet_route::{
         AfSpecInet, AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InetDevConf, InfoData, InfoKind, InfoVeth,
         LinkAttribute, LinkFlags, LinkInfo, LinkMessage, Stats64,
     },
-    route::{RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType},
 };
 use rtnetlink::{Handle, LinkMessageBuilder, LinkUnspec, LinkVeth, proto::Connection};
 
 pub(super) use self::carrier::Carrier;
-use super::{
-    error::NetworkError,
-    names::Mac,
-    routes::{Gateway, RangeRoute, Route, ip_address, route_address},
-};
+pub(super) use self::route::HostRoute;
+use super::{error::NetworkError, names::Mac};
 
 /// A socket in the namespace of the thread that opened it.
 pub(super) struct Socket {

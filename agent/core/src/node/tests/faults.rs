@@ -1,7 +1,6 @@
 //! What must hold when clocks, records, starts and control planes go wrong.
 
 use super::*;
-use crate::event::Restarted;
 use crate::ledger::HostObject;
 
 pub(super) fn refused(task: &TaskId, stop: bool) -> crate::event::Refused {

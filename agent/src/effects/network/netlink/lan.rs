@@ -16,7 +16,7 @@ use netlink_packet_route::{
 };
 use rtnetlink::{LinkMacVlan, LinkUnspec, LinkVlan, RouteMessageBuilder};
 
-use super::{Link, Netlink, direct_route, errno, failed};
+use super::{Link, Netlink, errno, failed, route::direct_route};
 use crate::effects::network::{error::NetworkError, interfaces::LinkAddress, names::Mac, netns::Entered};
 
 impl Netlink {

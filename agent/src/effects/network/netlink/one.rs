@@ -11,7 +11,7 @@ use netlink_packet_route::{
 use rtnetlink::sys::AsyncSocket;
 
 use super::{
-    super::error::NetworkError, FAMILIES, HostRoute, Link, Netlink, Socket, listed, parse_host_route,
+    super::error::NetworkError, FAMILIES, HostRoute, Link, Netlink, Socket, listed, route::parse_host_route,
 };
 
 impl Socket {

@@ -198,7 +198,7 @@ impl Netlink {
 }
 
 /// `address` is reached through the link without a gateway.
-fn direct_route(link: &Link, address: IpAddr) -> RouteMessage {
+pub(super) fn direct_route(link: &Link, address: IpAddr) -> RouteMessage {
     let mut route = RouteMessage::default();
     route.header = RouteHeader {
         address_family: family(address),
