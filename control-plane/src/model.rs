@@ -340,6 +340,9 @@ pub struct TaskName {
     pub ipv4_address: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ipv6_address: Option<String>,
+    /// They are its node's.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub of_node: bool,
 }
 
 /// A range of which nodes of one cluster have parts.

@@ -175,9 +175,15 @@ fn fetch(cluster: &Cluster, pid: i32, url: &str) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
+/// Where the node says that it is.
+const NODE: &str = "198.51.100.7";
+
 fn asking(upstream: &Upstream) -> Options {
     Options {
-        agent_config: format!("[dns]\nservers = [\"{}\"]\n", upstream.address),
+        agent_config: format!(
+            "[dns]\nservers = [\"{}\"]\n[network]\nnode_address = \"{NODE}\"\n",
+            upstream.address
+        ),
         ..Options::default()
     }
 }
@@ -277,7 +283,27 @@ async fn tasks_find_each_other_by_name_and_all_others_by_the_servers_that_are_se
         result(&ask(seen["bridged"].pid, "host.example.", RecordType::A)),
         other
     );
-    cluster.stop(&bridged).await;
+    // Their task is at its node's address, as one on the host's network is. Whose that is nobody can say.
+    let on_host = cluster
+        .running("sleep 3600", |d| d["networkMode"] = json!("host"))
+        .await;
+    let node = (ResponseCode::NoError, vec![NODE.parse().unwrap()]);
+    for task in [&bridged, &on_host] {
+        let name = name_of(task);
+        let told = async || (result(&ask(*pid, &name, RecordType::A)) == node).then_some(());
+        cluster.until("the name of a task at its node", LIMIT, told).await;
+    }
+    let arpa = Name::from(NODE.parse::<Ipv4Addr>().unwrap()).to_string();
+    assert_eq!(
+        result(&ask(*pid, &arpa, RecordType::PTR)).1,
+        vec![] as Vec<IpAddr>
+    );
+    for task in [&bridged, &on_host] {
+        cluster.stop(task).await;
+        let gone = nothing(ResponseCode::NXDomain);
+        let forgotten = async || (result(&ask(*pid, &name_of(task), RecordType::A)) == gone).then_some(());
+        cluster.until("the name to be gone", LIMIT, forgotten).await;
+    }
 
     cluster.stop(&web).await;
     assert_eq!(
@@ -315,6 +341,7 @@ async fn names_are_known_while_the_control_plane_is_away_also_to_the_next_agent(
     let record = TaskName {
         ipv4_address: Some(elsewhere.into()),
         ipv6_address: None,
+        of_node: false,
     };
     let store = cluster.store();
     let change = async |operation| {

@@ -23,6 +23,7 @@ pub fn names(message: wire::TaskNames) -> Result<NamesChange, Refusal> {
         let addresses = Addresses {
             ipv4: address("names.ipv4_address", &name.ipv4_address)?,
             ipv6: address("names.ipv6_address", &name.ipv6_address)?,
+            of_node: name.of_node,
         };
         Ok((key(&name.task_id)?, addresses))
     });
@@ -63,6 +64,7 @@ mod tests {
                 task_id: id.into(),
                 ipv4_address: ipv4.into(),
                 ipv6_address: String::new(),
+                of_node: false,
             }],
             removed_task_ids: vec![],
         }

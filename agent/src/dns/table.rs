@@ -164,7 +164,14 @@ mod tests {
 
     fn named(n: u32) -> (Key, Addresses) {
         let ipv4 = Some(Ipv4Addr::from(n));
-        (key(n), Addresses { ipv4, ipv6: None })
+        (
+            key(n),
+            Addresses {
+                ipv4,
+                of_node: n == 7,
+                ..Addresses::default()
+            },
+        )
     }
 
     fn whole(cluster: &str, tasks: impl Iterator<Item = u32>) -> NamesChange {

@@ -63,7 +63,13 @@ fn names(cluster: &str, of: &[(&str, &str)]) -> Names {
     let mut names = Names::new(cluster.into());
     for (id, address) in of {
         let ipv4 = Some(address.parse().unwrap());
-        names.insert(Key::parse(id).unwrap(), Addresses { ipv4, ipv6: None });
+        names.insert(
+            Key::parse(id).unwrap(),
+            Addresses {
+                ipv4,
+                ..Addresses::default()
+            },
+        );
     }
     names
 }
@@ -172,6 +178,7 @@ fn a_task_has_its_ipv6_address_too_and_a_name_for_it() {
     let addresses = Addresses {
         ipv4: "10.2.0.9".parse().ok(),
         ipv6: "fd00::a02:9".parse().ok(),
+        of_node: false,
     };
     told.insert(Key::parse(OTHER).unwrap(), addresses);
     let asked = |name: &str, kind, told: &Names| {
@@ -188,6 +195,48 @@ fn a_task_has_its_ipv6_address_too_and_a_name_for_it() {
     let arpa = Name::from("fd00::a02:9".parse::<Ipv6Addr>().unwrap()).to_string();
     told.remove(Key::parse(OTHER).unwrap());
     assert_eq!(asked(&arpa, RecordType::PTR, &told), None);
+}
+
+#[test]
+fn a_task_at_its_node_is_where_that_is_said_to_be_and_nobodys_name_is_found_there() {
+    let there = |of_node| {
+        let mut told = Names::new("Shop".into());
+        let addresses = Addresses {
+            ipv4: "192.0.2.7".parse().ok(),
+            ipv6: "fd00::7".parse().ok(),
+            of_node,
+        };
+        told.insert(Key::parse(OTHER).unwrap(), addresses);
+        told
+    };
+    let asker = || task(ID, "Shop", Some(ASKER));
+    let asked = |own: &[Task], told: &Names, name: &str, kind| {
+        seen(answer(own, told, &question(name, kind))).map(|(_, data)| data)
+    };
+    let name = format!("{OTHER}.shop.berth.");
+    for mode in [NetworkMode::Bridge, NetworkMode::Host] {
+        let mut own = task(OTHER, "Shop", None);
+        own.spec.network = mode;
+        // Here, on another node, and no more here.
+        let known = [asker(), own.clone()];
+        assert_eq!(
+            asked(&known, &there(true), &name, RecordType::A).unwrap(),
+            ["192.0.2.7"]
+        );
+        assert_eq!(
+            asked(&[asker()], &there(true), &name, RecordType::AAAA).unwrap(),
+            ["fd00::7"]
+        );
+        own.phase = Phase::Releasing;
+        let known = [asker(), own];
+        assert_eq!(
+            asked(&known, &there(true), &name, RecordType::A).unwrap(),
+            [""; 0]
+        );
+    }
+    let arpa = "7.2.0.192.in-addr.arpa.";
+    assert_eq!(asked(&[asker()], &there(true), arpa, RecordType::PTR), None);
+    assert!(asked(&[asker()], &there(false), arpa, RecordType::PTR).is_some());
 }
 
 #[test]
@@ -215,7 +264,7 @@ fn what_ended_here_or_was_told_of_another_cluster_is_not_there() {
         Own::of([asker()].iter()).cluster_of(Ipv6Addr::LOCALHOST.into()),
         None
     );
-    // A container of bridge mode asks from its own address, and is nowhere itself.
+    // A container of bridge mode asks from its own address, where its task is not.
     let mut bridge = task(OTHER, "Shop", None);
     bridge.spec.network = NetworkMode::Bridge;
     let container = format!("{:032x}", 1).parse().unwrap();

@@ -66,6 +66,8 @@ impl std::fmt::Display for Key {
 pub struct Addresses {
     pub ipv4: Option<Ipv4Addr>,
     pub ipv6: Option<Ipv6Addr>,
+    /// They are its node's: nobody's name is asked for there.
+    pub of_node: bool,
 }
 
 impl Addresses {
@@ -80,8 +82,16 @@ impl Addresses {
 pub struct Own {
     /// Clusters of those who may ask, by the address they ask from.
     askers: BTreeMap<Ipv4Addr, String>,
-    /// Every task the node knows, and whether it is reached anywhere.
-    tasks: BTreeMap<Key, Option<Address>>,
+    /// Every task the node knows, and where it is reached.
+    tasks: BTreeMap<Key, Place>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Place {
+    Nowhere,
+    At(Address),
+    /// At this node, whose address for others the control plane tells.
+    Node,
 }
 
 impl Own {
@@ -95,11 +105,16 @@ impl Own {
             if let Some(address) = address {
                 own.askers.insert(address.ipv4, task.spec.cluster.clone());
             }
-            // Containers of bridge mode: they ask, and have no name.
+            // Containers of bridge mode ask, each by itself.
             for address in task.container_addresses.values().filter(|_| lives) {
                 own.askers.insert(address.ipv4, task.spec.cluster.clone());
             }
-            own.tasks.insert(Key::from(&task.spec.id), address);
+            let place = match task.spec.network {
+                NetworkMode::Awsvpc => address.map_or(Place::Nowhere, Place::At),
+                NetworkMode::Bridge | NetworkMode::Host if lives => Place::Node,
+                NetworkMode::Bridge | NetworkMode::Host | NetworkMode::None => Place::Nowhere,
+            };
+            own.tasks.insert(Key::from(&task.spec.id), place);
         }
         own
     }
@@ -116,8 +131,8 @@ impl Own {
     /// The task that has an address.
     fn has(&self, address: IpAddr) -> Option<(Key, Address)> {
         let mut all = self.tasks.iter();
-        all.find_map(|(key, own)| {
-            let own = (*own)?;
+        all.find_map(|(key, place)| {
+            let Place::At(own) = *place else { return None };
             let same = address == own.ipv4 || own.ipv6.is_some_and(|ipv6| address == ipv6);
             same.then_some((*key, own))
         })
@@ -164,7 +179,7 @@ impl Names {
     pub(super) fn insert(&mut self, key: Key, addresses: Addresses) {
         self.remove(key);
         self.of.insert(key, addresses);
-        for address in addresses.iter() {
+        for address in addresses.iter().filter(|_| !addresses.of_node) {
             self.reverse.insert(address, key);
         }
     }
@@ -229,15 +244,16 @@ impl Zone<'_> {
     fn find(&self, label: &[u8]) -> Option<Addresses> {
         let key = Key::parse(std::str::from_utf8(label).ok()?)?;
         match self.own.tasks.get(&key) {
-            Some(None) => None,
-            Some(Some(address)) => {
+            Some(Place::Nowhere) => None,
+            Some(Place::At(address)) => {
                 let of_asker = self.own.cluster_of(address.ipv4.into()) == Some(self.cluster);
                 of_asker.then_some(Addresses {
                     ipv4: Some(address.ipv4),
                     ipv6: address.ipv6,
+                    of_node: false,
                 })
             }
-            None => self.told().and_then(|names| names.get(key)),
+            Some(Place::Node) | None => self.told().and_then(|names| names.get(key)),
         }
     }
 

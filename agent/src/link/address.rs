@@ -11,11 +11,32 @@ const ANYWHERE: (Ipv4Addr, u16) = (Ipv4Addr::new(192, 0, 2, 1), 9);
 /// Likewise (RFC 3849).
 const ANYWHERE_IPV6: (Ipv6Addr, u16) = (Ipv6Addr::new(0x2001, 0x0db8, 0, 0, 0, 0, 0, 1), 9);
 
-/// Where other nodes reach this one, if they are to. `control_plane` is host and port.
-pub(super) fn node_address(network: &Network, control_plane: &[SocketAddr]) -> Option<Ipv4Addr> {
-    if network.between == Between::None {
-        return None;
+/// Where this host is reached.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct HostAddresses {
+    pub(super) ipv4: Option<Ipv4Addr>,
+    pub(super) ipv6: Option<Ipv6Addr>,
+}
+
+impl HostAddresses {
+    /// `control_plane`: where that is, for the host's address towards it.
+    pub(super) fn of(network: &Network, control_plane: &[SocketAddr]) -> Self {
+        Self {
+            ipv4: ipv4_address(network, control_plane),
+            ipv6: ipv6_address(network, control_plane),
+        }
     }
+
+    /// Where other nodes reach addresses of this one's tasks, if they are to.
+    pub(super) fn between_nodes(self, network: &Network) -> Self {
+        match network.between {
+            Between::None => Self::default(),
+            Between::Routes => self,
+        }
+    }
+}
+
+fn ipv4_address(network: &Network, control_plane: &[SocketAddr]) -> Option<Ipv4Addr> {
     let ipv4 = |address| match address {
         IpAddr::V4(address) => Some(address).filter(|address| !address.is_loopback()),
         IpAddr::V6(_) => None,
@@ -27,11 +48,8 @@ pub(super) fn node_address(network: &Network, control_plane: &[SocketAddr]) -> O
         .or_else(|| towards(ANYWHERE.into()))
 }
 
-/// Likewise its IPv6 address: not one that is a link's alone, nor one that the host has for a day (RFC 8981) where it has another.
-pub fn node_ipv6_address(network: &Network, control_plane: &[SocketAddr]) -> Option<Ipv6Addr> {
-    if network.between == Between::None {
-        return None;
-    }
+/// Not one that is a link's alone, nor one that the host has for a day (RFC 8981) where it has another.
+pub fn ipv6_address(network: &Network, control_plane: &[SocketAddr]) -> Option<Ipv6Addr> {
     let ipv6 = |address| match address {
         IpAddr::V4(_) => None,
         IpAddr::V6(address) => {
@@ -86,20 +104,23 @@ mod tests {
     fn an_address_is_the_configured_one_and_never_loopback() {
         let near = resolve("https://127.0.0.1:7071/");
         assert_eq!(near, ["127.0.0.1:7071".parse().unwrap()]);
-        let none = Network::default();
-        assert_eq!(node_address(&none, &near), None);
-        let mut routes = Network {
-            between: Between::Routes,
-            ..none
-        };
-        assert!(node_address(&routes, &near).is_none_or(|address| !address.is_loopback()));
-        routes.node_address = Some(Ipv4Addr::new(198, 51, 100, 7));
-        assert_eq!(node_address(&routes, &near), routes.node_address);
-        let near = resolve("https://[::1]:7071/");
-        let found = node_ipv6_address(&routes, &near);
+        let mut network = Network::default();
+        let found = HostAddresses::of(&network, &near).ipv4;
         assert!(found.is_none_or(|address| !address.is_loopback()));
-        routes.node_address_v6 = "fd00::7".parse().ok();
-        assert_eq!(node_ipv6_address(&routes, &near), routes.node_address_v6);
-        assert_eq!(node_ipv6_address(&Network::default(), &near), None);
+        network.node_address = Some(Ipv4Addr::new(198, 51, 100, 7));
+        assert_eq!(HostAddresses::of(&network, &near).ipv4, network.node_address);
+        let near = resolve("https://[::1]:7071/");
+        let found = HostAddresses::of(&network, &near).ipv6;
+        assert!(found.is_none_or(|address| !address.is_loopback()));
+        network.node_address_v6 = "fd00::7".parse().ok();
+        let host = HostAddresses::of(&network, &near);
+        assert_eq!(
+            (host.ipv4, host.ipv6),
+            (network.node_address, network.node_address_v6)
+        );
+        // That tasks are reached there is another thing.
+        assert_eq!(host.between_nodes(&network), HostAddresses::default());
+        network.between = Between::Routes;
+        assert_eq!(host.between_nodes(&network), host);
     }
 }

@@ -1,9 +1,6 @@
 //! Owns what the node says of itself at the start of every link.
 
-use std::{
-    collections::BTreeMap,
-    net::{Ipv4Addr, Ipv6Addr},
-};
+use std::collections::BTreeMap;
 
 use berth_agent_core::{
     addresses::Range,
@@ -12,6 +9,7 @@ use berth_agent_core::{
 use berth_proto::node::v1 as wire;
 use tokio::sync::watch;
 
+use super::address::HostAddresses;
 use crate::{
     config::Network,
     convert,
@@ -40,12 +38,11 @@ pub struct Facts {
 }
 
 impl Facts {
-    pub(super) fn hello(
-        &mut self,
-        node: &NodeId,
-        status: &NodeStatus,
-        (address, ipv6_address): (Option<Ipv4Addr>, Option<Ipv6Addr>),
-    ) -> wire::Hello {
+    pub(super) fn hello(&mut self, node: &NodeId, status: &NodeStatus, host: HostAddresses) -> wire::Hello {
+        let tasks = host.between_nodes(&self.network);
+        fn text(address: Option<impl ToString>) -> String {
+            address.map(|address| address.to_string()).unwrap_or_default()
+        }
         let known = |(id, status): (&berth_agent_core::ids::TaskId, &berth_agent_core::report::Status)| {
             wire::KnownTask {
                 task_id: id.to_string(),
@@ -70,10 +67,10 @@ impl Facts {
             last_sequence: status.last_sequence,
             sent_at_ms: now().0,
             run_id: self.run_id.clone(),
-            node_address: address.map(|address| address.to_string()).unwrap_or_default(),
-            node_ipv6_address: ipv6_address
-                .map(|address| address.to_string())
-                .unwrap_or_default(),
+            node_address: text(tasks.ipv4),
+            node_ipv6_address: text(tasks.ipv6),
+            host_address: text(host.ipv4),
+            host_ipv6_address: text(host.ipv6),
         }
     }
 
@@ -123,7 +120,11 @@ mod tests {
             parts: BTreeMap::from([(subnet.clone(), part)]),
             ..NodeStatus::default()
         };
-        let hello = facts.hello(&"a".repeat(32).parse().unwrap(), &status, (None, None));
+        let hello = facts.hello(
+            &"a".repeat(32).parse().unwrap(),
+            &status,
+            HostAddresses::default(),
+        );
         let expected = wire::HeldRange {
             subnet_id: subnet.to_string(),
             ipv4_range: "10.64.3.0/24".into(),

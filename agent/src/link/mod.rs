@@ -36,7 +36,7 @@ use crate::{
     sys::Chain,
     telemetry::Sampler,
 };
-pub use address::node_ipv6_address;
+pub use address::ipv6_address;
 pub use hello::Facts;
 use state::Pace;
 pub use state::{LinkPhase, LinkState};

@@ -17,7 +17,13 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Streaming, transport::Channel};
 
-use super::{Connection, Link, LinkError, LinkState, address, bulk, parts::Parts, pulls, usage};
+use super::{
+    Connection, Link, LinkError, LinkState,
+    address::{self, HostAddresses},
+    bulk,
+    parts::Parts,
+    pulls, usage,
+};
 use crate::{
     convert,
     driver::{now, send},
@@ -54,12 +60,9 @@ pub(super) async fn run(link: &mut Link, stop: &CancellationToken) -> Result<(),
     // A name may take time to resolve.
     let resolved = tokio::task::spawn_blocking(move || address::resolve(&url)).await;
     let (network, resolved) = (&link.facts.network, resolved.unwrap_or_default());
-    let node_addresses = (
-        address::node_address(network, &resolved),
-        address::node_ipv6_address(network, &resolved),
-    );
+    let addresses = HostAddresses::of(network, &resolved);
     let status = link.status.borrow_and_update().clone();
-    let hello = link.facts.hello(&link.target.node, &status, node_addresses);
+    let hello = link.facts.hello(&link.target.node, &status, addresses);
     post(&out, Out::Hello(hello)).await?;
     let open = async {
         let refused = |source| LinkError::Refused {

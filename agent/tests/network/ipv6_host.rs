@@ -11,7 +11,7 @@ use std::{
 use berth_agent::{
     config::{Between, Network as Settings},
     effects::network::{Network, NetworkConfig},
-    link::node_ipv6_address,
+    link::ipv6_address,
 };
 use berth_agent_core::network::WantedNetwork;
 use nix::sys::socket::{
@@ -162,7 +162,7 @@ fn other_nodes_are_told_an_address_that_stays() {
             between: Between::Routes,
             ..Settings::default()
         };
-        assert_eq!(node_ipv6_address(&settings, &[there]), Some(HOST6));
+        assert_eq!(ipv6_address(&settings, &[there]), Some(HOST6));
     });
 }
 

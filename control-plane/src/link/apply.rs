@@ -13,7 +13,8 @@ use self::pins::Pins;
 use super::{
     dispatch::desired_prefix,
     map::{self, Progress},
-    names, now,
+    names::{self, Host},
+    now,
     records::{ATTEMPTS_MAX, back_off, node_key},
 };
 use crate::{
@@ -60,6 +61,7 @@ pub(super) struct Applier {
     applied: u64,
     /// The compare that makes "once" true, whoever else serves this node.
     unchanged: Compare,
+    host: Host,
     noted: BTreeSet<String>,
 }
 
@@ -73,13 +75,15 @@ struct Batch {
 }
 
 impl Applier {
-    pub(super) async fn load(store: SharedStore, peer: Peer) -> Result<Self, ApplyError> {
+    /// `host`: where the node is reached.
+    pub(super) async fn load(store: SharedStore, peer: Peer, host: Host) -> Result<Self, ApplyError> {
         let unchanged = Compare::Missing(applied_key(&peer));
         let mut applier = Self {
             store,
             peer,
             applied: 0,
             unchanged,
+            host,
             noted: BTreeSet::new(),
         };
         applier.reload().await?;
@@ -217,7 +221,7 @@ impl Applier {
         let (compare, operations) = (&mut batch.transaction.compare, &mut batch.transaction.operations);
         compare.push(task.unchanged());
         operations.push(typed::put_json(task.key.clone(), &task.value)?);
-        operations.extend(names::operation(&task.value, progress.addressed)?);
+        operations.extend(names::operation(&task.value, progress, &self.host)?);
         let desired_key = format!("{}{}", desired_prefix(&self.peer.node_id), task.value.id);
         if progress.stopped {
             operations.push(Operation::Delete { key: desired_key });

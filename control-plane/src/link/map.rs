@@ -18,6 +18,7 @@ const BINDINGS_MAX: usize = 100;
 const AHEAD_MS_MAX: Millis = 24 * 3_600_000;
 
 pub(super) const STOPPED: &str = "STOPPED";
+pub(super) const RUNNING: &str = "RUNNING";
 
 /// What a report did to a record.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -30,6 +31,8 @@ pub(super) struct Progress {
     pub(super) stopped: bool,
     /// It has an address, or another than before.
     pub(super) addressed: bool,
+    /// It runs, and did not before.
+    pub(super) runs: bool,
     /// A container that may decide what its revision runs has resolved its image.
     pub(super) resolved: bool,
 }
@@ -42,6 +45,7 @@ impl Progress {
             ends_by_itself: self.ends_by_itself || other.ends_by_itself,
             stopped: self.stopped || other.stopped,
             addressed: self.addressed || other.addressed,
+            runs: self.runs || other.runs,
             resolved: self.resolved || other.resolved,
         }
     }
@@ -58,7 +62,7 @@ fn ecs_status(status: i32) -> Result<(TaskStatus, &'static str), UnknownStatus> 
     let name = match known {
         TaskStatus::Unspecified => return Err(UnknownStatus(status)),
         TaskStatus::Pending => "PENDING",
-        TaskStatus::Running => "RUNNING",
+        TaskStatus::Running => RUNNING,
         TaskStatus::Stopping => "STOPPING",
         TaskStatus::Deprovisioning => "DEPROVISIONING",
         TaskStatus::Stopped => STOPPED,
@@ -87,6 +91,7 @@ pub(super) fn fold(task: &mut Task, state: &TaskState, now: Millis) -> Result<Pr
     if task.last_status == STOPPED {
         return Ok(Progress::default());
     }
+    let runs = status == TaskStatus::Running && task.last_status != RUNNING;
     let mut seen = Seen::default();
     seen.set(&mut task.last_status, name.to_owned());
     for (container, status) in containers {
@@ -146,6 +151,7 @@ pub(super) fn fold(task: &mut Task, state: &TaskState, now: Millis) -> Result<Pr
         ends_by_itself,
         stopped: status == TaskStatus::Stopped,
         addressed,
+        runs,
         resolved: seen.resolved,
     })
 }

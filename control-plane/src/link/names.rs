@@ -1,19 +1,22 @@
 //! Owns what nodes are told of where the tasks of their cluster are reached: all of it, then every change, in the order of
 //! the store. A name is there as long as a task has an address and its node has not said that it is stopped; it changes in the
-//! same transaction as the task's record.
+//! same transaction as the task's record. A task without an address of its own, of mode bridge or host, has its node's as long as
+//! it runs.
 
 use std::collections::BTreeSet;
 
-use berth_proto::node::v1::{NAMES_MAX, TaskName, TaskNames};
+use berth_proto::node::v1::{Hello, NAMES_MAX, TaskName, TaskNames};
 use futures_util::FutureExt as _;
 
-use super::map::STOPPED;
+use super::map::{Progress, RUNNING, STOPPED};
 use crate::{
-    model::{self, Task, keys},
+    model::{self, Node, Task, keys},
+    pki::Peer,
     store::{
         Change, Operation, PAGE_ENTRIES_MAX, SharedStore, Store, StoreError, Transaction, Watch,
         typed::{self, RecordError},
     },
+    subnets,
 };
 
 /// How often all of them are read again because the history was compacted meanwhile.
@@ -21,23 +24,88 @@ const ATTEMPTS_MAX: u32 = 5;
 /// Revisions told as one message, where they come faster than they are sent.
 const REVISIONS_MAX: usize = 256;
 
+/// Where a node is reached, as it says.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Host {
+    ipv4: Option<String>,
+    ipv6: Option<String>,
+}
+
+impl Host {
+    /// What is no address of a host's is none.
+    pub(super) fn of(hello: &Hello) -> Self {
+        let ipv4 = subnets::node_address(&hello.host_address);
+        let ipv6 = subnets::node_ipv6_address(&hello.host_ipv6_address);
+        Self {
+            ipv4: ipv4.map(|address| address.to_string()),
+            ipv6: ipv6.map(|address| address.to_string()),
+        }
+    }
+
+    fn record(&self) -> Option<model::TaskName> {
+        let is_known = self.ipv4.is_some() || self.ipv6.is_some();
+        is_known.then(|| model::TaskName {
+            ipv4_address: self.ipv4.clone(),
+            ipv6_address: self.ipv6.clone(),
+            of_node: true,
+        })
+    }
+}
+
+/// It has no address of its own, and is reached at its node's.
+fn is_at_node(task: &Task) -> bool {
+    !matches!(task.network_mode.as_str(), "awsvpc" | "none")
+}
+
 /// What a task's report makes of its name. None: nothing.
-pub(super) fn operation(task: &Task, addressed: bool) -> Result<Option<Operation>, RecordError> {
+pub(super) fn operation(
+    task: &Task,
+    progress: Progress,
+    host: &Host,
+) -> Result<Option<Operation>, RecordError> {
     let key = keys::name(&task.cluster, &task.id);
     if task.last_status == STOPPED {
         return Ok(Some(Operation::Delete { key }));
     }
-    if !addressed {
-        return Ok(None);
-    }
-    typed::put_json(key, &record(task)).map(Some)
+    let record = match (progress.addressed, progress.runs && is_at_node(task)) {
+        (true, _) => Some(record(task)),
+        (false, true) => host.record(),
+        (false, false) => None,
+    };
+    record.map(|record| typed::put_json(key, &record)).transpose()
 }
 
 fn record(task: &Task) -> model::TaskName {
     model::TaskName {
         ipv4_address: task.ipv4_address.clone(),
         ipv6_address: task.ipv6_address.clone(),
+        of_node: false,
     }
+}
+
+/// Has the tasks that run at a node's own address found where the node is now.
+pub(super) async fn follow(store: &dyn Store, peer: &Peer, host: &Host) -> Result<(), RecordError> {
+    let Some(record) = host.record() else {
+        return Ok(());
+    };
+    let node = typed::get_json::<Node>(store, &keys::node(&peer.cluster, &peer.node_id)).await?;
+    for id in node.iter().flat_map(|node| node.value.allocations.keys()) {
+        let Some(task) = typed::get_json::<Task>(store, &keys::task(&peer.cluster, id)).await? else {
+            continue;
+        };
+        if task.value.last_status != RUNNING || !is_at_node(&task.value) {
+            continue;
+        }
+        let key = keys::name(&peer.cluster, id);
+        let known = typed::get_json::<model::TaskName>(store, &key).await?;
+        if known.is_none_or(|known| known.value != record) {
+            // A conflict means that the task's record changes now, and with it its name.
+            let operations = vec![typed::put_json(key, &record)?];
+            let compare = vec![task.unchanged()];
+            store.commit(Transaction { compare, operations }).await?;
+        }
+    }
+    Ok(())
 }
 
 /// Makes names what the tasks' records say: a version before this one kept none.
@@ -51,10 +119,18 @@ pub(super) async fn make_good(store: &dyn Store) -> Result<(), RecordError> {
         after = page.entries.last().map(|entry| entry.key.clone());
         for entry in page.entries {
             let task = typed::decode::<Task>(entry)?;
-            if task.value.ipv4_address.is_none() || task.value.last_status == STOPPED {
+            if task.value.last_status == STOPPED {
                 continue;
             }
             let key = keys::name(&task.value.cluster, &task.value.id);
+            if is_at_node(&task.value) {
+                // Its node says where that is.
+                wanted.insert(key);
+                continue;
+            }
+            if task.value.ipv4_address.is_none() {
+                continue;
+            }
             if store.get(&key).await?.is_none() {
                 // A conflict means that somebody else is at work on the record, and on its name.
                 let operations = vec![typed::put_json(key.clone(), &record(&task.value))?];
@@ -177,6 +253,7 @@ fn name(id: &str, value: &[u8]) -> Option<TaskName> {
         task_id: id.to_owned(),
         ipv4_address: record.ipv4_address.unwrap_or_default(),
         ipv6_address: record.ipv6_address.unwrap_or_default(),
+        of_node: record.of_node,
     })
 }
 

@@ -24,7 +24,7 @@ use super::{
     dispatch::{Dispatch, DispatchError},
     end::End,
     join::clipped,
-    names::Names,
+    names::{self, Host, Names},
     network::{Network, Told},
     node_event, now, records,
     registry::{Agent, Dismissal, Entry, Place},
@@ -201,7 +201,11 @@ async fn converse(
     let as_of = (shared.identity.epoch, now());
     records::connect(&*shared.store, caller, &hello, as_of).await?;
     subnets::settle(&*shared.store, &peer.cluster, now()).await?;
-    let mut applier = Applier::load(shared.store.clone(), peer.clone()).await?;
+    let host = Host::of(&hello);
+    names::follow(&*shared.store, peer, &host)
+        .await
+        .map_err(End::Names)?;
+    let mut applier = Applier::load(shared.store.clone(), peer.clone(), host).await?;
     if hello.last_sequence < applier.applied() && shared.log_limit.allows(&peer.node_id) {
         let (node_has, applied) = (hello.last_sequence, applier.applied());
         tracing::warn!(node = %peer.node_id, node_has, applied, "the node lost its count of reports");

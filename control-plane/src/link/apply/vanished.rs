@@ -60,6 +60,7 @@ impl Applier {
                 stopped: true,
                 ends_by_itself: false,
                 addressed: false,
+                runs: false,
                 resolved: false,
             };
             self.add_task(&mut batch, task, progress).await?;

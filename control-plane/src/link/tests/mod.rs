@@ -108,6 +108,14 @@ impl Plane {
         link
     }
 
+    /// As the node of the hello.
+    pub(super) async fn connect_as(&self, hello: Hello) -> Link {
+        let mut link = Link::open(self.client(&hello.node_id).await).await;
+        link.send(FromNode::Hello(hello)).await;
+        link.expect_start().await;
+        link
+    }
+
     pub(super) async fn put(&self, operations: Vec<Operation>) -> u64 {
         match self
             .store

@@ -1,6 +1,6 @@
 //! Where a node is told that the tasks of its cluster are reached.
 
-use berth_proto::node::v1::{TaskName, TaskNames};
+use berth_proto::node::v1::{TaskName, TaskNames, TaskState};
 
 use super::{
     reports::{running, stopped},
@@ -70,6 +70,7 @@ async fn what_is_there_is_told_first_and_another_clusters_never() {
     let record = |address: &str| crate::model::TaskName {
         ipv4_address: Some(address.into()),
         ipv6_address: None,
+        of_node: false,
     };
     let put = |cluster: &str, task: char, address: &str| {
         typed::put_json(keys::name(cluster, &id(task)), &record(address)).unwrap()
@@ -97,6 +98,7 @@ async fn more_than_a_node_keeps_are_not_told() {
     let record = crate::model::TaskName {
         ipv4_address: Some("10.0.0.1".into()),
         ipv6_address: None,
+        of_node: false,
     };
     let count = berth_proto::node::v1::NAMES_MAX + 500;
     for chunk in (0..count).collect::<Vec<_>>().chunks(120) {
@@ -122,6 +124,7 @@ async fn a_store_of_a_version_without_names_gets_them_and_loses_what_is_wrong() 
     let wrong = crate::model::TaskName {
         ipv4_address: Some("10.0.0.9".into()),
         ipv6_address: None,
+        of_node: false,
     };
     plane
         .put(vec![
@@ -135,4 +138,65 @@ async fn a_store_of_a_version_without_names_gets_them_and_loses_what_is_wrong() 
     super::super::names::make_good(&*plane.store).await.unwrap();
     let mut link = plane.connect(&id('a')).await;
     assert_eq!(link.told_names().await.changed, [named('1', "10.0.0.1")]);
+}
+
+fn of_node(task: char, address: &str) -> TaskName {
+    TaskName {
+        of_node: true,
+        ..named(task, address)
+    }
+}
+
+/// One that is at its node, and runs.
+fn running_there(task: char) -> TaskState {
+    TaskState {
+        ipv4_address: String::new(),
+        ipv6_address: String::new(),
+        ..running(&id(task))
+    }
+}
+
+#[tokio::test]
+async fn a_task_without_an_address_of_its_own_is_where_its_node_is_also_when_that_moves() {
+    let plane = Plane::start().await;
+    let mut other = plane.connect(&id('b')).await;
+    assert_eq!(other.told_names().await.changed, []);
+    let at = |address: &str, last_sequence| Hello {
+        host_address: address.into(),
+        ..hello(&id('a'), last_sequence)
+    };
+    let mut own = plane.connect_as(at("192.0.2.7", 0)).await;
+    for (task, mode) in [('1', "bridge"), ('2', "host"), ('3', "none"), ('4', "awsvpc")] {
+        plane.place(&id('a'), &id(task)).await;
+        let key = keys::task(CLUSTER, &id(task));
+        let mut record = typed::get_json::<Task>(&*plane.store, &key)
+            .await
+            .unwrap()
+            .unwrap()
+            .value;
+        record.network_mode = mode.into();
+        plane.put(vec![typed::put_json(key, &record).unwrap()]).await;
+    }
+    for (sequence, task) in [(1, '1'), (2, '2'), (3, '3'), (4, '4')] {
+        own.report(sequence, running_there(task)).await;
+        own.acknowledged(sequence).await;
+    }
+    let mut told = other.told_names().await.changed;
+    while told.len() < 2 {
+        told.extend(other.told_names().await.changed);
+    }
+    assert_eq!(told, [of_node('1', "192.0.2.7"), of_node('2', "192.0.2.7")]);
+    // The node is elsewhere when it links again; what stopped stays gone.
+    own.report(5, stopped(&id('2'))).await;
+    own.acknowledged(5).await;
+    assert_eq!(other.told_names().await, changes(vec![], &['2']));
+    drop(own);
+    let _own = plane.connect_as(at("192.0.2.8", 5)).await;
+    assert_eq!(
+        other.told_names().await,
+        changes(vec![of_node('1', "192.0.2.8")], &[])
+    );
+    super::super::names::make_good(&*plane.store).await.unwrap();
+    let mut late = plane.connect(&id('c')).await;
+    assert_eq!(late.told_names().await.changed, [of_node('1', "192.0.2.8")]);
 }

@@ -145,7 +145,7 @@ async fn the_last_report_of_a_node_that_was_revoked_meanwhile_keeps_the_reason()
         node_id: node.clone(),
         cluster: CLUSTER.into(),
     };
-    let mut applier = crate::link::apply::Applier::load(plane.store.clone(), peer)
+    let mut applier = crate::link::apply::Applier::load(plane.store.clone(), peer, Default::default())
         .await
         .unwrap();
     let state = TaskState {
