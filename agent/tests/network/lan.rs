@@ -4,23 +4,28 @@ use berth_agent::effects::network::{HostObject, Network, NetworkConfig, NetworkE
 use berth_agent_core::lan::{Lan, LanLink};
 use sha2::{Digest, Sha256};
 
-use crate::host::{attach, link_name, on_host, run, run_in, task};
+use crate::host::{Host, attach, link_name, on_host, run, run_in, task};
+
+/// A node whose uplink's network tasks can be hosts of.
+async fn on_lan(host: &Host) -> (Network, Lan) {
+    let network = Network::start(NetworkConfig {
+        lans: ["192.0.2.64/26".parse().unwrap()].into(),
+        ..host.config()
+    });
+    let lan = Lan {
+        link: LanLink::Macvlan {
+            uplink: "uplink".into(),
+        },
+        network: "192.0.2.0/24".parse().unwrap(),
+        gateway: None,
+    };
+    (network.await.unwrap(), lan)
+}
 
 #[test]
 fn an_address_that_another_has_is_not_given_however_often_it_is_tried() {
     on_host(async |host| {
-        let network = Network::start(NetworkConfig {
-            lans: ["192.0.2.64/26".parse().unwrap()].into(),
-            ..host.config()
-        });
-        let network = network.await.unwrap();
-        let lan = Lan {
-            link: LanLink::Macvlan {
-                uplink: "uplink".into(),
-            },
-            network: "192.0.2.0/24".parse().unwrap(),
-            gateway: None,
-        };
+        let (network, lan) = on_lan(host).await;
         let outside = host.outside_netns();
         let address = "192.0.2.65".parse().unwrap();
         run_in(&outside, "ip addr add 192.0.2.65/32 dev out0");
@@ -63,18 +68,7 @@ fn an_address_that_another_has_is_not_given_however_often_it_is_tried() {
 #[test]
 fn a_question_that_is_lost_gives_nobody_the_address_of_another() {
     on_host(async |host| {
-        let network = Network::start(NetworkConfig {
-            lans: ["192.0.2.64/26".parse().unwrap()].into(),
-            ..host.config()
-        });
-        let network = network.await.unwrap();
-        let lan = Lan {
-            link: LanLink::Macvlan {
-                uplink: "uplink".into(),
-            },
-            network: "192.0.2.0/24".parse().unwrap(),
-            gateway: None,
-        };
+        let (network, lan) = on_lan(host).await;
         let outside = host.outside_netns();
         run_in(&outside, "ip addr add 192.0.2.65/32 dev out0");
         for command in [
