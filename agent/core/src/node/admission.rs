@@ -7,7 +7,7 @@ use super::Node;
 use crate::{
     addresses::Addresses,
     change::Change,
-    container::Container,
+    container::{Container, Retry},
     desired::{Millis, Protocol},
     event::Failure,
     ids::{SubnetId, TaskId},
@@ -158,9 +158,10 @@ impl Node {
             .containers()
             .any(|(_, container)| container.may_have_process());
         let reason = Container::failure_reason(failure);
+        task.addresses_tried = task.addresses_tried.saturating_add(1);
         let other = if has_process {
             Err(reason)
-        } else if task.host_retry.failures >= ADDRESS_TRIES_MAX {
+        } else if task.addresses_tried >= ADDRESS_TRIES_MAX {
             Err(format!("{reason}; {ADDRESS_TRIES_MAX} addresses were tried"))
         } else {
             let other = self.record.addresses.exchange(id, task.spec.subnet.as_ref(), now);
@@ -173,7 +174,10 @@ impl Node {
                 self.await_quarantine(change);
             }
             // Its address rests once it is released.
-            Err(reason) => task.begin_stop(StopCode::TaskFailedToStart, reason, now),
+            Err(reason) => {
+                task.begin_stop(StopCode::TaskFailedToStart, reason, now);
+                task.host_retry = Retry::default();
+            }
         }
     }
 

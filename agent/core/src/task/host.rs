@@ -54,6 +54,10 @@ impl Awaited {
 impl Task {
     /// A preparation or a release ended.
     pub(super) fn on_host(&mut self, completion: Completion, now: Millis) -> Result<(), String> {
+        let is_awaited = matches!(completion, Completion::NetworkAwaited(_));
+        if matches!(self.host, Host::Preparing { .. }) && !is_awaited {
+            self.awaited = None;
+        }
         match (self.host, completion) {
             (
                 Host::Preparing { .. },
@@ -64,7 +68,7 @@ impl Task {
             ) => {
                 self.warn(warnings);
                 self.host = Host::Ready;
-                (self.host_retry, self.awaited) = (Retry::default(), None);
+                (self.host_retry, self.addresses_tried) = (Retry::default(), 0);
                 self.mac_address = Some(mac_address).filter(|mac| !mac.is_empty());
             }
             // What the definition names is nobody else's to choose; of the others the node chooses new ones.

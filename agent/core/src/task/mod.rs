@@ -56,6 +56,9 @@ pub struct Task {
     /// The network outside of which it is to be a host is not there yet.
     #[serde(default)]
     pub awaited: Option<Awaited>,
+    /// How many addresses it had that another host has.
+    #[serde(default)]
+    pub addresses_tried: u32,
     pub address: Option<Address>,
     pub mac_address: Option<String>,
     /// Of its containers, in bridge mode.
@@ -128,6 +131,7 @@ impl Task {
             host: Host::Nothing,
             host_retry: Retry::default(),
             awaited: None,
+            addresses_tried: 0,
             address: None,
             mac_address: None,
             container_addresses: BTreeMap::new(),
@@ -544,6 +548,7 @@ impl Task {
         };
         if self.spec.restart_after_reboot && self.phase == Phase::Active {
             (self.host_retry, self.awaited) = (Retry::default(), None);
+            self.addresses_tried = 0;
             (self.times.started, self.adopted) = (None, false);
             self.containers.values_mut().for_each(Container::start_anew);
             return;

@@ -20,6 +20,11 @@ fn taken(spec: &TaskSpec) -> Event {
     done(Lane::Host(spec.id.clone()), Completion::AddressTaken(failure))
 }
 
+fn failed(spec: &TaskSpec) -> Event {
+    let failed = Completion::Failed(failure("the kernel is busy"));
+    done(Lane::Host(spec.id.clone()), failed)
+}
+
 fn awaited(spec: &TaskSpec, what: &str) -> Event {
     let completion = Completion::NetworkAwaited(failure(what));
     done(Lane::Host(spec.id.clone()), completion)
@@ -111,6 +116,60 @@ fn addresses_are_not_tried_for_ever() {
     node.apply(Millis(1), taken(&spec));
     let reason = stopped_reason(&node, &spec).unwrap();
     assert!(reason.ends_with("; no other address is free"), "{reason}");
+}
+
+#[test]
+fn what_failed_before_takes_no_address_from_a_task() {
+    let mut node = node();
+    let spec = one();
+    node.apply(Millis(0), snapshot(1, vec![spec.clone()]));
+    let mut now = Millis(0);
+    let mut goes_on = |node: &mut Node, event: Event| {
+        let change = node.apply(now, event);
+        assert_eq!(stopped_reason(node, &spec), None);
+        now = due(&change);
+        let prepared = prepared(&node.apply(now, retry(&spec)));
+        prepared.unwrap()
+    };
+    let first = goes_on(&mut node, failed(&spec));
+    assert_eq!(goes_on(&mut node, failed(&spec)), first);
+    let second = goes_on(&mut node, taken(&spec));
+    assert_ne!(second, first);
+
+    // A record of an earlier version knows nothing of it.
+    let task = node.task(&spec.id).unwrap();
+    let mut stored = serde_json::to_value(task).unwrap();
+    let tried = stored.as_object_mut().unwrap().remove("addresses_tried");
+    assert_eq!(tried, Some(1.into()));
+    let stored: Task = serde_json::from_value(stored).unwrap();
+    assert_eq!(stored.addresses_tried, 0);
+
+    // As many as without the failures, and what comes after the last begins anew.
+    assert_ne!(goes_on(&mut node, taken(&spec)), second);
+    node.apply(now, taken(&spec));
+    let reason = stopped_reason(&node, &spec).unwrap();
+    assert!(reason.ends_with("3 addresses were tried"), "{reason}");
+    assert_eq!(node.task(&spec.id).unwrap().host_retry.failures, 0);
+}
+
+#[test]
+fn a_network_that_answers_is_not_waited_for_any_more_whatever_it_says() {
+    for says in [taken, failed] {
+        let mut node = node();
+        let spec = one();
+        node.apply(Millis(0), snapshot(1, vec![spec.clone()]));
+        let change = node.apply(Millis(1), awaited(&spec, "there is no link eth1"));
+        let at = due(&change);
+        node.apply(at, retry(&spec));
+        let change = node.apply(at, says(&spec));
+        assert_eq!(node.task(&spec.id).unwrap().awaited, None);
+        // It has all its time again.
+        let at = due(&change);
+        node.apply(at, retry(&spec));
+        node.apply(at, awaited(&spec, "there is no link eth1"));
+        let deadline = node.deadline(&spec.id).unwrap();
+        assert_eq!(deadline.at, at.plus(NETWORK_DEADLINE_MS));
+    }
 }
 
 #[test]
