@@ -10,6 +10,7 @@
 mod askers;
 mod document;
 mod key;
+mod looks;
 mod on_host;
 mod protection;
 mod stats;
@@ -55,6 +56,7 @@ use self::{
     askers::{Askers, Asks},
     document::Context,
     key::Key,
+    looks::Looks,
 };
 use crate::{driver::Input, rate::Limit, telemetry::Sampler};
 
@@ -160,6 +162,7 @@ impl Endpoints {
             key: Arc::clone(&self.key),
             sources,
             askers: Arc::new(Mutex::new(Askers::new(RATE))),
+            looks: Looks::new(HOST_PATIENCE),
         };
         let routes = asked.routes();
         let of_tasks = serve_tcp(listeners.of_tasks, routes.clone(), PLACES, stop.clone())?;
@@ -219,6 +222,7 @@ struct Asked {
     key: Arc<Key>,
     sources: Sources,
     askers: Arc<Mutex<Askers>>,
+    looks: Looks,
 }
 
 /// What is asked for.
@@ -388,9 +392,7 @@ impl Asked {
 
     async fn context(&self, task: &Task) -> Result<Context, Refused> {
         let (on_host, of) = (self.sources.on_host.clone(), task.clone());
-        let look = tokio::task::spawn_blocking(move || on_host.look(&of));
-        let looked = tokio::time::timeout(HOST_PATIENCE, look).await;
-        let found = looked.map_err(|_| Refused::Away)?.map_err(|_| Refused::Away)?;
+        let found = self.looks.run(move || on_host.look(&of)).await?;
         Ok(Context {
             range: self.range_of(&task.spec),
             found,
