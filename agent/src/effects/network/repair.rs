@@ -48,7 +48,14 @@ pub(super) enum Repaired {
 
 /// Those that could not be repaired so far, and how often.
 #[derive(Debug, Default)]
-pub(super) struct Failing(BTreeMap<Owner, u32>);
+pub(super) struct Failing(BTreeMap<Owner, Times>);
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Times {
+    /// Something else was under way for it.
+    busy: u32,
+    failed: u32,
+}
 
 impl Failing {
     /// Of those that are amiss the ones to be repaired now, and how many are left: who may fail again, for seconds, waits for who may
@@ -57,17 +64,24 @@ impl Failing {
         self.0.retain(|task, _| amiss.contains(task));
         let (mut again, mut due): (Vec<_>, Vec<_>) =
             amiss.into_iter().partition(|task| self.0.contains_key(task));
-        again.sort_by_key(|task| self.0.get(task));
+        let times = |task: &Owner| self.0.get(task).map_or(0, |times| times.busy + times.failed);
+        again.sort_by_key(times);
         let left = again.len().saturating_sub(TASKS_AT_ONCE);
         again.truncate(TASKS_AT_ONCE);
         due.extend(again);
         (due, left)
     }
 
-    fn count(&mut self, task: &Owner) -> u32 {
+    fn busy(&mut self, task: &Owner) -> u32 {
         let times = self.0.entry(task.clone()).or_default();
-        *times += 1;
-        *times
+        times.busy += 1;
+        times.busy
+    }
+
+    fn failed(&mut self, task: &Owner) -> u32 {
+        let times = self.0.entry(task.clone()).or_default();
+        times.failed += 1;
+        times.failed
     }
 
     fn forget(&mut self, task: &Owner) {
@@ -294,7 +308,7 @@ impl Network {
         while let Some((task, repaired)) = repairs.next().await {
             match repaired {
                 Ok(None) => {
-                    let times = failing.count(&task);
+                    let times = failing.busy(&task);
                     outcome = outcome.max(if times < BUSY_MAX {
                         Repaired::Busy
                     } else {
@@ -310,7 +324,7 @@ impl Network {
                 }
                 Err(error) => {
                     outcome = Repaired::NotAll;
-                    if failing.count(&task) == TELL_AT {
+                    if failing.failed(&task) == TELL_AT {
                         error!(task = %task.task, error = %Chain(&error), "somebody changed the task's network, and it cannot be repaired; trying again");
                     }
                 }
@@ -440,20 +454,29 @@ mod tests {
         let task = |n: u32| Owner::from(&format!("{n:032x}").parse().unwrap());
         let mut failing = Failing::default();
         for n in 1..=6 {
-            assert_eq!(failing.count(&task(n)), 1);
+            assert_eq!(failing.failed(&task(n)), 1);
         }
         let amiss = || (1..=8).map(task).collect::<BTreeSet<_>>();
         let (due, left) = failing.choose(amiss());
         assert_eq!((due, left), ([7, 8, 1, 2, 3, 4].map(task).to_vec(), 2));
         for n in 1..=4 {
-            assert_eq!(failing.count(&task(n)), 2);
+            assert_eq!(failing.failed(&task(n)), 2);
         }
         assert_eq!(failing.choose(amiss()).0[..4], [7, 8, 5, 6].map(task));
         failing.forget(&task(5));
         assert_eq!(failing.choose(amiss()).0[..3], [5, 7, 8].map(task));
         // What is as it should be again is forgotten.
         assert_eq!(failing.choose(BTreeSet::new()), (vec![], 0));
-        assert_eq!(failing.count(&task(1)), 1);
+        assert_eq!(failing.failed(&task(1)), 1);
+    }
+
+    #[test]
+    fn a_failure_is_counted_whatever_was_under_way_before() {
+        let task = Owner::from(&format!("{:032x}", 1).parse().unwrap());
+        let mut failing = Failing::default();
+        assert_eq!((failing.busy(&task), failing.busy(&task)), (1, 2));
+        assert_eq!((failing.failed(&task), failing.busy(&task)), (1, 3));
+        assert_eq!(failing.failed(&task), TELL_AT);
     }
 
     #[test]
