@@ -5,7 +5,7 @@
 //! reached through a proxy.
 
 use std::{
-    fmt,
+    fmt, io,
     net::{IpAddr, ToSocketAddrs},
     sync::{Arc, Mutex, PoisonError},
 };
@@ -74,6 +74,14 @@ pub struct FirstHop {
     reached: Arc<Mutex<Option<IpAddr>>>,
 }
 
+/// Its name means nothing here, now.
+#[derive(Debug, thiserror::Error)]
+#[error("resolve {host}")]
+pub struct Unresolved {
+    host: String,
+    source: io::Error,
+}
+
 impl FirstHop {
     /// One that is not connected to.
     pub fn named(host: &str, port: u16) -> Self {
@@ -88,16 +96,29 @@ impl FirstHop {
         *self.reached.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Likewise; before it was reached all that its name means here, which may be nothing. Blocks as long as the host's resolver
-    /// does.
-    pub fn resolve(&self) -> Vec<IpAddr> {
+    /// Likewise; before it was reached all that its name means here: nothing where there is no name. Blocks as long as the host's
+    /// resolver does.
+    ///
+    /// # Errors
+    /// When the name means nothing, or the resolver does not answer.
+    pub fn resolve(&self) -> Result<Vec<IpAddr>, Unresolved> {
         if let Some(reached) = self.reached() {
-            return vec![reached];
+            return Ok(vec![reached]);
         }
-        let named = self.named.as_ref();
-        let resolved = named.and_then(|(host, port)| (host.as_str(), *port).to_socket_addrs().ok());
-        let addresses = resolved.into_iter().flatten().map(|address| address.ip());
-        addresses.take(RESOLVED_MAX).collect()
+        let Some((host, port)) = &self.named else {
+            return Ok(Vec::new());
+        };
+        let failed = |source| Unresolved {
+            host: host.clone(),
+            source,
+        };
+        let resolved = (host.as_str(), *port).to_socket_addrs().map_err(failed)?;
+        let addresses = resolved.map(|address| address.ip()).take(RESOLVED_MAX);
+        let addresses: Vec<IpAddr> = addresses.collect();
+        match addresses.is_empty() {
+            true => Err(failed(io::ErrorKind::NotFound.into())),
+            false => Ok(addresses),
+        }
     }
 }
 
@@ -285,13 +306,16 @@ mod tests {
         let dialer = Dialer::new(Matcher::builder().build());
         let way = dialer.way_to(&to);
         let here: IpAddr = "127.0.0.1".parse().unwrap();
-        assert_eq!((way.reached(), way.resolve()), (None, vec![here]));
+        assert_eq!((way.reached(), way.resolve().unwrap()), (None, vec![here]));
         dialer.connector().call(to).await.unwrap();
         assert_eq!(way.reached(), Some(here));
         let proxied = through("http://192.0.2.9:3128", "");
         let way = proxied.way_to(&uri("https://cp.example:8781"));
-        assert_eq!(way.resolve(), ["192.0.2.9".parse::<IpAddr>().unwrap()]);
-        assert!(FirstHop::default().resolve().is_empty());
+        assert_eq!(way.resolve().unwrap(), ["192.0.2.9".parse::<IpAddr>().unwrap()]);
+        assert!(FirstHop::default().resolve().unwrap().is_empty());
+        // No resolver is asked for such a name.
+        let unknown = FirstHop::named("cp..example", 8781).resolve().unwrap_err();
+        assert!(unknown.to_string().contains("cp..example"), "{unknown}");
     }
 
     #[test]

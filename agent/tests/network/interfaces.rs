@@ -235,6 +235,25 @@ fn the_way_to_the_control_plane_is_no_tasks() {
 }
 
 #[test]
+fn as_long_as_the_way_to_the_control_plane_is_not_known_no_task_gets_a_link() {
+    on_host(async |host| {
+        make_link();
+        let before = shown();
+        let network = Network::start(NetworkConfig {
+            // That means nothing to any resolver.
+            control_plane: FirstHop::named("control..plane", 8781),
+            ..config(host)
+        });
+        let network = network.await.unwrap();
+        let awaited = attach(&network).await.unwrap_err();
+        assert!(matches!(awaited, NetworkError::WayUnknown { .. }), "{awaited}");
+        assert!(awaited.is_of_uplink());
+        network.detach(&task(1)).await.unwrap();
+        assert_eq!(shown(), before);
+    });
+}
+
+#[test]
 fn a_link_that_vanishes_under_its_task_is_told() {
     on_host(async |host| {
         make_link();

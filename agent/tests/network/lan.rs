@@ -66,6 +66,32 @@ fn an_address_that_another_has_is_not_given_however_often_it_is_tried() {
 }
 
 #[test]
+fn an_uplink_that_carries_nothing_is_said_at_once_and_a_task_gets_its_address_when_it_does() {
+    on_host(async |host| {
+        let (network, lan) = on_lan(host).await;
+        let outside = host.outside_netns();
+        let address = "192.0.2.65".parse().unwrap();
+        // Also where its link is there from an earlier try.
+        let is_said_twice = async |state: &str| {
+            for _ in 0..2 {
+                let idle = network.attach_to_lan(&task(1), address, &lan).await.unwrap_err();
+                assert!(matches!(idle, NetworkError::UplinkIdle { .. }), "{idle}");
+                assert!(idle.to_string().contains(state), "{idle}");
+                assert!(idle.is_of_uplink());
+            }
+        };
+        run_in(&outside, "ip link set out0 down");
+        is_said_twice("has no carrier").await;
+        run_in(&outside, "ip link set out0 up");
+        run("ip link set uplink down");
+        is_said_twice("is down").await;
+        run("ip link set uplink up");
+        network.attach_to_lan(&task(1), address, &lan).await.unwrap();
+        network.detach(&task(1)).await.unwrap();
+    });
+}
+
+#[test]
 fn a_question_that_is_lost_gives_nobody_the_address_of_another() {
     on_host(async |host| {
         let (network, lan) = on_lan(host).await;

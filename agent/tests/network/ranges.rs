@@ -135,10 +135,12 @@ fn the_nodes_own_range_is_found_to_be_somebody_elses() {
 fn a_node_that_is_not_on_a_network_of_this_one_is_told_and_not_routed_to() {
     on_host(async |host| {
         run("ip route add 198.51.100.0/24 via 192.0.2.2");
+        run("ip route add prohibit 203.0.113.8/32");
         let network = host.network().await;
         for (peer, why) in [
             (Ipv4Addr::new(198, 51, 100, 7), "behind 192.0.2.2 on uplink"),
             (Ipv4Addr::new(203, 0, 113, 7), "no route leads there"),
+            (Ipv4Addr::new(203, 0, 113, 8), "no route leads there"),
             (HOST, "an address of this host"),
         ] {
             let applied = network.configure(&wanted(peer)).await.unwrap();
@@ -151,5 +153,29 @@ fn a_node_that_is_not_on_a_network_of_this_one_is_told_and_not_routed_to() {
             );
             assert_eq!(routes(), ["unreachable 10.64.1.0/24"], "{peer}");
         }
+    });
+}
+
+#[test]
+fn a_route_that_the_kernel_refuses_is_told_and_keeps_no_other() {
+    on_host(async |host| {
+        let network = host.network().await;
+        let mut wanted = wanted(OUTSIDE);
+        // No gateway: it is every host's.
+        let everybody = "192.0.2.255".parse().unwrap();
+        let refused = ["10.64.3.0/24".parse().unwrap()];
+        wanted.peers.insert(everybody, refused.into());
+        let applied = network.configure(&wanted).await.unwrap();
+        assert_eq!(
+            (applied.ranges.len(), applied.unreached.len()),
+            (1, 1),
+            "{applied:?}"
+        );
+        assert!(applied.unreached[0].contains("10.64.3.0/24"), "{applied:?}");
+        let others = [
+            "unreachable 10.64.1.0/24",
+            "10.64.2.0/24 via 192.0.2.2 dev uplink",
+        ];
+        assert_eq!(routes(), others);
     });
 }

@@ -10,6 +10,8 @@ use std::{
 use berth_agent_core::{addresses::Range, desired::Protocol};
 use ipnet::Ipv4Net;
 
+use crate::dial::Unresolved;
+
 /// Why something about the network could not be done.
 #[derive(Debug, thiserror::Error)]
 pub enum NetworkError {
@@ -67,6 +69,10 @@ pub enum NetworkError {
     LinkVanished { link: String },
     #[error("link {link} carries no packets {waited:?} after it was brought up")]
     LinkDown { link: String, waited: Duration },
+    #[error("link {uplink}, which the task's subnet is on, {state}")]
+    UplinkIdle { uplink: String, state: &'static str },
+    #[error("no interface is given to a task before it is known which leads to the control plane")]
+    WayUnknown { source: Unresolved },
     #[error("there is no link {uplink}, which the task's subnet is on")]
     NoUplink { uplink: String },
     #[error(
@@ -142,6 +148,8 @@ impl NetworkError {
             | Self::NoInterface { .. }
             | Self::LinkVanished { .. }
             | Self::LinkDown { .. }
+            | Self::UplinkIdle { .. }
+            | Self::WayUnknown { .. }
             // Somebody may switch it on.
             | Self::NoIpv6 { .. }
             | Self::AddressInUse { .. }
@@ -152,12 +160,23 @@ impl NetworkError {
         }
     }
 
-    /// Of the way to a network outside: a link, or what it carries, that may come late.
+    /// Of the way to a network outside: a link, or what it carries, that may come late. While others wait for theirs there may
+    /// be no turn to look for it.
     pub fn is_of_uplink(&self) -> bool {
         matches!(
             self,
-            Self::NoUplink { .. } | Self::NoInterface { .. } | Self::LinkDown { .. }
+            Self::NoUplink { .. }
+                | Self::UplinkIdle { .. }
+                | Self::NoInterface { .. }
+                | Self::WayUnknown { .. }
+                | Self::LinkDown { .. }
+                | Self::NoTurn { .. }
         )
+    }
+
+    /// The kernel said so.
+    pub(super) fn is_errno(&self, errno: i32) -> bool {
+        matches!(self, Self::Netlink { source, .. } if source.raw_os_error() == Some(errno))
     }
 
     pub(super) fn directory(step: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
@@ -178,4 +197,20 @@ fn named(ports: &[(Protocol, u16)]) -> String {
         text.push(format!("{} others", ports.len() - NAMED_MAX));
     }
     text.join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_kernel_said_is_told_apart() {
+        let error = |errno| NetworkError::Netlink {
+            step: "bring up",
+            link: "eth1".into(),
+            source: io::Error::from_raw_os_error(errno),
+        };
+        assert!(error(libc::ENETDOWN).is_errno(libc::ENETDOWN));
+        assert!(!error(libc::EPERM).is_errno(libc::ENETDOWN));
+    }
 }

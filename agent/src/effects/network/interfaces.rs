@@ -95,9 +95,9 @@ impl Interfaces {
     }
 
     /// The links by which the host reaches the control plane, as far as is known.
-    pub(super) async fn ways(&self, host: &Netlink) -> Result<BTreeSet<u32>, NetworkError> {
+    pub(super) async fn ways(&self, host: &Netlink) -> BTreeSet<u32> {
         match self.names.is_empty() {
-            true => Ok(BTreeSet::new()),
+            true => BTreeSet::new(),
             false => ways(host, self.control_plane.reached()).await,
         }
     }
@@ -200,11 +200,14 @@ impl Interfaces {
 
     /// A free one is the owner's from now on.
     async fn choose(&self, owner: &Owner, host: &Netlink) -> Result<Lent, NetworkError> {
+        // On a thread that may wait, and only before it was reached for the first time; in nobody's turn. As long as it is not
+        // known, any of them may be the way there.
+        let control_plane = self.control_plane.resolve();
+        let control_plane = control_plane.map_err(|source| NetworkError::WayUnknown { source })?;
         let _turn = self.turn.lock().await;
         let taken = self.lent()?;
         let (links, routes) = (host.links().await?, host.routes().await?);
-        // On a thread that may wait, and only before it was reached for the first time.
-        let ways = ways(host, self.control_plane.resolve()).await?;
+        let ways = ways(host, control_plane).await;
         let needs = Needs {
             links: &links,
             routes: &routes,
@@ -367,13 +370,18 @@ fn may_lend(link: &Link, needs: &Needs<'_>) -> Result<(), String> {
     }
 }
 
-/// The links by which the kernel would send to these.
-async fn ways(host: &Netlink, to: impl IntoIterator<Item = IpAddr>) -> Result<BTreeSet<u32>, NetworkError> {
+/// The links by which the kernel would send to these, of those that it can say it of.
+async fn ways(host: &Netlink, to: impl IntoIterator<Item = IpAddr>) -> BTreeSet<u32> {
     let mut ways = BTreeSet::new();
     for address in to {
-        ways.extend(host.way_to(address).await?.link);
+        match host.way_to(address).await {
+            Ok(way) => ways.extend(way.link),
+            Err(error) => {
+                tracing::debug!(error = %Chain(&error), "one way to the control plane is not known")
+            }
+        }
     }
-    Ok(ways)
+    ways
 }
 
 /// Whether a link is there that its operator would give to tasks.
@@ -396,9 +404,10 @@ pub(crate) async fn lendable(
 ) -> Result<Vec<(String, Lendable)>, NetworkError> {
     let names = names.to_vec();
     let look = move || {
-        let addresses = control_plane.resolve();
+        // That its name means nothing is said elsewhere.
+        let addresses = control_plane.resolve().unwrap_or_default();
         let look = async |host: &Netlink| {
-            let ways = ways(host, addresses).await?;
+            let ways = ways(host, addresses).await;
             Ok((host.links().await?, host.routes().await?, ways))
         };
         let (links, routes, ways) = block_on(async { Socket::open()?.with("list", "links", look).await })?;

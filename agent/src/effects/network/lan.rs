@@ -42,6 +42,10 @@ const QUESTIONS_MS: &str = "60";
 /// As every kernel has it (RFC 4861, RETRANS_TIMER).
 const USUAL_QUESTIONS_MS: &str = "1000";
 
+/// What is said of an uplink.
+pub(super) const IS_DOWN: &str = "is down";
+const NO_CARRIER: &str = "has no carrier";
+
 /// From a link of the host's being up to its carrying packets: most of that is two sides agreeing how fast, up to five seconds.
 const LENT_CARRIER_DEADLINE: Duration = Duration::from_secs(10);
 
@@ -50,6 +54,8 @@ pub(super) struct LanEnd {
     pub(super) link: Link,
     /// The index of the link of the host's on which it is.
     pub(super) uplink: u32,
+    /// Why that one carries nothing now.
+    pub(super) idle: Option<NetworkError>,
 }
 
 impl LanEnd {
@@ -72,9 +78,17 @@ pub(super) async fn link(
         LanLink::Interface => {
             let interfaces = &wiring.interfaces;
             let link = interfaces.take(&wiring.owner, host, inside, netns).await?;
-            return Ok(LanEnd { link, uplink: 0 });
+            return Ok(LanEnd {
+                link,
+                uplink: 0,
+                idle: None,
+            });
         }
     };
+    let idle = idle(&uplink).map(|state| NetworkError::UplinkIdle {
+        uplink: uplink.name.clone(),
+        state,
+    });
     if !netns.fresh
         && let Some(found) = inside.link(TASK_LINK).await?
     {
@@ -82,6 +96,7 @@ pub(super) async fn link(
             return Ok(LanEnd {
                 link: found,
                 uplink: uplink.index,
+                idle,
             });
         }
         inside.delete_link(&found).await?;
@@ -95,6 +110,7 @@ pub(super) async fn link(
     Ok(LanEnd {
         link,
         uplink: uplink.index,
+        idle,
     })
 }
 
@@ -112,6 +128,15 @@ pub(super) fn fits(wiring: &Wiring, link: &Link, uplink: u32) -> bool {
     link.peer_index == uplink && link.address == names::task_mac(&wiring.owner)
 }
 
+/// Why a link of the host carries nothing now, as far as the kernel says it at once.
+fn idle(uplink: &Link) -> Option<&'static str> {
+    match (uplink.up, uplink.carrier) {
+        (false, _) => Some(IS_DOWN),
+        (true, false) => Some(NO_CARRIER),
+        (true, true) => None,
+    }
+}
+
 pub(super) async fn find_uplink(host: &Netlink, name: &str) -> Result<Link, NetworkError> {
     let found = host.link(name).await?;
     found.ok_or_else(|| NetworkError::NoUplink {
@@ -125,8 +150,9 @@ pub(super) async fn set_up(
     wiring: &Wiring,
     lan: &Lan,
     inside: &Netlink,
-    (end, endpoints): (&Link, &Link),
+    (LanEnd { link: end, idle, .. }, endpoints): (LanEnd, &Link),
 ) -> Result<(), NetworkError> {
+    let end = &end;
     inside.configure(end, None, false, wiring.ipv6).await?;
     if wiring.ipv6 {
         ipv6::switch_off(TASK_LINK)?;
@@ -137,6 +163,10 @@ pub(super) async fn set_up(
     if own.iter().any(|own| own.net.addr() == address) {
         inside.up(end).await?;
     } else {
+        // Nobody would answer: a turn is not spent on waiting for that.
+        if let Some(idle) = idle {
+            return Err(idle);
+        }
         if let Err(error) = claim(inside, end, address, lan).await {
             // That it is refused matters more than that this fails: the next try sets it down first.
             let _ = inside.down(end).await;
@@ -262,9 +292,7 @@ pub(super) fn problem(
     let uplink = lan.link.uplink()?;
     match links.iter().find(|link| link.name == uplink) {
         None => Some(format!("there is no link {uplink}")),
-        Some(link) if !link.up => Some(format!("link {uplink} is down")),
-        Some(link) if !link.carrier => Some(format!("link {uplink} has no carrier")),
-        Some(_) => None,
+        Some(link) => idle(link).map(|state| format!("link {uplink} {state}")),
     }
 }
 

@@ -26,7 +26,10 @@ use super::{
     routes::{Gateway, RangeRoute, Route, To, conflict, routed_elsewhere},
     threads::block_on,
 };
-use crate::metrics::{METRICS, NetworkRepair};
+use crate::{
+    metrics::{METRICS, NetworkRepair},
+    sys::Chain,
+};
 
 /// What the host says before anything is changed. The routes are older than the links: a link of a route that is not among them
 /// is gone, and the route with it.
@@ -67,7 +70,6 @@ impl Network {
         let gateways: Vec<IpAddr> = wanted.peers.keys().copied().collect();
         let seen = self.look(gateways).await?;
         let (mut applied, routes) = self.plan(wanted, &seen)?;
-        applied.lost = self.lost_interfaces().await?;
         let peers: BTreeSet<IpNet> = routes
             .iter()
             .filter(|route| matches!(route.to, To::Peer { .. }))
@@ -88,7 +90,12 @@ impl Network {
         }
         self.reserve(&ranges, &routes);
         self.firewall.set_ranges(ranges).await?;
-        self.lead(&seen, routes).await?;
+        // What is refused of these is tried again at the next look; all else is used, and told.
+        if let Err(error) = self.lead(&seen, routes).await {
+            let problem = format!("not every route to other nodes is there: {}", Chain(&error));
+            applied.unreached.push(problem);
+        }
+        applied.lost = self.lost_interfaces().await;
         Ok(applied)
     }
 
@@ -115,7 +122,7 @@ impl Network {
                     links: host.links().await?,
                     routes,
                     gateways: BTreeMap::new(),
-                    ways: interfaces.ways(host).await?,
+                    ways: interfaces.ways(host).await,
                 };
                 for address in gateways {
                     seen.gateways.insert(address, host.way_to(address).await?);

@@ -268,7 +268,7 @@ mod tests {
             said.starts_with("no turn within 30ms to detach two") && said.contains("8 operations"),
             "{said}"
         );
-        assert_eq!(error.retry(), Retry::Backoff);
+        assert_eq!((error.retry(), error.is_of_uplink()), (Retry::Backoff, true));
         let said = threads.impairment().unwrap();
         assert!(said.contains("to attach all, and no other can begin"), "{said}");
 

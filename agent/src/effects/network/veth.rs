@@ -113,24 +113,21 @@ impl Wiring {
                 None => None,
                 Some(lan) => Some(lan::link(self, lan, &host, &inside, netns).await?),
             };
+            let wired = Wired {
+                mac: end
+                    .as_ref()
+                    .map_or_else(|| names::task_mac(&self.owner), LanEnd::mac),
+                uplink: end.as_ref().map(|end| end.uplink),
+            };
             tokio::try_join!(
                 self.set_up_host(&host, &host_link, is_configured),
-                self.set_up_inside(&inside, &task_link, end.as_ref(), is_configured)
+                self.set_up_inside(&inside, &task_link, end, is_configured)
             )?;
             tokio::try_join!(
                 carries(&host, &host_link, CARRIER_DEADLINE),
                 carries(&inside, &task_link, CARRIER_DEADLINE)
             )?;
-            let Some(end) = end else {
-                return Ok(Wired {
-                    mac: names::task_mac(&self.owner),
-                    uplink: None,
-                });
-            };
-            Ok(Wired {
-                mac: end.mac(),
-                uplink: Some(end.uplink),
-            })
+            Ok(wired)
         };
         tokio::select! {
             // The connections first: when one dies, requests end as if they were acknowledged.
@@ -301,7 +298,7 @@ impl Wiring {
         &self,
         inside: &Netlink,
         link: &Link,
-        end: Option<&LanEnd>,
+        end: Option<LanEnd>,
         is_configured: bool,
     ) -> Result<(), NetworkError> {
         if self.address.ipv6.is_some() {
@@ -320,7 +317,7 @@ impl Wiring {
             inside
                 .add_neighbour(link, gateway, names::host_mac(&self.owner))
                 .await?;
-            return lan::set_up(self, lan, inside, (&end.link, link)).await;
+            return lan::set_up(self, lan, inside, (end, link)).await;
         }
         for address in self.addresses() {
             let gateway = match address {

@@ -11,7 +11,7 @@ use berth_agent_core::lan::LanLink;
 use super::{
     error::NetworkError,
     ipv6,
-    lan::find_uplink,
+    lan::{IS_DOWN, find_uplink},
     names::{Names, Owner},
     netlink::{Link, Netlink, Socket},
     repair::Attachments,
@@ -67,7 +67,13 @@ pub(super) async fn prepare(
         };
         fs::write(&path, value).map_err(failed)?;
     }
-    host.up(&link).await
+    match host.up(&link).await {
+        Err(error) if error.is_errno(libc::ENETDOWN) => Err(NetworkError::UplinkIdle {
+            uplink: uplink.name,
+            state: IS_DOWN,
+        }),
+        up => up,
+    }
 }
 
 /// By which the host routes nothing from there, and answers for none of its addresses (ip-sysctl.rst of the kernel). What

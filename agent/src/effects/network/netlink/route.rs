@@ -134,10 +134,7 @@ impl Netlink {
         let mut answers = self.handle.route().get(question).execute();
         let answer = match answers.try_next().await {
             Ok(answer) => answer.unwrap_or_default(),
-            // No route leads there.
-            Err(e) if matches!(errno(&e), libc::ENETUNREACH | libc::EHOSTUNREACH | libc::EINVAL) => {
-                return Ok(Gateway::default());
-            }
+            Err(e) if is_no_way(errno(&e)) => return Ok(Gateway::default()),
             Err(e) => return Err(failed("look for the way to", &address.to_string())(e)),
         };
         let mut way = Gateway {
@@ -195,6 +192,20 @@ impl Netlink {
             _ => Ok(()),
         }
     }
+}
+
+/// By which the kernel says that it would send nothing there: no route leads there, one that keeps everybody from it (blackhole,
+/// prohibit), or it knows nothing of the family.
+fn is_no_way(errno: i32) -> bool {
+    matches!(
+        errno,
+        libc::ENETUNREACH
+            | libc::EHOSTUNREACH
+            | libc::EINVAL
+            | libc::EACCES
+            | libc::EAFNOSUPPORT
+            | libc::EOPNOTSUPP
+    )
 }
 
 /// `address` is reached through the link without a gateway.
@@ -267,4 +278,23 @@ fn parse_default_route(message: &RouteMessage) -> Option<(u32, u32)> {
     let attributes = &message.attributes;
     let link = attributes.iter().find_map(link)?;
     Some((link, attributes.iter().find_map(metric).unwrap_or_default()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn where_the_kernel_sends_nothing_there_is_no_way_and_what_it_refuses_is_none_of_that() {
+        let no_way = [
+            libc::ENETUNREACH,
+            libc::EHOSTUNREACH,
+            libc::EINVAL,
+            libc::EACCES,
+            libc::EAFNOSUPPORT,
+            libc::EOPNOTSUPP,
+        ];
+        assert!(no_way.into_iter().all(is_no_way));
+        assert!(!is_no_way(libc::EPERM) && !is_no_way(libc::ENOBUFS));
+    }
 }
