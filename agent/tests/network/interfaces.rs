@@ -270,3 +270,28 @@ fn a_link_that_vanishes_under_its_task_is_told() {
         assert!(lost().await.is_empty());
     });
 }
+
+#[test]
+fn a_namespace_that_cannot_be_entered_hides_no_other_task_that_lost_its_link() {
+    on_host(async |host| {
+        make_link();
+        run("ip link add eth8 type veth peer name lan8");
+        run("ip link set lan8 up");
+        let network = Network::start(NetworkConfig {
+            interfaces: vec!["eth9".into(), "eth8".into()],
+            ..config(host)
+        });
+        let network = network.await.unwrap();
+        let netns = attach(&network).await.unwrap().netns;
+        let other = "192.168.99.66".parse().unwrap();
+        network.attach_to_lan(&task(2), other, &lan()).await.unwrap();
+        // A namespace, but none of a network.
+        run(&format!("mount --bind /proc/self/ns/uts {}", netns.display()));
+        run("ip link del lan8");
+        let applied = network.configure(&WantedNetwork::default()).await.unwrap();
+        assert_eq!(applied.lost.into_keys().collect::<Vec<_>>(), [task(2)]);
+        run(&format!("umount {}", netns.display()));
+        network.detach(&task(1)).await.unwrap();
+        network.detach(&task(2)).await.unwrap();
+    });
+}
