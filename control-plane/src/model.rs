@@ -57,6 +57,13 @@ pub struct StoreIdentity {
     pub epoch: u64,
 }
 
+/// When the store was first served in its epoch: nodes could not speak before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EpochStart {
+    pub epoch: u64,
+    pub since: Millis,
+}
+
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Cluster {
     pub name: String,

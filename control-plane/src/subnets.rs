@@ -13,9 +13,9 @@ use berth_control_plane_core::{
 use berth_proto::node::v1 as wire;
 
 use crate::{
-    model::{Millis, Node, Revocation, StoreIdentity, Subnet, keys},
+    model::{EpochStart, Millis, Node, Revocation, StoreIdentity, Subnet, keys},
     store::{
-        Committed, Store, Transaction,
+        Committed, Compare, Store, Transaction,
         typed::{self, IDENTITY_KEY, RecordError, Versioned},
     },
 };
@@ -57,19 +57,26 @@ pub(crate) async fn settle(store: &dyn Store, cluster: &str, now: Millis) -> Res
     if subnets.is_empty() {
         return Ok(());
     }
-    let epoch = epoch(store).await?;
+    let as_of = as_of(store, now).await?;
     for subnet in subnets {
         let feature = match &subnet.value {
             subnet if subnet.lan().is_some() => NET_LAN,
             subnet if subnet.ipv6_prefix.is_some() => NET_IPV6,
             _ => NET_SUBNETS,
         };
-        let as_of = AsOf { ms: now, epoch };
-        let nodes = nodes(store, cluster, feature, as_of).await?;
-        change(store, subnet, |subnet| {
-            subnet.blocks.settle(subnet.shape(), &nodes, as_of)
-        })
-        .await?;
+        let key = subnet.key.clone();
+        let mut found = Some(subnet);
+        let mut attempt = 1;
+        while let Some(mut subnet) = found {
+            // After the subnet: whoever was given a part of what was read is among them.
+            let nodes = nodes(store, cluster, feature, as_of).await?;
+            let is_changed = subnet.value.blocks.settle(subnet.value.shape(), &nodes, as_of);
+            if !is_changed || put(store, &subnet).await? {
+                break;
+            }
+            found = again(store, &key, attempt).await?;
+            attempt += 1;
+        }
     }
     Ok(())
 }
@@ -172,10 +179,40 @@ async fn nodes(
     Ok(nodes)
 }
 
-/// Of the store's identity: it rises when the store is set back to a backup.
-async fn epoch(store: &dyn Store) -> Result<u64, RecordError> {
+/// The epoch is of the store's identity: it rises when the store is set back to a backup.
+async fn as_of(store: &dyn Store, now: Millis) -> Result<AsOf, RecordError> {
     let identity = typed::get_json::<StoreIdentity>(store, IDENTITY_KEY).await?;
-    Ok(identity.map_or(0, |identity| identity.value.epoch))
+    let epoch = identity.map_or(0, |identity| identity.value.epoch);
+    let start = typed::get_json::<EpochStart>(store, keys::EPOCH_START).await?;
+    let start = start.filter(|start| start.value.epoch == epoch);
+    Ok(AsOf {
+        ms: now,
+        epoch,
+        epoch_since_ms: start.map_or(now, |start| start.value.since),
+    })
+}
+
+/// Notes when the store is served in this epoch for the first time: from then on nodes can say what they use.
+pub(crate) async fn note_epoch(store: &dyn Store, epoch: u64, now: Millis) -> Result<(), RecordError> {
+    loop {
+        let known = typed::get_json::<EpochStart>(store, keys::EPOCH_START).await?;
+        if known.as_ref().is_some_and(|known| known.value.epoch == epoch) {
+            return Ok(());
+        }
+        let unchanged = known.map_or(Compare::Missing(keys::EPOCH_START.into()), |known| {
+            known.unchanged()
+        });
+        let transaction = Transaction {
+            compare: vec![unchanged],
+            operations: vec![typed::put_json(
+                keys::EPOCH_START,
+                &EpochStart { epoch, since: now },
+            )?],
+        };
+        if let Committed::Done(_) = store.commit(transaction).await? {
+            return Ok(());
+        }
+    }
 }
 
 /// What a node says it uses, as far as it is a range.
@@ -198,24 +235,34 @@ async fn change(
 ) -> Result<(), SettleError> {
     let key = subnet.key.clone();
     let mut found = Some(subnet);
-    for attempt in 1..=ATTEMPTS_MAX {
-        let Some(mut subnet) = found else {
-            return Ok(());
-        };
-        if !change(&mut subnet.value) {
-            return Ok(());
+    let mut attempt = 1;
+    while let Some(mut subnet) = found {
+        if !change(&mut subnet.value) || put(store, &subnet).await? {
+            break;
         }
-        let transaction = Transaction {
-            compare: vec![subnet.unchanged()],
-            operations: vec![typed::put_json(key.as_str(), &subnet.value)?],
-        };
-        match store.commit(transaction).await.map_err(RecordError::from)? {
-            Committed::Done(_) => return Ok(()),
-            Committed::Conflict => tokio::time::sleep(BACK_OFF * attempt).await,
-        }
-        found = typed::get_json(store, &key).await?;
+        found = again(store, &key, attempt).await?;
+        attempt += 1;
     }
-    Err(SettleError::Contended(key))
+    Ok(())
+}
+
+/// False: somebody else changed the record meanwhile.
+async fn put(store: &dyn Store, subnet: &Versioned<Subnet>) -> Result<bool, SettleError> {
+    let transaction = Transaction {
+        compare: vec![subnet.unchanged()],
+        operations: vec![typed::put_json(subnet.key.as_str(), &subnet.value)?],
+    };
+    let committed = store.commit(transaction).await.map_err(RecordError::from)?;
+    Ok(matches!(committed, Committed::Done(_)))
+}
+
+/// The record as it is a moment later. None: it is gone.
+async fn again(store: &dyn Store, key: &str, attempt: u32) -> Result<Option<Versioned<Subnet>>, SettleError> {
+    if attempt >= ATTEMPTS_MAX {
+        return Err(SettleError::Contended(key.to_owned()));
+    }
+    tokio::time::sleep(BACK_OFF * attempt).await;
+    Ok(typed::get_json(store, key).await?)
 }
 
 #[cfg(test)]

@@ -164,6 +164,13 @@ impl Wanted {
 /// What makes the subnet in one transaction, if its range is nobody's.
 async fn claim(api: &Api, fresh: &Subnet) -> Result<(Vec<Compare>, Vec<Operation>), ApiError> {
     let (mut claims, unchanged) = claims(api).await?;
+    // A version before wrote none there.
+    for subnet in typed::all_json::<Subnet>(api.store.as_ref(), keys::SUBNETS).await? {
+        let gateway = subnet.value.lan().and_then(|lan| lan.gateway);
+        if let Some(claim) = claims.get_mut(&subnet.value.id) {
+            claim.gateway = gateway;
+        }
+    }
     let claim = SubnetClaim {
         cluster: fresh.cluster.clone(),
         range: fresh.range,

@@ -202,6 +202,7 @@ impl LinkServer {
         let tls = Tls::new(authorities.clone(), config.names.clone(), lifetime)?;
         let identity = typed::identity(&*store).await?;
         records::disconnect_all(&*store, now()).await?;
+        crate::subnets::note_epoch(&*store, identity.epoch, now()).await?;
         names::make_good(&*store).await?;
         let shared = Arc::new(Shared {
             store,

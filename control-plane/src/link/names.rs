@@ -13,7 +13,7 @@ use crate::{
     model::{self, Node, Task, keys},
     pki::Peer,
     store::{
-        Change, Operation, PAGE_ENTRIES_MAX, SharedStore, Store, StoreError, Transaction, Watch,
+        Change, Committed, Operation, PAGE_ENTRIES_MAX, SharedStore, Store, StoreError, Transaction, Watch,
         typed::{self, RecordError},
     },
     subnets,
@@ -21,6 +21,8 @@ use crate::{
 
 /// How often all of them are read again because the history was compacted meanwhile.
 const ATTEMPTS_MAX: u32 = 5;
+/// Names that are changed in one transaction.
+const TASKS_AT_ONCE: usize = 60;
 /// Revisions told as one message, where they come faster than they are sent.
 const REVISIONS_MAX: usize = 256;
 
@@ -83,29 +85,53 @@ fn record(task: &Task) -> model::TaskName {
     }
 }
 
-/// Has the tasks that run at a node's own address found where the node is now.
+/// Has the tasks that run at a node's own address found where the node is now, or nowhere if it does not say. Beside the link: a
+/// node may have many.
 pub(super) async fn follow(store: &dyn Store, peer: &Peer, host: &Host) -> Result<(), RecordError> {
-    let Some(record) = host.record() else {
-        return Ok(());
-    };
-    let node = typed::get_json::<Node>(store, &keys::node(&peer.cluster, &peer.node_id)).await?;
-    for id in node.iter().flat_map(|node| node.value.allocations.keys()) {
-        let Some(task) = typed::get_json::<Task>(store, &keys::task(&peer.cluster, id)).await? else {
-            continue;
-        };
-        if task.value.last_status != RUNNING || !is_at_node(&task.value) {
-            continue;
-        }
-        let key = keys::name(&peer.cluster, id);
-        let known = typed::get_json::<model::TaskName>(store, &key).await?;
-        if known.is_none_or(|known| known.value != record) {
-            // A conflict means that the task's record changes now, and with it its name.
-            let operations = vec![typed::put_json(key, &record)?];
-            let compare = vec![task.unchanged()];
-            store.commit(Transaction { compare, operations }).await?;
+    for _ in 0..ATTEMPTS_MAX {
+        if follow_once(store, peer, host).await? {
+            return Ok(());
         }
     }
+    tracing::warn!(node = %peer.node_id, "some tasks are found by their names where their node was; its next link tries again");
     Ok(())
+}
+
+/// False: a record was changed by others meanwhile.
+async fn follow_once(store: &dyn Store, peer: &Peer, host: &Host) -> Result<bool, RecordError> {
+    let record = host.record();
+    let node = typed::get_json::<Node>(store, &keys::node(&peer.cluster, &peer.node_id)).await?;
+    let tasks: Vec<String> = node
+        .into_iter()
+        .flat_map(|node| node.value.allocations.into_keys())
+        .collect();
+    let mut done = true;
+    for some in tasks.chunks(TASKS_AT_ONCE) {
+        let (mut compare, mut operations) = (vec![], vec![]);
+        for id in some {
+            let Some(task) = typed::get_json::<Task>(store, &keys::task(&peer.cluster, id)).await? else {
+                continue;
+            };
+            if task.value.last_status != RUNNING || !is_at_node(&task.value) {
+                continue;
+            }
+            let key = keys::name(&peer.cluster, id);
+            let known = typed::get_json::<model::TaskName>(store, &key).await?;
+            if known.map(|known| known.value) == record {
+                continue;
+            }
+            compare.push(task.unchanged());
+            operations.push(match &record {
+                Some(record) => typed::put_json(key, record)?,
+                None => Operation::Delete { key },
+            });
+        }
+        if !operations.is_empty() {
+            let committed = store.commit(Transaction { compare, operations }).await?;
+            done &= matches!(committed, Committed::Done(_));
+        }
+    }
+    Ok(done)
 }
 
 /// Makes names what the tasks' records say: a version before this one kept none.

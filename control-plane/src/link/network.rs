@@ -227,7 +227,15 @@ mod tests {
             created_at: 0,
             blocks: Default::default(),
         };
-        subnet.blocks.settle(shape, &wanted, AsOf { ms: 0, epoch: 1 });
+        subnet.blocks.settle(
+            shape,
+            &wanted,
+            AsOf {
+                ms: 0,
+                epoch: 1,
+                epoch_since_ms: 0,
+            },
+        );
         subnet
     }
 

@@ -1,13 +1,13 @@
 //! Owns one link from its hello to its end. Never outlives the server: it is tracked, and ends when told to.
 
-use std::{sync::Arc, time::Duration};
+use std::{pin::pin, sync::Arc, time::Duration};
 
 use berth_control_plane_core::task::{NET_LAN, NET_SUBNETS};
 use berth_proto::node::v1::{
     ControlMessage, DesiredAck, Hello, NodeMessage, NodeNetwork, SNAPSHOT_PARTS, StateAck, StateChange,
     VERSION, Welcome, control_message::Message as ToNode, node_message::Message as FromNode,
 };
-use futures_util::FutureExt;
+use futures_util::{FutureExt, future::FusedFuture};
 use tokio::{
     sync::mpsc,
     time::{Instant, sleep, sleep_until, timeout},
@@ -202,10 +202,7 @@ async fn converse(
     records::connect(&*shared.store, caller, &hello, as_of).await?;
     subnets::settle(&*shared.store, &peer.cluster, now()).await?;
     let host = Host::of(&hello);
-    names::follow(&*shared.store, peer, &host)
-        .await
-        .map_err(End::Names)?;
-    let mut applier = Applier::load(shared.store.clone(), peer.clone(), host).await?;
+    let mut applier = Applier::load(shared.store.clone(), peer.clone(), host.clone()).await?;
     if hello.last_sequence < applier.applied() && shared.log_limit.allows(&peer.node_id) {
         let (node_has, applied) = (hello.last_sequence, applier.applied());
         tracing::warn!(node = %peer.node_id, node_has, applied, "the node lost its count of reports");
@@ -257,6 +254,7 @@ async fn converse(
         .await
         .map_err(End::Names)?;
     send(outbound, ToNode::Names(all)).await?;
+    let mut moved = pin!(names::follow(&*shared.store, peer, &host).fuse());
     let mut heard = Instant::now();
     let mut good_until = caller.not_after.unwrap_or_default();
     loop {
@@ -283,6 +281,7 @@ async fn converse(
                 let trusted = authorities.borrow_and_update().clone();
                 send(outbound, trust(shared, &peer.node_id, &trusted).await?).await?;
             }
+            followed = &mut moved, if !moved.is_terminated() => followed.map_err(End::Names)?,
             message = dispatch.next() => send(outbound, message?).await?,
             changed = names.next() => send(outbound, ToNode::Names(changed.map_err(End::Names)?)).await?,
             message = next_network(&mut network) => send(outbound, ToNode::Network(message?)).await?,

@@ -21,6 +21,9 @@ pub const SUBNETS: &str = "/subnets/";
 /// The ranges of all subnets.
 pub const SUBNET_RANGES: &str = "/subnet-ranges";
 
+/// When the store was first served in its epoch.
+pub const EPOCH_START: &str = "/epoch-start";
+
 /// Every subnet of a cluster.
 pub fn subnets(cluster: &str) -> String {
     format!("{SUBNETS}{cluster}/")

@@ -1,5 +1,9 @@
 //! Subnets: what they may be, who gets which part, and how tasks are placed in them.
 
+use berth_control_plane::{
+    model::keys,
+    store::{Store as _, Transaction, typed},
+};
 use serde_json::{Value, json};
 
 use crate::world::{World, id_of};
@@ -421,4 +425,32 @@ async fn a_subnet_with_ipv6_is_of_nodes_that_know_it_and_its_prefix_is_nobody_el
         let message = refused.refused(code);
         assert!(message.contains(problem), "{message}");
     }
+}
+
+#[tokio::test]
+async fn a_gateway_is_no_tasks_also_where_an_earlier_version_did_not_claim_it() {
+    let world = new_world().await;
+    world
+        .berth("CreateSubnet", lan("lan", "192.168.1.128/25"))
+        .await
+        .ok();
+    let claims = world.store.get(keys::SUBNET_RANGES).await.unwrap().unwrap();
+    let mut earlier: Value = serde_json::from_slice(&claims.value).unwrap();
+    for claim in earlier.as_object_mut().unwrap().values_mut() {
+        assert_eq!(
+            claim.as_object_mut().unwrap().remove("gateway"),
+            Some(json!("192.168.1.1"))
+        );
+    }
+    let operations = vec![typed::put_json(keys::SUBNET_RANGES, &earlier).unwrap()];
+    let transaction = Transaction {
+        operations,
+        ..Transaction::default()
+    };
+    world.store.commit(transaction).await.unwrap();
+    let mut beside = lan("beside", "192.168.1.0/26");
+    beside["gateway"] = json!("192.168.1.254");
+    let refused = world.berth("CreateSubnet", beside).await;
+    let message = refused.refused("InvalidParameterException");
+    assert!(message.contains("192.168.1.1"), "{message}");
 }

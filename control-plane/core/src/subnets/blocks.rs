@@ -93,6 +93,8 @@ pub struct AsOf {
     pub ms: i64,
     /// Of the store: rises when it is set back to a backup.
     pub epoch: u64,
+    /// Since when nodes can link to it in this epoch.
+    pub epoch_since_ms: i64,
 }
 
 impl Blocks {
@@ -194,7 +196,7 @@ impl Blocks {
     /// Whether what nobody has is known to be nobody's.
     fn is_sure(&mut self, nodes: &[Candidate], now: AsOf) -> bool {
         if self.epoch != now.epoch {
-            self.unsure_since_ms = (now.epoch > FIRST_EPOCH).then_some(now.ms);
+            self.unsure_since_ms = (now.epoch > FIRST_EPOCH).then_some(now.epoch_since_ms);
             self.epoch = now.epoch;
         }
         let Some(since) = self.unsure_since_ms else {

@@ -15,7 +15,11 @@ fn nodes(names: &[&str]) -> Vec<Candidate> {
 
 /// Of a store that was never set back.
 fn at(ms: i64) -> AsOf {
-    AsOf { ms, epoch: 1 }
+    AsOf {
+        ms,
+        epoch: 1,
+        epoch_since_ms: 0,
+    }
 }
 
 /// A node that has linked since the store was set back, and what it said it uses.
@@ -100,7 +104,11 @@ fn set_back(shape: Shape, names: &[&str]) -> Blocks {
 }
 
 fn restored(ms: i64) -> AsOf {
-    AsOf { ms, epoch: 7 }
+    AsOf {
+        ms,
+        epoch: 7,
+        epoch_since_ms: 1,
+    }
 }
 
 #[test]
@@ -138,6 +146,16 @@ fn a_node_that_does_not_link_is_waited_for_until_a_time() {
     }
     // A clock that is set back does not begin it again.
     assert!(!blocks.settle(shape, &all, restored(0)));
+}
+
+#[test]
+fn a_subnet_that_is_made_long_after_a_restore_waits_for_nobody() {
+    let shape = shape("10.64.0.0/24", 26);
+    let mut blocks = Blocks::default();
+    let mut all = nodes(&["gone"]);
+    all.push(linked("c", &[]));
+    blocks.settle(shape, &all, restored(1 + AFTER_RESTORE_MS_MAX));
+    assert!(range(&blocks, "c").is_some());
 }
 
 #[test]
@@ -232,7 +250,9 @@ proptest! {
         let shape = shape("10.64.0.0/24", 24 + bits);
         let (mut blocks, mut now) = (Blocks::default(), at(0));
         for (names, later, epochs) in rounds {
-            now = AsOf { ms: now.ms + later, epoch: now.epoch + epochs };
+            let ms = now.ms + later;
+            let epoch_since_ms = if epochs > 0 { ms } else { now.epoch_since_ms };
+            now = AsOf { ms, epoch: now.epoch + epochs, epoch_since_ms };
             // Anything may be said, by any number of nodes, before and after the store was set back.
             let nodes: Vec<Candidate> = names
                 .iter()

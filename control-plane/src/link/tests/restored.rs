@@ -167,7 +167,15 @@ async fn a_part_that_the_backup_does_not_know_of_stays_with_the_node_that_has_it
         ..Candidate::default()
     };
     let shape = subnet.shape();
-    subnet.blocks.settle(shape, &[first], AsOf { ms: 0, epoch: 1 });
+    subnet.blocks.settle(
+        shape,
+        &[first],
+        AsOf {
+            ms: 0,
+            epoch: 1,
+            epoch_since_ms: 0,
+        },
+    );
     let identity = typed::get_json::<StoreIdentity>(&*plane.store, IDENTITY_KEY).await;
     let raised = StoreIdentity {
         epoch: 1_000,
