@@ -1,6 +1,6 @@
 //! Tasks that have a link of their node to themselves, and what becomes of that link: it comes back as it was, whenever the agent dies.
 
-use std::path::Path;
+use std::{path::Path, process::Command};
 
 use berth_tests::fleet::{Fleet, Node};
 use serde_json::json;
@@ -15,7 +15,9 @@ pub(crate) fn shown(node: &Node) -> Option<[String; 2]> {
         let found = listed.lines().find(|line| line.contains(with));
         found.map(|line| line.split(" qdisc ").next().unwrap().to_owned())
     };
-    let link = line(&node.ip("-o link show"), ": eth9@")?;
+    // A veth's names its other end.
+    let links = node.ip("-o link show").replace(": eth9@", ": eth9: @");
+    let link = line(&links, ": eth9: ")?;
     let address = line(&node.ip("-4 -o addr show"), ": eth9 ");
     Some([link, address.unwrap_or_default()])
 }
@@ -34,6 +36,10 @@ pub(crate) async fn add_link(fleet: &Fleet, node: usize) {
     let netns = netns.file_name().unwrap().to_str().unwrap();
     ip(&format!("link add {port} type veth peer name eth9 netns {netns}"));
     ip(&format!("link set {port} master {} up", fleet.bridge()));
+    set_up(fleet, node).await;
+}
+
+async fn set_up(fleet: &Fleet, node: usize) {
     for command in [
         "link set eth9 mtu 1400",
         "addr add 192.168.99.7/24 dev eth9",
@@ -49,11 +55,44 @@ pub(crate) async fn add_link(fleet: &Fleet, node: usize) {
         .await;
 }
 
+/// Likewise a network card, which another one of the machine is on one segment with.
+async fn add_card(fleet: &Fleet, node: usize) {
+    let links = Command::new("ip").args(["-o", "link", "show"]).output().unwrap();
+    let links = String::from_utf8(links.stdout).unwrap();
+    let [card, other] = ["52:54:00:00:02:01", "52:54:00:00:02:02"].map(|mac| {
+        let line = links.lines().find(|line| line.contains(mac));
+        let line = line.unwrap_or_else(|| {
+            panic!("this test needs two network cards on one segment, one of them {mac}: {links}")
+        });
+        line.split(": ").nth(1).unwrap().to_owned()
+    });
+    ip(&format!("link set {other} master {} up", fleet.bridge()));
+    let netns = fleet.nodes[node].netns();
+    let netns = netns.file_name().unwrap().to_str().unwrap();
+    ip(&format!("link set {card} down"));
+    ip(&format!("link set {card} netns {netns} name eth9"));
+    set_up(fleet, node).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_link_that_a_task_had_comes_back_as_it_was_whenever_the_agent_dies() {
     let mut fleet = Fleet::start().await;
     let node = fleet.add("default", SETTING, &[]).await;
     add_link(&fleet, node).await;
+    comes_back(&mut fleet, node).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs two network cards on one segment: tests/vm/run test_host.OnCgroupV2.test_vlans_and_network_cards"]
+async fn a_network_card_that_a_task_had_comes_back_as_it_was_whenever_the_agent_dies() {
+    let mut fleet = Fleet::start().await;
+    let node = fleet.add("default", SETTING, &[]).await;
+    add_card(&fleet, node).await;
+    comes_back(&mut fleet, node).await;
+}
+
+/// With `eth9` on a node.
+async fn comes_back(fleet: &mut Fleet, node: usize) {
     let before = shown(&fleet.nodes[node]).unwrap();
     assert!(
         before[0].contains("UP,LOWER_UP") && before[0].contains("mtu 1400"),

@@ -47,11 +47,13 @@ class Machine:
     # Those that run, for the end of the process and for reports of failures.
     running = []
 
-    def __init__(self, base, directory, *, number=1, flavour="fresh", disks=(), network=None, memory_mib=1024, cgroups=2):
+    def __init__(self, base, directory, *, number=1, flavour="fresh", disks=(), network=None, cards=0, memory_mib=1024,
+                 cgroups=2):
         """`disks` are image files, mounted read-only as /mnt/disk/b, c, …; `number` is the last byte of its address
-        in `network`, and its name; `cgroups` the version that systemd mounts."""
+        in `network`, and its name; `cards` is how many network cards it has more, all on one segment of their own, with
+        the hardware addresses 52:54:00:00:02:01, …02; `cgroups` the version that systemd mounts."""
         self.base, self.number, self.flavour = base, number, flavour
-        self.disks, self.network, self.memory_mib = list(disks), network, memory_mib
+        self.disks, self.network, self.cards, self.memory_mib = list(disks), network, cards, memory_mib
         self.arguments = f"{KERNEL_ARGUMENTS} systemd.unified_cgroup_hierarchy={int(cgroups == 2)} systemd.hostname=vm{number}"
         self.name, self.address = f"vm{number}", f"10.99.0.{number}"
         self.directory = Path(directory) / f"{self.name}-{secrets.token_hex(2)}"
@@ -106,6 +108,9 @@ class Machine:
         if self.network:
             command += ["-netdev", self.network.netdev]
             command += ["-device", f"virtio-net-pci,netdev=inside,mac=52:54:00:00:01:{self.number:02x},romfile="]
+        for card in range(1, self.cards + 1):
+            command += ["-netdev", f"hubport,id=card{card},hubid=2"]
+            command += ["-device", f"virtio-net-pci,netdev=card{card},mac=52:54:00:00:02:{card:02x},romfile="]
         return command
 
     def wait_booted(self):
