@@ -9,7 +9,7 @@ use std::{
     },
     path::Path,
     sync::{Arc, atomic::Ordering::Relaxed},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use tokio::{
@@ -32,6 +32,8 @@ const HANDSHAKE: Duration = Duration::from_millis(1500);
 /// After an error of `accept` (descriptors ran out): it would fail again at once.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 const ACCEPTED: &[u8] = b"+";
+/// An agent that ended in the middle of starting a program has left the socket to that, until it is another program.
+const LETTING_GO: Duration = Duration::from_secs(1);
 
 /// Opens the socket; one that nobody listens on is replaced.
 pub(super) fn bind(path: &Path) -> Result<UnixListener, RegistryError> {
@@ -49,10 +51,14 @@ pub(super) fn bind(path: &Path) -> Result<UnixListener, RegistryError> {
             source,
         })?;
     }
-    if std::os::unix::net::UnixStream::connect(path).is_ok() {
-        return Err(RegistryError::InUse {
-            path: path.to_owned(),
-        });
+    let begun = Instant::now();
+    while std::os::unix::net::UnixStream::connect(path).is_ok() {
+        if begun.elapsed() > LETTING_GO {
+            return Err(RegistryError::InUse {
+                path: path.to_owned(),
+            });
+        }
+        std::thread::sleep(LETTING_GO / 50);
     }
     match fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(listen(error)),
@@ -221,7 +227,7 @@ fn start(shared: &Shared, id: &str, generation: u64) -> Option<io::Result<(u64, 
     let started = process::resume(&shared.config, &entry.registration);
     if started.is_ok() {
         entry.generation = next;
-        entry.started = std::time::Instant::now();
+        entry.started = Instant::now();
         kept.generation = next;
     }
     drop(kept);
